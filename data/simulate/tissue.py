@@ -1,0 +1,135 @@
+"""Simulated tissue: where the cells of one section lie, and of which type they are.
+
+Three scales are kept apart on purpose, so that a method's use of each can be measured:
+
+* fine (tens of um): nests of two kinds of tumour cell;
+* coarse (hundreds of um): the density of lymphocytes, whose local clumps hide it from a small window;
+* global (the section): the share of the section that is tumour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+CELL_TYPES = ("tumour_a", "tumour_b", "lymphocyte", "fibroblast")
+
+_GRID_UM = 10.0  # resolution of the random fields
+_SITE_UM = 12.0  # spacing of the sites that can hold one cell
+
+_REGION_UM = 260.0
+_NEST_UM = 26.0
+_INFILTRATE_UM = 90.0
+_CLUMP_UM = 14.0
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """The cells of one simulated section.
+
+    Attributes
+    ----------
+    size_um
+        Side of the square section, in micrometres.
+    xy_um
+        (c, 2) float64, centres of the cells in micrometres, x to the right and y down.
+    cell_type
+        (c,) int64, index into `CELL_TYPES`.
+    outline
+        (g, g) float64 on a grid of `grid_um`: positive inside the tissue.
+    tumour
+        (g, g) float64 on the same grid: share of tumour, 0 to 1.
+    grid_um
+        Side of one cell of the two grids, in micrometres.
+    """
+
+    size_um: float
+    xy_um: NDArray[np.float64]
+    cell_type: NDArray[np.int64]
+    outline: NDArray[np.float64]
+    tumour: NDArray[np.float64]
+    grid_um: float = _GRID_UM
+
+    @property
+    def tumour_share(self) -> float:
+        """Share of the section's cells that are tumour cells: its global composition."""
+        return float(np.mean(self.cell_type <= 1))
+
+
+def sample_field(field: NDArray[np.float64], xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values of a grid of `_GRID_UM` at points in micrometres, interpolated linearly."""
+    rows_cols = np.stack([xy_um[:, 1], xy_um[:, 0]]) / _GRID_UM - 0.5
+    values: NDArray[np.float64] = map_coordinates(field, rows_cols, order=1, mode="nearest")
+    return values
+
+
+def grow_tissue(rng: np.random.Generator, size_um: float, tumour_share: float) -> Tissue:
+    """Draw one section at random.
+
+    Parameters
+    ----------
+    rng
+        Source of all randomness.
+    size_um
+        Side of the square section in micrometres.
+    tumour_share
+        Share of the tissue's area that is tumour, 0 to 1.
+    """
+    grid = round(size_um / _GRID_UM)
+    outline = _outline(rng, grid)
+    inside = outline > 0
+    regions = _random_field(rng, grid, _REGION_UM)
+    threshold = np.quantile(regions[inside], 1.0 - tumour_share)
+    tumour = 1.0 / (1.0 + np.exp(-(regions - threshold) / 0.06))
+    nests = 1.0 / (1.0 + np.exp(-_random_field(rng, grid, _NEST_UM) / 0.25))
+    infiltrate = np.clip(0.32 + 0.26 * _random_field(rng, grid, _INFILTRATE_UM), 0.0, 1.0)
+    clumps = np.clip(1.0 + 1.3 * _random_field(rng, grid, _CLUMP_UM), 0.0, None)
+    lymphocytes = np.clip(infiltrate * clumps, 0.0, 0.95)
+
+    sites = _sites(rng, size_um)
+    sites = sites[sample_field(outline, sites) > 0]
+    is_tumour = sample_field(tumour, sites)
+    is_b = sample_field(nests, sites)
+    is_lymphocyte = sample_field(lymphocytes, sites) * 0.8
+    rest = 1.0 - is_lymphocyte
+    probability = np.stack(
+        [
+            rest * is_tumour * (1.0 - is_b) * 0.85,
+            rest * is_tumour * is_b * 0.85,
+            is_lymphocyte,
+            rest * (1.0 - is_tumour) * 0.5,
+        ],
+        axis=1,
+    )
+    draw = rng.random(len(sites))[:, None]
+    cell_type = (draw > np.cumsum(probability, axis=1)).sum(axis=1)
+    present = cell_type < len(CELL_TYPES)
+    return Tissue(size_um, sites[present], cell_type[present], outline, tumour)
+
+
+def _random_field(rng: np.random.Generator, grid: int, length_um: float) -> NDArray[np.float64]:
+    """(grid, grid) smooth Gaussian field of mean 0 and variance 1 over the grid."""
+    field = gaussian_filter(rng.standard_normal((grid, grid)), length_um / _GRID_UM, mode="wrap")
+    scaled: NDArray[np.float64] = (field - field.mean()) / field.std()
+    return scaled
+
+
+def _outline(rng: np.random.Generator, grid: int) -> NDArray[np.float64]:
+    """(grid, grid) field that is positive inside one rounded piece of tissue."""
+    axis = (np.arange(grid) + 0.5) / grid * 2.0 - 1.0
+    radius = np.hypot(axis[None, :], axis[:, None])
+    field: NDArray[np.float64] = 0.93 - radius + 0.06 * _random_field(rng, grid, grid * _GRID_UM / 12)
+    return field
+
+
+def _sites(rng: np.random.Generator, size_um: float) -> NDArray[np.float64]:
+    """(s, 2) jittered square lattice over the section, in micrometres."""
+    ticks = np.arange(_SITE_UM / 2, size_um, _SITE_UM)
+    lattice = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    jittered: NDArray[np.float64] = np.clip(
+        lattice + rng.normal(0.0, _SITE_UM / 5, lattice.shape), 0.0, size_um - 1e-6
+    )
+    return jittered

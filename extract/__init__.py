@@ -1,0 +1,1 @@
+"""Slides, windows, encoders and the feature store: from pictures to embeddings."""

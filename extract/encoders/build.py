@@ -1,0 +1,122 @@
+"""Build an encoder: the model, its weights, its device and its precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmap_st.errors import EncoderError, RequestError
+from mmap_st.extract.encoders.registry import EFFICIENTNET_LITE0
+from mmap_st.extract.encoders.spec import PRECISIONS, Encoder, EncoderSpec
+from mmap_st.extract.encoders.weights import (
+    fit_state,
+    lite0_weights,
+    read_state,
+    sha256_of_file,
+    sha256_of_tensors,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_RANDOM_SEED = 0
+
+
+def build_encoder(
+    spec: EncoderSpec,
+    *,
+    weights: Path | None = None,
+    random_weights: bool = False,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Encoder:
+    """Build an encoder ready to embed.
+
+    Parameters
+    ----------
+    spec
+        What to build.
+    weights
+        File of weights, in place of the encoder's own.
+    random_weights
+        Take random weights, the same each time: for tests of speed and plumbing.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto takes a GPU where one answers.
+    precision
+        One of `PRECISIONS`.
+
+    Raises
+    ------
+    EncoderError
+        If the weights are missing or do not fit.
+    RequestError
+        If the device or precision cannot be had.
+    """
+    import timm
+    import torch
+
+    if precision not in PRECISIONS:
+        raise RequestError(f"There is no precision {precision!r}; give one of auto, {', '.join(PRECISIONS)}.")
+    target = _device(device)
+    if weights is not None and random_weights:
+        raise RequestError("Give --weights or --random-weights, not both.")
+    path = weights
+    if path is None and not random_weights:
+        path = _own_weights(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        model: torch.nn.Module = timm.create_model(
+            spec.arch, pretrained=False, num_classes=0, **spec.arch_kwargs
+        )
+    if path is None:
+        digest = sha256_of_tensors(model.state_dict())
+    else:
+        fit_state(model, read_state(path), _classifier(model), path)
+        digest = sha256_of_file(path)
+    width = int(model.num_features)  # type: ignore[arg-type]
+    if hasattr(model, "head_hidden_size"):
+        width = int(model.head_hidden_size)  # type: ignore[arg-type]
+    model = model.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last)
+
+    def per_channel(values: tuple[float, float, float]) -> torch.Tensor:
+        return torch.tensor(values, device=target).view(1, 3, 1, 1)
+
+    return Encoder(
+        spec=spec,
+        weights_sha256=digest,
+        precision=precision,
+        device=target,
+        width=width,
+        _model=model,
+        _mean=per_channel(spec.mean),
+        _std=per_channel(spec.std),
+    )
+
+
+def _own_weights(spec: EncoderSpec) -> Path:
+    if spec.name == EFFICIENTNET_LITE0.name:
+        return lite0_weights()
+    raise EncoderError(f"{spec.name} needs --weights FILE, or --random-weights to try it without.")
+
+
+def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
+    """Names of the layers that a checkpoint has and an encoder drops."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type != "cpu":
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RequestError(f"The device {name!r} does not answer here; give cpu, cuda or mps.") from error
+    return str(device)

@@ -1,0 +1,125 @@
+"""What an extraction will do to each slide, settled before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.pitch import mpp_from_pitch
+from mmap_st.data.readers import read_spots
+from mmap_st.data.spots import Spots
+from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
+from mmap_st.extract.recipe import Recipe, differences, run_part, slide_recipe
+from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
+from mmap_st.extract.slide import open_slide
+from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store_write import SlideInfo, check_spots, mismatch_sentence
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """One slide to embed.
+
+    Attributes
+    ----------
+    info
+        What the store will say of it.
+    image
+        Its file.
+    spots
+        Where windows are centred.
+    source
+        Micrometres per level-0 pixel.
+    recipes
+        Recipe of each magnification that is not complete, finest first.
+    kept
+        Number of magnifications that are complete already.
+    """
+
+    info: SlideInfo
+    image: Path
+    spots: Spots
+    source: SourceMpp
+    recipes: dict[float, Recipe]
+    kept: int
+
+    @property
+    def windows(self) -> int:
+        """Windows that are not in the store as complete magnifications."""
+        return len(self.spots) * len(self.recipes)
+
+
+def plan_slide(
+    row: CohortSlide,
+    store: FeatureStore,
+    shared: Recipe,
+    mpps: Sequence[float],
+    *,
+    overwrite: bool,
+) -> SlidePlan:
+    """Check one slide's inputs and find what of it is still to be done.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be used; the reason is for the user.
+    """
+    if row.image is None:
+        raise ImageError("the cohort names no image for it.")
+    slide = open_slide(row.image)
+    try:
+        size, metadata_mpp = slide.size, slide.mpp
+    finally:
+        slide.close()
+    spots = read_spots(row)
+    source = resolve_source_mpp(row.mpp, metadata_mpp, mpp_from_pitch(spots))
+    info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
+    encoder = shared["encoder"]["name"]
+    stored = {}
+    if store.has_slide(row.slide):
+        slide_in_store = store.slide(row.slide)
+        if slide_in_store.has_spots():
+            check_spots(store, row.slide, spots)
+        stored = {m.mpp: m for m in slide_in_store.magnifications(encoder)}
+    recipes: dict[float, Recipe] = {}
+    for mpp in mpps:
+        recipe = slide_recipe(shared, mpp, source.mpp, spots, row.image, size)
+        there = stored.get(mpp)
+        different = differences(there.recipe, recipe) if there else []
+        if different and not overwrite:
+            raise SlideRecipeError(mismatch_sentence(encoder, mpp, different))
+        if there is None or different or not there.complete:
+            recipes[mpp] = recipe
+    return SlidePlan(info, row.image, spots, source, recipes, kept=len(mpps) - len(recipes))
+
+
+def stored_precision(store: FeatureStore, encoder: str) -> str | None:
+    """Precision of what the store has of an encoder."""
+    for _, _, recipe in _stored_recipes(store, encoder):
+        return str(recipe["precision"])
+    return None
+
+
+def check_run_recipe(store: FeatureStore, shared: Recipe) -> None:
+    """Refuse a run whose encoder, weights or precision differ from what the store has of that encoder.
+
+    Raises
+    ------
+    RecipeMismatchError
+        Naming the differences.
+    """
+    encoder = shared["encoder"]["name"]
+    for slide, mpp, recipe in _stored_recipes(store, encoder):
+        different = differences(run_part(recipe), shared)
+        if different:
+            raise RecipeMismatchError(
+                f"{store.path}, slide {slide}: {mismatch_sentence(encoder, mpp, different)}"
+            )
+
+
+def _stored_recipes(store: FeatureStore, encoder: str) -> Iterable[tuple[str, float, Recipe]]:
+    for name in store.slides():
+        for magnification in store.slide(name).magnifications(encoder):
+            yield name, magnification.mpp, magnification.recipe

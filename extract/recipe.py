@@ -1,0 +1,116 @@
+"""Recipes: what changes an embedding's numbers, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmap_st.data.spots import Spots
+from mmap_st.extract.encoders.spec import Encoder
+from mmap_st.extract.resample import FILL, RESAMPLING
+
+#: Raised only when the numbers change.
+ALGORITHM_VERSION = 1
+
+Recipe = dict[str, Any]
+
+_MIB = 1 << 20
+#: Parts of a recipe that belong to one slide; the others are the same for all slides of a run.
+_SLIDE_PARTS = ("source_mpp", "spots_sha256", "image")
+#: Parts that must agree for a head to take the embeddings.
+_HEAD_PARTS = ("encoder", "weights_sha256")
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def sha256_of_json(value: object) -> str:
+    """Hex sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def run_recipe(encoder: Encoder) -> Recipe:
+    """The part of a recipe that all slides of a run share."""
+    return {
+        "encoder": encoder.spec.recipe(),
+        "weights_sha256": encoder.weights_sha256,
+        "precision": encoder.precision,
+        "window": {"resampling": RESAMPLING, "fill": FILL},
+        "algorithm_version": ALGORITHM_VERSION,
+    }
+
+
+def slide_recipe(
+    shared: Recipe, mpp: float, source_mpp: float, spots: Spots, image: Path, size: tuple[int, int]
+) -> Recipe:
+    """The whole recipe of one magnification of one slide."""
+    return {
+        **shared,
+        "mpp": mpp,
+        "source_mpp": f"{source_mpp:.6g}",
+        "spots_sha256": sha256_of_spots(spots),
+        "image": image_fingerprint(image, size),
+    }
+
+
+def sha256_of_spots(spots: Spots) -> str:
+    """Hex sha256 of the ids and coordinates, in order."""
+    digest = hashlib.sha256(canonical_json(list(spots.ids)).encode())
+    digest.update(np.ascontiguousarray(spots.xy, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides."""
+    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(_MIB)
+        file.seek(max(n_bytes - _MIB, 0))
+        last = file.read(_MIB)
+    return {
+        "size_px": list(size),
+        "bytes": n_bytes,
+        "sha256_first_mib": hashlib.sha256(first).hexdigest(),
+        "sha256_last_mib": hashlib.sha256(last).hexdigest(),
+    }
+
+
+def run_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe the slides of a run share, magnification apart."""
+    return {k: v for k, v in recipe.items() if k not in (*_SLIDE_PARTS, "mpp")}
+
+
+def head_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe a head compares: encoder with pooling, preprocessing and input_px; weights."""
+    return {k: recipe[k] for k in _HEAD_PARTS}
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """``"precision: stored fp32, asked bf16"`` for every value that differs."""
+    flat_stored, flat_wanted = _flatten(stored), _flatten(wanted)
+    return [
+        f"{key}: stored {_short(flat_stored.get(key))}, asked {_short(flat_wanted.get(key))}"
+        for key in sorted(flat_stored.keys() | flat_wanted.keys())
+        if flat_stored.get(key) != flat_wanted.get(key)
+    ]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat.update(_flatten(inner, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = inner
+    return flat
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,53 @@
+"""Windows as the encoder sees them: read from a slide and resampled to the encoder's input size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from mmap_st.extract.slide import Slide
+from numpy.typing import NDArray
+from PIL import Image
+
+#: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on level 0.
+RESAMPLING = "pillow bicubic, antialiased when shrinking, from level 0"
+FILL = "white"
+
+_BICUBIC_SUPPORT_PX = 2.0
+
+
+def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np.uint8]:
+    """Read one window.
+
+    Parameters
+    ----------
+    slide
+        Open slide.
+    box
+        x0, y0, x1, y1 in level-0 pixels, not rounded: the window is exact, not snapped to pixels.
+    input_px
+        Side of the result.
+
+    Returns
+    -------
+    (input_px, input_px, 3) uint8, the same as resizing that box of the whole slide on white ground.
+
+    Raises
+    ------
+    RegionError
+        If the slide cannot be decoded there.
+    ImageError
+        If it cannot be decoded at all.
+    """
+    x0, y0, x1, y1 = box
+    # Pixels that the filter reaches beyond the window.
+    margin = math.ceil(_BICUBIC_SUPPORT_PX * max(1.0, (x1 - x0) / input_px)) + 1
+    left, top = math.floor(x0) - margin, math.floor(y0) - margin
+    region = slide.read((left, top, math.ceil(x1) + margin, math.ceil(y1) + margin))
+    window = region.resize(
+        (input_px, input_px),
+        Image.Resampling.BICUBIC,
+        box=(x0 - left, y0 - top, x1 - left, y1 - top),
+    )
+    return np.asarray(window)

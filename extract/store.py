@@ -1,0 +1,325 @@
+"""The feature store, read side: slides, encoders and magnifications in Zarr (format version 1)."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from mmap_st.errors import HeadError, StoreError, did_you_mean
+from mmap_st.extract.recipe import Recipe, differences, head_part
+from mmap_st.extract.windows import mpp_key
+from numpy.typing import NDArray
+
+FORMAT = "mmap-features"
+FORMAT_VERSION = 1
+
+_SAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def encode_name(name: str) -> str:
+    """Percent-encode all but ``[A-Za-z0-9._-]``, so that a name is one safe path segment."""
+    if name in (".", ".."):
+        return name.replace(".", "%2E")
+    return _SAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), name)
+
+
+@dataclass(frozen=True)
+class Magnification:
+    """One stored magnification of one encoder on one slide.
+
+    Attributes
+    ----------
+    mpp
+        Micrometres per pixel of its windows.
+    recipe
+        What its numbers depend on.
+    recipe_sha256
+        Of the recipe's canonical JSON.
+    complete
+        False while it is being written.
+    """
+
+    mpp: float
+    recipe: Recipe
+    recipe_sha256: str
+    complete: bool
+    group: zarr.Group
+
+    def embedding(self) -> NDArray[np.float32]:
+        """(n, d) float32; rows of windows that could not be read are NaN."""
+        return np.asarray(_array(self.group, "embedding")[:], dtype=np.float32)
+
+    def valid(self) -> NDArray[np.bool_]:
+        """(n,) False where the window could not be read."""
+        return np.asarray(_array(self.group, "valid")[:], dtype=np.bool_)
+
+    @property
+    def chunks_done(self) -> int:
+        """How many chunks are written."""
+        return len(self.group.attrs["chunks_done"])  # type: ignore[arg-type]
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the whole magnification."""
+        array = _array(self.group, "embedding")
+        return -(-array.shape[0] // array.chunks[0])
+
+    @property
+    def width(self) -> int:
+        """Length d of an embedding."""
+        return int(_array(self.group, "embedding").shape[1])
+
+
+@dataclass(frozen=True)
+class StoredSlide:
+    """One slide of a store.
+
+    Attributes
+    ----------
+    name, patient, image
+        As in the cohort; image is a file name.
+    size_px
+        Width and height of the image.
+    source_mpp, source_mpp_from
+        Its micrometres per pixel and where they are from.
+    """
+
+    name: str
+    patient: str | None
+    image: str | None
+    size_px: tuple[int, int] | None
+    source_mpp: float | None
+    source_mpp_from: str | None
+    group: zarr.Group
+
+    def spot_ids(self) -> tuple[str, ...]:
+        """(n,) ids."""
+        return tuple(str(name) for name in np.asarray(_array(self._spots(), "id")[:]))
+
+    def spot_xy(self) -> NDArray[np.float64]:
+        """(n, 2) centres in level-0 pixels."""
+        return np.asarray(_array(self._spots(), "xy")[:], dtype=np.float64)
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders that have something here."""
+        return tuple(str(group.attrs["name"]) for group in self._encoder_groups())
+
+    def magnifications(self, encoder: str) -> tuple[Magnification, ...]:
+        """What the store has of an encoder, finest first, complete or not."""
+        group = self.encoder_group(encoder)
+        found = []
+        for key in sorted(group.group_keys()) if group is not None else ():
+            inner = subgroup(group, key) if group is not None else None
+            if inner is None or "recipe" not in inner.attrs:
+                continue
+            found.append(
+                Magnification(
+                    mpp=float(key),
+                    recipe=inner.attrs["recipe"],  # type: ignore[arg-type]
+                    recipe_sha256=str(inner.attrs["recipe_sha256"]),
+                    complete=inner.attrs.get("complete") is True,
+                    group=inner,
+                )
+            )
+        return tuple(sorted(found, key=lambda m: m.mpp))
+
+    def complete(self, encoder: str) -> dict[float, Magnification]:
+        """The complete magnifications of an encoder, by mpp, finest first."""
+        return {m.mpp: m for m in self.magnifications(encoder) if m.complete}
+
+    def encoder_group(self, encoder: str) -> zarr.Group | None:
+        """The group that holds an encoder's magnifications and prototypes."""
+        return subgroup(self.group, encode_name(encoder))
+
+    def _encoder_groups(self) -> list[zarr.Group]:
+        groups = [subgroup(self.group, key) for key in sorted(self.group.group_keys()) if key != "spots"]
+        return [group for group in groups if group is not None and "name" in group.attrs]
+
+    def has_spots(self) -> bool:
+        """Whether its spots are written."""
+        spots = subgroup(self.group, "spots")
+        return spots is not None and spots.attrs.get("complete") is True
+
+    def _spots(self) -> zarr.Group:
+        spots = subgroup(self.group, "spots")
+        if spots is None or not self.has_spots():
+            raise StoreError(f"slide {self.name} has no spots yet; run `mmap extract` on it again.")
+        return spots
+
+
+class FeatureStore:
+    """An open feature store.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+    root
+        Its Zarr group.
+    """
+
+    def __init__(self, path: Path, root: zarr.Group) -> None:
+        self.path = path
+        self.root = root
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool = False) -> FeatureStore:
+        """Open an existing store.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or it is of a format that this version does not know.
+        """
+        if not (path / "zarr.json").is_file():
+            raise StoreError(f"{path} is no feature store; `mmap extract` makes one.")
+        with store_errors(path):
+            root = zarr.open_group(path, mode="r+" if writable else "r")
+        kind, version = root.attrs.get("format"), root.attrs.get("format_version")
+        if kind != FORMAT:
+            raise StoreError(f"{path} is a Zarr group of another kind (format {kind}); name another store.")
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"{path} has format version {version}; this program reads version {FORMAT_VERSION}."
+            )
+        return cls(path, root)
+
+    @classmethod
+    def create(cls, path: Path) -> FeatureStore:
+        """Open a store for writing; make it where there is none."""
+        if (path / "zarr.json").is_file():
+            return cls.open(path, writable=True)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(f"{path} exists and is no feature store; name another place.")
+        with store_errors(path):
+            zarr.open_group(
+                path,
+                mode="a",
+                zarr_format=3,
+                attributes={"format": FORMAT, "format_version": FORMAT_VERSION},
+            )
+        return cls.open(path, writable=True)
+
+    def slides(self) -> tuple[str, ...]:
+        """Names of the slides, sorted."""
+        groups = (subgroup(self.root, key) for key in self.root.group_keys())
+        return tuple(sorted(str(g.attrs["name"]) for g in groups if g is not None and "name" in g.attrs))
+
+    def slide(self, name: str) -> StoredSlide:
+        """One slide of the store.
+
+        Raises
+        ------
+        StoreError
+            If the store does not have it.
+        """
+        group = subgroup(self.root, encode_name(name))
+        if group is None or "name" not in group.attrs:
+            raise StoreError(
+                f"{self.path} has no slide {name}{did_you_mean(name, self.slides())}; `mmap extract` adds it."
+            )
+        attrs: dict[str, Any] = dict(group.attrs)
+        size = attrs.get("size_px")
+        return StoredSlide(
+            name=attrs["name"],
+            patient=attrs.get("patient"),
+            image=attrs.get("image"),
+            size_px=(int(size[0]), int(size[1])) if size else None,
+            source_mpp=attrs.get("source_mpp"),
+            source_mpp_from=attrs.get("source_mpp_from"),
+            group=group,
+        )
+
+    def has_slide(self, name: str) -> bool:
+        """Whether the store has this slide."""
+        group = subgroup(self.root, encode_name(name))
+        return group is not None and "name" in group.attrs
+
+
+def common_magnifications(
+    slides: Sequence[StoredSlide], encoder: str, wanted: Sequence[float] | None
+) -> tuple[float, ...]:
+    """Magnifications to use: those wanted, or all that are complete on every slide; finest first.
+
+    Raises
+    ------
+    StoreError
+        If a wanted one is not complete everywhere, or none is.
+    """
+    complete = [set(slide.complete(encoder)) for slide in slides]
+    shared = set.intersection(*complete) if complete else set()
+    if wanted is None:
+        if not shared:
+            known = sorted({name for slide in slides for name in slide.encoders()})
+            raise StoreError(
+                f"No magnification of {encoder} is complete on all of {len(slides)} slides"
+                f"{did_you_mean(encoder, known)}; `mmap info` shows what the store has."
+            )
+        return tuple(sorted(shared))
+    for mpp in wanted:
+        lacking = [s.name for s, mpps in zip(slides, complete, strict=True) if mpp not in mpps]
+        if lacking:
+            raise StoreError(
+                f"{encoder} at {mpp_key(mpp)} um/px is not complete on {', '.join(lacking[:5])};"
+                " run `mmap extract` for it, or choose other magnifications."
+            )
+    return tuple(sorted(wanted))
+
+
+def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequence[float]) -> Recipe:
+    """The encoder part of the recipe that these slides share, to be recorded with a head.
+
+    Raises
+    ------
+    HeadError
+        If two slides were embedded by different encoders or weights.
+    """
+    first: Recipe | None = None
+    for slide in slides:
+        stored = slide.complete(encoder)
+        for mpp in mpps:
+            part = head_part(stored[mpp].recipe)
+            if first is None:
+                first = part
+            different = differences(first, part)
+            if different:
+                raise HeadError(
+                    f"slide {slide.name} was embedded otherwise than {slides[0].name}"
+                    f" ({'; '.join(different)}); extract them alike."
+                )
+    assert first is not None
+    return first
+
+
+def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
+    """A member that is a group, or None."""
+    found = group.get(key)
+    return found if isinstance(found, zarr.Group) else None
+
+
+def _array(group: zarr.Group, key: str) -> zarr.Array[Any]:
+    found = group.get(key)
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"{group.store_path} lacks the array {key}; the store is damaged.")
+    return found
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk says into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "free some space and run the same command again; finished chunks are kept",
+            errno.EROFS: "choose a place that can be written to",
+            errno.EACCES: "choose a place that you may write to",
+        }.get(error.errno or 0, "check the disk and run the same command again; finished chunks are kept")
+        raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error

@@ -1,0 +1,259 @@
+"""The feature store, write side: rows in whole chunks, each recorded after its bytes, `complete` last."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import mmap_st
+import numpy as np
+import zarr
+from mmap_st.data.spots import Spots
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
+from mmap_st.extract.store import FeatureStore, encode_name, store_errors, subgroup
+from mmap_st.extract.windows import mpp_key
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+_FLOAT16_MAX = 65_504.0
+_SPOTS_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What the store says of a slide."""
+
+    name: str
+    patient: str | None
+    image: str | None
+    size_px: tuple[int, int] | None
+    source_mpp: float | None
+    source_mpp_from: str | None
+
+
+def write_slide(store: FeatureStore, info: SlideInfo, spots: Spots) -> None:
+    """Add a slide and its spots, once; the caller holds the slide's lock.
+
+    Raises
+    ------
+    SlideRecipeError
+        If the store has the slide with other spots.
+    """
+    key = encode_name(info.name)
+    with store_errors(store.path):
+        for leftover in (store.path / key).rglob("*.partial"):
+            leftover.unlink(missing_ok=True)  # of a writer that was killed
+        group = store.root.require_group(key)
+        group.attrs.update(
+            {
+                "name": info.name,
+                "patient": info.patient,
+                "image": info.image,
+                "size_px": list(info.size_px) if info.size_px else None,
+                "source_mpp": info.source_mpp,
+                "source_mpp_from": info.source_mpp_from,
+            }
+        )
+        stored = subgroup(group, "spots")
+        if stored is not None and stored.attrs.get("complete") is True:
+            check_spots(store, info.name, spots)
+            return
+        stored = group.create_group("spots", overwrite=True)
+        chunk = min(len(spots), _SPOTS_CHUNK)
+        ids = stored.create_array("id", shape=(len(spots),), dtype=str, chunks=(chunk,))
+        ids[:] = np.array(spots.ids, dtype=np.dtypes.StringDType())
+        xy = stored.create_array("xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2))
+        xy[:] = spots.xy
+        stored.attrs["complete"] = True
+
+
+def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
+    """Refuse spots other than those that the store has of this slide."""
+    slide = store.slide(name)
+    ids, xy = slide.spot_ids(), slide.spot_xy()
+    if ids != spots.ids or not np.array_equal(xy, spots.xy):
+        raise SlideRecipeError(
+            f"the store has it with other spots ({len(ids)} there, {len(spots)} now);"
+            " use another store, or restore its spot and count tables."
+        )
+
+
+class MagnificationWriter:
+    """Writes one magnification of one slide; goes on from the chunks that are there.
+
+    Parameters
+    ----------
+    store
+        Open for writing; the caller holds the slide's lock.
+    slide, encoder, mpp
+        Where to.
+    recipe
+        What the rows are made by.
+    shape
+        Number of spots and width of an embedding.
+    chunk
+        Rows of a chunk, for a magnification that is not there yet.
+    overwrite
+        Replace what another recipe made.
+
+    Raises
+    ------
+    RecipeMismatchError
+        If another recipe made what is there, and `overwrite` is False.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        slide: str,
+        encoder: str,
+        mpp: float,
+        recipe: Recipe,
+        shape: tuple[int, int],
+        *,
+        chunk: int,
+        overwrite: bool = False,
+    ) -> None:
+        self._path = store.path
+        self._shape = shape
+        with store_errors(self._path):
+            parent = store.root.require_group(f"{encode_name(slide)}/{encode_name(encoder)}")
+            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
+            group = subgroup(parent, mpp_key(mpp))
+            if group is not None and "recipe" in group.attrs:
+                different = differences(_attr(group, "recipe"), recipe)
+                if different and not overwrite:
+                    raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
+                if different:
+                    group.attrs["complete"] = False
+                    group = None
+            if group is None or "recipe" not in group.attrs:
+                group = self._start(parent, mpp_key(mpp), recipe, chunk)
+            self._group = group
+        self._done = {int(index) for index in _attr(group, "chunks_done")}
+
+    def _start(self, parent: zarr.Group, key: str, recipe: Recipe, chunk: int) -> zarr.Group:
+        group = parent.create_group(key, overwrite=True)
+        n, _ = self._shape
+        self._create_embedding(group, "float16", chunk)
+        group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
+        group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
+        # The recipe comes last: a group without one is begun anew.
+        group.attrs.update(
+            {
+                "chunks_done": [],
+                "versions": _versions(),
+                "recipe_sha256": sha256_of_json(recipe),
+                "recipe": recipe,
+            }
+        )
+        return group
+
+    def _create_embedding(self, group: zarr.Group, dtype: str, chunk: int) -> zarr.Array[Any]:
+        return group.create_array(
+            "embedding",
+            shape=self._shape,
+            dtype=dtype,
+            chunks=(chunk, self._shape[1]),
+            compressors=ZstdCodec(level=3),
+            fill_value=float("nan"),
+            overwrite=True,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there and published."""
+        return self._group.attrs.get("complete") is True
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk."""
+        return int(self._array("embedding").chunks[0])
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the whole magnification."""
+        return -(-self._shape[0] // self.chunk_rows)
+
+    def pending(self) -> tuple[int, ...]:
+        """Chunks that are still to be written, in order."""
+        return tuple(index for index in range(self.n_chunks) if index not in self._done)
+
+    def rows(self, index: int) -> range:
+        """Rows of a chunk."""
+        return range(index * self.chunk_rows, min((index + 1) * self.chunk_rows, self._shape[0]))
+
+    def write_chunk(
+        self,
+        index: int,
+        embedding: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        in_bounds: NDArray[np.float32],
+    ) -> None:
+        """Write one whole chunk of rows, then record it; rows that are not valid become NaN."""
+        rows = self.rows(index)
+        where = slice(rows.start, rows.stop)
+        embedding = np.where(valid[:, None], embedding, np.float32(np.nan))
+        with store_errors(self._path):
+            largest = np.max(np.abs(embedding[valid]), initial=0.0)
+            if largest > _FLOAT16_MAX and self._array("embedding").dtype == np.float16:
+                self._widen()
+            self._array("embedding")[where] = embedding
+            self._array("valid")[where] = valid
+            self._array("in_bounds")[where] = in_bounds
+            self._done.add(index)
+            self._group.attrs["chunks_done"] = sorted(self._done)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Publish: after this, readers see the magnification. `record` is stored beside it."""
+        if self.pending():
+            raise StoreError(f"chunks {self.pending()} are not written; this is a defect of the program.")
+        with store_errors(self._path):
+            self._group.attrs.update({**record, "complete": True})
+
+    def count_invalid(self) -> int:
+        """Rows whose window could not be read."""
+        return int(np.sum(~np.asarray(self._array("valid")[:], dtype=np.bool_)))
+
+    def discard(self) -> None:
+        """Forget all chunks, so that a later run begins anew."""
+        with store_errors(self._path):
+            self._done = set()
+            self._group.attrs["chunks_done"] = []
+
+    def _widen(self) -> None:
+        """Change the array to float32; a kill in the middle costs its chunks, never wrong rows."""
+        before = np.asarray(self._array("embedding")[:], dtype=np.float32)
+        self._group.attrs["chunks_done"] = []
+        self._create_embedding(self._group, "float32", self.chunk_rows)[:] = before
+
+    def _array(self, key: str) -> zarr.Array[Any]:
+        found = self._group[key]
+        if not isinstance(found, zarr.Array):
+            raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")
+        return found
+
+
+def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:
+    """What is said where a recipe differs."""
+    return (
+        f"the store has {encoder} at {mpp_key(mpp)} um/px made with another recipe"
+        f" ({'; '.join(different)}); use another store, or --overwrite to replace it."
+    )
+
+
+def _attr(group: zarr.Group, key: str) -> Any:
+    return group.attrs[key]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "timm", "pillow", "openslide-python", "zarr", "numpy")
+    return {
+        "mmap-st": mmap_st.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,80 @@
+"""Window geometry: pure functions from spots and micrometres per pixel to boxes in level-0 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmap_st.errors import RequestError
+from numpy.typing import NDArray
+
+#: Micrometres per pixel of the magnifications that people name.
+_MPP_OF_1X = 10.0
+_KEY_DECIMALS = 4
+
+
+def mpp_of_magnification(magnification: float) -> float:
+    """40x is 0.25 um/px, 20x 0.5, 10x 1.0, 5x 2.0."""
+    return canonical_mpp(_MPP_OF_1X / magnification)
+
+
+def canonical_mpp(mpp: float) -> float:
+    """Round to the four decimals that name a magnification in a store."""
+    return round(mpp, _KEY_DECIMALS)
+
+
+def mpp_key(mpp: float) -> str:
+    """Name of a magnification in a store, such as ``0.5000``."""
+    return f"{mpp:.{_KEY_DECIMALS}f}"
+
+
+def parse_magnifications(magnifications: str | None, mpp: str | None) -> tuple[float, ...] | None:
+    """Read ``--magnifications 20,10,5`` or ``--mpp 0.5,1,2`` as micrometres per pixel, finest first.
+
+    None where neither is given.
+
+    Raises
+    ------
+    RequestError
+        If both are given, or a value is no positive number.
+    """
+    if magnifications is not None and mpp is not None:
+        raise RequestError("Give --magnifications or --mpp, not both; 20x is 0.5 um/px.")
+    if magnifications is None and mpp is None:
+        return None
+    flag, text = ("--magnifications", magnifications) if magnifications else ("--mpp", mpp or "")
+    values = []
+    for word in (text or "").split(","):
+        try:
+            value = float(word.strip().lower().removesuffix("x"))
+        except ValueError:
+            value = float("nan")
+        scale = mpp_of_magnification(value) if flag == "--magnifications" and value > 0 else value
+        if not 0.01 <= scale <= 100:
+            raise RequestError(
+                f"{flag} {text}: {word.strip()!r} cannot be used; give numbers separated by commas,"
+                f" such as {'20,10,5' if flag == '--magnifications' else '0.5,1,2'}."
+            )
+        values.append(canonical_mpp(scale))
+    return tuple(sorted(set(values)))
+
+
+def window_boxes(
+    xy: NDArray[np.float64], mpp: float, input_px: int, source_mpp: float
+) -> NDArray[np.float64]:
+    """Boxes (n, 4) of windows around `xy` (n, 2): x0, y0, x1, y1 in level-0 pixels, not rounded.
+
+    A window is `input_px` * `mpp` micrometres wide, whatever the slide's own `source_mpp`.
+    """
+    half = input_px * mpp / source_mpp / 2.0
+    return np.concatenate([xy - half, xy + half], axis=1)
+
+
+def share_in_bounds(boxes: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float32]:
+    """(n,) share of each box's area that lies inside a slide of `size` (width, height) pixels."""
+    limits = np.array([size[0], size[1]], dtype=np.float64)
+    low = np.clip(boxes[:, :2], 0.0, limits)
+    high = np.clip(boxes[:, 2:], 0.0, limits)
+    inside = np.prod(high - low, axis=1)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return np.asarray(inside / area, dtype=np.float32)

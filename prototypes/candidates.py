@@ -1,0 +1,182 @@
+"""Prototype candidates of one slide: k-means centres of its spots' embeddings, by FAISS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from mmap_st.errors import MissingDependencyError, RequestError
+from numpy.typing import NDArray
+
+KINDS = ("kmeans", "random")
+
+_FEWEST, _MOST, _SPOTS_EACH = 32, 80, 5
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """How candidates are made; with the recipes of the embeddings, what their key in the store is made of.
+
+    Attributes
+    ----------
+    kind
+        ``kmeans``, or ``random``: spots drawn at random in place of centres.
+    clusters
+        K; None: `automatic_clusters`.
+    iterations, seed
+        Of k-means.
+    """
+
+    kind: str = "kmeans"
+    clusters: int | None = None
+    iterations: int = 25
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of one slide.
+
+    Attributes
+    ----------
+    centre
+        (K, M, d) float32, mean embedding of the members at each magnification.
+    size
+        (K,) int32, number of members.
+    medoid
+        (K,) int32, index of the spot nearest to the centre.
+    label
+        (n,) int32, candidate of each spot; -1 for an invalid one.
+    """
+
+    centre: NDArray[np.float32]
+    size: NDArray[np.int32]
+    medoid: NDArray[np.int32]
+    label: NDArray[np.int32]
+
+
+def automatic_clusters(n: int) -> int:
+    """K = clip(n // 5, 32, 80), never above n (the released MMAP code)."""
+    return min(max(_FEWEST, min(n // _SPOTS_EACH, _MOST)), n)
+
+
+def selection_space(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, M, d) embeddings as (n, M * d): each magnification of length 1, then joined."""
+    norm = np.linalg.norm(embedding, axis=2, keepdims=True)
+    unit = embedding / np.maximum(norm, np.finfo(np.float32).tiny)
+    return np.ascontiguousarray(unit.reshape(len(embedding), -1), dtype=np.float32)
+
+
+def build_candidates(
+    embedding: NDArray[np.float32], valid: NDArray[np.bool_], settings: CandidateSettings
+) -> Candidates:
+    """Cluster one slide's spots.
+
+    Parameters
+    ----------
+    embedding
+        (n, M, d) float32.
+    valid
+        (n,) False where a row cannot be used.
+    settings
+        How.
+
+    Raises
+    ------
+    RequestError
+        If no spot is valid, or the settings cannot be used.
+    MissingDependencyError
+        If faiss is not installed.
+    """
+    if settings.kind not in KINDS:
+        raise RequestError(f"There are no {settings.kind!r} candidates; give one of {', '.join(KINDS)}.")
+    if settings.clusters is not None and settings.clusters < 1:
+        raise RequestError(f"--clusters {settings.clusters}: give a number of 1 or more, or auto.")
+    rows = np.flatnonzero(valid)
+    if len(rows) == 0:
+        raise RequestError("no spot has a valid embedding; extract the slide again.")
+    clusters = min(settings.clusters or automatic_clusters(len(rows)), len(rows))
+    points = selection_space(embedding[rows])
+    if settings.kind == "random":
+        chosen = np.random.default_rng(settings.seed).choice(len(rows), clusters, replace=False)
+        labels = _nearest(points, points[np.sort(chosen)])
+    else:
+        labels = _kmeans_labels(points, clusters, settings)
+    # Empty clusters are dropped: the others are numbered anew.
+    _, labels, size = np.unique(labels, return_inverse=True, return_counts=True)
+    kept = len(size)
+    centre = np.zeros((kept, *embedding.shape[1:]), np.float64)
+    np.add.at(centre, labels, embedding[rows].astype(np.float64))
+    centre /= size[:, None, None]
+    if settings.kind == "random":
+        order = np.sort(chosen)
+        centre = embedding[rows[order]].astype(np.float64)
+    label = np.full(len(embedding), -1, np.int32)
+    label[rows] = labels
+    centres = centre.astype(np.float32)
+    return Candidates(
+        centre=centres,
+        size=size.astype(np.int32),
+        medoid=rows[_medoids(points, labels, selection_space(centres))].astype(np.int32),
+        label=label,
+    )
+
+
+def _kmeans_labels(
+    points: NDArray[np.float32], clusters: int, settings: CandidateSettings
+) -> NDArray[np.int64]:
+    faiss = import_faiss()
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        clusters,
+        niter=settings.iterations,
+        seed=settings.seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+        gpu=gpu_count(faiss) > 0,
+    )
+    kmeans.train(points)
+    _, nearest = kmeans.index.search(points, 1)
+    labels: NDArray[np.int64] = nearest.ravel()
+    return labels
+
+
+def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = np.argmax(points @ centres.T, axis=1)
+    return labels
+
+
+def _medoids(
+    points: NDArray[np.float32], labels: NDArray[np.int64], centres: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """(K,) row of the member nearest to each centre, ties by index."""
+    distance = np.linalg.norm(points - centres[labels], axis=1)
+    order = np.lexsort((np.arange(len(labels)), distance, labels))
+    _, first = np.unique(labels[order], return_index=True)
+    medoids: NDArray[np.int64] = order[first]
+    return medoids
+
+
+def import_faiss() -> ModuleType:
+    """The module faiss, or one sentence that says how to install it."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingDependencyError(
+            "FAISS is not installed: `pip install mmap-st[cpu]`, or mmap-st[gpu] with an NVIDIA card."
+        ) from error
+    module: ModuleType = faiss
+    return module
+
+
+def gpu_count(faiss: Any) -> int:
+    """GPUs that this build of faiss can use."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def device_of_kmeans() -> str:
+    """Where k-means runs on this machine, for people."""
+    gpus = gpu_count(import_faiss())
+    return f"FAISS on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "FAISS on the CPU"

@@ -1,0 +1,157 @@
+"""Candidates in the feature store: built once for a set of magnifications and settings, then read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from mmap_st.errors import SlideError, StoreError
+from mmap_st.extract.lock import slide_lock
+from mmap_st.extract.recipe import sha256_of_json
+from mmap_st.extract.store import (
+    FeatureStore,
+    StoredSlide,
+    common_magnifications,
+    encode_name,
+    store_errors,
+    subgroup,
+)
+from mmap_st.extract.windows import mpp_key
+from mmap_st.prototypes.candidates import (
+    Candidates,
+    CandidateSettings,
+    build_candidates,
+    device_of_kmeans,
+)
+from numpy.typing import NDArray
+
+_GROUP = "prototypes"
+_KEY_LENGTH = 12
+_ALGORITHM_VERSION = 1
+_WAIT_S = 120.0
+_ARRAYS = ("centre", "size", "medoid", "label")
+
+
+def read_embeddings(
+    slide: StoredSlide, encoder: str, mpps: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Embeddings (n, M, d) float32 at `mpps`, and (n,) whether all of a spot's windows are valid."""
+    complete = slide.complete(encoder)
+    missing = [mpp_key(mpp) for mpp in mpps if mpp not in complete]
+    if missing:
+        raise StoreError(f"slide {slide.name}: {encoder} is not complete at {', '.join(missing)} um/px.")
+    embedding = np.stack([complete[mpp].embedding() for mpp in mpps], axis=1)
+    valid = np.logical_and.reduce([complete[mpp].valid() for mpp in mpps])
+    return embedding, valid
+
+
+def candidate_key(
+    slide: StoredSlide, encoder: str, mpps: Sequence[float], settings: CandidateSettings
+) -> tuple[str, dict[str, Any]]:
+    """Key of a set of candidates in the store, and the settings that it is the hash of."""
+    complete = slide.complete(encoder)
+    full = {
+        **asdict(settings),
+        "algorithm_version": _ALGORITHM_VERSION,
+        "embeddings": {mpp_key(mpp): complete[mpp].recipe_sha256 for mpp in mpps},
+    }
+    return sha256_of_json(full)[:_KEY_LENGTH], full
+
+
+def stored_candidates(
+    store: FeatureStore,
+    slide: StoredSlide,
+    encoder: str,
+    mpps: Sequence[float],
+    settings: CandidateSettings,
+) -> tuple[Candidates, bool]:
+    """Read a slide's candidates; build and store them where they are missing.
+
+    Returns
+    -------
+    The candidates, and whether they were built by this call.
+    """
+    key, full = candidate_key(slide, encoder, mpps, settings)
+    found = _read(slide, encoder, key)
+    if found is not None:
+        return found, False
+    embedding, valid = read_embeddings(slide, encoder, mpps)
+    candidates = build_candidates(embedding, valid, settings)
+    writable = FeatureStore.open(store.path, writable=True)
+    # Another run may be building the same: wait for it, and take what it wrote.
+    with slide_lock(store.path, encode_name(slide.name), wait_s=_WAIT_S):
+        found = _read(writable.slide(slide.name), encoder, key)
+        if found is not None:
+            return found, False
+        with store_errors(store.path):
+            _write(writable, slide.name, encoder, key, full, candidates)
+    return candidates, True
+
+
+@dataclass
+class BuildReport:
+    """K of each slide and whether this run built it; slides passed over; slides that failed, and why."""
+
+    built: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    passed_over: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def build_all(
+    store: FeatureStore,
+    encoder: str,
+    mpps: Sequence[float] | None,
+    settings: CandidateSettings,
+    tell: Callable[[str], None] = lambda text: None,
+) -> BuildReport:
+    """Build candidates of every slide that has the encoder's embeddings.
+
+    Without `mpps`, the magnifications are those that are complete on all of these slides.
+    """
+    slides = [store.slide(name) for name in store.slides()]
+    having = [slide for slide in slides if slide.complete(encoder)]
+    chosen = common_magnifications(having, encoder, mpps)
+    report = BuildReport(passed_over=len(slides) - len(having))
+    for slide in having:
+        tell(f"prototypes of {slide.name}")
+        try:
+            candidates, new = stored_candidates(store, slide, encoder, chosen, settings)
+        except SlideError as error:
+            report.failed[slide.name] = str(error)
+        else:
+            report.built[slide.name] = (len(candidates.size), new)
+    return report
+
+
+def _read(slide: StoredSlide, encoder: str, key: str) -> Candidates | None:
+    parent = slide.encoder_group(encoder)
+    group = subgroup(parent, f"{_GROUP}/{key}") if parent is not None else None
+    if group is None or group.attrs.get("complete") is not True:
+        return None
+    arrays = {name: np.asarray(_values(group, name)) for name in _ARRAYS}
+    return Candidates(**arrays)
+
+
+def _values(group: zarr.Group, name: str) -> Any:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found[:]
+
+
+def _write(
+    store: FeatureStore,
+    slide: str,
+    encoder: str,
+    key: str,
+    settings: Mapping[str, Any],
+    candidates: Candidates,
+) -> None:
+    path = f"{encode_name(slide)}/{encode_name(encoder)}/{_GROUP}"
+    parent = store.root.require_group(path)
+    group = parent.create_group(key, overwrite=True)
+    for name in _ARRAYS:
+        group.create_array(name, data=getattr(candidates, name))
+    group.attrs.update({"settings": dict(settings), "made_by": device_of_kmeans(), "complete": True})

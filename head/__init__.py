@@ -1,0 +1,1 @@
+"""Heads: small trainable models from stored embeddings and prototypes to expression."""

@@ -1,0 +1,164 @@
+"""The one interface of all heads, and the settings that users give them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, get_type_hints
+
+import numpy as np
+from mmap_st.data.splits import inner_folds, spatial_blocks
+from mmap_st.errors import HeadError, did_you_mean
+from mmap_st.head.slides import HeadSlide
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class FittedHead(Protocol):
+    """A trained head.
+
+    Attributes
+    ----------
+    history
+        What the choices were made by: one row a tried value or epoch.
+    chosen
+        What was chosen within the training slides.
+    """
+
+    history: list[dict[str, float]]
+    chosen: dict[str, Any]
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        """(n, G) expression on the targets' scale; rows of spots that are not valid are NaN."""
+        ...
+
+    def tensors(self) -> Tensors:
+        """Its weights, by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How choices are made without the test slides.
+
+    Attributes
+    ----------
+    rule
+        In words, for metrics.json.
+    folds
+        (fitted on, judged on), one pair a fold.
+    refit
+        Whether the final fit is on all training slides, or is that of the one fold.
+    """
+
+    rule: str
+    folds: tuple[tuple[tuple[HeadSlide, ...], tuple[HeadSlide, ...]], ...]
+    refit: bool
+
+
+@dataclass(frozen=True)
+class HeadMethod:
+    """One way to predict: how it is trained, and how a trained one is loaded.
+
+    Attributes
+    ----------
+    name
+        What ``--head`` calls it.
+    settings_type
+        Frozen dataclass of its settings, with defaults.
+    fit
+        (training slides, validation, settings, seed, tell) to a fitted head; `tell` hears of progress.
+    load
+        (tensors, settings, shape) to a fitted head; shape holds M, d and G.
+    uses_prototypes
+        Whether it looks at the slide's candidates.
+    """
+
+    name: str
+    settings_type: type[Any]
+    fit: Callable[[Sequence[HeadSlide], Validation, Any, int, Callable[[str], None]], FittedHead]
+    load: Callable[[Tensors, Any, Shape], FittedHead]
+    uses_prototypes: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Magnifications M, embedding width d and genes G of a head."""
+
+    magnifications: int
+    width: int
+    genes: int
+
+
+def plan_validation(train: Sequence[HeadSlide], validation: Sequence[HeadSlide]) -> Validation:
+    """Settle how choices are made: on the validation slides if there are any, else by inner folds."""
+    if validation:
+        return Validation("validation slides", ((tuple(train), tuple(validation)),), refit=False)
+    rule, folds = inner_folds([s.name for s in train], [s.patient for s in train])
+    if folds:
+        pairs = [
+            (
+                tuple(s for s in train if s.name not in fold),
+                tuple(s for s in train if s.name in fold),
+            )
+            for fold in folds
+        ]
+        return Validation(rule, tuple(pairs), refit=True)
+    (slide,) = train
+    blocks = spatial_blocks(slide.xy)
+    pairs = [((slide.rows(blocks != block),), (slide.rows(blocks == block),)) for block in np.unique(blocks)]
+    return Validation(rule, tuple(pairs), refit=True)
+
+
+def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:
+    """Read ``--set KEY=VALUE`` pairs as the settings of a head.
+
+    Raises
+    ------
+    HeadError
+        If a key is not one of the head's, or a value is not of its kind.
+    """
+    kinds = get_type_hints(method.settings_type)
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or key not in kinds:
+            raise HeadError(
+                f"--set {pair}: the head {method.name} has no setting {key!r}{did_you_mean(key, kinds)};"
+                f" it has {', '.join(kinds) or 'none'}."
+            )
+        values[key] = _parse_value(text.strip(), kinds[key], f"--set {pair}")
+    return make_settings(method, values)
+
+
+def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
+    """Settings of a head from plain values, checked by the settings themselves."""
+    try:
+        return method.settings_type(**values)
+    except (ValueError, TypeError) as error:
+        raise HeadError(f"The head {method.name} cannot take its settings: {error}.") from error
+
+
+def settings_values(settings: Any) -> dict[str, Any]:
+    """Settings as plain values, for head.json."""
+    return dataclasses.asdict(settings)
+
+
+def _parse_value(text: str, kind: Any, where: str) -> Any:
+    options = getattr(kind, "__args__", (kind,))
+    if type(None) in options and text in ("auto", "none", ""):
+        return None
+    if bool in options and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for option in (int, float):
+        if option in options:
+            try:
+                return option(text)
+            except ValueError:
+                continue
+    if str in options:
+        return text
+    raise HeadError(f"{where}: {text!r} is not a number; give one such as {where.split('=')[0][6:]}=0.1.")

@@ -1,0 +1,270 @@
+"""`mmap fit-head`: train one head on a split of a cohort, predict and score its test slides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.data.normalise import LOG1P_10K
+from mmap_st.data.panel import DEFAULT_PANEL, Panel, choose_panel
+from mmap_st.data.splits import Split, resolve_split
+from mmap_st.errors import HeadError, SplitError
+from mmap_st.extract.recipe import Recipe
+from mmap_st.extract.store import FeatureStore, check_same_recipe, common_magnifications
+from mmap_st.head.base import FittedHead, HeadMethod, Validation, plan_validation, settings_values
+from mmap_st.head.dataset import PrototypeSettings, load_slide, measure, with_targets
+from mmap_st.head.mean import MEAN, MeanSettings
+from mmap_st.head.metrics import most_variable, summarise
+from mmap_st.head.mmap import MmapSettings
+from mmap_st.head.predictions import prediction_file, write_prediction
+from mmap_st.head.ridge import RIDGE, RidgeSettings
+from mmap_st.head.run_folder import (
+    METRICS,
+    PREDICTIONS,
+    begin_run_folder,
+    check_run_folder,
+    finish_run_folder,
+    write_head,
+    write_json,
+)
+from mmap_st.head.slides import HeadSlide
+from mmap_st.prototypes.candidates import CandidateSettings
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit, and on what.
+
+    Attributes
+    ----------
+    encoder
+        Name of an encoder in the store.
+    method, settings, seed
+        The head.
+    genes
+        Panel, see `mmap_st.data.panel.choose_panel`.
+    train, validation, test
+        WHERE of each role, see `mmap_st.data.splits.resolve_split`.
+    mpps
+        Magnifications; None: all that are complete on every slide used.
+    """
+
+    encoder: str
+    method: HeadMethod
+    settings: Any
+    genes: str = DEFAULT_PANEL
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    mpps: tuple[float, ...] | None = None
+    seed: int = 0
+
+
+@dataclass
+class FitReport:
+    """What was fitted.
+
+    Attributes
+    ----------
+    metrics
+        Contents of metrics.json.
+    passed_over, failed
+        Slides that were not used, with the reason.
+    warnings
+        What the user should know.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def prototype_settings(settings: Any, seed: int) -> PrototypeSettings | None:
+    """The candidates that a head's settings ask for; None where it uses none of a slide's own."""
+    if not isinstance(settings, MmapSettings) or settings.prototypes not in ("kmeans", "random"):
+        return None
+    candidates = CandidateSettings(
+        kind=settings.prototypes,
+        clusters=settings.clusters,
+        # k-means is the same for every seed of a head: only what is drawn at random varies with it.
+        seed=seed if settings.prototypes == "random" else 0,
+    )
+    return PrototypeSettings(candidates, settings.selected)
+
+
+def fit_head(
+    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: Tell = lambda text: None
+) -> FitReport:
+    """Train a head and write RUN/.
+
+    Returns
+    -------
+    What was done. Slides with faults are left out and reported.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be fitted, or the request contradicts itself.
+    """
+    check_run_folder(out)
+    asked = resolve_split(cohort, request.train, request.validation, request.test)
+    measured = measure(cohort, store, asked, tell)
+    split = measured.usable(asked)
+    _check_split(asked, split, {**measured.passed_over, **measured.failed})
+    report = FitReport(passed_over=measured.passed_over, failed=measured.failed)
+    if split.shared_patients:
+        report.warnings.append(
+            f"patients {', '.join(split.shared_patients)} are in training and in test: the scores say"
+            " nothing about new patients"
+        )
+    names = (*split.train, *split.validation, *split.test)
+    stored = [store.slide(name) for name in names]
+    mpps = common_magnifications(stored, request.encoder, request.mpps)
+    recipe = check_same_recipe(stored, request.encoder, mpps)
+    panel = choose_panel(request.genes, {name: measured.counts[name] for name in split.train})
+
+    started = time.perf_counter()
+    wanted = prototype_settings(request.settings, request.seed)
+    loaded = {}
+    for name in names:
+        tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
+        loaded[name] = load_slide(
+            store, name, request.encoder, mpps, patient=cohort[name].patient, prototypes=wanted
+        )
+    slides = with_targets(loaded, measured.counts, panel.genes, LOG1P_10K)
+    seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}
+
+    train = [slides[name] for name in split.train]
+    validation = plan_validation(train, [slides[name] for name in split.validation])
+    started = time.perf_counter()
+    head = request.method.fit(train, validation, request.settings, request.seed, tell)
+    seconds["fit"] = time.perf_counter() - started
+
+    draft = begin_run_folder(out)
+    started = time.perf_counter()
+    test = [slides[name] for name in split.test]
+    about = {
+        "head": request.method.name,
+        "encoder": request.encoder,
+        "normalisation": LOG1P_10K,
+    }
+    for slide in test:
+        row, in_store = cohort[slide.name], store.slide(slide.name)
+        image = None if row.image is None else str(row.image.resolve())
+        write_prediction(
+            prediction_file(draft / PREDICTIONS, slide.name),
+            slide,
+            head.predict(slide),
+            panel.genes,
+            {**about, "image": image, "source_mpp": in_store.source_mpp},
+        )
+    seconds["predict"] = time.perf_counter() - started
+
+    report.metrics = _metrics(head, train, test, validation, split, panel, request, seconds, tell)
+    write_json(draft / METRICS, report.metrics)
+    write_head(draft, head, _card(head, train[0], recipe, mpps, split, panel, request))
+    finish_run_folder(draft, out)
+    return report
+
+
+def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
+    for role, flag in (("train", "--train"), ("validation", "--val"), ("test", "--test")):
+        wanted: Sequence[str] = getattr(asked, role)
+        if wanted and not getattr(split, role):
+            name = wanted[0]
+            raise SplitError(
+                f"none of the {len(wanted)} slides of {flag} can be used; slide {name}: {why[name]}"
+            )
+
+
+def _metrics(
+    head: FittedHead,
+    train: Sequence[HeadSlide],
+    test: Sequence[HeadSlide],
+    validation: Validation,
+    split: Split,
+    panel: Panel,
+    request: FitRequest,
+    seconds: dict[str, float],
+    tell: Tell,
+) -> dict[str, Any]:
+    """Contents of metrics.json: the head, beside the training mean and ridge on the same embeddings."""
+    undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in (*train, *test)}
+    invalid = {s.name: int((~s.valid).sum()) for s in (*train, *test)}
+    protocol = {
+        "name": "default",
+        "validation": validation.rule,
+        "train": list(split.train),
+        "val": list(split.validation),
+        "test": list(split.test),
+        "shared_patients": list(split.shared_patients),
+        "panel": panel.how,
+        "genes": len(panel.genes),
+        "normalisation": LOG1P_10K,
+        "chosen": head.chosen,
+        "spots_without_target": {name: n for name, n in undefined.items() if n},
+        "invalid_spots": {name: n for name, n in invalid.items() if n},
+    }
+    result: dict[str, Any] = {"protocol": protocol}
+    hvg = most_variable([s.target[s.usable] for s in train if s.target is not None])
+    heads: dict[str, FittedHead] = {"test": head}
+    if test:
+        heads["baseline_mean"] = MEAN.fit(train, validation, MeanSettings(), request.seed, tell)
+        heads["baseline_ridge"] = RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell)
+    for key, fitted in heads.items():
+        result[key] = _score(fitted, test, hvg) if test else None
+    return {**result, "seconds": seconds}
+
+
+def _score(head: FittedHead, test: Sequence[HeadSlide], hvg: Sequence[int]) -> dict[str, Any]:
+    scored = [slide for slide in test if slide.usable.any()]
+    if not scored:
+        raise HeadError("no test spot has both a valid embedding and a target; check the counts.")
+    return summarise(
+        {s.name: head.predict(s) for s in scored},
+        {s.name: s.target for s in scored if s.target is not None},
+        hvg,
+    )
+
+
+def _card(
+    head: FittedHead,
+    example: HeadSlide,
+    recipe: Recipe,
+    mpps: Sequence[float],
+    split: Split,
+    panel: Panel,
+    request: FitRequest,
+) -> dict[str, Any]:
+    """Contents of head.json."""
+    return {
+        "head": request.method.name,
+        "settings": settings_values(request.settings),
+        "chosen": head.chosen,
+        "seed": request.seed,
+        "shape": {
+            "magnifications": len(mpps),
+            "width": example.embedding.shape[2],
+            "genes": len(panel.genes),
+        },
+        "panel": {
+            "genes": list(panel.genes),
+            "gene_ids": None,
+            "how": panel.how,
+            "slides": list(panel.slides),
+        },
+        "normalisation": {
+            "targets": LOG1P_10K,
+            "embeddings": "standardised within each slide",
+        },
+        "encoder": recipe,
+        "magnifications": list(mpps),
+        "slides": {"train": list(split.train), "val": list(split.validation), "test": list(split.test)},
+    }

@@ -1,0 +1,65 @@
+"""The head `mean`: every spot gets the training mean. What any head must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
+from mmap_st.head.slides import HeadSlide
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class MeanSettings:
+    """The training mean has nothing to set."""
+
+
+@dataclass
+class MeanHead:
+    """(G,) mean of the training targets."""
+
+    mean: NDArray[np.float32]
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        predicted = np.repeat(self.mean[None], len(slide), axis=0)
+        predicted[~slide.valid] = np.nan
+        return predicted
+
+    def tensors(self) -> Tensors:
+        return {"mean": self.mean}
+
+
+def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
+    """(G,) mean of the targets over all usable spots, undefined ones left out; 0 for a gene without any."""
+    total, count = 0.0, 0.0
+    for slide in train:
+        assert slide.target is not None
+        target = slide.target[slide.usable].astype(np.float64)
+        total = total + np.nansum(target, axis=0)
+        count = count + np.isfinite(target).sum(axis=0)
+    mean: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
+    return mean
+
+
+def fit_mean(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: MeanSettings,
+    seed: int,
+    tell: Callable[[str], None],
+) -> MeanHead:
+    """Average the training targets."""
+    return MeanHead(training_mean(train))
+
+
+def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHead:
+    """Load a trained one."""
+    return MeanHead(tensors["mean"])
+
+
+MEAN = HeadMethod("mean", MeanSettings, fit_mean, load_mean)

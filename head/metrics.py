@@ -1,0 +1,117 @@
+"""Metrics exactly as reported in metrics.json; undefined targets are NaN and are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_HVG = 50
+# A spread below this share of the values' own size is rounding, not variation.
+_RELATIVE_EPS = 1e-6
+
+Array = NDArray[np.floating[Any]]
+
+
+def pearson_per_gene(predicted: Array, measured: Array) -> NDArray[np.float64]:
+    """(g,) correlation over spots of (n, g) arrays.
+
+    NaN where it is undefined: fewer than 2 spots with a target, or either side constant.
+    """
+    x, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    use = np.isfinite(x) & np.isfinite(y)
+    n = use.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x0 = np.where(use, x - np.where(use, x, 0.0).sum(axis=0) / n, 0.0)
+        y0 = np.where(use, y - np.where(use, y, 0.0).sum(axis=0) / n, 0.0)
+        spread_x, spread_y = np.sqrt((x0**2).sum(axis=0)), np.sqrt((y0**2).sum(axis=0))
+        size_x = np.sqrt((np.where(use, x, 0.0) ** 2).sum(axis=0))
+        size_y = np.sqrt((np.where(use, y, 0.0) ** 2).sum(axis=0))
+        correlation = (x0 * y0).sum(axis=0) / (spread_x * spread_y)
+    defined = (n >= 2) & (spread_x > _RELATIVE_EPS * size_x) & (spread_y > _RELATIVE_EPS * size_y)
+    return np.where(defined, np.clip(correlation, -1.0, 1.0), np.nan)
+
+
+def mean_pcc(per_gene: NDArray[np.float64]) -> float:
+    """Mean over genes, an undefined one counting 0."""
+    return float(np.nan_to_num(per_gene).mean()) if len(per_gene) else 0.0
+
+
+def slide_metrics(predicted: Array, measured: Array) -> dict[str, float | int]:
+    """``n_spots``, ``pcc``, ``mse``, ``mae`` and ``undefined_genes`` of one slide.
+
+    Genes that the slide lacks (columns all NaN) and spots without a target are left out.
+    """
+    rows, columns = _defined(measured)
+    x, y = (
+        np.asarray(predicted, np.float64)[rows][:, columns],
+        np.asarray(measured, np.float64)[rows][:, columns],
+    )
+    per_gene = pearson_per_gene(x, y)
+    error = (x - y)[np.isfinite(y)]
+    return {
+        "n_spots": int(rows.sum()),
+        "pcc": mean_pcc(per_gene),
+        "mse": float(np.mean(error**2)) if error.size else float("nan"),
+        "mae": float(np.mean(np.abs(error))) if error.size else float("nan"),
+        "undefined_genes": int(np.isnan(per_gene).sum()),
+    }
+
+
+def summarise(
+    predicted: Mapping[str, Array], measured: Mapping[str, Array], hvg50: Sequence[int]
+) -> dict[str, Any]:
+    """Metrics of all test slides.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n, g) by slide; NaN in `measured` is undefined. A row of `predicted` that is NaN (a window that
+        could not be read) is left out too.
+    hvg50
+        Columns of the 50 genes of greatest variance in training.
+
+    Returns
+    -------
+    The object ``test`` of metrics.json: ``slides``, ``pcc_slide``, ``pcc_slide_hvg50``, ``pcc_pooled``,
+    ``mse``, ``mae``.
+    """
+    kept = {
+        name: np.where(np.isfinite(predicted[name]), np.asarray(measured[name], np.float64), np.nan)
+        for name in predicted
+    }
+    slides = {name: slide_metrics(predicted[name], kept[name]) for name in predicted}
+    hvg = [slide_metrics(predicted[name][:, hvg50], kept[name][:, hvg50])["pcc"] for name in predicted]
+    x = np.concatenate([np.asarray(predicted[name], np.float64) for name in predicted])
+    y = np.concatenate([kept[name] for name in predicted])
+    measured_somewhere = np.isfinite(y).any(axis=0)
+    return {
+        "slides": slides,
+        "pcc_slide": _mean(slide["pcc"] for slide in slides.values()),
+        "pcc_slide_hvg50": _mean(hvg),
+        "pcc_pooled": mean_pcc(pearson_per_gene(x[:, measured_somewhere], y[:, measured_somewhere])),
+        "mse": _mean(slide["mse"] for slide in slides.values()),
+        "mae": _mean(slide["mae"] for slide in slides.values()),
+    }
+
+
+def most_variable(targets: Sequence[Array], number: int = _HVG) -> list[int]:
+    """Columns of greatest variance over all spots pooled, greatest first; ties by index."""
+    pooled = np.concatenate([np.asarray(t, np.float64) for t in targets])
+    count = np.isfinite(pooled).sum(axis=0)
+    mean = np.nansum(pooled, axis=0) / np.maximum(count, 1)
+    variance = np.nansum((pooled - mean) ** 2, axis=0) / np.maximum(count, 1)
+    return [int(i) for i in np.argsort(-variance, kind="stable")[:number]]
+
+
+def _defined(measured: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    finite = np.isfinite(measured)
+    return np.asarray(finite.any(axis=1)), np.asarray(finite.any(axis=0))
+
+
+def _mean(values: Any) -> float:
+    """Unweighted mean over slides; those without a single defined target do not count."""
+    finite = [float(v) for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")

@@ -1,0 +1,77 @@
+"""Predictions as AnnData files that other tools read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mmap_st.data.normalise import UNITS
+from mmap_st.extract.store import encode_name
+from mmap_st.head.slides import HeadSlide
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import anndata
+
+UNS = "mmap"
+MEASURED = "measured"
+
+
+def prediction_file(folder: Path, slide: str) -> Path:
+    """Where a slide's prediction lies: ``<slide>.h5ad``, the name percent-encoded as in a store."""
+    return folder / f"{encode_name(slide)}.h5ad"
+
+
+def write_prediction(
+    path: Path,
+    slide: HeadSlide,
+    predicted: NDArray[np.float32],
+    genes: Sequence[str],
+    about: Mapping[str, Any],
+) -> None:
+    """Write one slide.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    slide
+        Its spots become ``obs_names``, their centres ``obsm["spatial"]`` (level-0 px), and its targets, if
+        it has them, ``layers["measured"]``.
+    predicted
+        (n, g) on the targets' scale; NaN for spots that are not valid.
+    genes
+        ``var_names``.
+    about
+        Written to ``uns["mmap"]``; holds at least ``normalisation``.
+    """
+    import anndata
+    import pandas as pd
+
+    table = anndata.AnnData(
+        X=np.asarray(predicted, np.float32),
+        obs=pd.DataFrame({"valid": slide.valid}, index=pd.Index(slide.ids, dtype=object)),
+        var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)),
+        obsm={"spatial": slide.xy},
+        layers={} if slide.target is None else {MEASURED: slide.target},
+    )
+    known = {key: value for key, value in about.items() if value is not None}
+    table.uns[UNS] = {
+        "slide": slide.name,
+        "units": UNITS[str(about["normalisation"])],
+        "spatial_units": "level-0 pixels of the image, x to the right, y down",
+        **known,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
+        table.write_h5ad(path, compression="gzip")
+
+
+def read_prediction(path: Path) -> anndata.AnnData:
+    """Read one slide."""
+    import anndata
+
+    return anndata.read_h5ad(path)

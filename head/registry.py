@@ -1,0 +1,26 @@
+"""The heads that can be named."""
+
+from __future__ import annotations
+
+from mmap_st.errors import HeadError, did_you_mean
+from mmap_st.head.base import HeadMethod
+from mmap_st.head.mean import MEAN
+from mmap_st.head.mmap import MMAP
+from mmap_st.head.ridge import RIDGE
+
+HEADS = {method.name: method for method in (MMAP, RIDGE, MEAN)}
+
+
+def head_method(name: str) -> HeadMethod:
+    """The head of this name.
+
+    Raises
+    ------
+    HeadError
+        If there is none; it names those that are near.
+    """
+    if name not in HEADS:
+        raise HeadError(
+            f"There is no head {name!r}{did_you_mean(name, HEADS)}; the heads are {', '.join(HEADS)}."
+        )
+    return HEADS[name]

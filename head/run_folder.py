@@ -1,0 +1,167 @@
+"""RUN/: the folder that `mmap fit-head` writes and other commands read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmap_st
+from mmap_st.errors import HeadError, RequestError
+from mmap_st.head.base import FittedHead, HeadMethod, Shape, make_settings
+from mmap_st.head.registry import head_method
+
+FORMAT_VERSION = 1
+HEAD_JSON, WEIGHTS, METRICS, HISTORY, PREDICTIONS = (
+    "head.json",
+    "head.safetensors",
+    "metrics.json",
+    "history.csv",
+    "predictions",
+)
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A trained head with all that it needs to predict.
+
+    Attributes
+    ----------
+    head
+        The head itself.
+    method, settings
+        What it is.
+    card
+        Contents of head.json.
+    """
+
+    head: FittedHead
+    method: HeadMethod
+    settings: Any
+    card: dict[str, Any]
+
+    @property
+    def genes(self) -> list[str]:
+        """The panel, in order."""
+        return list(self.card["panel"]["genes"])
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return str(self.card["encoder"]["encoder"]["name"])
+
+    @property
+    def mpps(self) -> tuple[float, ...]:
+        """Magnifications, finest first."""
+        return tuple(float(mpp) for mpp in self.card["magnifications"])
+
+
+def check_run_folder(path: Path) -> None:
+    """Refuse to write a run over something that is no run.
+
+    Raises
+    ------
+    RequestError
+        If `path` is a file, or a folder with other things in it.
+    """
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"--out {path} is a file; name a folder.")
+    if path.is_dir() and any(path.iterdir()) and not (path / HEAD_JSON).is_file():
+        raise RequestError(f"--out {path} holds other things than a run; name another folder.")
+
+
+def begin_run_folder(path: Path) -> Path:
+    """Make an empty neighbour of `path` to write into; `finish_run_folder` puts it in place."""
+    draft = path.with_name(f".{path.name}.unfinished")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / PREDICTIONS).mkdir(parents=True)
+    except OSError as error:
+        raise RequestError(
+            f"--out {path} cannot be written ({error.strerror}); name another folder."
+        ) from error
+    return draft
+
+
+def finish_run_folder(draft: Path, path: Path) -> None:
+    """Put a finished run in the place of `path`; what was there before goes last."""
+    before = path.with_name(f".{path.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if path.exists():
+        path.rename(before)
+    draft.rename(path)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def write_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
+    """Write head.safetensors, head.json and history.csv."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({k: np.ascontiguousarray(v) for k, v in head.tensors().items()}, folder / WEIGHTS)
+    full = {"format_version": FORMAT_VERSION, "package_version": mmap_st.__version__, **card}
+    write_json(folder / HEAD_JSON, full)
+    _write_history(folder / HISTORY, head.history)
+
+
+def read_head(folder: Path) -> SavedHead:
+    """Load a trained head.
+
+    Raises
+    ------
+    HeadError
+        If `folder` is no run, or one of a format that this version does not know.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (folder / HEAD_JSON).is_file() or not (folder / WEIGHTS).is_file():
+        raise HeadError(f"{folder} is no run of `mmap fit-head`: it lacks {HEAD_JSON} or {WEIGHTS}.")
+    try:
+        card = json.loads((folder / HEAD_JSON).read_text("utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({error}).") from error
+    if card.get("format_version") != FORMAT_VERSION:
+        raise HeadError(
+            f"{folder} has format version {card.get('format_version')}; this program reads {FORMAT_VERSION}."
+        )
+    method = head_method(card["head"])
+    settings = make_settings(method, card["settings"])
+    head = method.load(tensors, settings, Shape(**card["shape"]))
+    return SavedHead(head, method, settings, card)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a run's JSON files."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path} cannot be read ({error}).") from error
+    return content
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write readable JSON; numbers that are not finite become null."""
+    path.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def _write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,1 @@
+"""Maps and figures to look at."""

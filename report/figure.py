@@ -1,0 +1,85 @@
+"""What all figures share: a canvas that needs no screen, one style, and saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import cKDTree
+
+_DPI = 200
+FONT = 8.0
+COLOURS = "viridis"
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure of this size in inches."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI, facecolor="white")
+    return path
+
+
+def frame(
+    axes: Axes,
+    xy: NDArray[np.float64],
+    background: tuple[Image.Image, float] | None,
+    *,
+    faded: bool = True,
+) -> None:
+    """Show the tissue behind the spots, grey and faded or as it is, and cut the axes to them.
+
+    `background` is a thumbnail and how many level-0 pixels one of its pixels is.
+    """
+    margin = 1.2 * spot_distance(xy)
+    if background is not None:
+        image, scale = background
+        shown = image
+        if faded:
+            grey, white = image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white")
+            shown = Image.blend(grey, white, 0.45)
+        axes.imshow(
+            np.asarray(shown),
+            extent=(0, image.width * scale, image.height * scale, 0),
+            interpolation="antialiased",
+        )
+    axes.set_xlim(xy[:, 0].min() - margin, xy[:, 0].max() + margin)
+    axes.set_ylim(xy[:, 1].max() + margin, xy[:, 1].min() - margin)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def spot_distance(xy: NDArray[np.float64]) -> float:
+    """Median distance of a spot to its nearest neighbour, in level-0 pixels."""
+    if len(xy) < 2:
+        return 1.0
+    distance, _ = cKDTree(xy).query(xy, k=2)
+    return float(np.median(np.asarray(distance)[:, 1]))
+
+
+def scale_bar(axes: Axes, mpp: float | None) -> None:
+    """Draw a bar of 1 mm (or 100 um on small tissue) at the lower left."""
+    if mpp is None:
+        return
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    length_um = 1000.0 if (right - left) * mpp > 2500 else 100.0
+    x0 = left + 0.03 * (right - left)
+    y = bottom - 0.02 * (bottom - top)
+    axes.plot([x0, x0 + length_um / mpp], [y, y], color="black", lw=2, solid_capstyle="butt")
+    label = "1 mm" if length_um == 1000.0 else "100 µm"
+    axes.text(x0, y - 0.015 * (bottom - top), label, fontsize=FONT - 1, va="bottom")

@@ -1,0 +1,131 @@
+"""Measured beside predicted expression of chosen genes over the H&E thumbnail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from mmap_st.head.metrics import pearson_per_gene
+from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
+from numpy.typing import NDArray
+from PIL import Image
+
+_PANEL_IN = 2.3
+_SPOT_SHARE = 0.78  # of the distance between spots: neighbours do not touch
+
+
+@dataclass(frozen=True)
+class SlideMap:
+    """One slide to draw.
+
+    Attributes
+    ----------
+    name
+        Of the slide.
+    xy
+        (n, 2) centres in level-0 pixels.
+    genes
+        (g,) names of the columns.
+    predicted, measured
+        (n, g); measured is None for a slide that was never sequenced.
+    background
+        Thumbnail and its level-0 pixels per pixel, or None.
+    mpp
+        Micrometres per level-0 pixel, for the scale bar.
+    units
+        Of the expression.
+    """
+
+    name: str
+    xy: NDArray[np.float64]
+    genes: tuple[str, ...]
+    predicted: NDArray[np.float32]
+    measured: NDArray[np.float32] | None
+    background: tuple[Image.Image, float] | None
+    mpp: float | None
+    units: str
+
+
+def best_genes(slide: SlideMap, number: int) -> list[str]:
+    """Genes of the highest correlation on this slide; without measured values, of the greatest spread."""
+    if slide.measured is None:
+        score = np.nanstd(slide.predicted, axis=0)
+    else:
+        score = np.nan_to_num(pearson_per_gene(slide.predicted, slide.measured), nan=-1.0)
+    return [slide.genes[i] for i in np.argsort(-score, kind="stable")[:number]]
+
+
+def expression_map(slide: SlideMap, genes: Sequence[str], caption: str = "") -> Figure:
+    """The H&E picture, then one column a gene: measured above predicted, with the PCC between them.
+
+    Parameters
+    ----------
+    slide
+        What to draw.
+    genes
+        Which genes, from left to right.
+    caption
+        Added to the title: how the genes were chosen.
+    """
+    rows = 2 if slide.measured is not None else 1
+    first = 1 if slide.background is not None else 0
+    columns = len(genes) + first
+    extent = np.ptp(slide.xy, axis=0) + 2.4 * spot_distance(slide.xy)
+    height = float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * _PANEL_IN
+    figure = new_figure(_PANEL_IN * columns + 0.6, (height + 0.15) * rows + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for column, gene in enumerate(genes, start=first):
+        index = slide.genes.index(gene)
+        predicted, last = slide.predicted[:, index], column == columns - 1
+        axes = grid[rows - 1][column]
+        _spots(figure, axes, slide, predicted, label=last)
+        if slide.measured is None:
+            axes.set_title(gene, fontsize=FONT + 1, style="italic")
+        else:
+            measured = slide.measured[:, index]
+            pcc = pearson_per_gene(predicted[:, None], measured[:, None])[0]
+            shown = "undefined" if np.isnan(pcc) else f"{pcc:.2f}"
+            axes.set_title(f"PCC {shown}", fontsize=FONT)
+            _spots(figure, grid[0][column], slide, measured, label=last)
+            grid[0][column].set_title(gene, fontsize=FONT + 1, style="italic")
+    if slide.measured is not None:
+        grid[0][first].set_ylabel("measured", fontsize=FONT + 1)
+    grid[rows - 1][first].set_ylabel("predicted", fontsize=FONT + 1)
+    if first:
+        frame(grid[0][0], slide.xy, slide.background, faded=False)
+        grid[0][0].set_title("H&E", fontsize=FONT + 1)
+        for axes in grid[1:, 0]:
+            axes.set_axis_off()
+    scale_bar(grid[0][0], slide.mpp)
+    title = f"{slide.name}: {slide.units}" + (f"; {caption}" if caption else "")
+    figure.suptitle(title, fontsize=FONT, color="0.3")
+    return figure
+
+
+def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float32], *, label: bool) -> None:
+    frame(axes, slide.xy, slide.background)
+    shown = np.isfinite(values)
+    size = np.full(int(shown.sum()), _SPOT_SHARE * spot_distance(slide.xy))
+    spots = EllipseCollection(
+        size,
+        size,
+        np.zeros_like(size),
+        offsets=slide.xy[shown],
+        units="xy",
+        offset_transform=axes.transData,
+        array=values[shown],
+        cmap=COLOURS,
+    )
+    if shown.any():
+        low, high = np.percentile(values[shown], [1, 99])
+        spots.set_clim(low, high if high > low else low + 1e-6)
+    axes.add_collection(spots)
+    bar = figure.colorbar(spots, ax=axes, shrink=0.6, pad=0.02, aspect=18)
+    bar.ax.tick_params(labelsize=FONT - 2, length=2)
+    bar.outline.set_visible(False)
+    if label:
+        bar.set_label("expression", fontsize=FONT - 1)

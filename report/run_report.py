@@ -1,0 +1,123 @@
+"""`mmap report`: figures of a run, from its predictions and the images behind them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from mmap_st.errors import ImageError, RequestError, did_you_mean
+from mmap_st.extract.slide import open_slide
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head.fit import prototype_settings
+from mmap_st.head.predictions import MEASURED, UNS, read_prediction
+from mmap_st.head.run_folder import PREDICTIONS, SavedHead, read_head
+from mmap_st.prototypes.candidates import CandidateSettings
+from mmap_st.prototypes.stored import stored_candidates
+from mmap_st.report.figure import save_figure
+from mmap_st.report.maps import SlideMap, best_genes, expression_map
+from mmap_st.report.prototype_map import prototype_map
+from PIL import Image
+
+_LOG = logging.getLogger(__name__)
+_THUMBNAIL_PX = 1600
+
+
+def report_run(
+    run: Path,
+    out: Path,
+    genes: Sequence[str] | None = None,
+    *,
+    number: int = 4,
+    store: FeatureStore | None = None,
+) -> list[Path]:
+    """Draw measured beside predicted maps of every slide that a run predicted.
+
+    Parameters
+    ----------
+    run
+        Folder of `mmap fit-head`, or one of .h5ad files of `mmap predict`.
+    out
+        Folder for the pictures.
+    genes
+        Which to draw; None: the `number` that correlate best on each slide.
+    store
+        The feature store of the run; None: no prototype maps.
+
+    Raises
+    ------
+    RequestError
+        If there are no predictions, or a gene is not on the panel.
+    """
+    if out.suffix:
+        raise RequestError(f"--out {out}: figures are written into a folder; name one without an ending.")
+    folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
+    files = sorted(folder.glob("*.h5ad"))
+    if not files:
+        raise RequestError(
+            f"{run} holds no predictions; `mmap fit-head --test ...` or `mmap predict` writes them."
+        )
+    written = []
+    for file in files:
+        slide = load_map(file)
+        unknown = [gene for gene in genes or () if gene not in slide.genes]
+        if unknown:
+            raise RequestError(
+                f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
+            )
+        chosen = genes or best_genes(slide, min(number, len(slide.genes)))
+        figure = expression_map(slide, chosen, "" if genes else _how_chosen(slide))
+        written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
+        if store is not None:
+            figure = _prototypes_of(store, slide, read_head(run))
+            written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
+    return written
+
+
+def _how_chosen(slide: SlideMap) -> str:
+    score = "greatest spread" if slide.measured is None else "highest PCC"
+    return f"the genes of {score} on this slide"
+
+
+def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Figure:
+    """The prototype map of a predicted slide, with the candidates that its head sees."""
+    wanted = prototype_settings(saved.settings, saved.card["seed"])
+    settings = wanted.candidates if wanted is not None else CandidateSettings()
+    stored = store.slide(slide.name)
+    candidates, _ = stored_candidates(store, stored, saved.encoder, saved.mpps, settings)
+    return prototype_map(slide.name, slide.xy, candidates, slide.background, slide.mpp)
+
+
+def load_map(file: Path) -> SlideMap:
+    """Read a prediction and the thumbnail of its image, if that can be found."""
+    table = read_prediction(file)
+    about = table.uns[UNS]
+    image = about.get("image")
+    mpp = about.get("source_mpp")
+    return SlideMap(
+        name=str(about["slide"]),
+        xy=np.asarray(table.obsm["spatial"], np.float64),
+        genes=tuple(str(gene) for gene in table.var_names),
+        predicted=np.asarray(table.X, np.float32),
+        measured=np.asarray(table.layers[MEASURED], np.float32) if MEASURED in table.layers else None,
+        background=_thumbnail(Path(str(image)) if image is not None else None),
+        mpp=None if mpp is None else float(mpp),
+        units=str(about["units"]),
+    )
+
+
+def _thumbnail(image: Path | None) -> tuple[Image.Image, float] | None:
+    """Thumbnail and its scale; None where the image cannot be had: the map is then drawn without."""
+    if image is None:
+        return None
+    try:
+        slide = open_slide(image)
+        thumbnail = slide.thumbnail(_THUMBNAIL_PX)
+        scale = slide.size[0] / thumbnail.width
+        slide.close()
+    except ImageError as error:
+        _LOG.warning("no picture behind the map: %s", error)
+        return None
+    return thumbnail, scale

@@ -1,0 +1,155 @@
+"""What the commands show: tables, progress and errors, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH_OF_A_LOG = 160
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDTH_OF_A_LOG
+    return Console(file=stream, width=width, highlight=False)
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Warnings (with `verbose`, all that happens) to standard error."""
+    handler = RichHandler(console=_console(stderr=True), show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    logging.getLogger("mmap_st").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def say(text: str) -> None:
+    """One line on standard output, never wrapped."""
+    print(text)
+
+
+def show_paths(paths: Sequence[Path]) -> None:
+    """Paths, whole, one a line."""
+    for path in paths:
+        print(path)
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def fail(text: str) -> None:
+    """Say what is wrong, on standard error."""
+    print(f"error: {text}", file=sys.stderr)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; the first column is text, the others are set to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    _console(stderr=False).print(table)
+
+
+def show_reasons(title: str, reasons: Mapping[str, str]) -> None:
+    """A table of slides and why each was not used."""
+    if not reasons:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("slide", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for slide, reason in reasons.items():
+        table.add_row(escape(slide), escape(reason))
+    _console(stderr=False).print(table)
+
+
+class _Rate(ProgressColumn):
+    """Windows a second, over the last while."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} windows/s" if task.speed else "", style="cyan")
+
+
+class ExtractionProgress:
+    """Progress of an extraction: slides, windows, rate, time left; silent where no one watches."""
+
+    def __init__(self) -> None:
+        console = _console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("windows", total=None)
+        self._slides = self._number = 0
+
+    def __enter__(self) -> ExtractionProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, slides: int, windows: int) -> None:
+        self._slides = slides
+        self._progress.update(self._task, total=windows)
+
+    def slide(self, name: str) -> None:
+        self._number += 1
+        self._progress.update(self._task, description=f"{name} ({self._number} of {self._slides} slides)")
+
+    def advance(self, windows: int) -> None:
+        self._progress.advance(self._task, windows)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)
+
+
+class Status:
+    """One line that tells what is being done; silent where no one watches."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def __call__(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+
+@contextmanager
+def status() -> Iterator[Status]:
+    """Show a spinner with a line of text while something runs."""
+    console = _console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        yield Status(progress)

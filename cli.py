@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import mmap_st
 import typer
+
+import mmap_st
 from mmap_st import console
 from mmap_st.errors import MmapError, RequestError
 

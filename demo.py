@@ -37,7 +37,7 @@ class DemoResult:
     seconds: dict[str, float]
 
 
-def test_patients(cohort: Cohort) -> str:
+def held_out_patients(cohort: Cohort) -> str:
     """WHERE of the test slides: every fourth patient."""
     patients = list(dict.fromkeys(slide.patient for slide in cohort.slides if slide.patient))
     return "patient=" + ",".join(patients[1::4])
@@ -90,7 +90,7 @@ def run_demo(
         method=method,
         settings=parse_settings(method, []),
         genes="all",
-        test=test_patients(cohort),
+        test=held_out_patients(cohort),
         seed=seed,
     )
     report = fit_head(cohort, store, fit, out / "run", tell)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+
 from mmap_st.errors import CohortError, did_you_mean
 
 COLUMNS = ("slide", "patient", "image", "spots", "counts", "reader", "mpp", "labels")

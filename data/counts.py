@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mmap_st.data.spots import duplicates, some
-from mmap_st.errors import CountsError
 from numpy.typing import NDArray
 from scipy import sparse
+
+from mmap_st.data.spots import duplicates, some
+from mmap_st.errors import CountsError
 
 
 @dataclass(frozen=True)

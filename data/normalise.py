@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from mmap_st.data.counts import Counts
 from numpy.typing import NDArray
 from scipy import sparse
+
+from mmap_st.data.counts import Counts
 
 #: Name of the default normalisation, recorded with every head.
 LOG1P_10K = "log1p-10k"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.counts import Counts
 from mmap_st.data.normalise import LOG1P_10K, NORMALISATIONS
 from mmap_st.data.spots import duplicates, some
 from mmap_st.errors import PanelError
-from numpy.typing import NDArray
 
 DEFAULT_PANEL = "hvg:250"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mmap_st.data.spots import Spots
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+
+from mmap_st.data.spots import Spots
 
 _FEWEST_SPOTS = 6
 

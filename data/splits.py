@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.cohort import Cohort
 from mmap_st.errors import SplitError, did_you_mean
-from numpy.typing import NDArray
 
 _MOST_FOLDS = 5
 

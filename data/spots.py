@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mmap_st.errors import SpotsError
 from numpy.typing import NDArray
+
+from mmap_st.errors import SpotsError
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
 from mmap_st.errors import SlideLockedError, StoreError
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mmap_st.data.spots import Spots
 from mmap_st.extract.encoders.spec import Encoder
 from mmap_st.extract.resample import FILL, RESAMPLING

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from mmap_st.extract.slide import Slide
 from numpy.typing import NDArray
 from PIL import Image
+
+from mmap_st.extract.slide import Slide
 
 #: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on level 0.
 RESAMPLING = "pillow bicubic, antialiased when shrinking, from level 0"

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.cohort import Cohort
 from mmap_st.errors import ImageError, RegionError, SlideError
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
@@ -24,7 +26,6 @@ from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.extract.store_write import MagnificationWriter, write_slide
 from mmap_st.extract.windows import mpp_key, share_in_bounds, window_boxes
-from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_INVALID_SHARE = 0.05

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmap_st.errors import ImageError, RegionError
 from PIL import Image, UnidentifiedImageError
+
+from mmap_st.errors import ImageError, RegionError
 
 WHITE = (255, 255, 255)
 _PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
+
 from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.recipe import Recipe, differences, head_part
 from mmap_st.extract.windows import mpp_key
-from numpy.typing import NDArray
 
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import mmap_st
 import numpy as np
 import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+import mmap_st
 from mmap_st.data.spots import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
 from mmap_st.extract.store import FeatureStore, encode_name, store_errors, subgroup
 from mmap_st.extract.windows import mpp_key
-from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 _FLOAT16_MAX = 65_504.0
 _SPOTS_CHUNK = 65_536

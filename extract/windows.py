@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from mmap_st.errors import RequestError
 from numpy.typing import NDArray
+
+from mmap_st.errors import RequestError
 
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.splits import inner_folds, spatial_blocks
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.slides import HeadSlide
-from numpy.typing import NDArray
 
 Tensors = dict[str, NDArray[Any]]
 

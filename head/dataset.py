@@ -13,6 +13,7 @@ from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split
 from mmap_st.errors import SlideError
 from mmap_st.extract.store import FeatureStore
+from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.slides import HeadSlide
 from mmap_st.prototypes.candidates import CandidateSettings
 from mmap_st.prototypes.select import select_prototypes, selected_count
@@ -25,6 +26,19 @@ class PrototypeSettings:
 
     candidates: CandidateSettings
     selected: int | None = None
+
+
+def prototype_settings(settings: Any, seed: int) -> PrototypeSettings | None:
+    """The candidates that a head's settings ask for; None where it uses none of a slide's own."""
+    if not isinstance(settings, MmapSettings) or settings.prototypes not in ("kmeans", "random"):
+        return None
+    candidates = CandidateSettings(
+        kind=settings.prototypes,
+        clusters=settings.clusters,
+        # k-means is the same for every seed of a head: only what is drawn at random varies with it.
+        seed=seed if settings.prototypes == "random" else 0,
+    )
+    return PrototypeSettings(candidates, settings.selected)
 
 
 @dataclass

@@ -16,10 +16,9 @@ from mmap_st.errors import HeadError, SplitError
 from mmap_st.extract.recipe import Recipe
 from mmap_st.extract.store import FeatureStore, check_same_recipe, common_magnifications
 from mmap_st.head.base import FittedHead, HeadMethod, Validation, plan_validation, settings_values
-from mmap_st.head.dataset import PrototypeSettings, load_slide, measure, with_targets
+from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
 from mmap_st.head.metrics import most_variable, summarise
-from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.predictions import prediction_file, write_prediction
 from mmap_st.head.ridge import RIDGE, RidgeSettings
 from mmap_st.head.run_folder import (
@@ -32,7 +31,6 @@ from mmap_st.head.run_folder import (
     write_json,
 )
 from mmap_st.head.slides import HeadSlide
-from mmap_st.prototypes.candidates import CandidateSettings
 
 Tell = Callable[[str], None]
 
@@ -84,19 +82,6 @@ class FitReport:
     passed_over: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-
-
-def prototype_settings(settings: Any, seed: int) -> PrototypeSettings | None:
-    """The candidates that a head's settings ask for; None where it uses none of a slide's own."""
-    if not isinstance(settings, MmapSettings) or settings.prototypes not in ("kmeans", "random"):
-        return None
-    candidates = CandidateSettings(
-        kind=settings.prototypes,
-        clusters=settings.clusters,
-        # k-means is the same for every seed of a head: only what is drawn at random varies with it.
-        seed=seed if settings.prototypes == "random" else 0,
-    )
-    return PrototypeSettings(candidates, settings.selected)
 
 
 def fit_head(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
 from mmap_st.head.slides import HeadSlide
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from mmap_st.errors import HeadError
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
 from mmap_st.head.mean import training_mean
 from mmap_st.head.network import MmapNetwork
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.training import SlideTensors, TrainingSettings, judge, predict_slide, train_epochs
-from numpy.typing import NDArray
 
 PROTOTYPES = ("kmeans", "none", "random", "learned")
 
@@ -54,7 +56,7 @@ class MmapSettings:
     width: int = 128
     heads: int = 4
     dropout: float = 0.2
-    input_dropout: float = 0.2
+    input_dropout: float = 0.3
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     epochs: int = 40
@@ -142,10 +144,11 @@ def fit_mmap(
         best_head.history, best_head.chosen = history, {"epochs": epochs}
         return best_head
     tell(f"mmap: final fit, {epochs} epochs")
-    network, mean, tensors = _prepare(train, settings, seed)
-    for epoch, _ in train_epochs(network, mean, tensors, settings.training(), seed):
-        if epoch == epochs:
-            break
+    with _seeded(seed, settings.resolved_device()):
+        network, mean, tensors = _prepare(train, settings)
+        for epoch, _ in train_epochs(network, mean, tensors, settings.training(), seed):
+            if epoch == epochs:
+                break
     return MmapHead(network, training_mean(train), settings.resolved_device(), history, {"epochs": epochs})
 
 
@@ -164,27 +167,37 @@ def _fit_judged(
     fitted_on: Sequence[HeadSlide], judged_on: Sequence[HeadSlide], settings: MmapSettings, seed: int
 ) -> tuple[list[dict[str, float]], MmapHead]:
     """Train to the end; the curve of each epoch, and the head of the epoch of least error."""
-    network, mean, tensors = _prepare(fitted_on, settings, seed)
-    judges = [SlideTensors.of(slide, settings.resolved_device()) for slide in judged_on]
-    curve: list[dict[str, float]] = []
-    least, best = np.inf, copy.deepcopy(network)
-    for epoch, loss in train_epochs(network, mean, tensors, settings.training(), seed):
-        mse, pcc = judge(network, mean, judges)
-        curve.append({"epoch": epoch, "training_loss": loss, "validation_mse": mse, "validation_pcc": pcc})
-        if mse < least:
-            least, best = mse, copy.deepcopy(network)
+    with _seeded(seed, settings.resolved_device()):
+        network, mean, tensors = _prepare(fitted_on, settings)
+        judges = [SlideTensors.of(slide, settings.resolved_device()) for slide in judged_on]
+        curve: list[dict[str, float]] = []
+        least, best = np.inf, copy.deepcopy(network)
+        for epoch, loss in train_epochs(network, mean, tensors, settings.training(), seed):
+            mse, pcc = judge(network, mean, judges)
+            curve.append(
+                {"epoch": epoch, "training_loss": loss, "validation_mse": mse, "validation_pcc": pcc}
+            )
+            if mse < least:
+                least, best = mse, copy.deepcopy(network)
     return curve, MmapHead(best, training_mean(fitted_on), settings.resolved_device())
 
 
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Draw initial weights and dropout from `seed`, and leave torch's own generators as they were."""
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
 def _prepare(
-    train: Sequence[HeadSlide], settings: MmapSettings, seed: int
+    train: Sequence[HeadSlide], settings: MmapSettings
 ) -> tuple[MmapNetwork, torch.Tensor, list[SlideTensors]]:
     target = train[0].target
     assert target is not None
     shape = Shape(train[0].embedding.shape[1], train[0].embedding.shape[2], target.shape[1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _network(settings, shape).to(settings.resolved_device())
+    network = _network(settings, shape).to(settings.resolved_device())
     mean = torch.from_numpy(training_mean(train)).to(settings.resolved_device())
     return network, mean, [SlideTensors.of(slide, settings.resolved_device()) for slide in train]
 

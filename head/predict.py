@@ -10,8 +10,7 @@ from mmap_st.errors import RequestError, SlideError, did_you_mean
 from mmap_st.extract.recipe import differences, head_part
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.dataset import load_slide
-from mmap_st.head.fit import prototype_settings
+from mmap_st.head.dataset import load_slide, prototype_settings
 from mmap_st.head.predictions import prediction_file, write_prediction
 from mmap_st.head.run_folder import SavedHead, read_head
 

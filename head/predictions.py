@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.normalise import UNITS
 from mmap_st.extract.store import encode_name
 from mmap_st.head.slides import HeadSlide
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import anndata

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
 from mmap_st.errors import HeadError
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.standardise import standardise
-from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 #: Strengths that are tried where none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from mmap_st.head.slides import HeadSlide
 from numpy.typing import NDArray
+
+from mmap_st.head.slides import HeadSlide
 
 # A spread below this is that of a constant column.
 _SMALLEST_SPREAD = 1e-6

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.network import MmapNetwork, contrastive_similarity, masked_mse
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.standardise import standardise
-from numpy.typing import NDArray
 
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT = 1.0

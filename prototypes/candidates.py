@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from mmap_st.errors import MissingDependencyError, RequestError
 from numpy.typing import NDArray
+
+from mmap_st.errors import MissingDependencyError, RequestError
 
 KINDS = ("kmeans", "random")
 

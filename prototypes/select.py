@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from mmap_st.prototypes.candidates import selection_space
 from numpy.typing import NDArray
+
+from mmap_st.prototypes.candidates import selection_space
 
 
 def selected_count(candidates: int, number: int | None = None, share: float = 0.5) -> int:

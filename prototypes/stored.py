@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
+
 from mmap_st.errors import SlideError, StoreError
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.recipe import sha256_of_json
@@ -26,7 +28,6 @@ from mmap_st.prototypes.candidates import (
     build_candidates,
     device_of_kmeans,
 )
-from numpy.typing import NDArray
 
 _GROUP = "prototypes"
 _KEY_LENGTH = 12

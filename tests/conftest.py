@@ -1,0 +1,144 @@
+"""What several tests share: small cohorts, made in seconds."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.data.readers import open_cohort
+from mmap_st.data.simulate import SimulationSettings, simulate_cohort
+from mmap_st.extract.encoders import encoder_spec
+from mmap_st.extract.run import EncoderRequest, extract_cohort
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head.slides import HeadSlide
+from mmap_st.prototypes.candidates import CandidateSettings, build_candidates
+from mmap_st.prototypes.select import select_prototypes, selected_count
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+#: A timm model made for tests: 160 px, a few thousand weights.
+TINY = "timm:test_efficientnet"
+
+WriteSection = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository."""
+    if not (SHARED / "data" / "her2st").is_dir():
+        pytest.skip("the real data is not beside the repository")
+    return SHARED
+
+
+@pytest.fixture
+def write_section(tmp_path: Path) -> WriteSection:
+    """Write one made section in the layout of her2st; every part of it can be replaced."""
+
+    def write(
+        name: str = "A1",
+        *,
+        counts: str | None = None,
+        spots: str | None = None,
+        image: bool | bytes = True,
+        side: int = 4,
+        seed: int = 0,
+        root: Path = tmp_path / "her2st",
+        mpp: float = 1.0,
+        plain: bool = False,
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        array = [(x, y) for y in range(1, side + 1) for x in range(1, side + 1)]
+        pitch_px = 200.0 / mpp
+        if counts is None:
+            genes = [f"G{i}" for i in range(6)]
+            rows = [f"{x}x{y}\t" + "\t".join(map(str, rng.poisson(5, 6))) for x, y in array]
+            counts = "\n".join(["\t" + "\t".join(genes), *rows]) + "\n"
+        if spots is None:
+            rows = [f"{x}\t{y}\t{x}\t{y}\t{x * pitch_px}\t{y * pitch_px}\t1" for x, y in array]
+            spots = "\n".join(["x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected", *rows]) + "\n"
+        for folder in ("ST-cnts", "ST-spotfiles"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        if plain:
+            (root / "ST-cnts" / f"{name}.tsv").write_text(counts)
+        else:
+            (root / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(counts.encode()))
+        (root / "ST-spotfiles" / f"{name}_selection.tsv").write_text(spots)
+        folder = root / "ST-imgs" / name[:-1] / name
+        if image is not False:
+            folder.mkdir(parents=True, exist_ok=True)
+        if image is True:
+            size = round((side + 1) * pitch_px)
+            noise = rng.integers(0, 255, (size // 8 + 1, size // 8 + 1, 3), np.uint8)
+            picture = Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+            picture.save(folder / f"{name}.jpg", quality=90)
+        elif isinstance(image, bytes):
+            (folder / f"{name}.jpg").write_bytes(image)
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five simulated sections, in the layout of her2st."""
+    root = tmp_path_factory.mktemp("simulated")
+    simulate_cohort(root, SimulationSettings(patients=5, size_um=1600.0, genes_per_kind=8), seed=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cohort(simulated: Path) -> Cohort:
+    return open_cohort(f"her2st:{simulated}")
+
+
+@pytest.fixture(scope="session")
+def store(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """The simulated sections, embedded by a real encoder at two magnifications."""
+    path = tmp_path_factory.mktemp("store") / "features.zarr"
+    request = EncoderRequest(encoder_spec("efficientnet-lite0"))
+    report = extract_cohort(cohort, path, request, (0.5, 1.0))
+    assert not report.failed
+    return FeatureStore.open(path)
+
+
+@pytest.fixture
+def head_slides() -> Callable[..., list[HeadSlide]]:
+    """Make slides whose targets are a noisy linear function of their embeddings, within each slide."""
+
+    def make(
+        slides: int = 4,
+        spots: int = 60,
+        magnifications: int = 2,
+        width: int = 12,
+        genes: int = 5,
+        seed: int = 0,
+        noise: float = 0.3,
+    ) -> list[HeadSlide]:
+        rng = np.random.default_rng(seed)
+        weight = rng.normal(size=(magnifications * width, genes)) / np.sqrt(magnifications * width)
+        made = []
+        for index in range(slides):
+            embedding = rng.normal(size=(spots, magnifications, width)).astype(np.float32)
+            target = embedding.reshape(spots, -1) @ weight + noise * rng.normal(size=(spots, genes)) + 2.0
+            candidates = build_candidates(embedding, np.ones(spots, np.bool_), CandidateSettings())
+            count = selected_count(len(candidates.size))
+            made.append(
+                HeadSlide(
+                    name=f"S{index}",
+                    patient=f"P{index}",
+                    ids=tuple(f"{i}x0" for i in range(spots)),
+                    xy=rng.uniform(0, 1000, (spots, 2)),
+                    embedding=embedding,
+                    valid=np.ones(spots, np.bool_),
+                    target=target.astype(np.float32),
+                    centre=candidates.centre,
+                    selected=select_prototypes(embedding, candidates.centre, count),
+                )
+            )
+        return made
+
+    return make

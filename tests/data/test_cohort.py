@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort, write_cohort
+from mmap_st.data.readers import open_cohort, read_counts, read_spots
+from mmap_st.errors import CohortError, CountsError, SpotsError
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_cohort_survives_writing_and_paths_become_relative(tmp_path: Path, ending: str) -> None:
+    image = tmp_path / "images" / "a slide, with a comma.jpg"
+    rows = (
+        CohortSlide("01", "P1", image=image, mpp=0.25, reader="her2st"),
+        CohortSlide("b/ä", None, counts=tmp_path / "c.tsv"),
+    )
+    path = tmp_path / "deep" / f"cohort.{ending}"
+    write_cohort(Cohort(rows, "here"), path)
+    back = read_cohort(path)
+    assert [s.slide for s in back.slides] == ["01", "b/ä"]
+    assert back["01"].image is not None
+    assert back["01"].image.resolve() == image
+    assert back["01"].mpp == 0.25
+    assert back["b/ä"].patient is None
+    if ending == "csv":
+        assert "../images/a slide, with a comma.jpg" in path.read_text()
+
+
+def test_only_the_slide_column_is_required(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("slide,colour\nA1,red\n")
+    assert read_cohort(path).names == ("A1",)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("slide,mpp\nA1,fast\n", "mpp is 'fast'"),
+        ("slide,mpp\nA1,-1\n", "mpp is '-1'"),
+        ("slide\nA1\nA1\n", "names A1 more than once"),
+        ("slide,patient\n,P\n", "has no name"),
+        ("name\nA1\n", "no column `slide`"),
+        ("slide\n", "lists no slides"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_bad_cohort_is_one_sentence(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(text)
+    with pytest.raises(CohortError, match=part):
+        read_cohort(path)
+
+
+def test_a_missing_cohort_an_unknown_reader_and_a_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="does not exist"):
+        open_cohort(str(tmp_path / "no.csv"))
+    with pytest.raises(CohortError, match="did you mean her2st"):
+        open_cohort(f"her2s:{tmp_path}")
+    with pytest.raises(CohortError, match="is not a folder"):
+        open_cohort(f"her2st:{tmp_path / 'nowhere'}")
+    with pytest.raises(CohortError, match="layout of her2st"):
+        open_cohort(f"her2st:{tmp_path}")
+
+
+def test_an_unknown_slide_is_named_with_those_near(tmp_path: Path) -> None:
+    cohort = Cohort((CohortSlide("A1"),), "here")
+    with pytest.raises(CohortError, match="did you mean A1"):
+        cohort["A11"]
+
+
+def test_rows_that_lack_something_say_what(tmp_path: Path) -> None:
+    with pytest.raises(SpotsError, match="names no spot table"):
+        read_spots(CohortSlide("A1"))
+    with pytest.raises(CountsError, match="names no count table"):
+        read_counts(CohortSlide("A1"))
+    there = tmp_path / "spots.tsv"
+    there.touch()
+    with pytest.raises(SpotsError, match="no reader"):
+        read_spots(CohortSlide("A1", spots=there))
+    with pytest.raises(SpotsError, match="did you mean her2st"):
+        read_spots(CohortSlide("A1", spots=there, reader="her2"))
+    with pytest.raises(CountsError, match="does not exist"):
+        read_counts(CohortSlide("A1", counts=tmp_path / "no.tsv", reader="her2st"))

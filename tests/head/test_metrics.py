@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import pearsonr
+
+from mmap_st.head.metrics import mean_pcc, most_variable, pearson_per_gene, slide_metrics, summarise
+
+RNG = np.random.default_rng(0)
+
+
+@given(st.integers(0, 1000), st.integers(3, 40))
+def test_correlation_is_that_of_scipy_with_gaps_left_out(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, 4)) * 10 + 100, rng.normal(size=(n, 4))
+    gaps = rng.random((n, 4)) < 0.2
+    gaps[:3] = False
+    y[gaps] = np.nan
+    for gene, found in enumerate(pearson_per_gene(x, y)):
+        use = ~gaps[:, gene]
+        assert found == pytest.approx(pearsonr(x[use, gene], y[use, gene]).statistic, abs=1e-9)
+
+
+def test_constant_genes_and_single_spots_are_undefined_and_count_zero() -> None:
+    y = RNG.normal(size=(10, 3))
+    x = y.copy()
+    x[:, 1] = 0.1 + 0.2  # constant, though not exactly after arithmetic
+    y[:, 2] = 7.0
+    found = pearson_per_gene(x, y)
+    assert found[0] == pytest.approx(1.0)
+    assert np.isnan(found[1:]).all()
+    assert mean_pcc(found) == pytest.approx(1 / 3)
+    assert np.isnan(pearson_per_gene(x[:1], y[:1])).all()
+    metrics = slide_metrics(x[:1], y[:1])
+    assert (metrics["pcc"], metrics["undefined_genes"], metrics["n_spots"]) == (0.0, 3, 1)
+
+
+def test_a_spread_that_is_mere_rounding_is_no_spread() -> None:
+    x = np.full((50, 1), 1e6, np.float32)
+    x[::2] += 0.0625
+    assert np.isnan(pearson_per_gene(x, RNG.normal(size=(50, 1)))).all()
+
+
+def test_missing_genes_and_spots_are_left_out_not_zero() -> None:
+    y = RNG.normal(size=(20, 3)).astype(np.float32)
+    x = (y + RNG.normal(size=(20, 3))).astype(np.float32)
+    full = slide_metrics(x[2:][:, :2], y[2:][:, :2])
+    y[:2] = np.nan  # two spots without a library
+    y[:, 2] = np.nan  # a gene that the slide lacks
+    assert slide_metrics(x, y) == full
+    assert full["n_spots"] == 18
+
+
+def test_the_summary_by_hand() -> None:
+    measured = {"a": np.array([[1.0, 5], [2, 5], [3, 5]]), "b": np.array([[4.0, 1], [3, 2], [2, 3]])}
+    predicted = {"a": np.array([[2.0, 5], [4, 5], [6, 5]]), "b": np.array([[3.0, 1], [3, 1], [3, 1]])}
+    found = summarise(predicted, measured, hvg50=[0])
+    assert found["slides"]["a"] == {
+        "n_spots": 3, "pcc": pytest.approx(0.5),
+        "mse": pytest.approx(14 / 6), "mae": 1.0, "undefined_genes": 1,
+    }  # fmt: skip
+    assert found["slides"]["b"]["pcc"] == 0.0
+    assert found["slides"]["b"]["undefined_genes"] == 2
+    assert found["pcc_slide"] == pytest.approx(0.25)
+    assert found["pcc_slide_hvg50"] == pytest.approx(0.5)
+    assert found["mse"] == pytest.approx((14 / 6 + (1 + 0 + 1 + 0 + 1 + 4) / 6) / 2)
+    assert found["mae"] == pytest.approx((1.0 + 5 / 6) / 2)
+    pooled = [
+        pearsonr([2, 4, 6, 3, 3, 3], [1, 2, 3, 4, 3, 2]).statistic,
+        pearsonr([5, 5, 5, 1, 1, 1], [5, 5, 5, 1, 2, 3]).statistic,
+    ]
+    assert found["pcc_pooled"] == pytest.approx(np.mean(pooled))
+
+
+def test_invalid_predictions_are_left_out() -> None:
+    y = RNG.normal(size=(10, 2))
+    x = y + 1
+    x[3] = np.nan
+    found = summarise({"a": x}, {"a": y}, hvg50=[0, 1])
+    assert found["slides"]["a"]["n_spots"] == 9
+    assert found["mse"] == pytest.approx(1.0)
+
+
+def test_the_most_variable_genes_are_those_of_all_spots_pooled() -> None:
+    small, large = RNG.normal(size=(30, 3)), RNG.normal(size=(20, 3)) + np.array([0, 10, 0])
+    large[:, 2] *= 3
+    large[5, 2] = np.nan
+    assert most_variable([small, large], 2) == [1, 2]
+    assert most_variable([small], 50) == sorted(range(3), key=lambda i: -small[:, i].var())

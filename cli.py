@@ -264,6 +264,8 @@ def _show_metrics(metrics: dict[str, Any], head: str) -> None:
     if metrics["test"] is None:
         return
     named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
+    if metrics["test"] == metrics["baseline_ridge"]:
+        del named["ridge (own strength)"]
     keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
     rows = [(name, *(_number(metrics[key][metric]) for metric in keys)) for name, key in named.items()]
     columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")

@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 CohortArgument = Annotated[
     str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
 ]
@@ -45,9 +47,10 @@ def main() -> None:
     except MmapError as error:
         console.fail(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.fail("stopped; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            console.fail("stopped; what was finished is kept, and the same command goes on from there.")
+        raise
 
 
 def _print_version(wanted: bool) -> None:

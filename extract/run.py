@@ -23,7 +23,7 @@ from mmap_st.extract.progress import Progress, Silent
 from mmap_st.extract.recipe import run_recipe
 from mmap_st.extract.resample import read_window
 from mmap_st.extract.slide import Slide, open_slide
-from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
 from mmap_st.extract.store_write import MagnificationWriter, write_slide
 from mmap_st.extract.windows import mpp_key, share_in_bounds, window_boxes
 
@@ -127,10 +127,10 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     started = time.perf_counter()
-    store = FeatureStore.create(store_path)
+    store = FeatureStore.open(store_path) if holds_anything(store_path) else None
     precision = request.precision
     if precision == "auto":
-        precision = stored_precision(store, request.spec.name) or "fp32"
+        precision = (stored_precision(store, request.spec.name) if store else None) or "fp32"
     encoder = build_encoder(
         request.spec,
         weights=request.weights,
@@ -139,6 +139,8 @@ def extract_cohort(
         precision=precision,
     )
     shared = run_recipe(encoder)
+    # A store is made only now that the request is known to be one that can be met.
+    store = FeatureStore.create(store_path)
     if not options.overwrite:
         check_run_recipe(store, shared)
 

@@ -180,6 +180,8 @@ class FeatureStore:
             If there is none, or it is of a format that this version does not know.
         """
         if not (path / "zarr.json").is_file():
+            if holds_anything(path):
+                raise StoreError(f"{path} exists and is no feature store; name another place.")
             raise StoreError(f"{path} is no feature store; `mmap extract` makes one.")
         with store_errors(path):
             root = zarr.open_group(path, mode="r+" if writable else "r")
@@ -195,10 +197,8 @@ class FeatureStore:
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
         """Open a store for writing; make it where there is none."""
-        if (path / "zarr.json").is_file():
+        if holds_anything(path):
             return cls.open(path, writable=True)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path} exists and is no feature store; name another place.")
         with store_errors(path):
             zarr.open_group(
                 path,
@@ -297,6 +297,11 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
                 )
     assert first is not None
     return first
+
+
+def holds_anything(path: Path) -> bool:
+    """Whether a path is anything but free: a file, or a folder that is not empty."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:

@@ -1,7 +1,9 @@
 """The commands, as a user types them: what they print, where, and their exit status."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,30 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
 
 def test_the_demo_holds_out_every_fourth_patient(cohort) -> None:
     assert held_out_patients(cohort) == "patient=B"
+
+
+def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp_path: Path) -> None:
+    shown = mmap(
+        "extract", f"her2st:{simulated}", tmp_path / "f.zarr", "--encoder", "timm:test_vit", "--mpp", "1"
+    )
+    assert shown.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(write_section, tmp_path: Path) -> None:
+    root = write_section("A1", side=12)
+    words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",
+             "--random-weights", "--mpp", "0.5,1,2", "--chunk", "16"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmap_st", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "f.zarr").rglob("embedding/c/0/0")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    if process.returncode == 0:
+        pytest.fail("the run ended before it could be stopped")
+    assert process.returncode == 130
+    assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert "Traceback" not in complaint
+    assert mmap(*words).returncode == 0

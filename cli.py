@@ -360,7 +360,7 @@ def info(store: StoreArgument) -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo"),
     seed: SeedOption = 0,
-    patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 14,
+    patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 16,
 ) -> None:
     """Run the whole pipeline on simulated tissue: a few minutes on two cores."""
     from mmap_st.data.simulate import SimulationSettings

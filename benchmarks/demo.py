@@ -53,12 +53,12 @@ Scores = dict[str, dict[str, dict[str, float]]]  # cohort, row, metric
 
 def run_seed(folder: Path, settings: SimulationSettings, seed: int) -> Scores:
     """Scores of every row on every cohort of one seed."""
-    store_path = folder / "features.zarr"
     scores: Scores = {}
     for name, switches in COHORTS.items():
         root = folder / name.replace(" ", "-")
-        # Switches change counts only: one set of pictures and embeddings serves all three.
-        with_pictures = name == "all effects"
+        # The coarse effects change counts only: they share the pictures and embeddings of the first cohort.
+        with_pictures = name != "no coarse effects"
+        store_path = folder / ("one-composition.zarr" if name == "no slide factor" else "features.zarr")
         simulate_cohort(root, replace(settings, **switches), seed, pictures=with_pictures)
         cohort = open_cohort(f"her2st:{root}")
         if with_pictures:

@@ -39,13 +39,13 @@ class SimulationSettings:
     coarse
         False: the surroundings of a spot have no effect.
     slide_factor
-        False: the composition of the section has no effect.
+        False: all sections are of one composition, and it has no effect.
     mpp
         Micrometres per pixel of the pictures, before a small variation from section to section.
     """
 
-    patients: int = 14
-    size_um: float = 3000.0
+    patients: int = 16
+    size_um: float = 3200.0
     genes_per_kind: int = 50
     coarse: bool = True
     slide_factor: bool = True
@@ -62,7 +62,7 @@ def simulate_cohort(
 ) -> None:
     """Write pictures, spot files and counts of a cohort below `root`.
 
-    The same `seed` gives the same files. Pictures do not depend on the switches `coarse` and `slide_factor`.
+    The same `seed` gives the same files. Pictures do not depend on the switch `coarse`.
 
     Parameters
     ----------
@@ -86,6 +86,8 @@ def simulate_cohort(
     # Sections are spread evenly over the range of tumour shares: few sections must still cover it.
     order = np.random.default_rng([seed, 1]).permutation(settings.patients)
     shares = 0.12 + 0.76 * (order + 0.5) / settings.patients
+    if not settings.slide_factor:
+        shares = np.full(settings.patients, 0.5)
     for index in range(settings.patients):
         name = f"{_patient_letters(index)}1"
         rng = np.random.default_rng([seed, 2, index])

@@ -75,7 +75,7 @@ def draw_effects(
     """Draw the genes of a cohort: four kinds, `genes_per_kind` of each.
 
     `coarse` and `slide_factor` switch those effects off without changing any other draw, so that cohorts
-    which differ in a switch share their pictures and their other genes.
+    which differ in a switch share their other genes.
     """
     kinds = np.repeat(np.arange(4), genes_per_kind)
     n = len(kinds)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmap_st.data.normalise import targets
 from mmap_st.data.pitch import mpp_from_pitch
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.data.simulate import SimulationSettings, simulate_cohort
@@ -27,17 +28,33 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Pa
     assert not set(first.values()) & set(digests(tmp_path / "c", "*").values())
 
 
-def test_switches_change_their_genes_only_and_never_the_picture(tmp_path: Path) -> None:
+def test_the_coarse_switch_changes_its_genes_only_and_never_the_picture(tmp_path: Path) -> None:
     simulate_cohort(tmp_path / "all", SMALL, 1)
-    simulate_cohort(tmp_path / "off", SimulationSettings(**{**vars(SMALL), "slide_factor": False}), 1)
+    simulate_cohort(tmp_path / "off", SimulationSettings(**{**vars(SMALL), "coarse": False}), 1)
     assert digests(tmp_path / "all", "*.jpg") == digests(tmp_path / "off", "*.jpg")
     tables = {name: read_counts(open_cohort(f"her2st:{tmp_path / name}")["A1"]) for name in ("all", "off")}
     both = [tables[name].matrix.toarray() for name in ("all", "off")]
     changed = (both[0] != both[1]).mean(axis=0)
     names = np.array(tables["all"].genes)
-    is_global = np.char.startswith(names, "GLOBAL")
-    assert changed[is_global].min() > 0.5
-    assert changed[~is_global].max() < changed[is_global].min()
+    is_coarse = np.char.startswith(names, "COARSE")
+    assert changed[is_coarse].min() > 0.5
+    assert changed[~is_coarse].max() < changed[is_coarse].min()
+
+
+def test_without_the_slide_factor_sections_differ_less(tmp_path: Path) -> None:
+    spread = {}
+    for factor in (True, False):
+        root = tmp_path / str(factor)
+        settings = SimulationSettings(patients=4, size_um=1200.0, genes_per_kind=8, slide_factor=factor)
+        simulate_cohort(root, settings, 1, pictures=False)
+        assert not (root / "ST-imgs").exists()
+        levels = []
+        for slide in open_cohort(f"her2st:{root}").slides:
+            counts = read_counts(slide)
+            genes = [gene for gene in counts.genes if gene.startswith("GLOBAL")]
+            levels.append(targets(counts, genes).mean(axis=0))
+        spread[factor] = np.std(levels, axis=0).mean()
+    assert spread[True] > 2 * spread[False]
 
 
 def test_the_written_layout_reads_back_with_its_scale(simulated: Path) -> None:

@@ -24,7 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-_WIDTH_OF_A_LOG = 160
+# Wide enough that no row of a table is broken: paths and reasons stay whole.
+_WIDTH_OF_A_LOG = 10_000
 
 
 def _console(*, stderr: bool) -> Console:

@@ -86,15 +86,14 @@ def resolve_split(
             raise SplitError(f"{first} and {second} both name {', '.join(both)}; a slide has one role.")
     if not train_slides:
         raise SplitError("no slide is left to train on; name fewer in --test and --val.")
-    fitted_on = _patients(cohort, (*train_slides, *val_slides))
-    shared = [p for p in _patients(cohort, test_slides) if p in fitted_on]
+    shared = shared_patients(cohort, (*train_slides, *val_slides), test_slides)
     by_patient = [text for text in (train, validation, test) if text and text.startswith("patient=")]
     if shared and by_patient:
         raise SplitError(
             f"{by_patient[0]} asks for a split by patient, and patients {', '.join(shared)} would be in"
             " training and in test; name slides only, or patients only."
         )
-    return Split(train_slides, val_slides, test_slides, tuple(shared))
+    return Split(train_slides, val_slides, test_slides, shared)
 
 
 def inner_folds(names: Sequence[str], patients: Sequence[str | None]) -> tuple[str, list[tuple[str, ...]]]:
@@ -126,6 +125,12 @@ def spatial_blocks(xy: NDArray[np.float64], blocks: int = 3) -> NDArray[np.int64
     rank = np.argsort(np.argsort(xy[:, longer], kind="stable"), kind="stable")
     strips: NDArray[np.int64] = rank * blocks // len(xy)
     return strips
+
+
+def shared_patients(cohort: Cohort, fitted_on: Sequence[str], test: Sequence[str]) -> tuple[str, ...]:
+    """Patients who have slides on both sides."""
+    known = _patients(cohort, fitted_on)
+    return tuple(patient for patient in _patients(cohort, test) if patient in known)
 
 
 def _patients(cohort: Cohort, names: Sequence[str]) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ def slide_lock(store: Path, slide_key: str, wait_s: float = 0.0) -> Iterator[Non
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(folder / f"{slide_key}.lock"), timeout=wait_s)
         lock.acquire()
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
     except Timeout as error:
         raise SlideLockedError(
             f"{_describe(holder)} is writing it; wait for that to end and run the same command again."
@@ -48,7 +49,6 @@ def slide_lock(store: Path, slide_key: str, wait_s: float = 0.0) -> Iterator[Non
     except OSError as error:
         raise StoreError(f"{folder} cannot be written ({error}); choose a store you may write to.") from error
     try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from mmap_st.data.pitch import mpp_from_pitch
 from mmap_st.data.readers import read_spots
 from mmap_st.data.spots import Spots
 from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
-from mmap_st.extract.recipe import Recipe, differences, run_part, slide_recipe
+from mmap_st.extract.recipe import Recipe, differences, run_part, slide_part, slide_recipe
 from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
 from mmap_st.extract.slide import open_slide
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store import FeatureStore, StoredSlide
 from mmap_st.extract.store_write import SlideInfo, check_spots, mismatch_sentence
 
 
@@ -77,22 +77,37 @@ def plan_slide(
     source = resolve_source_mpp(row.mpp, metadata_mpp, mpp_from_pitch(spots))
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = shared["encoder"]["name"]
+    wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}
     stored = {}
     if store.has_slide(row.slide):
         slide_in_store = store.slide(row.slide)
         if slide_in_store.has_spots():
             check_spots(store, row.slide, spots)
+        _check_one_picture(slide_in_store, encoder, wanted, overwrite=overwrite)
         stored = {m.mpp: m for m in slide_in_store.magnifications(encoder)}
     recipes: dict[float, Recipe] = {}
-    for mpp in mpps:
-        recipe = slide_recipe(shared, mpp, source.mpp, spots, row.image, size)
+    for mpp, recipe in wanted.items():
         there = stored.get(mpp)
         different = differences(there.recipe, recipe) if there else []
         if different and not overwrite:
             raise SlideRecipeError(mismatch_sentence(encoder, mpp, different))
-        if there is None or different or not there.complete:
+        incomplete = there is None or not there.complete
+        if incomplete or different or (overwrite and there is not None and not there.valid().all()):
             recipes[mpp] = recipe
     return SlidePlan(info, row.image, spots, source, recipes, kept=len(mpps) - len(recipes))
+
+
+def _check_one_picture(
+    slide: StoredSlide, encoder: str, wanted: Mapping[float, Recipe], *, overwrite: bool
+) -> None:
+    """Refuse to put windows of another image, mpp or spots beside those that stay in the store."""
+    new = slide_part(next(iter(wanted.values())))
+    for name in slide.encoders():
+        for magnification in slide.magnifications(name):
+            replaced = overwrite and name == encoder and magnification.mpp in wanted
+            different = differences(slide_part(magnification.recipe), new)
+            if different and not replaced:
+                raise SlideRecipeError(mismatch_sentence(name, magnification.mpp, different))
 
 
 def stored_precision(store: FeatureStore, encoder: str) -> str | None:

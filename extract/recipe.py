@@ -87,6 +87,11 @@ def run_part(recipe: Mapping[str, Any]) -> Recipe:
     return {k: v for k, v in recipe.items() if k not in (*_SLIDE_PARTS, "mpp")}
 
 
+def slide_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe belongs to the slide: its image, scale and spots."""
+    return {k: recipe[k] for k in _SLIDE_PARTS}
+
+
 def head_part(recipe: Mapping[str, Any]) -> Recipe:
     """What of a recipe a head compares: encoder with pooling, preprocessing and input_px; weights."""
     return {k: recipe[k] for k in _HEAD_PARTS}

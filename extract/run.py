@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.cohort import Cohort
-from mmap_st.errors import ImageError, RegionError, SlideError
+from mmap_st.errors import (
+    ImageError,
+    MmapError,
+    RecipeMismatchError,
+    RegionError,
+    SlideError,
+    StoreError,
+)
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.plan import SlidePlan, check_run_recipe, plan_slide, stored_precision
@@ -167,7 +174,7 @@ def extract_cohort(
         try:
             with slide_lock(store.path, encode_name(plan.info.name)):
                 _extract_slide(plan, store, encoder, options, progress, report)
-        except SlideError as error:
+        except (SlideError, StoreError, RecipeMismatchError) as error:
             _fail(report, plan.info.name, error)
         else:
             report.done.append(plan.info.name)
@@ -186,7 +193,7 @@ def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -
         )
 
 
-def _fail(report: ExtractReport, name: str, error: SlideError) -> None:
+def _fail(report: ExtractReport, name: str, error: MmapError) -> None:
     _LOG.info("slide %s failed: %s", name, error)
     report.failed[name] = str(error)
 

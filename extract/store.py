@@ -258,10 +258,9 @@ def common_magnifications(
     shared = set.intersection(*complete) if complete else set()
     if wanted is None:
         if not shared:
-            known = sorted({name for slide in slides for name in slide.encoders()})
             raise StoreError(
-                f"No magnification of {encoder} is complete on all of {len(slides)} slides"
-                f"{did_you_mean(encoder, known)}; `mmap info` shows what the store has."
+                f"No magnification of {encoder} is complete on all of {len(slides)} slides;"
+                " `mmap info` shows what the store has."
             )
         return tuple(sorted(shared))
     for mpp in wanted:
@@ -272,6 +271,22 @@ def common_magnifications(
                 " run `mmap extract` for it, or choose other magnifications."
             )
     return tuple(sorted(wanted))
+
+
+def check_encoder(store: FeatureStore, encoder: str) -> None:
+    """Refuse an encoder that no slide of a store has.
+
+    Raises
+    ------
+    StoreError
+        Naming the encoders that are there.
+    """
+    known = sorted({name for slide in store.slides() for name in store.slide(slide).encoders()})
+    if encoder not in known:
+        there = f"it has {', '.join(known)}" if known else "it has none yet"
+        raise StoreError(
+            f"{store.path} has no embeddings of {encoder!r}{did_you_mean(encoder, known)}; {there}."
+        )
 
 
 def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequence[float]) -> Recipe:

@@ -129,8 +129,9 @@ class MagnificationWriter:
                 different = differences(_attr(group, "recipe"), recipe)
                 if different and not overwrite:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
-                if different:
-                    group.attrs["complete"] = False
+                if different or not _whole(group) or (overwrite and _has_unreadable(group)):
+                    # Nothing of it counts any more, also if the process dies before all is deleted.
+                    group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
@@ -199,6 +200,10 @@ class MagnificationWriter:
         rows = self.rows(index)
         where = slice(rows.start, rows.stop)
         embedding = np.where(valid[:, None], embedding, np.float32(np.nan))
+        # Rounded the same way whatever the array's type, so that neither the order of the chunks nor a
+        # kill in between can change a number.
+        fits = ~(np.abs(embedding) > _FLOAT16_MAX)
+        embedding[fits] = embedding[fits].astype(np.float16)
         with store_errors(self._path):
             largest = np.max(np.abs(embedding[valid]), initial=0.0)
             if largest > _FLOAT16_MAX and self._array("embedding").dtype == np.float16:
@@ -237,6 +242,16 @@ class MagnificationWriter:
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")
         return found
+
+
+def _whole(group: zarr.Group) -> bool:
+    """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
+    return all(isinstance(group.get(name), zarr.Array) for name in ("embedding", "valid", "in_bounds"))
+
+
+def _has_unreadable(group: zarr.Group) -> bool:
+    valid = group.get("valid")
+    return group.attrs.get("complete") is True and not np.all(np.asarray(valid[:]))  # type: ignore[index]
 
 
 def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:

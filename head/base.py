@@ -95,7 +95,13 @@ class Shape:
 
 def plan_validation(train: Sequence[HeadSlide], validation: Sequence[HeadSlide]) -> Validation:
     """Settle how choices are made: on the validation slides if there are any, else by inner folds."""
+    train = [slide for slide in train if slide.usable.any()]
+    if not train:
+        raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
     if validation:
+        validation = [slide for slide in validation if slide.usable.any()]
+        if not validation:
+            raise HeadError("no validation spot has both a valid embedding and a target; check the counts.")
         return Validation("validation slides", ((tuple(train), tuple(validation)),), refit=False)
     rule, folds = inner_folds([s.name for s in train], [s.patient for s in train])
     if folds:
@@ -110,6 +116,9 @@ def plan_validation(train: Sequence[HeadSlide], validation: Sequence[HeadSlide])
     (slide,) = train
     blocks = spatial_blocks(slide.xy)
     pairs = [((slide.rows(blocks != block),), (slide.rows(blocks == block),)) for block in np.unique(blocks)]
+    pairs = [(a, b) for a, b in pairs if a[0].usable.any() and b[0].usable.any()]
+    if not pairs:
+        raise HeadError("the one training slide has too few spots to choose by; add slides.")
     return Validation(rule, tuple(pairs), refit=True)
 
 

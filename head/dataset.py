@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmap_st.data.cohort import Cohort
+from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.normalise import targets
 from mmap_st.data.readers import read_counts
-from mmap_st.data.splits import Split
-from mmap_st.errors import SlideError
-from mmap_st.extract.store import FeatureStore
+from mmap_st.data.splits import Split, shared_patients
+from mmap_st.data.spots import some
+from mmap_st.errors import CountsError, SlideError
+from mmap_st.extract.store import FeatureStore, StoredSlide
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.slides import HeadSlide
 from mmap_st.prototypes.candidates import CandidateSettings
@@ -59,31 +61,60 @@ class Measured:
     passed_over: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def usable(self, split: Split) -> Split:
+    def usable(self, cohort: Cohort, split: Split) -> Split:
         """The split with the slides that can be used."""
-        roles = {
-            role: tuple(name for name in getattr(split, role) if name in self.counts)
-            for role in ("train", "validation", "test")
-        }
-        return replace(split, **roles)
+
+        def kept(names: Sequence[str]) -> tuple[str, ...]:
+            return tuple(name for name in names if name in self.counts)
+
+        train, validation, test = kept(split.train), kept(split.validation), kept(split.test)
+        return Split(train, validation, test, shared_patients(cohort, (*train, *validation), test))
 
 
-def measure(cohort: Cohort, store: FeatureStore, split: Split, tell: Callable[[str], None]) -> Measured:
-    """Read the counts of every slide of a split that is in the store."""
+def measure(
+    cohort: Cohort,
+    store: FeatureStore,
+    split: Split,
+    encoder: str,
+    mpps: Sequence[float] | None,
+    tell: Callable[[str], None],
+) -> Measured:
+    """Read the counts of every slide of a split that is embedded; others are passed over."""
     measured = Measured()
     for name in (*split.train, *split.validation, *split.test):
         row = cohort[name]
         if row.counts is None:
             measured.passed_over[name] = "the cohort names no counts for it"
-        elif not store.has_slide(name):
+        elif not store.has_slide(name) or not store.slide(name).has_spots():
             measured.passed_over[name] = "it is not in the store"
+        elif not store.slide(name).complete(encoder).keys() & set(
+            mpps or store.slide(name).complete(encoder)
+        ):
+            where = f" at {', '.join(map(mpp_key, mpps))} um/px" if mpps else ""
+            measured.passed_over[name] = f"{encoder} is not complete on it{where}"
         else:
             tell(f"reading counts of {name}")
             try:
-                measured.counts[name] = read_counts(row).rows_of(store.slide(name).spot_ids())
+                measured.counts[name] = _counts_of_spots(row, store.slide(name).spot_ids())
             except SlideError as error:
                 measured.failed[name] = str(error)
     return measured
+
+
+def _is_embedded(slide: StoredSlide, encoder: str, mpps: Sequence[float] | None) -> bool:
+    """Whether a slide has all of the magnifications, or any where none are named."""
+    complete = slide.complete(encoder)
+    return bool(complete) if mpps is None else all(mpp in complete for mpp in mpps)
+
+
+def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
+    counts = read_counts(row)
+    if not set(ids) & set(counts.ids):
+        raise CountsError(
+            f"no spot of the store (such as {some(ids)}) is in {row.counts} (such as {some(counts.ids)});"
+            " check that they belong together."
+        )
+    return counts.rows_of(ids)
 
 
 def load_slide(

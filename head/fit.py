@@ -14,7 +14,12 @@ from mmap_st.data.panel import DEFAULT_PANEL, Panel, choose_panel
 from mmap_st.data.splits import Split, resolve_split
 from mmap_st.errors import HeadError, SplitError
 from mmap_st.extract.recipe import Recipe
-from mmap_st.extract.store import FeatureStore, check_same_recipe, common_magnifications
+from mmap_st.extract.store import (
+    FeatureStore,
+    check_encoder,
+    check_same_recipe,
+    common_magnifications,
+)
 from mmap_st.head.base import FittedHead, HeadMethod, Validation, plan_validation, settings_values
 from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
@@ -100,8 +105,10 @@ def fit_head(
     """
     check_run_folder(out)
     asked = resolve_split(cohort, request.train, request.validation, request.test)
-    measured = measure(cohort, store, asked, tell)
-    split = measured.usable(asked)
+    measured = measure(cohort, store, asked, request.encoder, request.mpps, tell)
+    if not measured.counts and not measured.failed:
+        check_encoder(store, request.encoder)
+    split = measured.usable(cohort, asked)
     _check_split(asked, split, {**measured.passed_over, **measured.failed})
     report = FitReport(passed_over=measured.passed_over, failed=measured.failed)
     if split.shared_patients:
@@ -115,6 +122,7 @@ def fit_head(
     recipe = check_same_recipe(stored, request.encoder, mpps)
     panel = choose_panel(request.genes, {name: measured.counts[name] for name in split.train})
 
+    draft = begin_run_folder(out)
     started = time.perf_counter()
     wanted = prototype_settings(request.settings, request.seed)
     loaded = {}
@@ -127,12 +135,12 @@ def fit_head(
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}
 
     train = [slides[name] for name in split.train]
-    validation = plan_validation(train, [slides[name] for name in split.validation])
+    held_back = [slides[name] for name in split.validation]
+    validation = plan_validation(train, held_back)
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
 
-    draft = begin_run_folder(out)
     started = time.perf_counter()
     test = [slides[name] for name in split.test]
     about = {
@@ -152,7 +160,7 @@ def fit_head(
         )
     seconds["predict"] = time.perf_counter() - started
 
-    report.metrics = _metrics(head, train, test, validation, split, panel, request, seconds, tell)
+    report.metrics = _metrics(head, train, held_back, test, validation, split, panel, request, seconds, tell)
     write_json(draft / METRICS, report.metrics)
     write_head(draft, head, _card(head, train[0], recipe, mpps, split, panel, request))
     finish_run_folder(draft, out)
@@ -172,6 +180,7 @@ def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
 def _metrics(
     head: FittedHead,
     train: Sequence[HeadSlide],
+    held_back: Sequence[HeadSlide],
     test: Sequence[HeadSlide],
     validation: Validation,
     split: Split,
@@ -181,8 +190,10 @@ def _metrics(
     tell: Tell,
 ) -> dict[str, Any]:
     """Contents of metrics.json: the head, beside the training mean and ridge on the same embeddings."""
-    undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in (*train, *test)}
-    invalid = {s.name: int((~s.valid).sum()) for s in (*train, *test)}
+    used = (*train, *held_back, *test)
+    undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in used}
+    invalid = {s.name: int((~s.valid).sum()) for s in used}
+    lacking = {s.name: s.genes_lacking for s in used}
     protocol = {
         "name": "default",
         "validation": validation.rule,
@@ -196,6 +207,7 @@ def _metrics(
         "chosen": head.chosen,
         "spots_without_target": {name: n for name, n in undefined.items() if n},
         "invalid_spots": {name: n for name, n in invalid.items() if n},
+        "genes_lacking": {name: n for name, n in lacking.items() if n},
     }
     result: dict[str, Any] = {"protocol": protocol}
     hvg = most_variable([s.target[s.usable] for s in train if s.target is not None])

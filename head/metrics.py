@@ -35,8 +35,8 @@ def pearson_per_gene(predicted: Array, measured: Array) -> NDArray[np.float64]:
 
 
 def mean_pcc(per_gene: NDArray[np.float64]) -> float:
-    """Mean over genes, an undefined one counting 0."""
-    return float(np.nan_to_num(per_gene).mean()) if len(per_gene) else 0.0
+    """Mean over genes, an undefined one counting 0; NaN where there are no genes at all."""
+    return float(np.nan_to_num(per_gene).mean()) if len(per_gene) else float("nan")
 
 
 def slide_metrics(predicted: Array, measured: Array) -> dict[str, float | int]:

@@ -72,6 +72,12 @@ class MmapSettings:
             raise ValueError(f"prototypes is {self.prototypes!r}, it must be one of {', '.join(PROTOTYPES)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.selected is not None and self.selected < 1:
+            raise ValueError(f"selected is {self.selected}, it must be 1 or more")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device is {self.device!r}, it must be auto, cpu or cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda', and no NVIDIA card answers here")
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")

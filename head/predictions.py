@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.normalise import UNITS
+from mmap_st.errors import RequestError
 from mmap_st.extract.store import encode_name
 from mmap_st.head.slides import HeadSlide
 
@@ -68,7 +69,13 @@ def write_prediction(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
-        table.write_h5ad(path, compression="gzip")
+        draft = path.with_name(f".{path.name}.unfinished")
+        try:
+            table.write_h5ad(draft, compression="gzip")
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RequestError(f"{path} cannot be written ({error}); free some space.") from error
 
 
 def read_prediction(path: Path) -> anndata.AnnData:

@@ -75,7 +75,14 @@ def check_run_folder(path: Path) -> None:
 
 
 def begin_run_folder(path: Path) -> Path:
-    """Make an empty neighbour of `path` to write into; `finish_run_folder` puts it in place."""
+    """Make an empty neighbour of `path` to write into; `finish_run_folder` puts it in place.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be made.
+    """
+    path = path.resolve()
     draft = path.with_name(f".{path.name}.unfinished")
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -88,7 +95,11 @@ def begin_run_folder(path: Path) -> Path:
 
 
 def finish_run_folder(draft: Path, path: Path) -> None:
-    """Put a finished run in the place of `path`; what was there before goes last."""
+    """Put a finished run in the place of `path`; files there that no run writes are kept."""
+    path = path.resolve()
+    for other in path.iterdir() if path.exists() else ():
+        if other.name not in (HEAD_JSON, WEIGHTS, METRICS, HISTORY, PREDICTIONS):
+            other.rename(draft / other.name)
     before = path.with_name(f".{path.name}.before")
     shutil.rmtree(before, ignore_errors=True)
     if path.exists():

@@ -52,6 +52,13 @@ class HeadSlide:
             return np.zeros(len(self), np.bool_)
         return self.valid & np.isfinite(self.target).any(axis=1)
 
+    @property
+    def genes_lacking(self) -> int:
+        """How many genes of the panel the slide does not have."""
+        if self.target is None or not self.usable.any():
+            return 0
+        return int((~np.isfinite(self.target[self.usable]).any(axis=0)).sum())
+
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
         """The same slide with these spots only; its candidates stay."""
         return replace(

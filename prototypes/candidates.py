@@ -101,19 +101,18 @@ def build_candidates(
     clusters = min(settings.clusters or automatic_clusters(len(rows)), len(rows))
     points = selection_space(embedding[rows])
     if settings.kind == "random":
-        chosen = np.random.default_rng(settings.seed).choice(len(rows), clusters, replace=False)
-        labels = _nearest(points, points[np.sort(chosen)])
+        chosen = np.sort(np.random.default_rng(settings.seed).choice(len(rows), clusters, replace=False))
+        labels = _nearest(points, points[chosen])
     else:
         labels = _kmeans_labels(points, clusters, settings)
     # Empty clusters are dropped: the others are numbered anew.
-    _, labels, size = np.unique(labels, return_inverse=True, return_counts=True)
+    present, labels, size = np.unique(labels, return_inverse=True, return_counts=True)
     kept = len(size)
     centre = np.zeros((kept, *embedding.shape[1:]), np.float64)
     np.add.at(centre, labels, embedding[rows].astype(np.float64))
     centre /= size[:, None, None]
     if settings.kind == "random":
-        order = np.sort(chosen)
-        centre = embedding[rows[order]].astype(np.float64)
+        centre = embedding[rows[chosen[present]]].astype(np.float64)
     label = np.full(len(embedding), -1, np.int32)
     label[rows] = labels
     centres = centre.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mmap_st.errors import SlideError, StoreError
+from mmap_st.errors import SlideError, SlideLockedError, StoreError
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.recipe import sha256_of_json
 from mmap_st.extract.store import (
     FeatureStore,
     StoredSlide,
+    check_encoder,
     common_magnifications,
     encode_name,
     store_errors,
@@ -29,10 +31,11 @@ from mmap_st.prototypes.candidates import (
     device_of_kmeans,
 )
 
+_LOG = logging.getLogger(__name__)
 _GROUP = "prototypes"
 _KEY_LENGTH = 12
 _ALGORITHM_VERSION = 1
-_WAIT_S = 120.0
+_WAIT_S = 10.0
 _ARRAYS = ("centre", "size", "medoid", "label")
 
 
@@ -83,12 +86,16 @@ def stored_candidates(
     candidates = build_candidates(embedding, valid, settings)
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same: wait for it, and take what it wrote.
-    with slide_lock(store.path, encode_name(slide.name), wait_s=_WAIT_S):
-        found = _read(writable.slide(slide.name), encoder, key)
-        if found is not None:
-            return found, False
-        with store_errors(store.path):
-            _write(writable, slide.name, encoder, key, full, candidates)
+    try:
+        with slide_lock(store.path, encode_name(slide.name), wait_s=_WAIT_S):
+            found = _read(writable.slide(slide.name), encoder, key)
+            if found is not None:
+                return found, False
+            with store_errors(store.path):
+                _write(writable, slide.name, encoder, key, full, candidates)
+    except SlideLockedError as error:
+        # A long extraction of another encoder, say: these are made again in a second when next needed.
+        _LOG.warning("slide %s: prototypes are used without being stored; %s", slide.name, error)
     return candidates, True
 
 
@@ -112,6 +119,7 @@ def build_all(
 
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
+    check_encoder(store, encoder)
     slides = [store.slide(name) for name in store.slides()]
     having = [slide for slide in slides if slide.complete(encoder)]
     chosen = common_magnifications(having, encoder, mpps)

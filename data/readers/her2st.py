@@ -116,7 +116,7 @@ def read_counts(slide: CohortSlide) -> Counts:
 def _read_positions(path: Path) -> pl.DataFrame:
     """Columns x, y (whole), pixel_x, pixel_y of the spots that the file selects."""
     try:
-        table = pl.read_csv(path, separator="\t")
+        table = pl.read_csv(path, separator="\t", infer_schema=False)
         needed = ["x", "y", "pixel_x", "pixel_y"]
         missing = [column for column in needed if column not in table.columns]
         if missing:
@@ -124,7 +124,7 @@ def _read_positions(path: Path) -> pl.DataFrame:
                 f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}."
             )
         if "selected" in table.columns:
-            table = table.filter(pl.col("selected") == 1)
+            table = table.filter(pl.col("selected").cast(pl.Float64) == 1)
         whole = [pl.col(c).cast(pl.Float64).round().cast(pl.Int64) for c in needed[:2]]
         return table.select(*whole, *(pl.col(c).cast(pl.Float64) for c in needed[2:])).with_columns(
             pl.col(needed[2:]).fill_null(float("nan"))
@@ -171,7 +171,9 @@ def _images(folder: Path) -> dict[str, Path]:
     for section in sorted(folder.glob("*/*")) if folder.is_dir() else []:
         if not section.is_dir() or not _SECTION.fullmatch(section.name):
             continue
-        pictures = [p for p in sorted(section.iterdir()) if p.suffix.lower() in _IMAGES]
+        pictures = [
+            p for p in sorted(section.iterdir()) if p.suffix.lower() in _IMAGES and not p.name.startswith(".")
+        ]
         if len(pictures) > 1:
             raise CohortError(
                 f"{section} holds {len(pictures)} images ({some([p.name for p in pictures])});"

@@ -103,6 +103,20 @@ def test_duplicate_genes_are_added_up(write_section) -> None:
     assert counts.matrix.toarray().tolist() == [[4, 2], [0, 1]]
 
 
+def test_positions_may_turn_fractional_late_in_the_table(write_section) -> None:
+    whole = [f"{x}\t1\t{x}\t1\t{100 * x}\t50\t1" for x in range(1, 150)]
+    spots = HEADER + "\n".join([*whole, "150\t1\t150\t1\t15000.5\t50\t1"]) + "\n"
+    counts = "\tA\n" + "".join(f"{x}x1\t1\n" for x in range(1, 151))
+    root = write_section("A1", counts=counts, spots=spots)
+    assert read_spots(open_cohort(f"her2st:{root}")["A1"]).xy[-1].tolist() == [15000.5, 50]
+
+
+def test_hidden_files_beside_an_image_are_not_images(write_section) -> None:
+    root = write_section("A1")
+    (root / "ST-imgs" / "A" / "A1" / "._A1.jpg").touch()
+    assert open_cohort(f"her2st:{root}")["A1"].image.name == "A1.jpg"
+
+
 def test_two_images_of_one_section_are_ambiguous(write_section) -> None:
     root = write_section("A1")
     (root / "ST-imgs" / "A" / "A1" / "again.png").touch()

@@ -157,6 +157,22 @@ def test_a_replaced_image_fails_that_slide_and_the_others_are_done(write_section
     assert "--overwrite" in report.failed["A1"]
 
 
+def test_a_magnification_of_another_picture_is_not_put_beside_the_first(
+    write_section, tmp_path: Path
+) -> None:
+    root = write_section("A1")
+    path = tmp_path / "f.zarr"
+    extract_cohort(open_cohort(f"her2st:{root}"), path, TINY, (1.0,))
+    write_section("A1", seed=9)
+    cohort = open_cohort(f"her2st:{root}")
+    report = extract_cohort(cohort, path, TINY, (2.0,))
+    assert "image.sha256" in report.failed["A1"]
+    report = extract_cohort(cohort, path, TINY, (2.0,), ExtractOptions(overwrite=True))
+    assert "image.sha256" in report.failed["A1"]
+    both = extract_cohort(cohort, path, TINY, (1.0, 2.0), ExtractOptions(overwrite=True))
+    assert both.done == ["A1"]
+
+
 def test_bad_slides_fail_with_their_reason_and_the_others_are_done(write_section, tmp_path: Path) -> None:
     root = write_section("A1")
     whole = next((root / "ST-imgs").rglob("*.jpg")).read_bytes()

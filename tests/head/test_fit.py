@@ -279,9 +279,9 @@ def test_requests_that_cannot_be_met(cohort: Cohort, store: FeatureStore, tmp_pa
     out = tmp_path / "run"
     with pytest.raises(HeadError, match="did you mean ridge"):
         head_method("rigde")
-    with pytest.raises(StoreError, match="No magnification of resnet50 is complete"):
+    with pytest.raises(StoreError, match=r"no embeddings of 'resnet50'.*it has efficientnet-lite0"):
         fit_head(cohort, store, request(encoder="resnet50"), out)
-    with pytest.raises(StoreError, match=r"0\.2500 um/px is not complete"):
+    with pytest.raises(SplitError, match=r"not complete on it at 0\.2500 um/px"):
         fit_head(cohort, store, request(mpps=(0.25,)), out)
     with pytest.raises(PanelError, match="no such file"):
         fit_head(cohort, store, request(genes="panel.txt"), out)
@@ -298,3 +298,89 @@ def test_random_candidates_depend_on_the_seed_and_kmeans_does_not(store: Feature
             for seed in (0, 1)
         ]
         assert np.array_equal(*centres) is same
+
+
+def test_slides_that_are_half_extracted_are_passed_over(
+    simulated: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    """One slide that failed, or is still being written, must not stop the others from being fitted."""
+    import shutil
+
+    path = tmp_path / "f.zarr"
+    shutil.copytree(store.path, path)
+    cohort = open_cohort(f"her2st:{simulated}")
+    for key in ("0.5000", "1.0000"):
+        file = path / "B1" / ENCODER / key / "zarr.json"
+        file.write_text(file.read_text().replace('"complete": true', '"complete": false'))
+    (path / "C1" / "spots" / "zarr.json").unlink()
+    report = fit_head(cohort, FeatureStore.open(path), request(), tmp_path / "run")
+    assert report.passed_over.keys() == {"B1", "C1"}
+    assert report.metrics["protocol"]["train"] == ["A1", "D1"]
+
+
+def test_counts_of_other_spots_fail_the_slide(simulated: Path, store: FeatureStore, tmp_path: Path) -> None:
+    cohort = edit_counts(
+        simulated,
+        tmp_path / "her2st",
+        "B1",
+        lambda rows: [rows[0], *[[f"9{r[0]}", *r[1:]] for r in rows[1:]]],
+    )
+    report = fit_head(cohort, store, request(), tmp_path / "run")
+    assert "no spot of the store" in report.failed["B1"]
+
+
+def test_a_training_slide_without_targets_takes_no_part(
+    simulated: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    cohort = edit_counts(
+        simulated,
+        tmp_path / "her2st",
+        "B1",
+        lambda rows: [rows[0], *[[r[0], *["0"] * (len(r) - 1)] for r in rows[1:]]],
+    )
+    report = fit_head(cohort, store, request("mmap", *FAST), tmp_path / "run")
+    n = len(store.slide("B1").spot_ids())
+    assert report.metrics["protocol"]["spots_without_target"] == {"B1": n}
+    history = pl.read_csv(tmp_path / "run" / "history.csv")
+    assert history["validation_mse"].is_finite().all()
+    with pytest.raises(HeadError, match="no validation spot"):
+        fit_head(cohort, store, request("mmap", *FAST, validation="slide=B1"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_shared_patients_are_those_of_slides_that_are_used(
+    simulated: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    found = open_cohort(f"her2st:{simulated}")
+    slides = (*found.slides, replace(found["E1"], slide="E2"))  # E2 is not in the store
+    report = fit_head(Cohort(slides, "more"), store, request(test="slide=E1"), tmp_path / "run")
+    assert report.metrics["protocol"]["shared_patients"] == []
+    assert report.warnings == []
+
+
+def test_a_busy_slide_is_fitted_with_candidates_that_are_not_stored(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch
+) -> None:
+    from mmap_st.extract.lock import slide_lock
+    from mmap_st.prototypes import stored
+
+    monkeypatch.setattr(stored, "_WAIT_S", 0.1)
+    with slide_lock(store.path, "A1"):
+        fit_head(cohort, store, request("mmap", *FAST, "clusters=9"), tmp_path / "run")
+    slide = store.slide("A1")
+    _, built = stored.stored_candidates(
+        store, slide, ENCODER, (0.5, 1.0), stored.CandidateSettings(clusters=9)
+    )
+    assert built
+
+
+def test_files_that_a_user_put_into_a_run_are_kept(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fit_head(cohort, store, request(), out)
+    (out / "figures").mkdir()
+    (out / "figures" / "a.png").touch()
+    fit_head(cohort, store, request(), out)
+    assert (out / "figures" / "a.png").is_file()
+    assert (out / "metrics.json").is_file()

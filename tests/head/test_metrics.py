@@ -72,6 +72,14 @@ def test_the_summary_by_hand() -> None:
     assert found["pcc_pooled"] == pytest.approx(np.mean(pooled))
 
 
+def test_a_slide_that_lacks_all_hvg_genes_does_not_count_there() -> None:
+    y = RNG.normal(size=(10, 3))
+    lacking = y.copy()
+    lacking[:, 0] = np.nan
+    found = summarise({"a": y, "b": y}, {"a": y, "b": lacking}, hvg50=[0])
+    assert found["pcc_slide_hvg50"] == pytest.approx(1.0)
+
+
 def test_invalid_predictions_are_left_out() -> None:
     y = RNG.normal(size=(10, 2))
     x = y + 1

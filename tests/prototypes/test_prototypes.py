@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmap_st.errors import MissingDependencyError, RequestError
+from mmap_st.errors import MissingDependencyError, RequestError, StoreError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.prototypes.candidates import (
     CandidateSettings,
@@ -90,6 +90,16 @@ def test_random_candidates_are_spots_and_own_themselves() -> None:
         assert found.label[found.medoid[k]] == k
 
 
+def test_random_candidates_stay_consistent_where_embeddings_repeat() -> None:
+    embedding, _ = blobs(60)
+    embedding[:20] = embedding[0]
+    found = build_candidates(embedding, np.ones(60, np.bool_), CandidateSettings("random"))
+    assert len(found.centre) == len(found.size) == len(found.medoid) < 32
+    space, centres = selection_space(embedding), selection_space(found.centre)
+    own = (space * centres[found.label]).sum(axis=1)
+    np.testing.assert_allclose(own, (space @ centres.T).max(axis=1), rtol=1e-5)
+
+
 def test_fewer_spots_than_clusters_and_spots_that_are_the_same() -> None:
     embedding, _ = blobs(5)
     found = build_candidates(embedding, np.ones(5, np.bool_), CandidateSettings())
@@ -166,6 +176,11 @@ def test_candidates_are_stored_once_under_a_key_of_their_settings(store: Feature
         assert sets[key].attrs["settings"]["iterations"] == 25
         assert sets[key]["centre"].dtype == np.float32
         assert sets[key]["label"].dtype == np.int32
+
+
+def test_an_encoder_that_the_store_does_not_have_is_an_error(store: FeatureStore) -> None:
+    with pytest.raises(StoreError, match="did you mean efficientnet-lite0"):
+        build_all(store, "efficientnet-lite", (0.5,), CandidateSettings())
 
 
 def test_all_slides_are_built_and_others_passed_over(store: FeatureStore, tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np
     margin = math.ceil(_BICUBIC_SUPPORT_PX * max(1.0, (x1 - x0) / input_px)) + 1
     left, top = math.floor(x0) - margin, math.floor(y0) - margin
     region = slide.read((left, top, math.ceil(x1) + margin, math.ceil(y1) + margin))
-    window = region.resize(
-        (input_px, input_px),
-        Image.Resampling.BICUBIC,
-        box=(x0 - left, y0 - top, x1 - left, y1 - top),
-    )
+    # Across, then down, as Pillow does in one call; but where a region happens to be just as wide as the
+    # window and not as high, its one call gives other pixels (seen with Pillow 13).
+    bicubic = Image.Resampling.BICUBIC
+    across = region.resize((input_px, region.height), bicubic, box=(x0 - left, 0, x1 - left, region.height))
+    window = across.resize((input_px, input_px), bicubic, box=(0, y0 - top, input_px, y1 - top))
     return np.asarray(window)

@@ -1,11 +1,13 @@
 """What several tests share: small cohorts, made in seconds."""
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from mmap_st.data.cohort import Cohort
@@ -17,6 +19,10 @@ from mmap_st.extract.store import FeatureStore
 from mmap_st.head.slides import HeadSlide
 from mmap_st.prototypes.candidates import CandidateSettings, build_candidates
 from mmap_st.prototypes.select import select_prototypes, selected_count
+
+# Machines differ in speed, so no deadlines; in CI a run must not depend on luck.
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("project")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -124,7 +124,8 @@ def test_one_unreadable_region_does_not_end_an_openslide_slide(shared: Path, mon
     assert np.array_equal(np.asarray(slide.read((0, 0, 9, 9))), good)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
+@example(0.0, 1.5, 26.0, 32)  # read as a region of 32 x 33 pixels
 @given(st.floats(-30, 150), st.floats(-30, 120), st.floats(4, 120), st.sampled_from([8, 17, 32]))
 def test_a_window_equals_resizing_that_box_of_the_whole_slide(x, y, side, input_px) -> None:
     """The plain reference: the whole slide on white ground, resized with a box that is not rounded."""

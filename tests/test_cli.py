@@ -161,7 +161,12 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(write_section
     words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",
              "--random-weights", "--mpp", "0.5,1,2", "--chunk", "16"]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmap_st", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mmap_st", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list((tmp_path / "f.zarr").rglob("embedding/c/0/0")) and process.poll() is None:
         time.sleep(0.01)

@@ -14,8 +14,8 @@ from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
 from mmap_st.extract.recipe import Recipe, differences, run_part, slide_part, slide_recipe
 from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
 from mmap_st.extract.slide import open_slide
-from mmap_st.extract.store import FeatureStore, StoredSlide
-from mmap_st.extract.store_write import SlideInfo, check_spots, mismatch_sentence
+from mmap_st.extract.store import FeatureStore, SlideInfo, StoredSlide
+from mmap_st.extract.store_write import check_spots, mismatch_sentence
 
 
 @dataclass(frozen=True)

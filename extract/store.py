@@ -79,8 +79,8 @@ class Magnification:
 
 
 @dataclass(frozen=True)
-class StoredSlide:
-    """One slide of a store.
+class SlideInfo:
+    """What a store says of a slide.
 
     Attributes
     ----------
@@ -98,6 +98,12 @@ class StoredSlide:
     size_px: tuple[int, int] | None
     source_mpp: float | None
     source_mpp_from: str | None
+
+
+@dataclass(frozen=True)
+class StoredSlide(SlideInfo):
+    """One slide of a store, with the Zarr group that holds it."""
+
     group: zarr.Group
 
     def spot_ids(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,23 +16,11 @@ import mmap_st
 from mmap_st.data.spots import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
-from mmap_st.extract.store import FeatureStore, encode_name, store_errors, subgroup
+from mmap_st.extract.store import FeatureStore, SlideInfo, encode_name, store_errors, subgroup
 from mmap_st.extract.windows import mpp_key
 
 _FLOAT16_MAX = 65_504.0
 _SPOTS_CHUNK = 65_536
-
-
-@dataclass(frozen=True)
-class SlideInfo:
-    """What the store says of a slide."""
-
-    name: str
-    patient: str | None
-    image: str | None
-    size_px: tuple[int, int] | None
-    source_mpp: float | None
-    source_mpp_from: str | None
 
 
 def write_slide(store: FeatureStore, info: SlideInfo, spots: Spots) -> None:

@@ -20,8 +20,14 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.recipe import differences, image_fingerprint, sha256_of_spots
-from mmap_st.extract.store import FeatureStore, check_same_recipe, common_magnifications, encode_name
-from mmap_st.extract.store_write import MagnificationWriter, SlideInfo, write_slide
+from mmap_st.extract.store import (
+    FeatureStore,
+    SlideInfo,
+    check_same_recipe,
+    common_magnifications,
+    encode_name,
+)
+from mmap_st.extract.store_write import MagnificationWriter, write_slide
 
 SPOTS = Spots(tuple(f"{i}x1" for i in range(10)), np.arange(20.0).reshape(10, 2))
 INFO = SlideInfo("a slide/1", "P", "a.jpg", (100, 80), 0.5, "cohort")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import SlideError
+from mmap_st.errors import MmapError, SlideError
 
 #: Ends of the names of files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
@@ -25,17 +26,13 @@ def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> p
     header
         Whether the first line names the columns; if not, they are ``column_1`` and so on.
     """
-    try:
+    with reading(path, "a table", error):
         if path.suffix.lower() == ".parquet":
             return pl.read_parquet(path)
-        separator = separator_of(path)
-        return pl.read_csv(
-            path, separator=separator, has_header=header, infer_schema=False, truncate_ragged_lines=False
-        )
-    except pl.exceptions.NoDataError as nothing:
-        raise error(f"{path} is empty; copy it again.") from nothing
-    except (pl.exceptions.PolarsError, OSError, UnicodeError, ValueError) as reason:
-        raise error(f"{path} cannot be read as a table: {first_line(reason)}") from reason
+        try:
+            return pl.read_csv(path, separator=separator_of(path), has_header=header, infer_schema=False)
+        except pl.exceptions.NoDataError as nothing:
+            raise error(f"{path} is empty; copy it again.") from nothing
 
 
 def separator_of(path: Path) -> str:
@@ -90,6 +87,25 @@ def text_column(table: pl.DataFrame, column: str, path: Path, error: type[SlideE
     if len(empty):
         raise error(f"{path}, column {column}, row {int(empty[0]) + 1} is empty; every row needs a name.")
     return texts.to_list()
+
+
+@contextmanager
+def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
+    """Turn whatever another library makes of a damaged file into one sentence.
+
+    Parameters
+    ----------
+    path, what
+        Which file, and what it should be, such as ``a table of counts``.
+    error
+        What to raise.
+    """
+    try:
+        yield
+    except MmapError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as reason:
+        raise error(f"{path} cannot be read as {what}: {first_line(reason)}") from reason
 
 
 def first_line(error: Exception) -> str:

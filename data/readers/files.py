@@ -43,3 +43,8 @@ def find_images(folder: Path) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Whether a path is a folder of DICOM files: one slide in several files."""
+    return path.is_dir() and any(file.suffix.lower() == ".dcm" for file in path.iterdir())

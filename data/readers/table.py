@@ -14,6 +14,7 @@ from scipy import sparse
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.files import find_images, without_suffix
+from mmap_st.data.readers.matching import in_order_of_counts
 from mmap_st.data.spots import Spots, duplicates, some
 from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
 from mmap_st.errors import CohortError, CountsError, SpotsError
@@ -100,35 +101,6 @@ def read_spot_table(path: Path) -> Spots:
         return Spots(tuple(ids), xy, array if array is not None and np.isfinite(array).all() else None)
     except SpotsError as error:
         raise SpotsError(f"{path}: {error}") from error
-
-
-def in_order_of_counts(spots: Spots, wanted: list[str], spot_path: Path, count_path: Path) -> Spots:
-    """The spots that have counts, in the order of the count table; the others are counted.
-
-    Raises
-    ------
-    SpotsError
-        If the two tables share no id.
-    """
-    row_of = {name: row for row, name in enumerate(spots.ids)}
-    ids = tuple(name for name in wanted if name in row_of)
-    if not ids:
-        raise SpotsError(
-            f"no spot id is in both {count_path} (such as {some(wanted)}) and {spot_path}"
-            f" (such as {some(spots.ids)}); check that the two tables belong together."
-        )
-    rows = np.array([row_of[name] for name in ids])
-    return Spots(
-        ids=ids,
-        xy=spots.xy[rows],
-        array=None if spots.array is None else spots.array[rows],
-        pitch_um=spots.pitch_um,
-        positions_without_counts=len(spots) - len(ids),
-        counts_without_position=len(wanted) - len(ids),
-        technology=spots.technology,
-        mpp=spots.mpp,
-        notes=spots.notes,
-    )
 
 
 def _tables(folder: Path, ending: str) -> dict[str, Path]:

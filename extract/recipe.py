@@ -13,9 +13,10 @@ import numpy as np
 from mmap_st.data.spots import Spots
 from mmap_st.extract.encoders.spec import Encoder
 from mmap_st.extract.resample import FILL, RESAMPLING
+from mmap_st.extract.slide import slide_files
 
 #: Raised only when the numbers change.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 Recipe = dict[str, Any]
 
@@ -68,17 +69,25 @@ def sha256_of_spots(spots: Spots) -> str:
 
 
 def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides."""
-    n_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides.
+
+    An image that is a folder (DICOM, OME-Zarr) is hashed by the names and sizes of its files, and by the
+    first and last MiB of its largest.
+    """
+    files = slide_files(path)
+    sizes = [file.stat().st_size for file in files]
+    largest = files[sizes.index(max(sizes))]
+    with largest.open("rb") as file:
         first = file.read(_MIB)
-        file.seek(max(n_bytes - _MIB, 0))
+        file.seek(max(max(sizes) - _MIB, 0))
         last = file.read(_MIB)
+    listing = [[file.relative_to(path).as_posix(), n] for file, n in zip(files, sizes, strict=True)]
     return {
         "size_px": list(size),
-        "bytes": n_bytes,
+        "bytes": sum(sizes),
         "sha256_first_mib": hashlib.sha256(first).hexdigest(),
         "sha256_last_mib": hashlib.sha256(last).hexdigest(),
+        **({"sha256_of_files": sha256_of_json(listing)} if path.is_dir() else {}),
     }
 
 

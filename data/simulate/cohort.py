@@ -91,7 +91,7 @@ def simulate_cohort(
     for index in range(settings.patients):
         name = f"{_patient_letters(index)}1"
         rng = np.random.default_rng([seed, 2, index])
-        tissue = grow_tissue(rng, settings.size_um, float(shares[index]))
+        tissue = grow_tissue(rng, settings.size_um, float(shares[index]), coarse=settings.coarse)
         mpp = settings.mpp * float(rng.uniform(0.97, 1.03))
         array, xy_um = _spots(tissue)
         context = spot_context(tissue, xy_um)

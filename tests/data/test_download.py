@@ -1,11 +1,16 @@
 """Downloads from a server on this machine, which is as bad as servers are."""
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
+import pty
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -516,3 +521,125 @@ def test_the_registry_knows_the_real_files(shared: Path, site: Site, tmp_path: P
     slide = shared / "data" / "wsi" / "CMU-1-Small-Region.svs"
     site.files[slide.name] = slide.read_bytes()
     assert not download(DownloadRequest("cmu-small", tmp_path / "cmu", mirror=site.url)).failed
+
+
+# The command, as a user types it.
+
+
+def mmap(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmap_st", "download", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_the_command(site: Site, tmp_path: Path) -> None:
+    words = ("her2st", "--sections", "c1", "--mirror", site.url)
+    shown = mmap(*words, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    assert shown.stdout.startswith("files: 4 fetched; 0.")
+    assert shown.stdout.splitlines()[-1] == "her2st"
+    assert (tmp_path / "her2st" / IMAGE).is_file()
+    site.moods[SPOTS] = ["404"]
+    (tmp_path / "her2st" / SPOTS).write_text("mine")
+    failed = mmap(*words, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "3 there before, 1 failed" in failed.stdout
+    assert "is not there (HTTP 404)" in failed.stdout
+    assert f"it is now {SPOTS}.old" in failed.stderr
+
+
+def test_the_list(tmp_path: Path) -> None:
+    shown = mmap("--list", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "her2st" in shown.stdout
+    assert "cmu-small" in shown.stdout
+    assert mmap("her2st", "--list", cwd=tmp_path).stdout.count("\n") > 36
+    assert "CMU-1-Small-Region.svs" in mmap("cmu-small", "--list", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((), "Name a data set"),
+        (("her2s",), "There is no data set her2s (did you mean her2st?)"),
+        (("her2s", "--list"), "did you mean her2st"),
+        (("her2st", "--sections", "B44"), "has no section B44 (did you mean B4"),
+        (("her2st", "--sections", ","), "No section is named"),
+        (("her2st", "--what", "image"), "has no kind of file image (did you mean images?)"),
+        (("her2st", "--what", "labels", "--sections", "B4"), "has no labels of B4; it has them of A1, B1"),
+        (("cmu-small", "--sections", "B4"), "leave --sections and --what away"),
+        (("her2st", "--mirror", "ftp://here"), "is no address"),
+    ],
+)
+def test_requests_that_cannot_be_met_do_nothing_and_exit_2(
+    tmp_path: Path, words: tuple[str, ...], part: str
+) -> None:
+    shown = mmap(*words, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert part in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_a_part_and_the_same_command_goes_on(site: Site, tmp_path: Path) -> None:
+    site.moods[IMAGE] = ["stall:1000"]
+    words = ["her2st", "--sections", "C1", "--mirror", site.url]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmap_st", "download", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    part = tmp_path / "her2st" / f"{IMAGE}.part"
+    while not (part.exists() and part.stat().st_size == 1000) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert "Traceback" not in complaint
+    assert left(tmp_path / "her2st") == [f"{IMAGE}.part", f"{IMAGE}.part.version"]
+    done = mmap(*words, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "2 fetched, 2 there before" in done.stdout
+    assert site.ranges[IMAGE] == [None, "bytes=1000-"]
+    assert left(tmp_path / "her2st") == []
+
+
+def test_a_terminal_sees_a_bar(site: Site, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "mmap_st",
+        "download",
+        "her2st",
+        "--sections",
+        "C1",
+        "--mirror",
+        site.url,
+    ]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=slave, cwd=tmp_path, env=environment
+    )
+    os.close(slave)
+    seen = b""
+    with contextlib.suppress(OSError):  # so ends what a terminal shows
+        while more := os.read(master, 1 << 16):
+            seen += more
+    os.close(master)
+    assert process.wait() == 0
+    assert b"of 4 files)" in seen
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, mmap_st.cli, mmap_st.data.download\n"
+        "print(sorted({'requests', 'urllib3', 'pooch', 'numpy', 'polars'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -10,6 +10,7 @@ import typer
 
 import mmap_st
 from mmap_st import console
+from mmap_st.cli_download import download
 from mmap_st.errors import MmapError, RequestError
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def options(
 ) -> None:
     """Spatial gene expression from H&E slides."""
     console.set_up_logging(verbose=verbose)
+
+
+app.command()(download)
 
 
 @app.command()

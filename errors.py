@@ -65,6 +65,10 @@ class ImageError(SlideError):
     """A slide's image is missing or cannot be read."""
 
 
+class DownloadError(MmapError):
+    """One file cannot be fetched: the others still are (exit status 1)."""
+
+
 class RegionError(MmapError):
     """One region of an image cannot be read; the rest of it may be."""
 

@@ -210,6 +210,7 @@ def _number(
 def _word(text: str | None, column: str, where: str, known: tuple[str, ...]) -> str | None:
     if text is not None and text not in known:
         raise CohortError(
-            f"{where}: {column} is {text!r}{did_you_mean(text, known)}; it may be {', '.join(known)} or empty."
+            f"{where}: {column} is {text!r}{did_you_mean(text, known)};"
+            f" it may be {', '.join(known)} or empty."
         )
     return text

@@ -135,9 +135,7 @@ def make_counts(
     )
 
 
-def _check_values(
-    matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], *, whole: bool
-) -> None:
+def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], *, whole: bool) -> None:
     values = matrix.data
     for wrong, what, advice in (
         (~np.isfinite(values), "are missing or not numbers", "give raw transcript counts"),

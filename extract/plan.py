@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.pitch import mpp_from_pitch
 from mmap_st.data.readers import read_spots
 from mmap_st.data.spots import Spots
 from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
@@ -74,7 +73,7 @@ def plan_slide(
     finally:
         slide.close()
     spots = read_spots(row)
-    source = resolve_source_mpp(row.mpp, metadata_mpp, mpp_from_pitch(spots))
+    source = resolve_source_mpp(row, metadata_mpp, spots)
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = shared["encoder"]["name"]
     wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}

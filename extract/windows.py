@@ -89,9 +89,7 @@ def level_for(downsamples: Sequence[tuple[float, float]], shrink: float) -> int:
     return max(fine, key=lambda i: max(downsamples[i]), default=0)
 
 
-def box_at_level(
-    box: Sequence[float], downsample: tuple[float, float]
-) -> tuple[float, float, float, float]:
+def box_at_level(box: Sequence[float], downsample: tuple[float, float]) -> tuple[float, float, float, float]:
     """A box of level-0 pixels in pixels of a level, not rounded."""
     x0, y0, x1, y1 = box
     across, down = downsample

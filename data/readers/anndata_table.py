@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def table_of(adata: AnnData, source: str) -> SpotTable:
     """The parts of an AnnData that is in memory."""
     matrices = [GeneMatrix("X", *gene_names(adata.var), lambda: adata.X)]
     matrices += [
-        GeneMatrix(f"layers['{key}']", *gene_names(adata.var), lambda key=key: adata.layers[key])
+        GeneMatrix(f"layers['{key}']", *gene_names(adata.var), partial(adata.layers.__getitem__, key))
         for key in count_layers(adata.layers)
     ]
     if adata.raw is not None:
@@ -113,7 +114,9 @@ def spots_of(table: SpotTable) -> Spots:
         raise SpotsError(f"{table.source} has no obsm['spatial']; positions in pixels are needed there.")
     xy = np.asarray(table.spatial, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
-        raise SpotsError(f"{table.source}: obsm['spatial'] has the shape {xy.shape}; it should be (spots, 2).")
+        raise SpotsError(
+            f"{table.source}: obsm['spatial'] has the shape {xy.shape}; it should be (spots, 2)."
+        )
     if xy.shape[1] > 2 and np.ptp(xy[:, 2:], axis=0).any():
         raise SpotsError(
             f"{table.source}: obsm['spatial'] has {xy.shape[1]} dimensions; write one file a section,"
@@ -228,5 +231,3 @@ def _array(obs: DataFrame) -> NDArray[np.float64] | None:
     except (TypeError, ValueError):
         return None
     return place if np.isfinite(place).all() else None
-
-

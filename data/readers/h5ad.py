@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,14 @@ def _table(file: Any, path: Path) -> SpotTable:
     genes = gene_names(read_elem(file["var"]))
     matrices = []
     if "X" in file:
-        matrices.append(GeneMatrix("X", *genes, lambda: read_elem(file["X"])))
+        matrices.append(GeneMatrix("X", *genes, partial(read_elem, file["X"])))
     matrices += [
-        GeneMatrix(f"layers['{key}']", *genes, lambda key=key: read_elem(file["layers"][key]))
+        GeneMatrix(f"layers['{key}']", *genes, partial(read_elem, file["layers"][key]))
         for key in count_layers(file.get("layers", {}))
     ]
     if "raw" in file and "var" in file["raw"] and "X" in file["raw"]:
         raw = gene_names(read_elem(file["raw/var"]))
-        matrices.append(GeneMatrix("raw", *raw, lambda: read_elem(file["raw/X"])))
+        matrices.append(GeneMatrix("raw", *raw, partial(read_elem, file["raw/X"])))
     return SpotTable(
         source=str(path),
         obs=read_elem(file["obs"]),

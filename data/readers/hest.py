@@ -1,7 +1,7 @@
 """HEST-1k's tree (Jaume et al. 2024), or the flat folder of one sample.
 
-``st/ID.h5ad``, ``wsis/ID.tif``, ``metadata/ID.json`` and perhaps a table ``HEST_v*.csv``; or, flat, one .h5ad,
-one image and one .json. Positions are pixels of the image. Micrometres per pixel are those that HEST
+``st/ID.h5ad``, ``wsis/ID.tif``, ``metadata/ID.json`` and perhaps a table ``HEST_v*.csv``; or, flat, one
+.h5ad, one image and one .json. Positions are pixels of the image. Micrometres per pixel are those that HEST
 estimated from the spots: what images embed is wrong by ten times in some.
 """
 
@@ -35,25 +35,35 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
         If there is none, or a metadata file cannot be read.
     """
     if not folder.is_dir():
-        raise CohortError(f"{folder} is not a folder; hest: needs the folder that holds st/ and wsis/, or a sample.")
-    table = _metadata_table(folder)
-    if (folder / "st").is_dir():
-        images = find_images(folder / "wsis")
-        return tuple(
-            _slide(file.stem, file, images.get(file.stem), {**table.get(file.stem, {}), **_json(folder / "metadata" / f"{file.stem}.json")})
-            for file in _samples(folder / "st")
+        raise CohortError(
+            f"{folder} is not a folder; hest: needs the folder that holds st/ and wsis/, or a sample."
         )
+    table = _metadata_table(folder)
+    if not (folder / "st").is_dir():
+        return (_flat_sample(folder, table),)
+    images = find_images(folder / "wsis")
+    slides = []
+    for file in _samples(folder / "st"):
+        name = file.stem
+        about = {**table.get(name, {}), **_json(folder / "metadata" / f"{name}.json")}
+        slides.append(_slide(name, file, images.get(name), about))
+    return tuple(slides)
+
+
+def _flat_sample(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> CohortSlide:
     files = _samples(folder)
     if len(files) > 1:
-        raise CohortError(f"{folder} holds {len(files)} samples ({some([f.name for f in files])}) and no folder st/.")
+        names = some([file.name for file in files])
+        raise CohortError(f"{folder} holds {len(files)} samples ({names}) and no folder st/.")
     images = {name: path for name, path in find_images(folder).items() if name not in _NOT_SLIDES}
-    whole = images if len(images) < 2 else {n: p for n, p in images.items() if p.suffix.lower() in (".tif", ".tiff")}
-    if len(whole) > 1:
-        raise CohortError(f"{folder} holds several images ({some(list(whole))}); keep the one of the spots.")
-    notes = [path for path in sorted(folder.glob("*.json"))]
+    if len(images) > 1:
+        images = {name: path for name, path in images.items() if path.suffix.lower() in (".tif", ".tiff")}
+    if len(images) > 1:
+        raise CohortError(f"{folder} holds several images ({some(list(images))}); keep the one of the spots.")
+    notes = sorted(folder.glob("*.json"))
     name = files[0].stem if files[0].stem != "aligned_adata" else folder.resolve().name
     about = {**table.get(name, {}), **(_json(notes[0]) if len(notes) == 1 else {})}
-    return (_slide(str(about.get("id") or name), files[0], next(iter(whole.values()), None), about),)
+    return _slide(str(about.get("id") or name), files[0], next(iter(images.values()), None), about)
 
 
 def _samples(folder: Path) -> list[Path]:

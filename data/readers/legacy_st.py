@@ -44,7 +44,9 @@ def read_legacy_spots(spots: Path, counts: Path | None) -> Spots:
     alignment = _read_alignment(spots)
     if alignment is not None:
         if counts is None or wanted is None:
-            raise SpotsError(f"{spots} is an alignment: it places the spots of a count table, and none is given.")
+            raise SpotsError(
+                f"{spots} is an alignment: it places the spots of a count table, and none is given."
+            )
         table = _aligned(wanted, alignment, counts)
     else:
         table = _read_positions(spots)
@@ -79,13 +81,17 @@ def read_legacy_counts(path: Path, kind: str) -> Counts:
 def read_count_ids(path: Path) -> list[str]:
     """Spot ids of a count table, without the values."""
     with reading(path, "a table of counts", CountsError):
-        text = {"separator": separator_of(path), "has_header": False, "infer_schema": False}
+        separator = separator_of(path)
         try:
-            names = pl.read_csv(path, skip_rows=1, columns=[0], **text).to_series(0).fill_null("").to_list()
+            first = pl.read_csv(
+                path, separator=separator, has_header=False, skip_rows=1, columns=[0], infer_schema=False
+            )
+            names = [str(name) for name in first.to_series(0).fill_null("")]
         except pl.exceptions.NoDataError:
             names = []
         if not _are_spots(names):
-            across = [str(name) for name in pl.read_csv(path, n_rows=1, **text).row(0)[1:]]
+            header = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False)
+            across = [str(name) for name in header.row(0)[1:]]
             names = across if _are_spots(across) else names
     repeated = duplicates(names)
     if repeated:
@@ -112,18 +118,17 @@ def _read_positions(path: Path) -> Spots:
             row = int(np.flatnonzero(~np.isfinite(place).all(axis=1))[0])
             raise SpotsError(f"{path}, row {row + 1} has no place on the array (x, y); correct or remove it.")
         ids = [f"{x:.0f}x{y:.0f}" for x, y in place]
-    elif array[0] and array[1] and not (pixel[0] or pixel[1]):
+    else:
         # The form of STNet's tables: the id first, then X and Y in pixels.
-        pixel = array
         identity = next((c for c in table.columns if c not in array), None)
         ids = [] if identity is None else text_column(table, identity, path, SpotsError)
-        if identity is None or not _are_spots(ids):
-            raise SpotsError(f"{path} has pixels X and Y and no column of spot ids such as 10x15.")
-        place = _array_of(ids, path)
-    else:
-        raise SpotsError(
-            f"{path} lacks the columns x, y, pixel_x, pixel_y; it has {', '.join(table.columns) or 'none'}."
-        )
+        if not (array[0] and array[1] and _are_spots(ids)):
+            needed = ("x", "y", "pixel_x", "pixel_y")
+            lacking = [name for name in needed if find_column(table, [name]) is None]
+            raise SpotsError(
+                f"{path} lacks the columns {', '.join(lacking)}; it has {', '.join(table.columns) or 'none'}."
+            )
+        pixel, place = array, _array_of(ids, path)
     xy = np.column_stack([number_column(table, c, path, SpotsError) for c in pixel if c])
     if duplicates(ids):
         raise SpotsError(f"{path} repeats spots: {some(duplicates(ids))}; each spot needs one row.")
@@ -164,4 +169,3 @@ def _aligned(ids: list[str], matrix: NDArray[np.float64], counts: Path) -> Spots
     place = _array_of(ids, counts)
     xy = (np.column_stack([place, np.ones(len(place))]) @ matrix)[:, :2]
     return Spots(tuple(ids), xy, place, PITCH_UM, technology=TECHNOLOGY, notes=("placed by an alignment",))
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort
 from mmap_st.data.counts import Counts
@@ -39,17 +40,23 @@ class Reader:
     counts: Callable[[CohortSlide], Counts]
 
 
+def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
+    """A reader whose module finds slides, and reads tables unless another does."""
+    tables = tables or module
+    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts)
+
+
 _ALL = (
-    Reader("her2st", "the repository almaan/her2st: legacy ST", her2st.find_slides, her2st.read_spots, her2st.read_counts),
-    Reader("st", "legacy ST by file names: cSCC, STNet's breast set", st.find_slides, st.read_spots, st.read_counts),
-    Reader("visium", "Space Ranger's outs/ of Visium", visium.find_slides, visium.read_spots, visium.read_counts),
-    Reader("visium-hd", "Space Ranger's bins of Visium HD", visium_hd.find_slides, visium.read_spots, visium.read_counts),
-    Reader("hest", "HEST-1k, or one sample of it", hest.find_slides, h5ad.read_spots, h5ad.read_counts),
-    Reader("h5ad", "AnnData files with obsm['spatial']", h5ad.find_slides, h5ad.read_spots, h5ad.read_counts),
-    Reader("spatialdata", "SpatialData's .zarr (extra: spatialdata)", spatialdata.find_slides, spatialdata.read_spots, spatialdata.read_counts),
-    Reader("table", "plain tables of spots and counts", table.find_slides, table.read_spots, table.read_counts),
-    Reader("images", "images without any counts", images.find_slides, images.read_spots, images.read_counts),
-)  # fmt: skip
+    _reader("her2st", "the repository almaan/her2st: legacy ST", her2st),
+    _reader("st", "legacy ST by file names: cSCC, STNet's breast set", st),
+    _reader("visium", "Space Ranger's outs/ of Visium (extra: visium)", visium),
+    _reader("visium-hd", "Space Ranger's bins of Visium HD (extra: visium)", visium_hd, visium),
+    _reader("hest", "HEST-1k, or one sample of it", hest, h5ad),
+    _reader("h5ad", "AnnData files with obsm['spatial']", h5ad),
+    _reader("spatialdata", "SpatialData stores (extra: spatialdata)", spatialdata),
+    _reader("table", "plain tables of spots and counts", table),
+    _reader("images", "images without any counts", images),
+)
 
 READERS = {reader.name: reader for reader in _ALL}
 
@@ -139,8 +146,8 @@ def _with_images(cohort: Cohort, image: Path) -> tuple[CohortSlide, ...]:
     if not image.is_dir() or any(image.glob("*.dcm")):
         if len(cohort.slides) > 1:
             raise CohortError(
-                f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a folder"
-                f" of images that are named as the slides are, such as {cohort.names[0]}.tif."
+                f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a"
+                f" folder of images that are named as the slides are, such as {cohort.names[0]}.tif."
             )
         return (replace(cohort.slides[0], image=image, scale=None),)
     found = find_images(image)

@@ -1,8 +1,8 @@
 """SpatialData stores (.zarr): one slide for each region of spots that a table annotates.
 
 Read by the package spatialdata (the extra of that name). A slide's `spots` are ``STORE/shapes/REGION``, its
-`counts` ``STORE/tables/TABLE`` and its `image` ``STORE/images/IMAGE``. Positions are the centres of the shapes,
-taken to pixels of the image through the coordinate system that both have.
+`counts` ``STORE/tables/TABLE`` and its `image` ``STORE/images/IMAGE``. Positions are the centres of the
+shapes, taken to pixels of the image through the coordinate system that both have.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def read_spots(slide: CohortSlide) -> Spots:
     assert slide.spots is not None
     store, region = slide.spots.parent.parent, slide.spots.name
     if slide.counts is None:
-        raise SpotsError(f"{slide.spots} needs the table that annotates it; fill in the cohort's column counts.")
+        raise SpotsError(
+            f"{slide.spots} needs the table that annotates it; fill in the cohort's column counts."
+        )
     with reading(store, "a SpatialData store", SpotsError):
         data = _open(store)
         table, rows = _rows_of(data, slide.counts.name, region)
@@ -90,7 +92,11 @@ def read_counts(slide: CohortSlide) -> Counts:
 
 
 def _is_store(path: Path) -> bool:
-    return path.is_dir() and (path / "tables").is_dir() and any((path / n).is_file() for n in ("zarr.json", ".zgroup"))
+    return (
+        path.is_dir()
+        and (path / "tables").is_dir()
+        and any((path / n).is_file() for n in ("zarr.json", ".zgroup"))
+    )
 
 
 def _open(store: Path) -> Any:
@@ -114,7 +120,7 @@ def _regions(store: Path) -> list[tuple[str, str, str | None]]:
             regions = about.get("region") or []
             for region in [regions] if isinstance(regions, str) else list(regions):
                 if region in data.shapes:
-                    found.append((str(region), str(name), _image_of(data, region)))
+                    found += [(str(region), str(name), _image_of(data, region))]
         return found
 
 

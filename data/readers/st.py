@@ -51,7 +51,9 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
             " spot_data-selection-NAME.tsv, NAME_selection.tsv or NAME_alignment.txt."
         )
     images = _by_name(files, IMAGE_SUFFIXES, _IMAGES, wanted=set(names))
-    packed = _by_name(files, tuple(f"{s}.gz" for s in IMAGE_SUFFIXES), _IMAGES, wanted=set(names) - set(images))
+    packed = _by_name(
+        files, tuple(f"{s}.gz" for s in IMAGE_SUFFIXES), _IMAGES, wanted=set(names) - set(images)
+    )
     if packed:
         path = next(iter(packed.values()))
         raise CohortError(f"{path} is packed; unpack the images first (gunzip).")

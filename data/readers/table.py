@@ -104,7 +104,7 @@ def read_spot_table(path: Path) -> Spots:
 
 
 def _tables(folder: Path, ending: str) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = without_suffix(path, TABLE_SUFFIXES)
         if name is not None and name.endswith(ending) and name != ending:
@@ -145,5 +145,3 @@ def _from_long(table: pl.DataFrame, ids: list[str], path: Path, kind: str) -> Co
         raise CountsError(f"{path} lists a gene of a spot more than once; each pair needs one row.")
     matrix = sparse.csr_array((values.astype(np.float32), (rows, columns)), shape=(len(ids), len(genes)))
     return make_counts(ids, genes, matrix, kind=kind)
-
-

@@ -1,9 +1,9 @@
 """Space Ranger's ``outs/`` of Visium, versions 1 to 4.
 
-``filtered_feature_bc_matrix.h5`` or the folder of that name; ``spatial/tissue_positions.csv`` (from version 2
-on) or ``tissue_positions_list.csv``; ``spatial/scalefactors_json.json``. A prefix in front of the matrix's name,
-as downloads have it, does no harm. The full-resolution image is no part of ``outs/``: without it, the image is
-``spatial/tissue_hires_image.png`` and positions are scaled by ``tissue_hires_scalef``.
+``filtered_feature_bc_matrix.h5`` or the folder of that name; ``spatial/tissue_positions.csv`` (from version
+2 on) or ``tissue_positions_list.csv``; ``spatial/scalefactors_json.json``. A prefix in front of the matrix's
+name, as downloads have it, does no harm. The full-resolution image is no part of ``outs/``: without it, the
+image is ``spatial/tissue_hires_image.png`` and positions are scaled by ``tissue_hires_scalef``.
 """
 
 from __future__ import annotations
@@ -103,7 +103,11 @@ def read_spots(slide: CohortSlide) -> Spots:
         raise SpotsError(f"{path}: {error}") from error
     if not np.isfinite(place).all():
         raise SpotsError(f"{path} has spots without a place on the array (array_row, array_col).")
-    return spots if slide.counts is None else in_order_of_counts(spots, _barcodes(slide.counts), path, slide.counts)
+    return (
+        spots
+        if slide.counts is None
+        else in_order_of_counts(spots, _barcodes(slide.counts), path, slide.counts)
+    )
 
 
 def read_counts(slide: CohortSlide) -> Counts:
@@ -149,7 +153,9 @@ def _barcodes(path: Path) -> list[str]:
         import h5py
 
         with h5py.File(path) as file:
-            group = file["matrix"] if "matrix" in file else next(iter(file.values()))  # Cell Ranger 2: the genome
+            group = (
+                file["matrix"] if "matrix" in file else next(iter(file.values()))
+            )  # Cell Ranger 2: the genome
             return [name.decode() for name in group["barcodes"][:]]
 
 
@@ -158,7 +164,8 @@ def _scanpy() -> Any:
         import scanpy
     except ImportError as error:
         raise MissingDependencyError(
-            "Space Ranger's matrices are read by scanpy, which is not installed: pip install 'mmap-st[visium]'."
+            "Space Ranger's matrices are read by scanpy, which is not installed:"
+            " pip install 'mmap-st[visium]'."
         ) from error
     return scanpy
 
@@ -172,7 +179,9 @@ def _matrix(outs: Path) -> Path | None:
     for exact in (outs / f"{MATRIX}.h5", outs / MATRIX):
         if exact.exists():
             return exact
-    prefixed = sorted(outs.glob(f"*{MATRIX}.h5")) or [p for p in sorted(outs.glob(f"*{MATRIX}")) if p.is_dir()]
+    prefixed = sorted(outs.glob(f"*{MATRIX}.h5")) or [
+        p for p in sorted(outs.glob(f"*{MATRIX}")) if p.is_dir()
+    ]
     if len(prefixed) > 1:
         raise CohortError(f"{outs} holds several matrices ({some([p.name for p in prefixed])}); keep one.")
     return prefixed[0] if prefixed else None

@@ -88,9 +88,7 @@ def is_ome_zarr(path: Path) -> bool:
 
 def _mpp(scales: dict[str, Any], axes: str) -> float | None:
     """From the first dataset's scale, where its axes are in a unit of length."""
-    units = {
-        str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)
-    }
+    units = {str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
     steps = scales["datasets"][0].get("coordinateTransformations", [])
     scale = next((step["scale"] for step in steps if step.get("type") == "scale"), None)
     if scale is None or units.get("X") not in _MICROMETRES or units.get("Y") not in _MICROMETRES:

@@ -114,7 +114,9 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
     channels = 1 if flat.ndim == 2 else flat.shape[2]
     if channels not in (1, 3, 4):
         raise ImageError(f"{source} has {channels} channels; an H&E image has the three of RGB.")
-    return flatten(Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat)))
+    return flatten(
+        Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat))
+    )
 
 
 @contextmanager

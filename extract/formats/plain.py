@@ -76,7 +76,9 @@ class PlainSlide:
             with image:
                 yield image
         except UnidentifiedImageError as error:
-            raise ImageError(f"{self._path} is no image that OpenSlide, tifffile or Pillow can read.") from error
+            raise ImageError(
+                f"{self._path} is no image that OpenSlide, tifffile or Pillow can read."
+            ) from error
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
             raise ImageError(
                 f"{self._path} is damaged and cannot be decoded ({error}); copy it again."

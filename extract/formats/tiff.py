@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -104,24 +103,18 @@ class TiffSlide:
 
 def ome_mpp(xml: str | None) -> float | None:
     """Micrometres per pixel of the first image of an OME-XML; None where it does not say."""
-    if not xml:
-        return None
+    import tifffile
+
     try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
+        images = tifffile.xml2dict(xml or "")["OME"]["Image"]
+        pixels = (images[0] if isinstance(images, list) else images)["Pixels"]
+        sizes = [
+            float(pixels[f"PhysicalSize{axis}"]) * _MICROMETRES[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
+            for axis in "XY"
+        ]
+    except (SyntaxError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
-    pixels = next((element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
-        return None
-    values = []
-    for axis in "XY":
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        size = pixels.get(f"PhysicalSize{axis}")
-        try:
-            values.append(float(size or "nan") * _MICROMETRES[unit])
-        except (KeyError, ValueError):
-            return None
-    return plausible_mpp(*values)
+    return plausible_mpp(*sizes)
 
 
 def ome_mpp_of(path: Path) -> float | None:

@@ -20,9 +20,9 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import lite0_weights
+from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
-from mmap_st.extract.slide import PlainSlide
 from mmap_st.extract.store import FeatureStore
 
 LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
+from mmap_st.extract.formats.openslide_format import OpenSlideSlide
+from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.resample import read_window
-from mmap_st.extract.slide import OpenSlideSlide, PlainSlide, open_slide
+from mmap_st.extract.slide import open_slide
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 255, (90, 120, 3), np.uint8)

@@ -147,6 +147,63 @@ def extract(
     raise typer.Exit(1 if report.failed else 0)
 
 
+@app.command("import")
+def import_(
+    store: StoreArgument,
+    encoder: Annotated[str, typer.Option("--encoder", help="Name of what made the embeddings.")],
+    mpp: Annotated[str, typer.Option("--mpp", help="Of the windows that it was shown, in um/px.")],
+    features: Annotated[
+        Path, typer.Option("--features", help=".npy or .h5; or a folder of SLIDE.npy and SLIDE.h5.")
+    ],
+    slide: Annotated[str | None, typer.Option("--slide", help="The slide that they are of.")] = None,
+    cohort: Annotated[
+        str | None, typer.Option("--cohort", help="Where spots are from that the store does not have.")
+    ] = None,
+    spots: Annotated[
+        Path | None, typer.Option("--spots", help="Instead of a cohort, a table with columns id, x, y.")
+    ] = None,
+    source_mpp: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="um/px of the slide, where no cohort says it.")
+    ] = None,
+    tolerance_um: Annotated[
+        float | None, typer.Option(min=0, help="Largest distance of a patch from its spot (default 5).")
+    ] = None,
+    tolerance_px: Annotated[float | None, typer.Option(min=0, help="The same in level-0 pixels.")] = None,
+    coords: Annotated[str, typer.Option(help="What a file's coordinates are: corner or centre.")] = "corner",
+    patch_px: Annotated[
+        float | None, typer.Option(min=1, help="Side of a patch in level-0 pixels, if the file lacks it.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+) -> None:
+    """Take embeddings that were made elsewhere into a store."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.imports.coordinates import CoordinateOptions
+    from mmap_st.extract.imports.request import ImportRequest
+    from mmap_st.extract.imports.run import import_features
+    from mmap_st.extract.windows import parse_magnifications
+
+    mpps = parse_magnifications(None, mpp)
+    if mpps is None or len(mpps) != 1:
+        raise RequestError(f"--mpp {mpp}: a file holds one magnification; give one number, such as 0.5.")
+    request = ImportRequest(
+        encoder=encoder,
+        mpp=mpps[0],
+        features=features,
+        slide=slide,
+        cohort=None if cohort is None else open_cohort(cohort),
+        spots=spots,
+        source_mpp=source_mpp,
+        coordinates=CoordinateOptions(tolerance_um, tolerance_px, coords, patch_px),
+        chunk=chunk,
+        overwrite=overwrite,
+    )
+    with console.status() as tell:
+        report = import_features(request, store, tell)
+    results.show_import(report, store)
+    raise typer.Exit(1 if report.failed else 0)
+
+
 @app.command()
 def prototypes(
     store: StoreArgument,

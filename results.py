@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmap_st import console
 
 if TYPE_CHECKING:
+    from mmap_st.extract.imports.run import ImportReport
     from mmap_st.extract.run import ExtractReport
 
 
@@ -26,6 +27,38 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
         console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
+
+
+def show_import(report: ImportReport, store: Path) -> None:
+    """What an import did: how many spots of each slide were matched, and how."""
+    if report.done:
+        rows = [
+            (
+                name,
+                f"{done.match.matched} of {done.spots}",
+                done.how,
+                str(done.unusable) if done.unusable else "",
+                str(done.match.contested) if done.match.contested else "",
+                str(done.match.spare) if done.match.spare else "",
+            )
+            for name, done in report.done.items()
+        ]
+        columns = ("slide", "spots matched", "how", "not finite or zero", "contested", "rows left over")
+        console.show_table("imported", columns, rows)
+    counts = [
+        (len(report.done), "imported"),
+        (len(report.kept), "the same before"),
+        (len(report.passed_over), "passed over (no file)"),
+        (len(report.failed), "failed"),
+    ]
+    console.say("slides: " + ", ".join(f"{number} {what}" for number, what in counts if number))
+    if report.invalid:
+        console.say(f"{report.invalid} spots have no embedding; their rows are NaN and marked invalid")
+    if report.unknown:
+        console.warn(f"files named like no slide: {', '.join(report.unknown)}")
+    console.show_reasons("failed", report.failed)
+    if report.done or report.kept:
+        console.show_paths([store])
 
 
 def show_metrics(metrics: dict[str, Any], head: str) -> None:

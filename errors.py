@@ -77,6 +77,10 @@ class ResolutionError(SlideError):
     """A slide's micrometres per pixel are unknown or contradict each other."""
 
 
+class FeaturesError(SlideError):
+    """Embeddings made elsewhere cannot be read, or do not belong to a slide's spots."""
+
+
 class SlideRecipeError(SlideError):
     """A slide's stored embeddings were made from another image, mpp or spots."""
 

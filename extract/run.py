@@ -25,7 +25,7 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
 from mmap_st.extract.lock import slide_lock
-from mmap_st.extract.plan import SlidePlan, check_run_recipe, plan_slide, stored_precision
+from mmap_st.extract.plan import SlidePlan, check_run_recipe, check_width, plan_slide, stored_precision
 from mmap_st.extract.progress import Progress, Silent
 from mmap_st.extract.recipe import run_recipe
 from mmap_st.extract.resample import read_window
@@ -150,6 +150,8 @@ def extract_cohort(
     store = FeatureStore.create(store_path)
     if not options.overwrite:
         check_run_recipe(store, shared)
+    replaced = {(row.slide, mpp) for row in cohort.slides for mpp in mpps} if options.overwrite else set()
+    check_width(store, request.spec.name, encoder.width, replaced)
 
     report = ExtractReport()
     plans: list[SlidePlan] = []

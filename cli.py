@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 import mmap_st
-from mmap_st import console
+from mmap_st import console, results
 from mmap_st.errors import MmapError, RequestError
-
-if TYPE_CHECKING:
-    from mmap_st.extract.run import ExtractReport
 
 app = typer.Typer(
     name="mmap",
@@ -146,24 +143,8 @@ def extract(
     options = ExtractOptions(batch_size, workers, chunk, overwrite)
     with console.ExtractionProgress() as progress:
         report = extract_cohort(slides, store, request, mpps, options, progress)
-    _show_extraction(report, store)
+    results.show_extraction(report, store)
     raise typer.Exit(1 if report.failed else 0)
-
-
-def _show_extraction(report: ExtractReport, store: Path) -> None:
-    rate = report.windows / report.seconds if report.seconds else 0.0
-    counts = [
-        (len(report.done), "embedded"),
-        (len(report.kept), "complete before"),
-        (len(report.passed_over), "passed over (no image or no spots)"),
-        (len(report.failed), "failed"),
-    ]
-    shown = ", ".join(f"{number} {what}" for number, what in counts if number)
-    console.say(f"slides: {shown}; {report.windows} windows in {report.seconds:.0f} s ({rate:.0f}/s)")
-    if report.invalid:
-        console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
-    console.show_reasons("failed", report.failed)
-    console.show_paths([store])
 
 
 @app.command()
@@ -251,32 +232,10 @@ def fit_head(
         console.warn(text)
     if report.passed_over:
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
-    _show_metrics(report.metrics, head)
+    results.show_metrics(report.metrics, head)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if test else [out])
     raise typer.Exit(1 if report.failed else 0)
-
-
-def _show_metrics(metrics: dict[str, Any], head: str) -> None:
-    protocol = metrics["protocol"]
-    console.say(
-        f"{len(protocol['train'])} slides train, {len(protocol['val'])} validate,"
-        f" {len(protocol['test'])} test; {protocol['genes']} genes ({protocol['panel']});"
-        f" {protocol['validation']}"
-    )
-    if metrics["test"] is None:
-        return
-    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
-    if metrics["test"] == metrics["baseline_ridge"]:
-        del named["ridge (own strength)"]
-    keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
-    rows = [(name, *(_number(metrics[key][metric]) for metric in keys)) for name, key in named.items()]
-    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")
-    console.show_table("test slides", columns, rows)
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
 
 
 @app.command()
@@ -368,7 +327,7 @@ def demo(
 
     with console.status() as tell, console.ExtractionProgress() as progress:
         result = run_demo(out, SimulationSettings(patients=patients), seed, tell, progress)
-    _show_metrics(result.metrics, "mmap")
+    results.show_metrics(result.metrics, "mmap")
     steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items())
     console.say(f"{steps}; together {sum(result.seconds.values()):.0f} s")
     console.show_paths([result.run, *result.pictures])

@@ -73,6 +73,10 @@ class ResolutionError(SlideError):
     """A slide's micrometres per pixel are unknown or contradict each other."""
 
 
+class TissueError(SlideError):
+    """A slide has no tissue, or none that a grid of spots fits on."""
+
+
 class SlideRecipeError(SlideError):
     """A slide's stored embeddings were made from another image, mpp or spots."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmap_st import console
 
 if TYPE_CHECKING:
+    from mmap_st.extract.preview import PreviewReport
     from mmap_st.extract.run import ExtractReport
 
 
@@ -26,6 +27,14 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
         console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
+
+
+def show_preview(report: PreviewReport) -> None:
+    """Which pictures were drawn, and of which slides none could be."""
+    if report.passed_over:
+        console.say(f"{len(report.passed_over)} slides passed over (no image or no spots)")
+    console.show_reasons("failed", report.failed)
+    console.show_paths(list(report.written.values()))
 
 
 def show_metrics(metrics: dict[str, Any], head: str) -> None:

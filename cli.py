@@ -132,21 +132,36 @@ def extract(
         int, typer.Option(min=1, help="Rows of a chunk: what a killed run loses at most.")
     ] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+    spots: Annotated[
+        str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
+    ] = None,
 ) -> None:
     """Embed every spot of every slide at several magnifications."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.encoders import encoder_spec
+    from mmap_st.extract.grid import parse_grid
+    from mmap_st.extract.preview import preview_cohort
     from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
     from mmap_st.extract.windows import parse_magnifications
 
     mpps = parse_magnifications(magnifications, mpp)
-    if mpps is None:
+    grid = None if spots is None else parse_grid(spots)
+    if mpps is None and preview is None:
         raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
     slides = open_cohort(cohort)
     request = EncoderRequest(encoder_spec(encoder), weights, random_weights, device, precision)
+    if preview is not None:
+        with console.status() as tell:
+            drawn = preview_cohort(slides, store, preview, grid, tell)
+        results.show_preview(drawn)
+        raise typer.Exit(1 if drawn.failed else 0)
+    assert mpps is not None
     options = ExtractOptions(batch_size, workers, chunk, overwrite)
     with console.ExtractionProgress() as progress:
-        report = extract_cohort(slides, store, request, mpps, options, progress)
+        report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid)
     results.show_extraction(report, store)
     raise typer.Exit(1 if report.failed else 0)
 

@@ -81,6 +81,10 @@ class FeaturesError(SlideError):
     """Embeddings made elsewhere cannot be read, or do not belong to a slide's spots."""
 
 
+class TissueError(SlideError):
+    """A slide has no tissue, or none that a grid of spots fits on."""
+
+
 class SlideRecipeError(SlideError):
     """A slide's stored embeddings were made from another image, mpp or spots."""
 

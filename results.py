@@ -9,6 +9,7 @@ from mmap_st import console
 
 if TYPE_CHECKING:
     from mmap_st.extract.imports.run import ImportReport
+    from mmap_st.extract.preview import PreviewReport
     from mmap_st.extract.run import ExtractReport
 
 
@@ -59,6 +60,14 @@ def show_import(report: ImportReport, store: Path) -> None:
     console.show_reasons("failed", report.failed)
     if report.done or report.kept:
         console.show_paths([store])
+
+
+def show_preview(report: PreviewReport) -> None:
+    """Which pictures were drawn, and of which slides none could be."""
+    if report.passed_over:
+        console.say(f"{len(report.passed_over)} slides passed over (no image or no spots)")
+    console.show_reasons("failed", report.failed)
+    console.show_paths(list(report.written.values()))
 
 
 def show_metrics(metrics: dict[str, Any], head: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers import read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError
+from mmap_st.extract.grid import GridRequest
+from mmap_st.extract.placement import place_spots
 from mmap_st.extract.recipe import (
     Recipe,
     differences,
@@ -18,8 +20,7 @@ from mmap_st.extract.recipe import (
     slide_part,
     slide_recipe,
 )
-from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
-from mmap_st.extract.slide import open_slide
+from mmap_st.extract.resolution import SourceMpp
 from mmap_st.extract.store import FeatureStore, Magnification, SlideInfo, StoredSlide
 from mmap_st.extract.store_write import check_spots, mismatch_sentence
 from mmap_st.extract.windows import mpp_key
@@ -43,6 +44,8 @@ class SlidePlan:
         Recipe of each magnification that is not complete, finest first.
     kept
         Number of magnifications that are complete already.
+    made_by
+        How a grid of spots was laid; None where the spots are the slide's own.
     """
 
     info: SlideInfo
@@ -51,6 +54,7 @@ class SlidePlan:
     source: SourceMpp
     recipes: dict[float, Recipe]
     kept: int
+    made_by: dict[str, Any] | None = None
 
     @property
     def windows(self) -> int:
@@ -65,6 +69,7 @@ def plan_slide(
     mpps: Sequence[float],
     *,
     overwrite: bool,
+    grid: GridRequest | None = None,
 ) -> SlidePlan:
     """Check one slide's inputs and find what of it is still to be done.
 
@@ -73,15 +78,9 @@ def plan_slide(
     SlideError
         If it cannot be used; the reason is for the user.
     """
-    if row.image is None:
-        raise ImageError("the cohort names no image for it.")
-    slide = open_slide(row.image)
-    try:
-        size, metadata_mpp = slide.size, slide.mpp
-    finally:
-        slide.close()
-    spots = read_spots(row)
-    source = resolve_source_mpp(row, metadata_mpp, spots)
+    placed = place_spots(row, store, grid)
+    assert row.image is not None
+    size, spots, source = placed.size_px, placed.spots, placed.source
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = shared["encoder"]["name"]
     wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}
@@ -101,7 +100,8 @@ def plan_slide(
         incomplete = there is None or not there.complete
         if incomplete or different or (overwrite and there is not None and not there.valid().all()):
             recipes[mpp] = recipe
-    return SlidePlan(info, row.image, spots, source, recipes, kept=len(mpps) - len(recipes))
+    kept = len(mpps) - len(recipes)
+    return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
 
 
 def _check_one_picture(

@@ -6,12 +6,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.data.pitch import mpp_from_pitch
 from mmap_st.data.readers import read_spots
 from mmap_st.data.readers.table import read_spot_table
 from mmap_st.data.spots import Spots
 from mmap_st.errors import ResolutionError, SpotsError
-from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
+from mmap_st.extract.resolution import SourceMpp, choose_mpp, known_mpps
 from mmap_st.extract.slide import open_slide
 from mmap_st.extract.store import FeatureStore, SlideInfo
 from mmap_st.extract.store_write import check_spots
@@ -106,9 +105,8 @@ def _cohort_slide(row: CohortSlide) -> ImportSlide:
             size, metadata = slide.size, slide.mpp
         finally:
             slide.close()
-    pitch = mpp_from_pitch(spots)
-    unknown = row.mpp is None and metadata is None and pitch is None
-    mpp = None if unknown else resolve_source_mpp(row.mpp, metadata, pitch)
+    known = known_mpps(row, metadata, spots)
+    mpp = choose_mpp(known, row.mpp_from) if known else None
     return ImportSlide(_new_info(row.slide, row.patient, mpp), spots, size)
 
 

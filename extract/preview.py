@@ -41,7 +41,7 @@ class PreviewReport:
 
 def preview_cohort(
     cohort: Cohort,
-    store_path: Path,
+    store_path: Path | None,
     folder: Path,
     grid: GridRequest | None = None,
     tell: Callable[[str], None] = lambda text: None,
@@ -53,7 +53,7 @@ def preview_cohort(
     cohort
         Slides; rows without an image, or without spots where no grid is asked for, are passed over.
     store_path
-        A feature store, which is only read; there need not be one yet.
+        A feature store, which is only read; there need not be one (yet).
     folder
         Where to write.
     grid
@@ -68,7 +68,8 @@ def preview_cohort(
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"--preview {folder} is a file; name a folder.")
-    store = FeatureStore.open(store_path) if holds_anything(store_path) else None
+    there = store_path is not None and holds_anything(store_path)
+    store = FeatureStore.open(store_path) if store_path is not None and there else None
     report = PreviewReport()
     for row in cohort.slides:
         if not gets_spots(row, grid):

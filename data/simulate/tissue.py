@@ -66,7 +66,9 @@ def sample_field(field: NDArray[np.float64], xy_um: NDArray[np.float64]) -> NDAr
     return values
 
 
-def grow_tissue(rng: np.random.Generator, size_um: float, tumour_share: float) -> Tissue:
+def grow_tissue(
+    rng: np.random.Generator, size_um: float, tumour_share: float, *, coarse: bool = True
+) -> Tissue:
     """Draw one section at random.
 
     Parameters
@@ -77,15 +79,19 @@ def grow_tissue(rng: np.random.Generator, size_um: float, tumour_share: float) -
         Side of the square section in micrometres.
     tumour_share
         Share of the tissue's area that is tumour, 0 to 1.
+    coarse
+        False: regions and infiltrates are no larger than nests, so that what surrounds a spot tells next to
+        nothing of the spot.
     """
+    region_um, infiltrate_um = (_REGION_UM, _INFILTRATE_UM) if coarse else (_NEST_UM, _NEST_UM)
     grid = round(size_um / _GRID_UM)
     outline = _outline(rng, grid)
     inside = outline > 0
-    regions = _random_field(rng, grid, _REGION_UM)
+    regions = _random_field(rng, grid, region_um)
     threshold = np.quantile(regions[inside], 1.0 - tumour_share)
     tumour = 1.0 / (1.0 + np.exp(-(regions - threshold) / 0.06))
     nests = 1.0 / (1.0 + np.exp(-_random_field(rng, grid, _NEST_UM) / 0.25))
-    infiltrate = np.clip(0.32 + 0.26 * _random_field(rng, grid, _INFILTRATE_UM), 0.0, 1.0)
+    infiltrate = np.clip(0.32 + 0.26 * _random_field(rng, grid, infiltrate_um), 0.0, 1.0)
     clumps = np.clip(1.0 + 1.3 * _random_field(rng, grid, _CLUMP_UM), 0.0, None)
     lymphocytes = np.clip(infiltrate * clumps, 0.0, 0.95)
 

@@ -16,6 +16,7 @@ from mmap_st.data.simulate.expression import (
     draw_counts,
     draw_effects,
     spot_context,
+    within_section,
 )
 from mmap_st.data.simulate.paint import paint_tissue
 from mmap_st.data.simulate.tissue import Tissue, grow_tissue, sample_field
@@ -37,9 +38,10 @@ class SimulationSettings:
     genes_per_kind
         Genes of each kind (fine, coarse, global, flat).
     coarse
-        False: the surroundings of a spot have no effect.
+        False: tissue has no structure larger than nests, and the surroundings of a spot have no effect.
     slide_factor
-        False: all sections are of one composition, and it has no effect.
+        False: all sections are of one composition, and it has no effect; nor have the small differences in
+        composition that chance leaves between sections.
     mpp
         Micrometres per pixel of the pictures, before a small variation from section to section.
     """
@@ -57,12 +59,10 @@ def simulate_cohort(
     settings: SimulationSettings,
     seed: int,
     on_slide: Callable[[str], None] = lambda name: None,
-    *,
-    pictures: bool = True,
 ) -> None:
     """Write pictures, spot files and counts of a cohort below `root`.
 
-    The same `seed` gives the same files. Pictures do not depend on the switch `coarse`.
+    The same `seed` gives the same files.
 
     Parameters
     ----------
@@ -74,8 +74,6 @@ def simulate_cohort(
         Seed of all randomness.
     on_slide
         Called with a section's name after it is written.
-    pictures
-        False: write spots and counts only, for a cohort whose pictures another one shares.
     """
     effects = draw_effects(
         np.random.default_rng([seed, 0]),
@@ -95,9 +93,10 @@ def simulate_cohort(
         mpp = settings.mpp * float(rng.uniform(0.97, 1.03))
         array, xy_um = _spots(tissue)
         context = spot_context(tissue, xy_um)
+        if not settings.slide_factor:
+            context = within_section(context)
         counts_rng = np.random.default_rng([seed, 3, index])
-        if pictures:
-            _write_picture(root, name, rng, tissue, mpp)
+        _write_picture(root, name, rng, tissue, mpp)
         _write_spots(root, name, array, xy_um / mpp)
         _write_counts(root, name, counts_rng, array, context, effects)
         on_slide(name)

@@ -20,6 +20,9 @@ from mmap_st.data.simulate.tissue import CELL_TYPES, Tissue
 
 _SPOT_RADIUS_UM = 50.0
 _RING_UM = (60.0, 220.0)
+# Effects are counted from here.
+_AVERAGE_SHARE = 0.25
+_AVERAGE_RING = 0.35
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,15 @@ def spot_context(tissue: Tissue, xy_um: NDArray[np.float64]) -> SpotContext:
     )
 
 
+def within_section(context: SpotContext) -> SpotContext:
+    """The context with all of its means over the section's spots set to those of an average section."""
+    return SpotContext(
+        composition=context.composition - context.composition.mean(axis=0) + _AVERAGE_SHARE,
+        ring=context.ring - context.ring.mean() + _AVERAGE_RING,
+        section=context.section,
+    )
+
+
 def draw_counts(
     rng: np.random.Generator, context: SpotContext, effects: GeneEffects, mean_library: float
 ) -> NDArray[np.int64]:
@@ -122,8 +134,8 @@ def draw_counts(
     tumour = context.composition[:, :2].sum(axis=1)
     log_share = (
         effects.base
-        + (context.composition - 0.25) @ effects.fine.T
-        + np.outer(context.ring - 0.35, effects.coarse)
+        + (context.composition - _AVERAGE_SHARE) @ effects.fine.T
+        + np.outer(context.ring - _AVERAGE_RING, effects.coarse)
         + section * (0.5 * effects.level + 0.35 * np.outer(tumour - 0.4, effects.state))
     )
     share = np.exp(log_share)

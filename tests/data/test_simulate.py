@@ -7,6 +7,8 @@ from mmap_st.data.normalise import targets
 from mmap_st.data.pitch import mpp_from_pitch
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.data.simulate import SimulationSettings, simulate_cohort
+from mmap_st.data.simulate.expression import draw_effects, spot_context, within_section
+from mmap_st.data.simulate.tissue import grow_tissue
 
 SMALL = SimulationSettings(patients=2, size_um=1200.0, genes_per_kind=5)
 
@@ -28,26 +30,37 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Pa
     assert not set(first.values()) & set(digests(tmp_path / "c", "*").values())
 
 
-def test_the_coarse_switch_changes_its_genes_only_and_never_the_picture(tmp_path: Path) -> None:
-    simulate_cohort(tmp_path / "all", SMALL, 1)
-    simulate_cohort(tmp_path / "off", SimulationSettings(**{**vars(SMALL), "coarse": False}), 1)
-    assert digests(tmp_path / "all", "*.jpg") == digests(tmp_path / "off", "*.jpg")
-    tables = {name: read_counts(open_cohort(f"her2st:{tmp_path / name}")["A1"]) for name in ("all", "off")}
-    both = [tables[name].matrix.toarray() for name in ("all", "off")]
-    changed = (both[0] != both[1]).mean(axis=0)
-    names = np.array(tables["all"].genes)
-    is_coarse = np.char.startswith(names, "COARSE")
-    assert changed[is_coarse].min() > 0.5
-    assert changed[~is_coarse].max() < changed[is_coarse].min()
+def test_the_coarse_switch_changes_its_effects_only() -> None:
+    both = [
+        draw_effects(np.random.default_rng(1), 5, coarse=coarse, slide_factor=True)
+        for coarse in (True, False)
+    ]
+    assert not both[1].coarse.any()
+    assert (both[0].coarse != 0).sum() == 5
+    for name in ("names", "base", "fine", "level", "state"):
+        assert np.array_equal(getattr(both[0], name), getattr(both[1], name)), name
 
 
-def test_without_the_slide_factor_sections_differ_less(tmp_path: Path) -> None:
+def test_without_coarse_effects_the_ring_tells_little_of_the_spot() -> None:
+    ticks = np.arange(300.0, 2200.0, 200.0)
+    xy = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    told = {}
+    for coarse in (True, False):
+        contexts = [
+            spot_context(grow_tissue(np.random.default_rng(seed), 2400.0, 0.5, coarse=coarse), xy)
+            for seed in range(3)
+        ]
+        told[coarse] = np.mean([np.corrcoef(c.composition[:, 2], c.ring)[0, 1] for c in contexts])
+    assert told[True] > 0.4
+    assert abs(told[False]) < 0.25
+
+
+def test_without_the_slide_factor_sections_do_not_differ(tmp_path: Path) -> None:
     spread = {}
     for factor in (True, False):
         root = tmp_path / str(factor)
         settings = SimulationSettings(patients=4, size_um=1200.0, genes_per_kind=8, slide_factor=factor)
-        simulate_cohort(root, settings, 1, pictures=False)
-        assert not (root / "ST-imgs").exists()
+        simulate_cohort(root, settings, 1)
         levels = []
         for slide in open_cohort(f"her2st:{root}").slides:
             counts = read_counts(slide)
@@ -55,6 +68,16 @@ def test_without_the_slide_factor_sections_differ_less(tmp_path: Path) -> None:
             levels.append(targets(counts, genes).mean(axis=0))
         spread[factor] = np.std(levels, axis=0).mean()
     assert spread[True] > 2 * spread[False]
+
+
+def test_a_context_within_its_section_has_the_means_of_an_average_section() -> None:
+    ticks = np.arange(300.0, 900.0, 200.0)
+    xy = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    context = spot_context(grow_tissue(np.random.default_rng(0), 1200.0, 0.3), xy)
+    within = within_section(context)
+    np.testing.assert_allclose(within.composition.mean(axis=0), 0.25)
+    np.testing.assert_allclose(within.ring.mean(), 0.35)
+    np.testing.assert_allclose(np.diff(within.composition, axis=0), np.diff(context.composition, axis=0))
 
 
 def test_the_written_layout_reads_back_with_its_scale(simulated: Path) -> None:

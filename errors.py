@@ -29,6 +29,10 @@ class PanelError(RequestError):
     """A gene panel cannot be made from what is there."""
 
 
+class NormalisationError(RequestError):
+    """Targets of slides cannot be brought to one scale."""
+
+
 class SplitError(RequestError):
     """Train, validation and test slides cannot be taken as asked."""
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmap_st import console
+from mmap_st.commands.options import ValuesOption, parse_values
 from mmap_st.errors import RequestError
 
 _WRITE = "write"
@@ -16,11 +17,8 @@ _WRITE = "write"
 ImageOption = Annotated[
     Path | None,
     typer.Option(
-        "--image", help="The image that the spots were placed on; or a folder of images named as slides."
+        "--image", help="The image that the spots were placed on; or a folder, images named as slides."
     ),
-]
-ValuesOption = Annotated[
-    str | None, typer.Option("--values", help="What the tables hold: counts, or lognorm on purpose.")
 ]
 
 
@@ -52,7 +50,7 @@ def write(
     values: ValuesOption = None,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
-    """Find the slides at a path, look at their tables, and write a cohort (the word `write` may be left out)."""
+    """Find the slides at a path, look at their tables, write a cohort; the word `write` may be left out."""
     from mmap_st.data.cohort import write_cohort
     from mmap_st.data.readers import READERS, open_cohort
     from mmap_st.data.survey import survey
@@ -62,7 +60,7 @@ def write(
         return
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
-    found = open_cohort(source, image=image, values=_values(values))
+    found = open_cohort(source, image=image, values=parse_values(values))
     rows, problems, notes = [], {}, {}
     with console.status() as tell:
         for look in survey(found):
@@ -110,7 +108,7 @@ def check(
     from mmap_st.extract.preview import preview_cohort
     from mmap_st.report.cohort_check import CohortCheck, check_cohort, summarise_genes
 
-    slides = open_cohort(cohort, image=image, values=_values(values))
+    slides = open_cohort(cohort, image=image, values=parse_values(values))
     result = CohortCheck()
     with console.status() as tell:
         for number, one in enumerate(check_cohort(slides), start=1):
@@ -135,7 +133,8 @@ def check(
         for one in result.slides
     ]
     columns = (
-        "slide", "patient", "technology", "px", "um/px", "spots", "genes", "unmatched", "outside", "on tissue", "",
+        "slide", "patient", "technology", "px", "um/px", "spots", "genes", "unmatched", "outside",
+        "on tissue", "",
     )  # fmt: skip
     console.show_table(f"{len(rows)} slides", columns, rows)
     for one in result.slides:
@@ -148,11 +147,3 @@ def check(
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)
-
-
-def _values(text: str | None) -> str | None:
-    from mmap_st.data.cohort import VALUES
-
-    if text is not None and text not in VALUES:
-        raise RequestError(f"--values {text}: give {' or '.join(VALUES)}.")
-    return None if text == "counts" else text

@@ -15,6 +15,8 @@ from mmap_st.commands.options import (
     MppOption,
     SeedOption,
     StoreArgument,
+    ValuesOption,
+    parse_values,
 )
 
 
@@ -30,6 +32,10 @@ def fit_head(
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
     val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
     test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
+    gene_set: Annotated[
+        str, typer.Option(help="Panels are chosen from genes on every training slide, or on any: union.")
+    ] = "intersection",
+    values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
     mpp: MppOption = None,
     prototypes: Annotated[
@@ -62,9 +68,11 @@ def fit_head(
         test=test,
         mpps=parse_magnifications(magnifications, mpp),
         seed=seed,
+        gene_set=gene_set,
     )
+    slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
-        report = fit(open_cohort(cohort), FeatureStore.open(store), request, out, tell)
+        report = fit(slides, FeatureStore.open(store), request, out, tell)
     for text in report.warnings:
         console.warn(text)
     if report.passed_over:

@@ -92,4 +92,5 @@ def _points_of(tissue: Tissue) -> Points:
     """Evenly chosen points of the tissue, in level-0 pixels."""
     rows, columns = np.nonzero(tissue.mask)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MASK_POINTS)).astype(np.int64))
-    return (np.column_stack([columns[chosen], rows[chosen]]) + 0.5) * np.asarray(tissue.scale)
+    points: Points = (np.column_stack([columns[chosen], rows[chosen]]) + 0.5) * np.asarray(tissue.scale)
+    return points

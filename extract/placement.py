@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.readers import read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import ImageError, SlideRecipeError
+from mmap_st.errors import ImageError, SlideRecipeError, SpotsError
 from mmap_st.extract.grid import GridRequest, grid_spots, stored_grid
 from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
 from mmap_st.extract.slide import Slide, open_slide
@@ -72,10 +74,34 @@ def place_spots_on(
     """
     if row.spots is not None or grid is None:
         spots = read_spots(row)
+        check_inside(spots, slide.size)
         source = resolve_source_mpp(row, slide.mpp, spots)
         return Placement(slide.size, source, spots)
     source = resolve_source_mpp(row, slide.mpp, None)
     return _place_grid(row.slide, slide, source, store, grid)
+
+
+def check_inside(spots: Spots, size_px: tuple[int, int]) -> None:
+    """Refuse spots of which more than half lie outside the image: it cannot be theirs.
+
+    Raises
+    ------
+    SpotsError
+        Saying how far they reach.
+    """
+    outside = int(count_outside(spots, size_px))
+    if outside > len(spots) / 2:
+        x, y = spots.xy.max(axis=0)
+        raise SpotsError(
+            f"{outside} of {len(spots)} spots lie outside the image ({size_px[0]} x {size_px[1]} px; spots"
+            f" reach {x:.0f}, {y:.0f}): it is not the image that they were placed on, or not at full"
+            " resolution; name that image, or give the cohort's column scale."
+        )
+
+
+def count_outside(spots: Spots, size_px: tuple[int, int]) -> int:
+    """How many spots have their centre outside an image of `size_px` (width, height)."""
+    return int(((spots.xy < 0) | (spots.xy >= np.asarray(size_px))).any(axis=1).sum())
 
 
 def _place_grid(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.genes import in_any, in_common, naming
 from mmap_st.data.spots import Spots
 from mmap_st.data.survey import SlideSurvey, survey_slide
-from mmap_st.errors import SlideError
+from mmap_st.errors import SlideError, TissueError
 from mmap_st.extract.orientation import better_orientation
+from mmap_st.extract.placement import check_inside, count_outside
 from mmap_st.extract.resolution import SourceMpp, choose_mpp, known_mpps
 from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.tissue import Tissue, find_tissue
@@ -138,8 +137,8 @@ def summarise_genes(slides: list[SlideCheck]) -> list[str]:
     notes = [f"{shared} genes are on all {len(tables)} slides with counts, {union} on any"]
     if len(named) > 1:
         notes.append(
-            "some slides name genes by Ensembl id and some by symbol: only slides named alike can be used together,"
-            " unless their files have both"
+            "some slides name genes by Ensembl id and some by symbol: they can be used together only where"
+            " files have both"
         )
     return notes
 
@@ -153,33 +152,25 @@ def _technology(row: CohortSlide, look: SlideSurvey) -> str:
 def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, float | None, list[str]]:
     """Spots outside the image, share of them on tissue, and what is likely wrong with where they are."""
     size = slide.size
-    beyond = (spots.xy < 0).any(axis=1) | (spots.xy >= np.asarray(size)).any(axis=1)
-    outside = int(beyond.sum())
+    outside = count_outside(spots, size)
     tissue = _tissue_or_none(slide, mpp)
     problems: list[str] = []
-    if outside > len(spots) / 2:
-        problems.append(
-            f"{outside} of {len(spots)} spots lie outside the image ({size[0]} x {size[1]} px; spots reach"
-            f" {spots.xy[:, 0].max():.0f}, {spots.xy[:, 1].max():.0f}): it is not the image that they were placed"
-            " on, or not at full resolution; name that image, or give the cohort's column scale."
-        )
+    try:
+        check_inside(spots, size)
+    except SlideError as error:
+        problems.append(str(error))
     if tissue is None:
         return outside, None, problems
     own, better = better_orientation(tissue, spots.xy, size)
     if better is not None and len(spots) >= _FEWEST_SPOTS:
         problems.append(
-            f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} with"
-            f" {better.name}: the positions are likely in another orientation than the image; correct them."
-            if "swapped" in better.name
-            else f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%}"
+            f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if"
             f" {better.name}: the positions are likely in another orientation than the image; correct them."
         )
     return outside, own.on_tissue, problems
 
 
 def _tissue_or_none(slide: Slide, mpp: float | None) -> Tissue | None:
-    from mmap_st.errors import TissueError
-
     try:
         return find_tissue(slide, mpp)
     except TissueError:

@@ -91,9 +91,9 @@ def _mpp(scales: dict[str, Any], axes: str) -> float | None:
     units = {str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
     steps = scales["datasets"][0].get("coordinateTransformations", [])
     scale = next((step["scale"] for step in steps if step.get("type") == "scale"), None)
-    if scale is None or units.get("X") not in _MICROMETRES or units.get("Y") not in _MICROMETRES:
+    factors = [_MICROMETRES.get(str(units.get(axis))) for axis in "XY"]
+    if scale is None or factors[0] is None or factors[1] is None:
         return None
     return plausible_mpp(
-        float(scale[axes.index("X")]) * _MICROMETRES[units["X"]],
-        float(scale[axes.index("Y")]) * _MICROMETRES[units["Y"]],
+        float(scale[axes.index("X")]) * factors[0], float(scale[axes.index("Y")]) * factors[1]
     )

@@ -90,13 +90,14 @@ def open_slide(path: Path) -> Slide:
         except ImageError:
             if not _known_to_openslide(file):
                 raise
-    if _known_to_openslide(file):
-        return OpenSlideSlide(file, mpp=ome_mpp_of(file) if ome else None)
     try:
+        if _known_to_openslide(file):
+            return OpenSlideSlide(file, mpp=ome_mpp_of(file) if ome else None)
         return PlainSlide(file)
     except ImageError as refused:
         if file.suffix.lower() not in _TIFF_SUFFIXES:
             raise
+        # TIFF has many compressions: tifffile knows more of them than OpenSlide and Pillow.
         try:
             return TiffSlide(file)
         except ImageError as reason:

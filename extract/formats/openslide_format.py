@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import Level, flatten, levels_of, plausible_mpp
+from mmap_st.extract.formats.pixels import Level, flatten, levels_of, on_white, pasted, plausible_mpp
 
 
 class OpenSlideSlide:
@@ -46,7 +46,11 @@ class OpenSlideSlide:
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         import openslide
 
-        x0, y0, x1, y1 = box
+        # Only what lies inside: at coordinates below zero OpenSlide's lower levels are a pixel off.
+        inside = on_white(box, self._levels[level].size)
+        if inside is None:
+            return pasted(None, None, box)
+        x0, y0, x1, y1 = inside
         slide = self._slide
         # OpenSlide wants the corner in level-0 pixels, and takes it to the level by its own downsample, one
         # for both axes: rounding puts the corner off by half a level-0 pixel at most.
@@ -56,7 +60,7 @@ class OpenSlideSlide:
         except openslide.OpenSlideError as error:
             self._reopen(slide)
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
-        return flatten(region)
+        return pasted(flatten(region), inside, box)
 
     def thumbnail(self, longest_px: int) -> Image.Image:
         import openslide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class TiffSlide:
             self._axes = str(series.axes)
             self._arrays: list[Any] = []
             sizes = []
-            for level in series.levels:
-                self._arrays.append(zarr.open_array(level.aszarr(), mode="r"))
+            for index, level in enumerate(series.levels):
+                self._arrays.append(zarr.open_array(series.aszarr(level=index), mode="r"))
                 shape = dict(zip(str(level.axes), level.shape, strict=True))
                 sizes.append((int(shape["X"]), int(shape["Y"])))
             self._mpp = ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
@@ -51,7 +52,8 @@ class TiffSlide:
             raise ImageError(f"{path} has pixels of type {self._arrays[0].dtype}; convert it to 8-bit RGB.")
         self._levels = levels_of(sizes)
         # One pixel tells whether the compression can be decoded here, and whether the colours are RGB.
-        self.read((0, 0, 1, 1))
+        with suppress(RegionError):  # others may be whole
+            self.read((0, 0, 1, 1))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mmap_st.data.array_grids import hexagonal, is_hexagonal, square
-from mmap_st.data.counts import Counts, make_counts
+from mmap_st.data.counts import Counts, make_counts, trusted
 from mmap_st.data.spots import Spots
 from mmap_st.errors import CountsError, SpotsError
 
@@ -191,7 +191,9 @@ def _values(matrix: GeneMatrix, table: SpotTable) -> sparse.csr_array:
     loaded = matrix.load()
     if loaded is None:
         raise CountsError(f"{matrix.name} is empty.")
-    values = sparse.csr_array(loaded if sparse.issparse(loaded) else np.asarray(loaded), dtype=np.float32)
+    values = sparse.csr_array(
+        trusted(loaded) if sparse.issparse(loaded) else np.asarray(loaded), dtype=np.float32
+    )
     if values.shape != (len(table.obs), len(matrix.genes)):
         raise CountsError(
             f"{matrix.name} has the shape {values.shape} for {len(table.obs)} spots and {len(matrix.genes)}"

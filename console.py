@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -20,6 +21,7 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -72,12 +74,12 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     _console(stderr=False).print(table)
 
 
-def show_reasons(title: str, reasons: Mapping[str, str]) -> None:
-    """A table of slides and why each was not used."""
+def show_reasons(title: str, reasons: Mapping[str, str], what: str = "slide") -> None:
+    """A table of slides, or whatever else `what` is, and why each was not used."""
     if not reasons:
         return
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("slide", no_wrap=True)
+    table.add_column(what, no_wrap=True)
     table.add_column("reason", overflow="fold")
     for slide, reason in reasons.items():
         table.add_row(escape(slide), escape(reason))
@@ -129,6 +131,43 @@ class ExtractionProgress:
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)
+
+
+class DownloadProgress:
+    """Progress of a download: files, bytes, rate, time left; silent where no one watches."""
+
+    def __init__(self) -> None:
+        console = _console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("download", total=None)
+        self._files = self._number = 0
+
+    def __enter__(self) -> DownloadProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, files: int) -> None:
+        self._files = files
+
+    def file(self, name: str) -> None:
+        self._number += 1
+        text = f"{escape(name)} ({self._number} of {self._files} files)"
+        self._progress.update(self._task, description=text)
+
+    def moved(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total or None)
 
 
 class Status:

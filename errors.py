@@ -29,6 +29,10 @@ class PanelError(RequestError):
     """A gene panel cannot be made from what is there."""
 
 
+class NormalisationError(RequestError):
+    """Targets of slides cannot be brought to one scale."""
+
+
 class SplitError(RequestError):
     """Train, validation and test slides cannot be taken as asked."""
 
@@ -65,12 +69,24 @@ class ImageError(SlideError):
     """A slide's image is missing or cannot be read."""
 
 
+class DownloadError(MmapError):
+    """One file cannot be fetched: the others still are (exit status 1)."""
+
+
 class RegionError(MmapError):
     """One region of an image cannot be read; the rest of it may be."""
 
 
 class ResolutionError(SlideError):
     """A slide's micrometres per pixel are unknown or contradict each other."""
+
+
+class FeaturesError(SlideError):
+    """Embeddings made elsewhere cannot be read, or do not belong to a slide's spots."""
+
+
+class TissueError(SlideError):
+    """A slide has no tissue, or none that a grid of spots fits on."""
 
 
 class SlideRecipeError(SlideError):

@@ -12,8 +12,17 @@ import polars as pl
 
 from mmap_st.errors import CohortError, did_you_mean
 
-COLUMNS = ("slide", "patient", "image", "spots", "counts", "reader", "mpp", "labels")
+COLUMNS = (
+    "slide", "patient", "image", "spots", "counts", "reader", "mpp",
+    "mpp_from", "pitch_um", "scale", "values", "labels",
+)  # fmt: skip
+_ALWAYS_WRITTEN = COLUMNS[:7]
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
+
+#: What the column `values` may say: raw counts, or counts that were scaled to a library size and log1p-ed.
+VALUES = ("counts", "lognorm")
+#: What the column `mpp_from` may say: the column `mpp`, the spots' own files, their pitch, or the image.
+MPP_SOURCES = ("cohort", "spots", "pitch", "image")
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,22 @@ class CohortSlide:
         Name of the slide, unique in the cohort.
     patient
         Whom the slide is from.
-    image, spots, counts, labels
-        Paths of the H&E image, the spot table, the count table and the pathologist's labels.
+    image, spots, counts
+        Paths of the H&E image, the spot table and the count table.
     reader
         Name of the reader that understands the spot and count tables.
     mpp
         Micrometres per pixel of the image, where the user gives it.
+    mpp_from
+        Which source of micrometres per pixel to believe where they disagree, see `MPP_SOURCES`.
+    pitch_um
+        Distance between neighbouring spots, where the reader does not know it.
+    scale
+        What the spot table's pixels are multiplied by to be pixels of `image`; 1 where None.
+    values
+        What the count table holds, see `VALUES`; counts where None.
+    labels
+        Path of a pathologist's labels.
     """
 
     slide: str
@@ -41,6 +60,10 @@ class CohortSlide:
     counts: Path | None = None
     reader: str | None = None
     mpp: float | None = None
+    mpp_from: str | None = None
+    pitch_um: float | None = None
+    scale: float | None = None
+    values: str | None = None
     labels: Path | None = None
 
 
@@ -116,8 +139,11 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
     """Write a cohort as CSV or, if `path` ends so, Parquet; paths become relative to its folder."""
     folder = path.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
-    with_labels = any(slide.labels for slide in cohort.slides)
-    columns = [c for c in COLUMNS if c != "labels" or with_labels]
+    columns = [
+        column
+        for column in COLUMNS
+        if column in _ALWAYS_WRITTEN or any(getattr(slide, column) is not None for slide in cohort.slides)
+    ]
     rows = [
         {
             column: _cell(getattr(slide, column), folder if column in _PATH_COLUMNS else None)
@@ -150,6 +176,7 @@ def _parse_row(row: dict[str, str | None], path: Path, number: int) -> CohortSli
         text = cells.get(column)
         return None if text is None else path.parent / text
 
+    where = f"{path}, row {number} ({slide})"
     return CohortSlide(
         slide=slide,
         patient=cells.get("patient"),
@@ -157,20 +184,33 @@ def _parse_row(row: dict[str, str | None], path: Path, number: int) -> CohortSli
         spots=located("spots"),
         counts=located("counts"),
         reader=cells.get("reader"),
-        mpp=_parse_mpp(cells.get("mpp"), f"{path}, row {number} ({slide})"),
+        mpp=_number(cells.get("mpp"), "mpp", where, 0.01, 100, "micrometres per pixel, such as 0.5"),
+        mpp_from=_word(cells.get("mpp_from"), "mpp_from", where, MPP_SOURCES),
+        pitch_um=_number(cells.get("pitch_um"), "pitch_um", where, 0.1, 10_000, "micrometres, such as 100"),
+        scale=_number(cells.get("scale"), "scale", where, 1e-4, 1e4, "a factor, such as 0.15"),
+        values=_word(cells.get("values"), "values", where, VALUES),
         labels=located("labels"),
     )
 
 
-def _parse_mpp(text: str | None, where: str) -> float | None:
+def _number(
+    text: str | None, column: str, where: str, least: float, most: float, advice: str
+) -> float | None:
     if text is None:
         return None
     try:
-        mpp = float(text)
+        number = float(text)
     except ValueError:
-        mpp = float("nan")
-    if not 0.01 <= mpp <= 100:
+        number = float("nan")
+    if not least <= number <= most:
+        raise CohortError(f"{where}: {column} is {text!r}; give {advice}, or leave it empty.")
+    return number
+
+
+def _word(text: str | None, column: str, where: str, known: tuple[str, ...]) -> str | None:
+    if text is not None and text not in known:
         raise CohortError(
-            f"{where}: mpp is {text!r}; give micrometres per pixel, such as 0.5, or leave it empty."
+            f"{where}: {column} is {text!r}{did_you_mean(text, known)};"
+            f" it may be {', '.join(known)} or empty."
         )
-    return mpp
+    return text

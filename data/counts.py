@@ -1,16 +1,20 @@
-"""Counts: transcripts per spot and gene, sparse."""
+"""Counts: transcripts per spot and gene, sparse; or values that were log-normalised, where a user says so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mmap_st.data.genes import canonical_gene
 from mmap_st.data.spots import duplicates, some
 from mmap_st.errors import CountsError
+
+_NOT_WHOLE = "give raw transcript counts, or say --values lognorm if they were log-normalised on purpose"
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,23 @@ class Counts:
     ids
         (n,) spot ids.
     genes
-        (g,) gene names, unique.
+        (g,) gene names, unique; versions of Ensembl ids are left out.
     matrix
-        (n, g) CSR, float32 whole numbers.
+        (n, g) CSR, float32; whole numbers, unless `values` is ``lognorm``.
     merged_genes
         How many columns were added to another of the same name.
+    gene_ids
+        (g,) an Ensembl id of each gene, or ""; None where the table has none beside its names.
+    values
+        ``counts``, or ``lognorm``: counts that were scaled to a library size and log1p-ed before.
     """
 
     ids: tuple[str, ...]
     genes: tuple[str, ...]
     matrix: sparse.csr_array
     merged_genes: int = 0
+    gene_ids: tuple[str, ...] | None = None
+    values: str = "counts"
 
     @property
     def library(self) -> NDArray[np.float64]:
@@ -48,7 +58,7 @@ class Counts:
             (np.ones(known.sum(), np.float32), (np.flatnonzero(known), rows[known])),
             shape=(len(rows), len(self.ids)),
         )
-        return Counts(tuple(ids), self.genes, sparse.csr_array(pick @ self.matrix), self.merged_genes)
+        return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix))
 
     def columns_of(self, genes: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.bool_]]:
         """Columns (n, len(genes)) in that order, and which of the genes this slide has (others are empty)."""
@@ -63,14 +73,30 @@ class Counts:
 
 
 def make_counts(
-    ids: Sequence[str], genes: Sequence[str], values: sparse.spmatrix | NDArray[np.float32]
+    ids: Sequence[str],
+    genes: Sequence[str],
+    values: sparse.spmatrix | sparse.sparray | NDArray[np.float32],
+    *,
+    gene_ids: Sequence[str] | None = None,
+    kind: str = "counts",
 ) -> Counts:
-    """Check a table of counts and make it sparse; columns of one name are added up.
+    """Check a table of counts and make it sparse; columns of one gene are added up.
+
+    Parameters
+    ----------
+    ids, genes
+        Names of rows and columns.
+    values
+        (n, g) the table.
+    gene_ids
+        An Ensembl id for each column, or "".
+    kind
+        ``counts``: refuse what is not; ``lognorm``: any finite number of zero or more.
 
     Raises
     ------
     CountsError
-        If ids repeat, the table is empty, or a value is not a whole number of zero or more.
+        If ids repeat, the table is empty, or a value is not of that kind.
     """
     repeated = duplicates(ids)
     if repeated:
@@ -82,29 +108,59 @@ def make_counts(
             f"the count table has {len(ids)} spots and {len(genes)} genes; it needs some of both."
         )
     matrix = sparse.csr_array(values, dtype=np.float32)
-    _check_values(matrix, ids, genes)
-    names = tuple(dict.fromkeys(genes))
-    if len(names) < len(genes):
+    _check_values(matrix, ids, genes, whole=kind == "counts")
+    canonical = [canonical_gene(gene) for gene in genes]
+    names = tuple(dict.fromkeys(canonical))
+    if len(names) < len(canonical):
+        if kind != "counts":
+            raise CountsError(
+                f"genes are not unique: {some(duplicates(canonical))}; log-normalised values of one gene"
+                " cannot be added up, so give each gene one column."
+            )
         column_of = {name: column for column, name in enumerate(names)}
         merge = sparse.csr_array(
-            (np.ones(len(genes), np.float32), (np.arange(len(genes)), [column_of[g] for g in genes])),
+            (np.ones(len(genes), np.float32), (np.arange(len(genes)), [column_of[g] for g in canonical])),
             shape=(len(genes), len(names)),
         )
         matrix = sparse.csr_array(matrix @ merge)
-    return Counts(tuple(ids), names, matrix, merged_genes=len(genes) - len(names))
+    known: dict[str, str] = {}
+    for name, gene_id in zip(canonical, gene_ids or (), strict=bool(gene_ids)):
+        known.setdefault(name, canonical_gene(gene_id))
+    return Counts(
+        tuple(ids),
+        names,
+        matrix,
+        merged_genes=len(genes) - len(names),
+        gene_ids=tuple(known[name] for name in names) if known else None,
+        values=kind,
+    )
 
 
-def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str]) -> None:
+def trusted(matrix: Any) -> Any:
+    """The sparse matrix, after a look at its indices: those of a damaged file would reach beyond memory.
+
+    Raises
+    ------
+    ValueError
+        If an index is beyond the matrix.
+    """
+    check = getattr(matrix, "check_format", None)
+    if check is not None:
+        check(full_check=True)
+    return matrix
+
+
+def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], *, whole: bool) -> None:
     values = matrix.data
-    for wrong, what in (
-        (~np.isfinite(values), "are missing or not numbers"),
-        (values < 0, "are negative"),
-        (values != np.floor(values), "are not whole numbers"),
+    for wrong, what, advice in (
+        (~np.isfinite(values), "are missing or not numbers", "give raw transcript counts"),
+        (values < 0, "are negative", "give raw transcript counts"),
+        (values != np.floor(values) if whole else None, "are not whole numbers", _NOT_WHOLE),
     ):
-        if wrong.any():
+        if wrong is not None and wrong.any():
             entry = int(np.flatnonzero(wrong)[0])
             row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
             raise CountsError(
                 f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
-                f" {genes[int(matrix.indices[entry])]}; give raw transcript counts."
+                f" {genes[int(matrix.indices[entry])]}; {advice}."
             )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from mmap_st.data.counts import Counts
+from mmap_st.data.spots import some
+from mmap_st.errors import NormalisationError
 
 #: Name of the default normalisation, recorded with every head.
 LOG1P_10K = "log1p-10k"
+#: Of tables that hold log-normalised values: none.
+AS_GIVEN = "lognorm-as-given"
 
 #: What each normalisation is, for people.
-UNITS = {LOG1P_10K: "log1p of counts scaled to 10,000 a spot over all genes"}
+UNITS = {
+    LOG1P_10K: "log1p of counts scaled to 10,000 a spot over all genes",
+    AS_GIVEN: "log-normalised values as the table has them",
+}
 
 _SCALE = 10_000.0
 
@@ -31,9 +38,33 @@ def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     return scaled
 
 
+def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
+    """`columns` as they are, for values that were log-normalised before."""
+    return sparse.csr_array(columns, dtype=np.float64)
+
+
 NORMALISATIONS: dict[str, Callable[[Counts, sparse.csr_array], sparse.csr_array]] = {
     LOG1P_10K: log1p_10k,
+    AS_GIVEN: as_given,
 }
+
+
+def normalisation_of(tables: Mapping[str, Counts]) -> str:
+    """Name of the normalisation that suits what the tables of all slides hold.
+
+    Raises
+    ------
+    NormalisationError
+        If some hold counts and others log-normalised values: those are not on one scale.
+    """
+    kinds = {counts.values for counts in tables.values()}
+    if len(kinds) > 1:
+        lognorm = [name for name, counts in tables.items() if counts.values == "lognorm"]
+        raise NormalisationError(
+            f"{len(lognorm)} of {len(tables)} slides hold log-normalised values ({some(lognorm)}) and the"
+            " others counts: their targets would be on two scales; use slides of one kind."
+        )
+    return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
 
 def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:

@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.counts import Counts
+from mmap_st.data.genes import canonical_gene, in_any, in_common, is_ensembl
 from mmap_st.data.normalise import LOG1P_10K, NORMALISATIONS
 from mmap_st.data.spots import duplicates, some
 from mmap_st.errors import PanelError
 
 DEFAULT_PANEL = "hvg:250"
+INTERSECTION, UNION = GENE_SETS = ("intersection", "union")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Genes in order, how they were chosen, and on which slides (none for a file)."""
+    """Genes in order, and how they were chosen.
+
+    Attributes
+    ----------
+    genes
+        Their names.
+    how
+        The request, such as ``hvg:250``, or the file.
+    slides
+        On which slides they were chosen; none for a file.
+    gene_ids
+        An Ensembl id of each, or ""; None where no training slide has ids.
+    """
 
     genes: tuple[str, ...]
     how: str
     slides: tuple[str, ...] = ()
+    gene_ids: tuple[str, ...] | None = None
 
 
-def choose_panel(text: str, training: Mapping[str, Counts], normalisation: str = LOG1P_10K) -> Panel:
+def choose_panel(
+    text: str, training: Mapping[str, Counts], normalisation: str = LOG1P_10K, gene_set: str = INTERSECTION
+) -> Panel:
     """Choose the genes that ``--genes`` asks for.
 
     Parameters
     ----------
     text
-        ``all``: every gene that all training slides measured; ``hvg:N``: the N of greatest variance of
+        ``all``: every gene of the set; ``hvg:N``: the N of greatest variance of
         targets over the training spots, greatest first; ``mean:N``: the N of greatest mean; or the path of
         a file with one gene a line.
     training
         Counts of the training slides, by name. Spots with an empty library do not count.
     normalisation
         Of the targets, see `mmap_st.data.normalise`.
+    gene_set
+        ``intersection``: genes that every training slide has may be chosen; ``union``: those that any has.
+        Slides that lack a gene tell nothing of it.
 
     Raises
     ------
     PanelError
         If the request is not one of these, or asks for more genes than there are.
     """
+    panel = _choose(text, training, normalisation, gene_set)
+    return replace(panel, gene_ids=_ids_of(panel.genes, training))
+
+
+def _choose(text: str, training: Mapping[str, Counts], normalisation: str, gene_set: str) -> Panel:
     kind, colon, number = text.partition(":")
     if text == "all" or (colon and kind in ("hvg", "mean") and not Path(text).exists()):
-        genes, mean, variance = target_moments(training, normalisation)
+        genes, mean, variance = target_moments(training, normalisation, gene_set)
+        how = text if gene_set == INTERSECTION else f"{text} of the {gene_set}"
         if text == "all":
-            return Panel(genes, text, tuple(training))
+            return Panel(genes, how, tuple(training))
         score = variance if kind == "hvg" else mean
-        return Panel(_greatest(genes, score, _parse_number(text, number)), text, tuple(training))
+        return Panel(_greatest(genes, score, _parse_number(text, number)), how, tuple(training))
     return read_panel(Path(text), {gene for counts in training.values() for gene in counts.genes})
+
+
+def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, ...] | None:
+    """Ids beside the names, of the first slide that has one; a name that is an id is its own."""
+    known: dict[str, str] = {}
+    for counts in training.values():
+        for name, gene_id in zip(counts.genes, counts.gene_ids or (), strict=counts.gene_ids is not None):
+            if gene_id:
+                known.setdefault(name, gene_id)
+    ids = tuple(gene if is_ensembl(gene) else known.get(gene, "") for gene in genes)
+    return ids if any(ids) else None
 
 
 def read_panel(path: Path, known: set[str]) -> Panel:
@@ -61,7 +98,7 @@ def read_panel(path: Path, known: set[str]) -> Panel:
         raise PanelError(
             f"--genes {path}: there is no such file; give all, hvg:N, mean:N or a file with one gene a line."
         )
-    genes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    genes = [canonical_gene(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not genes:
         raise PanelError(f"{path} lists no genes; write one gene a line.")
     if duplicates(genes):
@@ -76,30 +113,31 @@ def read_panel(path: Path, known: set[str]) -> Panel:
 
 
 def target_moments(
-    training: Mapping[str, Counts], normalisation: str = LOG1P_10K
+    training: Mapping[str, Counts], normalisation: str = LOG1P_10K, gene_set: str = INTERSECTION
 ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Genes that all slides measured, with mean and variance (g,) of targets over all their spots pooled."""
+    """Genes of all slides (or any), with mean and variance (g,) of targets over all spots that have them."""
     if not training:
         raise PanelError("no training slide has counts; a panel is chosen on training slides.")
-    first, *others = training.values()
-    shared = set(first.genes).intersection(*(counts.genes for counts in others))
-    genes = tuple(gene for gene in first.genes if gene in shared)
+    if gene_set not in GENE_SETS:
+        raise PanelError(f"--gene-set {gene_set}: give {' or '.join(GENE_SETS)}.")
+    tables = [counts.genes for counts in training.values()]
+    genes = in_common(tables) if gene_set == INTERSECTION else in_any(tables)
     if not genes:
         raise PanelError("the training slides have no gene in common; check their gene names.")
-    spots, total, squares = 0, np.zeros(len(genes)), np.zeros(len(genes))
+    spots, total, squares = (np.zeros(len(genes)) for _ in range(3))
     for counts in training.values():
-        columns, _ = counts.columns_of(genes)
+        columns, present = counts.columns_of(genes)
         values = NORMALISATIONS[normalisation](counts, columns)
-        spots += int((counts.library > 0).sum())
+        spots += present * int((counts.library > 0).sum())
         total += values.sum(axis=0)
         squares += values.multiply(values).sum(axis=0)
-    mean = total / max(spots, 1)
-    return genes, mean, np.maximum(squares / max(spots, 1) - mean**2, 0.0)
+    mean = total / np.maximum(spots, 1)
+    return genes, mean, np.maximum(squares / np.maximum(spots, 1) - mean**2, 0.0)
 
 
 def _greatest(genes: Sequence[str], score: NDArray[np.float64], number: int) -> tuple[str, ...]:
     if number > len(genes):
-        raise PanelError(f"{number} genes are asked for; the training slides share {len(genes)}.")
+        raise PanelError(f"{number} genes are asked for; there are {len(genes)} to choose from.")
     order = sorted(range(len(genes)), key=lambda i: (-score[i], genes[i]))
     return tuple(genes[i] for i in order[:number])
 

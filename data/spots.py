@@ -28,6 +28,12 @@ class Spots:
         Distance between neighbouring spots in micrometres; None if unknown.
     positions_without_counts, counts_without_position
         How many rows of either table have no partner in the other.
+    technology
+        What measured them, such as ``Visium``; None if unknown.
+    mpp
+        Micrometres per pixel that the spots' own files state; None if they do not.
+    notes
+        What the user should know of how they were read.
     """
 
     ids: tuple[str, ...]
@@ -36,6 +42,9 @@ class Spots:
     pitch_um: float | None = None
     positions_without_counts: int = 0
     counts_without_position: int = 0
+    technology: str | None = None
+    mpp: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids:

@@ -1,54 +1,69 @@
-"""A first look at every slide of a cohort: does it have spots, what is its scale, what is missing."""
+"""A first look at every slide of a cohort's tables: spots, genes, scale, and what is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.data.counts import Counts
 from mmap_st.data.pitch import MppEstimate, mpp_from_pitch
-from mmap_st.data.readers import read_spots
+from mmap_st.data.readers import read_counts, read_spots
+from mmap_st.data.spots import Spots
 from mmap_st.errors import SlideError
 
 
 @dataclass(frozen=True)
 class SlideSurvey:
-    """What a slide's files say, counts and pixels unread.
+    """What a slide's tables say, pixels unread.
 
     Attributes
     ----------
     row
         The cohort's row.
     spots
-        Number of spots; None where the row has no spot table.
-    unmatched
-        Positions without counts plus counts without a position.
+        None where the row has no spot table, or it cannot be read.
+    counts
+        None where they were not asked for, where there are none, or they cannot be read.
     mpp
         Micrometres per pixel from the distance between spots.
-    problem
+    problems
         Why the slide cannot be used.
     """
 
     row: CohortSlide
-    spots: int | None = None
-    unmatched: int = 0
+    spots: Spots | None = None
+    counts: Counts | None = None
     mpp: MppEstimate | None = None
-    problem: str | None = None
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def unmatched(self) -> int:
+        """Positions without counts plus counts without a position."""
+        return self.spots.positions_without_counts + self.spots.counts_without_position if self.spots else 0
 
 
-def survey(cohort: Cohort) -> Iterator[SlideSurvey]:
-    """Look at the slides one by one."""
+def survey(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurvey]:
+    """Look at the slides one by one; with `counts`, read the values of their count tables too."""
     for row in cohort.slides:
-        if row.image is not None and not row.image.exists():
-            yield SlideSurvey(row, problem=f"the image {row.image} does not exist; correct the path.")
-            continue
-        if row.spots is None:
-            yield SlideSurvey(row)
-            continue
+        yield survey_slide(row, counts=counts)
+
+
+def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
+    """Look at one slide."""
+    problems = []
+    if row.image is not None and not row.image.exists():
+        problems.append(f"the image {row.image} does not exist; correct the path.")
+    spots, table = None, None
+    if row.spots is not None:
         try:
             spots = read_spots(row)
         except SlideError as error:
-            yield SlideSurvey(row, problem=str(error))
-            continue
-        unmatched = spots.positions_without_counts + spots.counts_without_position
-        yield SlideSurvey(row, len(spots), unmatched, mpp_from_pitch(spots))
+            problems.append(str(error))
+    if counts and row.counts is not None:
+        try:
+            table = read_counts(row)
+        except SlideError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+    return SlideSurvey(row, spots, table, mpp_from_pitch(spots) if spots else None, tuple(problems))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mmap_st.extract.recipe import is_imported
 from mmap_st.extract.store import FeatureStore, StoredSlide, subgroup
 from mmap_st.extract.windows import mpp_key
 
@@ -39,6 +40,8 @@ def contents(store: FeatureStore) -> Iterator[ContentLine]:
                 done = magnification.chunks_done
                 total = magnification.n_chunks
                 state = "complete" if magnification.complete else f"unfinished, {done} of {total} chunks"
+                if is_imported(magnification.recipe):
+                    state += f", imported {magnification.recipe['features']['matched']}"
                 yield ContentLine(
                     *shared,
                     state=state,

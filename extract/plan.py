@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.pitch import mpp_from_pitch
-from mmap_st.data.readers import read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import ImageError, RecipeMismatchError, SlideRecipeError
-from mmap_st.extract.recipe import Recipe, differences, run_part, slide_part, slide_recipe
-from mmap_st.extract.resolution import SourceMpp, resolve_source_mpp
-from mmap_st.extract.slide import open_slide
-from mmap_st.extract.store import FeatureStore, SlideInfo, StoredSlide
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError
+from mmap_st.extract.grid import GridRequest
+from mmap_st.extract.placement import place_spots
+from mmap_st.extract.recipe import (
+    Recipe,
+    differences,
+    is_imported,
+    run_part,
+    slide_part,
+    slide_recipe,
+)
+from mmap_st.extract.resolution import SourceMpp
+from mmap_st.extract.store import FeatureStore, Magnification, SlideInfo, StoredSlide
 from mmap_st.extract.store_write import check_spots, mismatch_sentence
+from mmap_st.extract.windows import mpp_key
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class SlidePlan:
         Recipe of each magnification that is not complete, finest first.
     kept
         Number of magnifications that are complete already.
+    made_by
+        How a grid of spots was laid; None where the spots are the slide's own.
     """
 
     info: SlideInfo
@@ -44,6 +54,7 @@ class SlidePlan:
     source: SourceMpp
     recipes: dict[float, Recipe]
     kept: int
+    made_by: dict[str, Any] | None = None
 
     @property
     def windows(self) -> int:
@@ -58,6 +69,7 @@ def plan_slide(
     mpps: Sequence[float],
     *,
     overwrite: bool,
+    grid: GridRequest | None = None,
 ) -> SlidePlan:
     """Check one slide's inputs and find what of it is still to be done.
 
@@ -66,15 +78,9 @@ def plan_slide(
     SlideError
         If it cannot be used; the reason is for the user.
     """
-    if row.image is None:
-        raise ImageError("the cohort names no image for it.")
-    slide = open_slide(row.image)
-    try:
-        size, metadata_mpp = slide.size, slide.mpp
-    finally:
-        slide.close()
-    spots = read_spots(row)
-    source = resolve_source_mpp(row.mpp, metadata_mpp, mpp_from_pitch(spots))
+    placed = place_spots(row, store, grid)
+    assert row.image is not None
+    size, spots, source = placed.size_px, placed.spots, placed.source
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = shared["encoder"]["name"]
     wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}
@@ -94,26 +100,33 @@ def plan_slide(
         incomplete = there is None or not there.complete
         if incomplete or different or (overwrite and there is not None and not there.valid().all()):
             recipes[mpp] = recipe
-    return SlidePlan(info, row.image, spots, source, recipes, kept=len(mpps) - len(recipes))
+    kept = len(mpps) - len(recipes)
+    return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
 
 
 def _check_one_picture(
     slide: StoredSlide, encoder: str, wanted: Mapping[float, Recipe], *, overwrite: bool
 ) -> None:
     """Refuse to put windows of another image, mpp or spots beside those that stay in the store."""
-    new = slide_part(next(iter(wanted.values())))
+    new = next(iter(wanted.values()))
     for name in slide.encoders():
         for magnification in slide.magnifications(name):
+            stored = magnification.recipe
             replaced = overwrite and name == encoder and magnification.mpp in wanted
-            different = differences(slide_part(magnification.recipe), new)
+            if is_imported(stored):
+                # Made of a picture that is not known here, and beside it only under another name.
+                different = differences(stored, new) if name == encoder else []
+            else:
+                different = differences(slide_part(stored), slide_part(new))
             if different and not replaced:
                 raise SlideRecipeError(mismatch_sentence(name, magnification.mpp, different))
 
 
 def stored_precision(store: FeatureStore, encoder: str) -> str | None:
-    """Precision of what the store has of an encoder."""
-    for _, _, recipe in _stored_recipes(store, encoder):
-        return str(recipe["precision"])
+    """Precision of what was extracted into the store with an encoder."""
+    for _, found in stored_magnifications(store, encoder):
+        if not is_imported(found.recipe):
+            return str(found.recipe["precision"])
     return None
 
 
@@ -126,15 +139,44 @@ def check_run_recipe(store: FeatureStore, shared: Recipe) -> None:
         Naming the differences.
     """
     encoder = shared["encoder"]["name"]
-    for slide, mpp, recipe in _stored_recipes(store, encoder):
-        different = differences(run_part(recipe), shared)
+    for slide, found in stored_magnifications(store, encoder):
+        different = differences(run_part(found.recipe), shared)
         if different:
             raise RecipeMismatchError(
-                f"{store.path}, slide {slide}: {mismatch_sentence(encoder, mpp, different)}"
+                f"{store.path}, slide {slide}: {mismatch_sentence(encoder, found.mpp, different)}"
             )
 
 
-def _stored_recipes(store: FeatureStore, encoder: str) -> Iterable[tuple[str, float, Recipe]]:
+def check_width(
+    store: FeatureStore, encoder: str, width: int, replaced: Container[tuple[str, float]] = ()
+) -> None:
+    """Refuse embeddings of another length than the store has of that encoder: a head takes one length.
+
+    Parameters
+    ----------
+    replaced
+        Slides and mpps that are to be overwritten, whose length is no matter.
+
+    Raises
+    ------
+    RecipeMismatchError
+        Naming a slide that has another.
+    """
+    for slide, found in stored_magnifications(store, encoder):
+        if (slide, found.mpp) not in replaced and found.width != width:
+            raise RecipeMismatchError(width_sentence(encoder, width, slide, found.mpp, found.width))
+
+
+def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
+    """What is said where embeddings of one encoder differ in length."""
+    return (
+        f"embeddings of {encoder} are {width} long here and {stored} long in the store (slide {slide},"
+        f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
+    )
+
+
+def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[str, Magnification]]:
+    """All that a store has of an encoder, complete or not, with the slide that it is of."""
     for name in store.slides():
         for magnification in store.slide(name).magnifications(encoder):
-            yield name, magnification.mpp, magnification.recipe
+            yield name, magnification

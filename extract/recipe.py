@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmap_st.data.spots import Spots
 from mmap_st.extract.encoders.spec import Encoder
 from mmap_st.extract.resample import FILL, RESAMPLING
+from mmap_st.extract.slide import slide_files
 
 #: Raised only when the numbers change.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
+#: The same, of importing.
+IMPORT_VERSION = 1
 
 Recipe = dict[str, Any]
 
 _MIB = 1 << 20
 #: Parts of a recipe that belong to one slide; the others are the same for all slides of a run.
-_SLIDE_PARTS = ("source_mpp", "spots_sha256", "image")
+_SLIDE_PARTS = ("source_mpp", "spots_sha256", "image", "features")
 #: Parts that must agree for a head to take the embeddings.
 _HEAD_PARTS = ("encoder", "weights_sha256")
 
@@ -60,6 +64,56 @@ def slide_recipe(
     }
 
 
+def imported_recipe(
+    encoder: str,
+    mpp: float,
+    precision: str,
+    spots: Spots,
+    features_sha256: str,
+    matched: str,
+    rows: NDArray[np.int64],
+) -> Recipe:
+    """The whole recipe of a magnification that was taken from a file.
+
+    It holds which row of the file went to which spot, and not the tolerance or the slide's mpp that led to
+    it: those change nothing where the rows are the same.
+
+    Parameters
+    ----------
+    encoder, mpp
+        What the user says that made the embeddings.
+    precision
+        Type of the file's numbers, such as ``float16``.
+    features_sha256
+        Of the whole file.
+    matched
+        How rows were given to spots.
+    rows
+        (n,) row of the file for each spot, -1 for none.
+    """
+    return {
+        "encoder": {"name": encoder, "imported": True},
+        "weights_sha256": None,
+        "precision": precision,
+        "algorithm_version": IMPORT_VERSION,
+        "mpp": mpp,
+        "source_mpp": None,
+        "spots_sha256": sha256_of_spots(spots),
+        "image": None,
+        "features": {
+            "sha256": features_sha256,
+            "matched": matched,
+            "rows_sha256": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest(),
+        },
+    }
+
+
+def is_imported(recipe: Mapping[str, Any]) -> bool:
+    """Whether embeddings were made elsewhere and taken from a file."""
+    encoder = recipe.get("encoder")
+    return isinstance(encoder, Mapping) and encoder.get("imported") is True
+
+
 def sha256_of_spots(spots: Spots) -> str:
     """Hex sha256 of the ids and coordinates, in order."""
     digest = hashlib.sha256(canonical_json(list(spots.ids)).encode())
@@ -68,17 +122,25 @@ def sha256_of_spots(spots: Spots) -> str:
 
 
 def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides."""
-    n_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides.
+
+    An image that is a folder (DICOM, OME-Zarr) is hashed by the names and sizes of its files, and by the
+    first and last MiB of its largest.
+    """
+    files = slide_files(path)
+    sizes = [file.stat().st_size for file in files]
+    largest = files[sizes.index(max(sizes))]
+    with largest.open("rb") as file:
         first = file.read(_MIB)
-        file.seek(max(n_bytes - _MIB, 0))
+        file.seek(max(max(sizes) - _MIB, 0))
         last = file.read(_MIB)
+    listing = [[file.relative_to(path).as_posix(), n] for file, n in zip(files, sizes, strict=True)]
     return {
         "size_px": list(size),
-        "bytes": n_bytes,
+        "bytes": sum(sizes),
         "sha256_first_mib": hashlib.sha256(first).hexdigest(),
         "sha256_last_mib": hashlib.sha256(last).hexdigest(),
+        **({"sha256_of_files": sha256_of_json(listing)} if path.is_dir() else {}),
     }
 
 
@@ -88,8 +150,8 @@ def run_part(recipe: Mapping[str, Any]) -> Recipe:
 
 
 def slide_part(recipe: Mapping[str, Any]) -> Recipe:
-    """What of a recipe belongs to the slide: its image, scale and spots."""
-    return {k: recipe[k] for k in _SLIDE_PARTS}
+    """What of a recipe belongs to the slide: its image, scale and spots, the file it was imported from."""
+    return {k: recipe[k] for k in _SLIDE_PARTS if k in recipe}
 
 
 def head_part(recipe: Mapping[str, Any]) -> Recipe:
@@ -98,13 +160,23 @@ def head_part(recipe: Mapping[str, Any]) -> Recipe:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """``"precision: stored fp32, asked bf16"`` for every value that differs."""
+    """``"precision: stored fp32, asked bf16"`` for every value that differs.
+
+    Where one was imported and the other extracted they have little in common: that alone is said.
+    """
+    kinds = [_kind(recipe) for recipe in (stored, wanted)]
+    if kinds[0] != kinds[1]:
+        return [f"embeddings: stored {kinds[0]}, asked {kinds[1]}"]
     flat_stored, flat_wanted = _flatten(stored), _flatten(wanted)
     return [
         f"{key}: stored {_short(flat_stored.get(key))}, asked {_short(flat_wanted.get(key))}"
         for key in sorted(flat_stored.keys() | flat_wanted.keys())
         if flat_stored.get(key) != flat_wanted.get(key)
     ]
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    return "imported" if is_imported(recipe) else "extracted"
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.extract.slide import Slide
+from mmap_st.extract.windows import box_at_level, level_for
 
-#: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on level 0.
-RESAMPLING = "pillow bicubic, antialiased when shrinking, from level 0"
+#: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on the level
+#: that `mmap_st.extract.windows.level_for` chooses.
+RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level three times as fine"
 FILL = "white"
 
 _BICUBIC_SUPPORT_PX = 2.0
@@ -32,7 +34,8 @@ def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np
 
     Returns
     -------
-    (input_px, input_px, 3) uint8, the same as resizing that box of the whole slide on white ground.
+    (input_px, input_px, 3) uint8, the same as resizing that box of the whole level on white ground; the
+    level is the slide's own, level 0, where it has no pyramid.
 
     Raises
     ------
@@ -41,11 +44,13 @@ def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np
     ImageError
         If it cannot be decoded at all.
     """
-    x0, y0, x1, y1 = box
+    levels = slide.levels
+    level = level_for([one.downsample for one in levels], (box[2] - box[0]) / input_px)
+    x0, y0, x1, y1 = box_at_level(box, levels[level].downsample)
     # Pixels that the filter reaches beyond the window.
-    margin = math.ceil(_BICUBIC_SUPPORT_PX * max(1.0, (x1 - x0) / input_px)) + 1
+    margin = math.ceil(_BICUBIC_SUPPORT_PX * max(1.0, (x1 - x0) / input_px, (y1 - y0) / input_px)) + 1
     left, top = math.floor(x0) - margin, math.floor(y0) - margin
-    region = slide.read((left, top, math.ceil(x1) + margin, math.ceil(y1) + margin))
+    region = slide.read((left, top, math.ceil(x1) + margin, math.ceil(y1) + margin), level)
     # Across, then down, as Pillow does in one call; but where a region happens to be just as wide as the
     # window and not as high, its one call gives other pixels (seen with Pillow 13).
     bicubic = Image.Resampling.BICUBIC

@@ -24,8 +24,10 @@ from mmap_st.errors import (
     StoreError,
 )
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
+from mmap_st.extract.grid import GridRequest
 from mmap_st.extract.lock import slide_lock
-from mmap_st.extract.plan import SlidePlan, check_run_recipe, plan_slide, stored_precision
+from mmap_st.extract.placement import gets_spots
+from mmap_st.extract.plan import SlidePlan, check_run_recipe, check_width, plan_slide, stored_precision
 from mmap_st.extract.progress import Progress, Silent
 from mmap_st.extract.recipe import run_recipe
 from mmap_st.extract.resample import read_window
@@ -72,6 +74,8 @@ class ExtractReport:
         Slides that were complete before.
     passed_over
         Slides whose cohort row has no image, or no spots.
+    gridded
+        Slides whose spots are a grid on their tissue, of those done, kept or failed while embedded.
     failed
         Reason of every slide that could not be done.
     windows, seconds
@@ -83,6 +87,7 @@ class ExtractReport:
     done: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
+    gridded: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     invalid: int = 0
@@ -107,13 +112,15 @@ def extract_cohort(
     mpps: Sequence[float],
     options: ExtractOptions | None = None,
     progress: Progress | None = None,
+    *,
+    grid: GridRequest | None = None,
 ) -> ExtractReport:
     """Embed every spot of a cohort.
 
     Parameters
     ----------
     cohort
-        Slides; rows without an image or without spots are passed over.
+        Slides; rows without an image, or without spots where no grid is asked for, are passed over.
     store_path
         Folder of the feature store; made where there is none.
     request
@@ -122,6 +129,8 @@ def extract_cohort(
         Micrometres per pixel of the windows, finest first.
     options, progress
         How, and who listens.
+    grid
+        Laid on the tissue of slides that have no spot table; the others keep their own spots.
 
     Returns
     -------
@@ -150,22 +159,29 @@ def extract_cohort(
     store = FeatureStore.create(store_path)
     if not options.overwrite:
         check_run_recipe(store, shared)
+    replaced = {(row.slide, mpp) for row in cohort.slides for mpp in mpps} if options.overwrite else set()
+    check_width(store, request.spec.name, encoder.width, replaced)
 
     report = ExtractReport()
     plans: list[SlidePlan] = []
     for row in cohort.slides:
-        if row.image is None or row.spots is None:
+        if not gets_spots(row, grid):
             report.passed_over.append(row.slide)
             continue
         try:
-            plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite)
+            plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
         except SlideError as error:
             _fail(report, row.slide, error)
             continue
+        if plan.made_by is not None:
+            report.gridded.append(row.slide)
         if plan.recipes:
             plans.append(plan)
         else:
             report.kept.append(row.slide)
+    if grid is not None:
+        own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
+        progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
     progress.begin(len(plans), sum(plan.windows for plan in plans))
     for mpp in mpps:
         _note_enlarged(mpp, plans, progress)
@@ -206,7 +222,7 @@ def _extract_slide(
     progress: Progress,
     report: ExtractReport,
 ) -> None:
-    write_slide(store, plan.info, plan.spots)
+    write_slide(store, plan.info, plan.spots, plan.made_by)
     slide = open_slide(plan.image)
     try:
         with ThreadPoolExecutor(options.workers, thread_name_prefix="window") as readers:

@@ -1,20 +1,22 @@
-"""Slides: open an image of any kind and read regions of it at level 0."""
+"""Slides: open an image of any kind and read regions of it, at any level of its pyramid."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mmap_st.errors import ImageError, RegionError
+from mmap_st.errors import ImageError
+from mmap_st.extract.formats.ome_zarr import OmeZarrSlide, is_ome_zarr
+from mmap_st.extract.formats.openslide_format import OpenSlideSlide
+from mmap_st.extract.formats.pixels import Level
+from mmap_st.extract.formats.plain import PlainSlide
+from mmap_st.extract.formats.tiff import TiffSlide, is_ome, ome_mpp_of
 
-WHITE = (255, 255, 255)
-_PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
-_OPENING = threading.Lock()
+__all__ = ["Level", "Slide", "open_slide", "slide_files"]
+
+_TIFF_SUFFIXES = (".tif", ".tiff", ".btf")
 
 
 class Slide(Protocol):
@@ -26,6 +28,8 @@ class Slide(Protocol):
         Width and height in level-0 pixels.
     mpp
         Micrometres per pixel from the image's own metadata, or None.
+    levels
+        Of its pyramid, finest first; one where it has none.
     """
 
     @property
@@ -34,8 +38,11 @@ class Slide(Protocol):
     @property
     def mpp(self) -> float | None: ...
 
-    def read(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Read x0, y0, x1, y1 in level-0 pixels as RGB; white outside the slide. Safe to call from threads.
+    @property
+    def levels(self) -> tuple[Level, ...]: ...
+
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        """Read x0, y0, x1, y1 in pixels of a level as RGB; white outside. Safe to call from threads.
 
         Raises
         ------
@@ -56,7 +63,15 @@ class Slide(Protocol):
 
 
 def open_slide(path: Path) -> Slide:
-    """Open a slide: with OpenSlide where it knows the format, else with Pillow, decoded once into memory.
+    """Open a slide.
+
+    OME-Zarr by zarr; OME-TIFF by tifffile, which knows its pyramid and scale; what OpenSlide knows by
+    OpenSlide; the rest by Pillow, decoded once into memory, or by tifffile where Pillow cannot.
+
+    Parameters
+    ----------
+    path
+        A file; for DICOM one of its files or the folder that holds them; for OME-Zarr a folder.
 
     Raises
     ------
@@ -65,159 +80,45 @@ def open_slide(path: Path) -> Slide:
     """
     if not path.exists():
         raise ImageError(f"the image {path} does not exist; correct the path in the cohort.")
+    if is_ome_zarr(path):
+        return OmeZarrSlide(path)
+    file = _one_file(path)
+    ome = file.suffix.lower() in _TIFF_SUFFIXES and is_ome(file)
+    if ome:
+        try:
+            return TiffSlide(file)
+        except ImageError:
+            if not _known_to_openslide(file):
+                raise
+    try:
+        if _known_to_openslide(file):
+            return OpenSlideSlide(file, mpp=ome_mpp_of(file) if ome else None)
+        return PlainSlide(file)
+    except ImageError as refused:
+        if file.suffix.lower() not in _TIFF_SUFFIXES:
+            raise
+        # TIFF has many compressions: tifffile knows more of them than OpenSlide and Pillow.
+        try:
+            return TiffSlide(file)
+        except ImageError as reason:
+            raise refused from reason
+
+
+def slide_files(path: Path) -> tuple[Path, ...]:
+    """The files that an image is in, sorted: itself, or those of its folder."""
+    return tuple(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else (path,)
+
+
+def _one_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    if not dicom:
+        raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
+    return dicom[0]
+
+
+def _known_to_openslide(path: Path) -> bool:
     import openslide
 
-    if openslide.OpenSlide.detect_format(path) is not None:
-        return OpenSlideSlide(path)
-    return PlainSlide(path)
-
-
-class PlainSlide:
-    """A JPEG, PNG or TIFF without tiles: decoded once, when first read, and held in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._decoding = threading.Lock()
-        self._decoded: Image.Image | None = None
-        with self._image() as image:
-            self._size = image.size
-            if image.mode not in _PLAIN_MODES:
-                raise ImageError(f"{path} has pixels of kind {image.mode}; convert it to 8-bit RGB.")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size
-
-    @property
-    def mpp(self) -> float | None:
-        return None
-
-    def read(self, box: tuple[int, int, int, int]) -> Image.Image:
-        x0, y0, x1, y1 = box
-        width, height = self._size
-        picture = self._picture()
-        inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
-        if inside == box:
-            return picture.crop(box)
-        region = Image.new("RGB", (x1 - x0, y1 - y0), WHITE)
-        if inside[0] < inside[2] and inside[1] < inside[3]:
-            region.paste(picture.crop(inside), (inside[0] - x0, inside[1] - y0))
-        return region
-
-    def thumbnail(self, longest_px: int) -> Image.Image:
-        return _shrunk(self._picture(), longest_px)
-
-    def close(self) -> None:
-        self._decoded = None
-
-    def _picture(self) -> Image.Image:
-        with self._decoding:
-            if self._decoded is None:
-                with self._image() as image:
-                    self._decoded = _flatten(image)
-            return self._decoded
-
-    @contextmanager
-    def _image(self) -> Iterator[Image.Image]:
-        try:
-            with _any_size():
-                image = Image.open(self._path)
-            with image:
-                yield image
-        except UnidentifiedImageError as error:
-            raise ImageError(f"{self._path} is no image that OpenSlide or Pillow can read.") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageError(
-                f"{self._path} is damaged and cannot be decoded ({error}); copy it again."
-            ) from error
-
-
-class OpenSlideSlide:
-    """A whole-slide image that OpenSlide reads tile by tile."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._slide = self._open()
-
-    def _open(self) -> Any:
-        import openslide
-
-        try:
-            return openslide.OpenSlide(self._path)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
-
-    @property
-    def size(self) -> tuple[int, int]:
-        width, height = self._slide.dimensions
-        return int(width), int(height)
-
-    @property
-    def mpp(self) -> float | None:
-        """Mean of both axes; None where the file does not say, or says what cannot be."""
-        values = [self._slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-        try:
-            x, y = (float(value) for value in values if value is not None)
-        except ValueError:
-            return None
-        return (x + y) / 2 if x > 0 and y > 0 else None
-
-    def read(self, box: tuple[int, int, int, int]) -> Image.Image:
-        import openslide
-
-        x0, y0, x1, y1 = box
-        slide = self._slide
-        try:
-            region = slide.read_region((x0, y0), 0, (x1 - x0, y1 - y0))
-        except openslide.OpenSlideError as error:
-            self._reopen(slide)
-            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
-        return _flatten(region)
-
-    def thumbnail(self, longest_px: int) -> Image.Image:
-        import openslide
-
-        try:
-            return _flatten(self._slide.get_thumbnail((longest_px, longest_px)))
-        except openslide.OpenSlideError as error:
-            raise ImageError(f"{self._path} cannot be decoded ({error}).") from error
-
-    def close(self) -> None:
-        self._slide.close()
-
-    def _reopen(self, failed: object) -> None:
-        """After one error OpenSlide refuses every later read of a handle: take a fresh one, once."""
-        with self._lock:
-            if self._slide is failed:
-                self._slide = self._open()
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """RGB, decoded, transparent parts white."""
-    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, WHITE)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return flat
-    # convert() of an RGB image copies it; load() alone decodes.
-    image.load()
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
-
-
-def _shrunk(image: Image.Image, longest_px: int) -> Image.Image:
-    scale = min(1.0, longest_px / max(image.size))
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Let Pillow open pictures as large as slides are; its limit guards web servers from strangers."""
-    with _OPENING:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    return openslide.OpenSlide.detect_format(path) is not None

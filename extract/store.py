@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,11 @@ class StoredSlide(SlideInfo):
         """Whether its spots are written."""
         spots = subgroup(self.group, "spots")
         return spots is not None and spots.attrs.get("complete") is True
+
+    def spots_made_by(self) -> dict[str, Any] | None:
+        """How a grid of spots was laid; None where they are from a spot table."""
+        made_by = self._spots().attrs.get("made_by")
+        return dict(made_by) if isinstance(made_by, Mapping) else None
 
     def _spots(self) -> zarr.Group:
         spots = subgroup(self.group, "spots")

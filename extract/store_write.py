@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,8 +23,12 @@ _FLOAT16_MAX = 65_504.0
 _SPOTS_CHUNK = 65_536
 
 
-def write_slide(store: FeatureStore, info: SlideInfo, spots: Spots) -> None:
+def write_slide(
+    store: FeatureStore, info: SlideInfo, spots: Spots, made_by: Mapping[str, Any] | None = None
+) -> None:
     """Add a slide and its spots, once; the caller holds the slide's lock.
+
+    `made_by` is recorded with them: how a grid was laid, None for spots of a spot table.
 
     Raises
     ------
@@ -56,6 +60,8 @@ def write_slide(store: FeatureStore, info: SlideInfo, spots: Spots) -> None:
         ids[:] = np.array(spots.ids, dtype=np.dtypes.StringDType())
         xy = stored.create_array("xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2))
         xy[:] = spots.xy
+        if made_by is not None:
+            stored.attrs["made_by"] = dict(made_by)
         stored.attrs["complete"] = True
 
 
@@ -64,8 +70,10 @@ def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
     slide = store.slide(name)
     ids, xy = slide.spot_ids(), slide.spot_xy()
     if ids != spots.ids or not np.array_equal(xy, spots.xy):
+        grid = slide.spots_made_by()
+        there = f"{len(ids)} there" + (f", a {grid['layout']} grid" if grid else "")
         raise SlideRecipeError(
-            f"the store has it with other spots ({len(ids)} there, {len(spots)} now);"
+            f"the store has it with other spots ({there}, {len(spots)} now);"
             " use another store, or restore its spot and count tables."
         )
 

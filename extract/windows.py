@@ -12,6 +12,7 @@ from mmap_st.errors import RequestError
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0
 _KEY_DECIMALS = 4
+_FINER_THAN_WINDOWS = 3.0
 
 
 def mpp_of_magnification(magnification: float) -> float:
@@ -69,6 +70,30 @@ def window_boxes(
     """
     half = input_px * mpp / source_mpp / 2.0
     return np.concatenate([xy - half, xy + half], axis=1)
+
+
+def level_for(downsamples: Sequence[tuple[float, float]], shrink: float) -> int:
+    """The level to read windows from: the coarsest that is still three times as fine as they are.
+
+    Parameters
+    ----------
+    downsamples
+        Of each level along x and y, level 0 first.
+    shrink
+        Level-0 pixels to one pixel of a window. Where it is under 3, that is level 0.
+
+    Three times, because levels are made by filters of many kinds and compressed: what is left to shrink by
+    three or more is shrunk by our own filter, and embeddings stay those of level 0 to a cosine of 0.99.
+    """
+    fine = [i for i, pair in enumerate(downsamples) if max(pair) * _FINER_THAN_WINDOWS <= shrink * (1 + 1e-9)]
+    return max(fine, key=lambda i: max(downsamples[i]), default=0)
+
+
+def box_at_level(box: Sequence[float], downsample: tuple[float, float]) -> tuple[float, float, float, float]:
+    """A box of level-0 pixels in pixels of a level, not rounded."""
+    x0, y0, x1, y1 = box
+    across, down = downsample
+    return x0 / across, y0 / down, x1 / across, y1 / down
 
 
 def share_in_bounds(boxes: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.data.cohort import Cohort
-from mmap_st.data.normalise import LOG1P_10K
-from mmap_st.data.panel import DEFAULT_PANEL, Panel, choose_panel
+from mmap_st.data.harmonise import harmonise_genes
+from mmap_st.data.normalise import normalisation_of
+from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
 from mmap_st.data.splits import Split, resolve_split
 from mmap_st.errors import HeadError, SplitError
 from mmap_st.extract.recipe import Recipe
@@ -56,6 +57,8 @@ class FitRequest:
         WHERE of each role, see `mmap_st.data.splits.resolve_split`.
     mpps
         Magnifications; None: all that are complete on every slide used.
+    gene_set
+        Genes that a panel is chosen from, see `mmap_st.data.panel.choose_panel`.
     """
 
     encoder: str
@@ -67,6 +70,7 @@ class FitRequest:
     test: str | None = None
     mpps: tuple[float, ...] | None = None
     seed: int = 0
+    gene_set: str = INTERSECTION
 
 
 @dataclass
@@ -120,7 +124,10 @@ def fit_head(
     stored = [store.slide(name) for name in names]
     mpps = common_magnifications(stored, request.encoder, request.mpps)
     recipe = check_same_recipe(stored, request.encoder, mpps)
-    panel = choose_panel(request.genes, {name: measured.counts[name] for name in split.train})
+    counts = harmonise_genes({name: measured.counts[name] for name in names})
+    normalisation = normalisation_of(counts)
+    training = {name: counts[name] for name in split.train}
+    panel = choose_panel(request.genes, training, normalisation, request.gene_set)
 
     draft = begin_run_folder(out)
     started = time.perf_counter()
@@ -131,7 +138,7 @@ def fit_head(
         loaded[name] = load_slide(
             store, name, request.encoder, mpps, patient=cohort[name].patient, prototypes=wanted
         )
-    slides = with_targets(loaded, measured.counts, panel.genes, LOG1P_10K)
+    slides = with_targets(loaded, counts, panel.genes, normalisation)
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}
 
     train = [slides[name] for name in split.train]
@@ -146,7 +153,7 @@ def fit_head(
     about = {
         "head": request.method.name,
         "encoder": request.encoder,
-        "normalisation": LOG1P_10K,
+        "normalisation": normalisation,
     }
     for slide in test:
         row, in_store = cohort[slide.name], store.slide(slide.name)
@@ -160,9 +167,11 @@ def fit_head(
         )
     seconds["predict"] = time.perf_counter() - started
 
-    report.metrics = _metrics(head, train, held_back, test, validation, split, panel, request, seconds, tell)
+    report.metrics = _metrics(
+        head, train, held_back, test, validation, split, panel, normalisation, request, seconds, tell
+    )
     write_json(draft / METRICS, report.metrics)
-    write_head(draft, head, _card(head, train[0], recipe, mpps, split, panel, request))
+    write_head(draft, head, _card(head, train[0], recipe, mpps, split, panel, normalisation, request))
     finish_run_folder(draft, out)
     return report
 
@@ -185,6 +194,7 @@ def _metrics(
     validation: Validation,
     split: Split,
     panel: Panel,
+    normalisation: str,
     request: FitRequest,
     seconds: dict[str, float],
     tell: Tell,
@@ -203,7 +213,7 @@ def _metrics(
         "shared_patients": list(split.shared_patients),
         "panel": panel.how,
         "genes": len(panel.genes),
-        "normalisation": LOG1P_10K,
+        "normalisation": normalisation,
         "chosen": head.chosen,
         "spots_without_target": {name: n for name, n in undefined.items() if n},
         "invalid_spots": {name: n for name, n in invalid.items() if n},
@@ -238,6 +248,7 @@ def _card(
     mpps: Sequence[float],
     split: Split,
     panel: Panel,
+    normalisation: str,
     request: FitRequest,
 ) -> dict[str, Any]:
     """Contents of head.json."""
@@ -253,12 +264,12 @@ def _card(
         },
         "panel": {
             "genes": list(panel.genes),
-            "gene_ids": None,
+            "gene_ids": None if panel.gene_ids is None else list(panel.gene_ids),
             "how": panel.how,
             "slides": list(panel.slides),
         },
         "normalisation": {
-            "targets": LOG1P_10K,
+            "targets": normalisation,
             "embeddings": "standardised within each slide",
         },
         "encoder": recipe,

@@ -22,7 +22,8 @@ def mmap(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_help_names_every_command() -> None:
     shown = mmap("--help")
     assert shown.returncode == 0
-    for command in ("cohort", "extract", "prototypes", "fit-head", "predict", "report", "info", "demo"):
+    commands = "download cohort extract import prototypes fit-head predict report info demo"
+    for command in commands.split():
         assert command in shown.stdout
     assert mmap("--version").stdout.startswith("mmap-st 0.")
 
@@ -98,12 +99,14 @@ def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> No
          "does not exist"),
         (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "timm:test_vit", "--mpp", "1"),
          "needs --weights FILE"),
+        (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "efficientnet-lite0", "--mpp", "1", "--spots", "100"),
+         "--spots 100: give grid:100"),
         (("info", "{tmp}/no.zarr"), "is no feature store"),
         (("fit-head", "her2st:{sim}", "{tmp}/no.zarr", "--encoder", "x", "--out", "{tmp}/run", "--head", "rige"),
          "did you mean ridge"),
         (("prototypes", "{tmp}/no.zarr", "--encoder", "x", "--clusters", "some"), "give auto or a number"),
         (("predict", "{tmp}", "{tmp}/no.zarr", "--out", "{tmp}/p"), "is no feature store"),
-        (("cohort", "her2st:{tmp}/nowhere", "--out", "{tmp}/c.csv"), "is not a folder"),
+        (("cohort", "her2st:{tmp}/nowhere", "--out", "{tmp}/c.csv"), "does not exist; her2st: needs"),
     ],
 )  # fmt: skip
 def test_requests_that_cannot_be_met_are_one_sentence_and_exit_2(
@@ -115,6 +118,26 @@ def test_requests_that_cannot_be_met_are_one_sentence_and_exit_2(
     assert shown.stderr.startswith("error: ")
     assert len(shown.stderr.splitlines()) == 1
     assert "Traceback" not in shown.stderr + shown.stdout
+
+
+def test_a_grid_is_previewed_and_then_embedded(simulated: Path, tmp_path: Path) -> None:
+    image = next((simulated / "ST-imgs").rglob("A1_HE.jpg"))
+    (tmp_path / "new.csv").write_text(f"slide,image,mpp\nN1,{image},0.7\nN2,{image},\n")
+    words = ("extract", "new.csv", "f.zarr", "--encoder", "timm:test_efficientnet", "--spots", "hex:150")
+    looked = mmap(*words, "--preview", "look", cwd=tmp_path)
+    assert looked.returncode == 1
+    assert looked.stdout.splitlines()[-1] == "look/N1.jpg"
+    assert "micrometres per pixel are not known" in looked.stdout
+    assert (tmp_path / "look" / "N1.jpg").is_file()
+    assert not (tmp_path / "f.zarr").exists()
+    (tmp_path / "new.csv").write_text(f"slide,image,mpp\nN1,{image},0.7\n")
+    done = mmap(*words, "--random-weights", "--mpp", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 embedded" in done.stdout
+    assert "hex:150" in done.stderr
+    other = mmap(*words[:-1], "hex:200", "--random-weights", "--mpp", "1", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "with a grid hex:150 and --spots hex:200 was asked" in other.stdout
 
 
 def test_problems_of_a_cohort_are_listed_and_exit_1(write_section, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = {"data": 1, "extract": 2, "prototypes": 3, "head": 4, "report": 5}
+FLOORS = {"data": 1, "extract": 2, "prototypes": 3, "head": 4, "report": 5, "commands": 6}
 ROOT_FLOOR = {"__init__": 0, "errors": 0}  # other files at the root are on the top floor
 TOP = 6
 
@@ -19,6 +19,7 @@ FORBIDDEN = {
     "prototypes": {"mmap_st.data.counts", "mmap_st.data.normalise", "mmap_st.data.panel", "timm"},
     "head": {"openslide", "PIL", "mmap_st.extract.slide", "mmap_st.extract.resample", "timm"},
     "report": {"mmap_st.head.training", "mmap_st.head.fit", "torch", "timm"},
+    "commands": {"torch", "numpy", "zarr", "polars", "timm", "PIL"},
     "cli": {"torch", "numpy", "zarr", "polars", "timm", "PIL"},
 }
 

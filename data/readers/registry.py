@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort
 from mmap_st.data.counts import Counts
-from mmap_st.data.readers import her2st
+from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
+from mmap_st.data.readers.files import find_images
 from mmap_st.data.spots import Spots
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How one public layout is read.
+    """How one layout is read.
 
     Attributes
     ----------
     name
         The word before the colon in ``reader:path`` and in the cohort's column `reader`.
+    about
+        What it reads, in a few words.
     find
-        Lists the slides below a folder.
+        Lists the slides at a path.
     spots
         Reads a slide's spots, in the order of its count table.
     counts
@@ -30,18 +34,45 @@ class Reader:
     """
 
     name: str
+    about: str
     find: Callable[[Path], tuple[CohortSlide, ...]]
     spots: Callable[[CohortSlide], Spots]
     counts: Callable[[CohortSlide], Counts]
 
 
-READERS = {
-    "her2st": Reader("her2st", her2st.find_slides, her2st.read_spots, her2st.read_counts),
-}
+def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
+    """A reader whose module finds slides, and reads tables unless another does."""
+    tables = tables or module
+    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts)
 
 
-def open_cohort(text: str) -> Cohort:
+_ALL = (
+    _reader("her2st", "the repository almaan/her2st: legacy ST", her2st),
+    _reader("st", "legacy ST by file names: cSCC, STNet's breast set", st),
+    _reader("visium", "Space Ranger's outs/ of Visium (extra: visium)", visium),
+    _reader("visium-hd", "Space Ranger's bins of Visium HD (extra: visium)", visium_hd, visium),
+    _reader("hest", "HEST-1k, or one sample of it", hest, h5ad),
+    _reader("h5ad", "AnnData files with obsm['spatial']", h5ad),
+    _reader("spatialdata", "SpatialData stores (extra: spatialdata)", spatialdata),
+    _reader("table", "plain tables of spots and counts", table),
+    _reader("images", "images without any counts", images),
+)
+
+READERS = {reader.name: reader for reader in _ALL}
+
+
+def open_cohort(text: str, *, image: Path | None = None, values: str | None = None) -> Cohort:
     """Open what a user names as COHORT: a cohort file, or ``reader:path``.
+
+    Parameters
+    ----------
+    text
+        As the user wrote it.
+    image
+        The image that the spots were placed on, if it lies elsewhere; or a folder of images that are named
+        as the slides are.
+    values
+        What the count tables hold, see `mmap_st.data.cohort.VALUES`.
 
     Raises
     ------
@@ -50,19 +81,26 @@ def open_cohort(text: str) -> Cohort:
     """
     name, colon, path = text.partition(":")
     if colon and name in READERS:
-        folder = Path(path)
-        if not folder.is_dir():
-            raise CohortError(f"{folder} is not a folder; {name}: needs the folder that holds the data.")
-        return Cohort(READERS[name].find(folder), text)
-    if colon and not Path(text).exists():
+        place = Path(path)
+        if not place.exists():
+            raise CohortError(f"{place} does not exist; {name}: needs the place that holds the data.")
+        cohort = Cohort(READERS[name].find(place), text)
+    elif colon and not Path(text).exists():
         raise CohortError(
             f"There is no reader {name!r}{did_you_mean(name, READERS)}; the readers are {', '.join(READERS)}."
         )
-    return read_cohort(Path(text))
+    else:
+        cohort = read_cohort(Path(text))
+    if image is not None:
+        cohort = replace(cohort, slides=_with_images(cohort, image))
+    if values is not None:
+        slides = tuple(replace(s, values=values) if s.counts else s for s in cohort.slides)
+        cohort = replace(cohort, slides=slides)
+    return cohort
 
 
 def read_spots(slide: CohortSlide) -> Spots:
-    """Read the spots of a cohort row.
+    """Read the spots of a cohort row, in pixels of its image.
 
     Raises
     ------
@@ -74,7 +112,17 @@ def read_spots(slide: CohortSlide) -> Spots:
     _check_exists(slide.spots, SpotsError)
     if slide.counts is not None:
         _check_exists(slide.counts, CountsError)
-    return _reader_of(slide).spots(slide)
+    spots = _reader_of(slide).spots(slide)
+    if slide.pitch_um is not None:
+        spots = replace(spots, pitch_um=slide.pitch_um)
+    if slide.scale is not None:
+        spots = replace(
+            spots,
+            xy=spots.xy * slide.scale,
+            mpp=None if spots.mpp is None else spots.mpp / slide.scale,
+            notes=(*spots.notes, f"positions scaled by {slide.scale:.6g} to fit the image"),
+        )
+    return spots
 
 
 def read_counts(slide: CohortSlide) -> Counts:
@@ -89,6 +137,27 @@ def read_counts(slide: CohortSlide) -> Counts:
         raise CountsError("the cohort names no count table for it.")
     _check_exists(slide.counts, CountsError)
     return _reader_of(slide).counts(slide)
+
+
+def _with_images(cohort: Cohort, image: Path) -> tuple[CohortSlide, ...]:
+    """The slides with the image that the user names; it is the one that the spots were placed on."""
+    if not image.exists():
+        raise CohortError(f"--image {image} does not exist.")
+    if not image.is_dir() or any(image.glob("*.dcm")):
+        if len(cohort.slides) > 1:
+            raise CohortError(
+                f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a"
+                f" folder of images that are named as the slides are, such as {cohort.names[0]}.tif."
+            )
+        return (replace(cohort.slides[0], image=image, scale=None),)
+    found = find_images(image)
+    if not set(found) & set(cohort.names):
+        raise CohortError(
+            f"--image {image}: no image there is named as a slide is, such as {cohort.names[0]}.tif."
+        )
+    return tuple(
+        replace(s, image=found[s.slide], scale=None) if s.slide in found else s for s in cohort.slides
+    )
 
 
 def _check_exists(path: Path, error: type[CountsError] | type[SpotsError]) -> None:

@@ -56,7 +56,7 @@ def test_a_missing_cohort_an_unknown_reader_and_a_wrong_folder(tmp_path: Path) -
         open_cohort(str(tmp_path / "no.csv"))
     with pytest.raises(CohortError, match="did you mean her2st"):
         open_cohort(f"her2s:{tmp_path}")
-    with pytest.raises(CohortError, match="is not a folder"):
+    with pytest.raises(CohortError, match="does not exist; her2st: needs"):
         open_cohort(f"her2st:{tmp_path / 'nowhere'}")
     with pytest.raises(CohortError, match="layout of her2st"):
         open_cohort(f"her2st:{tmp_path}")

@@ -79,8 +79,8 @@ def test_what_is_no_count_is_refused_with_its_place(write_section, counts: str, 
         (HEADER + "1\t1\t1\t1\t1\t1\t1\n1\t1\t1\t1\t2\t2\t1\n", "repeats spots: 1x1"),
         (HEADER + "1\t1\t1\t1\t\t1\t1\n", "without a finite position: 1x1"),
         ("x\ty\n1\t1\n", "lacks the columns pixel_x, pixel_y"),
-        (HEADER + "a\t1\t1\t1\t1\t1\t1\n", "cannot be read as a table of spots"),
-        ("", "cannot be read as a table of spots"),
+        (HEADER + "a\t1\t1\t1\t1\t1\t1\n", "column x, row 1: 'a' is no number"),
+        ("", "is empty"),
     ],
 )
 def test_bad_spot_tables_are_refused(write_section, spots: str, part: str) -> None:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,9 +44,29 @@ def test_the_standard_error_is_that_of_repeated_draws() -> None:
     assert 0.6 < claimed / spread < 1.6
 
 
-def test_too_few_spots_or_a_line_or_no_array_give_nothing() -> None:
+def test_without_a_usable_array_the_pitch_is_the_distance_between_neighbours() -> None:
+    ticks = np.stack(np.meshgrid(np.arange(12.0), np.arange(10.0)), axis=-1).reshape(-1, 2)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    wrong_array = np.random.default_rng(0).permutation(ticks)
+    for array in (None, wrong_array):
+        estimate = mpp_from_pitch(Spots(names(len(ticks)), ticks @ turn * 250, array, 200.0))
+        assert estimate is not None
+        assert abs(estimate.mpp - 0.8) < 1e-9
     line = np.stack([np.arange(10.0), np.zeros(10)], axis=1)
-    assert mpp_from_pitch(spots_at(line * 200, line)) is None
+    assert mpp_from_pitch(spots_at(line * 250, line)).mpp == pytest.approx(0.8)
+
+
+def test_spots_that_lie_anyhow_give_no_scale() -> None:
+    xy = np.random.default_rng(0).uniform(0, 5000, (200, 2))
+    assert mpp_from_pitch(Spots(names(200), xy, None, 200.0)) is None
+    assert mpp_from_pitch(Spots(names(200), xy, np.round(xy), None)) is None
+
+
+def names(n: int) -> tuple[str, ...]:
+    return tuple(map(str, range(n)))
+
+
+def test_too_few_spots_give_nothing() -> None:
     few = np.array([[0, 0], [1, 0], [0, 1.0]])
     assert mpp_from_pitch(spots_at(few * 200, few)) is None
     assert mpp_from_pitch(Spots(("a",), np.zeros((1, 2)))) is None

@@ -20,9 +20,9 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import lite0_weights
+from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
-from mmap_st.extract.slide import PlainSlide
 from mmap_st.extract.store import FeatureStore
 
 LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))
@@ -225,11 +225,11 @@ def test_unreadable_windows_are_nan_and_too_many_fail_the_slide(
     cohort = open_cohort(f"her2st:{root}")
     read, calls = PlainSlide.read, []
 
-    def sometimes(self, box):
+    def sometimes(self, box, level=0):
         calls.append(box)
         if len(calls) <= unreadable:
             raise RegionError("tile 7 cannot be decoded")
-        return read(self, box)
+        return read(self, box, level)
 
     monkeypatch.setattr(PlainSlide, "read", sometimes)
     path = tmp_path / "f.zarr"

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
+from mmap_st.extract.formats.openslide_format import OpenSlideSlide
+from mmap_st.extract.formats.pixels import levels_of
+from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.resample import read_window
-from mmap_st.extract.slide import OpenSlideSlide, PlainSlide, open_slide
+from mmap_st.extract.slide import open_slide
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 255, (90, 120, 3), np.uint8)
@@ -42,8 +45,8 @@ def test_regions_are_white_outside_the_slide(png: Path, box) -> None:
 
 def test_a_plain_image_is_decoded_once_for_all_threads(png: Path, monkeypatch) -> None:
     decoded = []
-    flatten = "mmap_st.extract.slide._flatten"
-    original = PlainSlide._picture.__globals__["_flatten"]
+    flatten = "mmap_st.extract.formats.plain.flatten"
+    original = PlainSlide._picture.__globals__["flatten"]
     monkeypatch.setattr(flatten, lambda image: decoded.append(1) or original(image))
     slide = open_slide(png)
     assert decoded == []
@@ -67,7 +70,7 @@ def test_images_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
         open_slide(tmp_path / "no.jpg")
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(ImageError, match="no image that OpenSlide or Pillow can read"):
+    with pytest.raises(ImageError, match="no image that OpenSlide, tifffile or Pillow can read"):
         open_slide(tmp_path / "text.jpg")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ImageError, match="convert it to 8-bit RGB"):
@@ -136,7 +139,9 @@ def test_a_window_equals_resizing_that_box_of_the_whole_slide(x, y, side, input_
     expected = whole.resize((input_px, input_px), Image.Resampling.BICUBIC, box=tuple(v + pad for v in box))
 
     class InMemory:
-        def read(self, region):
+        levels = levels_of([(120, 90)])
+
+        def read(self, region, level=0):
             return whole.crop(tuple(v + pad for v in region))
 
     window = read_window(InMemory(), box, input_px)

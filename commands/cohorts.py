@@ -1,0 +1,149 @@
+"""`mmap cohort`: write a cohort, and check one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mmap_st import console
+from mmap_st.commands.options import ValuesOption, parse_values
+from mmap_st.errors import RequestError
+
+_WRITE = "write"
+
+ImageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--image", help="The image that the spots were placed on; or a folder, images named as slides."
+    ),
+]
+
+
+class CohortGroup(TyperGroup):
+    """`mmap cohort READER:PATH` is `mmap cohort write READER:PATH`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in {*self.commands, "-h", "--help"}:
+            args = [_WRITE, *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+app = typer.Typer(
+    cls=CohortGroup,
+    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check one.",
+)
+
+
+@app.command(_WRITE)
+def write(
+    source: Annotated[
+        str | None, typer.Argument(metavar="READER:PATH", help="Such as her2st:her2st/data.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The cohort file to write (.csv or .parquet).")
+    ] = None,
+    image: ImageOption = None,
+    values: ValuesOption = None,
+    readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
+) -> None:
+    """Find the slides at a path, look at their tables, write a cohort; the word `write` may be left out."""
+    from mmap_st.data.cohort import write_cohort
+    from mmap_st.data.readers import READERS, open_cohort
+    from mmap_st.data.survey import survey
+
+    if readers:
+        console.show_table("readers", ("name", "reads"), [(r.name, r.about) for r in READERS.values()])
+        return
+    if source is None or out is None:
+        raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
+    found = open_cohort(source, image=image, values=parse_values(values))
+    rows, problems, notes = [], {}, {}
+    with console.status() as tell:
+        for look in survey(found):
+            row = look.row
+            tell(f"looking at {row.slide}")
+            if look.problems:
+                problems[row.slide] = " ".join(look.problems)
+            if look.spots is not None and look.spots.notes:
+                notes[row.slide] = "; ".join(look.spots.notes)
+            scale = "" if look.mpp is None else f"{look.mpp.mpp:.4f} ± {look.mpp.standard_error:.4f}"
+            rows.append(
+                (
+                    row.slide,
+                    row.patient or "",
+                    "yes" if row.image else "",
+                    "yes" if row.counts else "",
+                    "" if look.spots is None else str(len(look.spots)),
+                    str(look.unmatched) if look.unmatched else "",
+                    scale,
+                )
+            )
+    write_cohort(found, out)
+    columns = ("slide", "patient", "image", "counts", "spots", "unmatched", "um/px from the spots")
+    console.show_table(f"{len(found.slides)} slides", columns, rows)
+    for name, note in notes.items():
+        console.warn(f"{name}: {note}")
+    console.show_reasons("cannot be used", problems)
+    console.show_paths([out])
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def check(
+    cohort: Annotated[
+        str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
+    ],
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder for a picture of each slide's spots.")
+    ] = None,
+    image: ImageOption = None,
+    values: ValuesOption = None,
+) -> None:
+    """Read all tables and a thumbnail of all images; show what each slide is and what is wrong."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.preview import preview_cohort
+    from mmap_st.report.cohort_check import CohortCheck, check_cohort, summarise_genes
+
+    slides = open_cohort(cohort, image=image, values=parse_values(values))
+    result = CohortCheck()
+    with console.status() as tell:
+        for number, one in enumerate(check_cohort(slides), start=1):
+            tell(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
+            result.slides.append(one)
+        result.notes += summarise_genes(result.slides)
+        drawn = preview_cohort(slides, None, pictures, tell=tell) if pictures else None
+    rows = [
+        (
+            one.row.slide,
+            one.row.patient or "",
+            one.technology,
+            "" if one.size_px is None else f"{one.size_px[0]} x {one.size_px[1]}",
+            "" if one.mpp is None else f"{one.mpp.mpp:.4g} ({one.mpp.source})",
+            "" if one.spots is None else str(one.spots),
+            "" if one.genes is None else str(len(one.genes)),
+            str(one.unmatched) if one.unmatched else "",
+            str(one.outside) if one.outside else "",
+            "" if one.on_tissue is None else f"{one.on_tissue:.0%}",
+            "problem" if one.problems else "good",
+        )
+        for one in result.slides
+    ]
+    columns = (
+        "slide", "patient", "technology", "px", "um/px", "spots", "genes", "unmatched", "outside",
+        "on tissue", "",
+    )  # fmt: skip
+    console.show_table(f"{len(rows)} slides", columns, rows)
+    for one in result.slides:
+        for note in one.notes:
+            console.warn(f"{one.row.slide}: {note}")
+    for note in result.notes:
+        console.say(note)
+    console.show_reasons("problems", result.problems)
+    if drawn is not None:
+        console.show_reasons("not drawn", drawn.failed)
+        console.show_paths(list(drawn.written.values()))
+    raise typer.Exit(1 if result.problems else 0)

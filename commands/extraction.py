@@ -1,0 +1,196 @@
+"""Commands that fill and show a feature store: extract, import, prototypes, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmap_st import console, results
+from mmap_st.commands.options import (
+    CohortArgument,
+    EncoderOption,
+    MagnificationsOption,
+    MppOption,
+    SeedOption,
+    StoreArgument,
+)
+from mmap_st.errors import RequestError
+
+
+def extract(
+    cohort: CohortArgument,
+    store: StoreArgument,
+    encoder: EncoderOption,
+    magnifications: MagnificationsOption = None,
+    mpp: MppOption = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of the encoder (.safetensors, .pth).")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Random weights, to try an encoder without its own.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows handed to the encoder at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (as the store has it, else fp32), fp32, bf16, fp16.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read windows.")] = 2,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Rows of a chunk: what a killed run loses at most.")
+    ] = 1024,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+    spots: Annotated[
+        str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
+    ] = None,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
+    ] = None,
+) -> None:
+    """Embed every spot of every slide at several magnifications."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.encoders import encoder_spec
+    from mmap_st.extract.grid import parse_grid
+    from mmap_st.extract.preview import preview_cohort
+    from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
+    from mmap_st.extract.windows import parse_magnifications
+
+    mpps = parse_magnifications(magnifications, mpp)
+    grid = None if spots is None else parse_grid(spots)
+    if mpps is None and preview is None:
+        raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
+    slides = open_cohort(cohort)
+    request = EncoderRequest(encoder_spec(encoder), weights, random_weights, device, precision)
+    if preview is not None:
+        with console.status() as tell:
+            drawn = preview_cohort(slides, store, preview, grid, tell)
+        results.show_preview(drawn)
+        raise typer.Exit(1 if drawn.failed else 0)
+    assert mpps is not None
+    options = ExtractOptions(batch_size, workers, chunk, overwrite)
+    with console.ExtractionProgress() as progress:
+        report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid)
+    results.show_extraction(report, store)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def import_(
+    store: StoreArgument,
+    encoder: Annotated[str, typer.Option("--encoder", help="Name of what made the embeddings.")],
+    mpp: Annotated[str, typer.Option("--mpp", help="Of the windows that it was shown, in um/px.")],
+    features: Annotated[
+        Path, typer.Option("--features", help=".npy or .h5; or a folder of SLIDE.npy and SLIDE.h5.")
+    ],
+    slide: Annotated[str | None, typer.Option("--slide", help="The slide that they are of.")] = None,
+    cohort: Annotated[
+        str | None, typer.Option("--cohort", help="Where spots are from that the store does not have.")
+    ] = None,
+    spots: Annotated[
+        Path | None, typer.Option("--spots", help="Instead of a cohort, a table with columns id, x, y.")
+    ] = None,
+    source_mpp: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="um/px of the slide, where no cohort says it.")
+    ] = None,
+    tolerance_um: Annotated[
+        float | None, typer.Option(min=0, help="Largest distance of a patch from its spot (default 5).")
+    ] = None,
+    tolerance_px: Annotated[float | None, typer.Option(min=0, help="The same in level-0 pixels.")] = None,
+    coords: Annotated[str, typer.Option(help="What a file's coordinates are: corner or centre.")] = "corner",
+    patch_px: Annotated[
+        float | None, typer.Option(min=1, help="Side of a patch in level-0 pixels, if the file lacks it.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+) -> None:
+    """Take embeddings that were made elsewhere into a store."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.imports.coordinates import CoordinateOptions
+    from mmap_st.extract.imports.request import ImportRequest
+    from mmap_st.extract.imports.run import import_features
+    from mmap_st.extract.windows import parse_magnifications
+
+    mpps = parse_magnifications(None, mpp)
+    if mpps is None or len(mpps) != 1:
+        raise RequestError(f"--mpp {mpp}: a file holds one magnification; give one number, such as 0.5.")
+    request = ImportRequest(
+        encoder=encoder,
+        mpp=mpps[0],
+        features=features,
+        slide=slide,
+        cohort=None if cohort is None else open_cohort(cohort),
+        spots=spots,
+        source_mpp=source_mpp,
+        coordinates=CoordinateOptions(tolerance_um, tolerance_px, coords, patch_px),
+        chunk=chunk,
+        overwrite=overwrite,
+    )
+    with console.status() as tell:
+        report = import_features(request, store, tell)
+    results.show_import(report, store)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def prototypes(
+    store: StoreArgument,
+    encoder: EncoderOption,
+    magnifications: MagnificationsOption = None,
+    mpp: MppOption = None,
+    clusters: Annotated[str, typer.Option(help="Candidates of a slide: auto, or a number.")] = "auto",
+    kind: Annotated[str, typer.Option("--prototypes", help="kmeans or random.")] = "kmeans",
+    seed: SeedOption = 0,
+) -> None:
+    """Build the prototype candidates of every slide that has the encoder's embeddings."""
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.prototypes.candidates import CandidateSettings, device_of_kmeans
+    from mmap_st.prototypes.stored import build_all
+
+    if clusters != "auto" and not clusters.isdecimal():
+        raise RequestError(f"--clusters {clusters}: give auto or a number.")
+    number = None if clusters == "auto" else int(clusters)
+    settings = CandidateSettings(kind, number, seed=seed)
+    with console.status() as tell:
+        report = build_all(
+            FeatureStore.open(store), encoder, parse_magnifications(magnifications, mpp), settings, tell
+        )
+    rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
+    console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)
+    if report.passed_over:
+        console.say(f"{report.passed_over} slides passed over: {encoder} is not complete on them")
+    console.show_reasons("failed", report.failed)
+    console.show_paths([store])
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def info(store: StoreArgument) -> None:
+    """Show what is in a store."""
+    from mmap_st.extract.contents import contents
+    from mmap_st.extract.store import FeatureStore
+
+    rows = [
+        (
+            line.slide,
+            line.patient or "",
+            str(line.spots),
+            "" if line.source_mpp is None else f"{line.source_mpp:.4f} ({line.source_mpp_from})",
+            line.encoder or "",
+            line.mpp or "",
+            line.state,
+            str(line.invalid) if line.invalid else "",
+            str(line.prototypes) if line.prototypes else "",
+        )
+        for line in contents(FeatureStore.open(store))
+    ]
+    columns = (
+        "slide",
+        "patient",
+        "spots",
+        "slide um/px",
+        "encoder",
+        "um/px",
+        "state",
+        "invalid",
+        "prototype sets",
+    )
+    console.show_table(str(store), columns, rows)

@@ -1,0 +1,141 @@
+"""Commands that train, apply and show heads: fit-head, predict, report, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmap_st import console, results
+from mmap_st.commands.options import (
+    CohortArgument,
+    EncoderOption,
+    MagnificationsOption,
+    MppOption,
+    SeedOption,
+    StoreArgument,
+    ValuesOption,
+    parse_values,
+)
+
+
+def fit_head(
+    cohort: CohortArgument,
+    store: StoreArgument,
+    encoder: EncoderOption,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
+    head: Annotated[str, typer.Option(help="mmap, ridge or mean.")] = "mmap",
+    genes: Annotated[
+        str, typer.Option(help="all, hvg:N, mean:N, or a file with one gene a line.")
+    ] = "hvg:250",
+    train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
+    val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
+    test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
+    gene_set: Annotated[
+        str, typer.Option(help="Panels are chosen from genes on every training slide, or on any: union.")
+    ] = "intersection",
+    values: ValuesOption = None,
+    magnifications: MagnificationsOption = None,
+    mpp: MppOption = None,
+    prototypes: Annotated[
+        str | None, typer.Option(help="kmeans, none, random or learned (head mmap).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Train one head, predict the test slides and score them."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.head.base import parse_settings
+    from mmap_st.head.fit import FitRequest
+    from mmap_st.head.fit import fit_head as fit
+    from mmap_st.head.registry import head_method
+    from mmap_st.head.run_folder import METRICS
+
+    method = head_method(head)
+    pairs = [*(set_ or []), *([f"prototypes={prototypes}"] if prototypes is not None else [])]
+    request = FitRequest(
+        encoder=encoder,
+        method=method,
+        settings=parse_settings(method, pairs),
+        genes=genes,
+        train=train,
+        validation=val,
+        test=test,
+        mpps=parse_magnifications(magnifications, mpp),
+        seed=seed,
+        gene_set=gene_set,
+    )
+    slides = open_cohort(cohort, values=parse_values(values))
+    with console.status() as tell:
+        report = fit(slides, FeatureStore.open(store), request, out, tell)
+    for text in report.warnings:
+        console.warn(text)
+    if report.passed_over:
+        console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
+    results.show_metrics(report.metrics, head)
+    console.show_reasons("failed", report.failed)
+    console.show_paths([out / METRICS] if test else [out])
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad a slide.")],
+    slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
+) -> None:
+    """Predict expression of slides in a store, sequenced or not."""
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.head.predict import predict_slides
+
+    names = None if slides is None else [name.strip() for name in slides.split(",") if name.strip()]
+    with console.status() as tell:
+        report = predict_slides(run, FeatureStore.open(store), out, names, tell)
+    console.show_reasons("passed over", report.passed_over)
+    console.show_reasons("failed", report.failed)
+    console.show_paths(list(report.written.values()))
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
+    genes: Annotated[
+        str | None, typer.Option(help="Such as ERBB2,FASN; default: the best predicted.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
+    ] = None,
+) -> None:
+    """Draw measured beside predicted maps, and where the prototypes lie."""
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.report.run_report import report_run
+
+    names = None if genes is None else [name.strip() for name in genes.split(",") if name.strip()]
+    opened = None if store is None else FeatureStore.open(store)
+    with console.status() as tell:
+        tell("drawing")
+        paths = report_run(run, out, names, store=opened)
+    console.show_paths(paths)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo"),
+    seed: SeedOption = 0,
+    patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 16,
+) -> None:
+    """Run the whole pipeline on simulated tissue: a few minutes on two cores."""
+    from mmap_st.data.simulate import SimulationSettings
+    from mmap_st.demo import run_demo
+
+    with console.status() as tell, console.ExtractionProgress() as progress:
+        result = run_demo(out, SimulationSettings(patients=patients), seed, tell, progress)
+    results.show_metrics(result.metrics, "mmap")
+    steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items())
+    console.say(f"{steps}; together {sum(result.seconds.values()):.0f} s")
+    console.show_paths([result.run, *result.pictures])

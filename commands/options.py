@@ -1,0 +1,39 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmap_st.errors import RequestError
+
+CohortArgument = Annotated[
+    str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
+]
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="An encoder, or timm:NAME.")]
+MagnificationsOption = Annotated[
+    str | None, typer.Option("--magnifications", help="Such as 20,10,5; 20x is 0.5 um/px.")
+]
+MppOption = Annotated[str | None, typer.Option("--mpp", help="The same in um/px, such as 0.5,1,2.")]
+ValuesOption = Annotated[
+    str | None, typer.Option("--values", help="What count tables hold: counts, or lognorm on purpose.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
+
+
+def parse_values(text: str | None) -> str | None:
+    """Check what ``--values`` says; None for counts, the default.
+
+    Raises
+    ------
+    RequestError
+        If it is no such word.
+    """
+    from mmap_st.data.cohort import VALUES
+
+    if text is not None and text not in VALUES:
+        raise RequestError(f"--values {text}: give {' or '.join(VALUES)}.")
+    return None if text == "counts" else text

@@ -1,0 +1,99 @@
+"""Legacy ST in other layouts than her2st's, by the names of files below a folder.
+
+Counts: ``NAME_stdata.tsv``. Positions: ``spot_data-selection-NAME.tsv`` (cSCC, Ji et al. 2020, GSE144240),
+``spots_NAME.csv`` (STNet's breast set, He et al. 2020), ``NAME_selection.tsv``, ``NAME.spots.txt`` or
+``NAME_alignment.txt``. Image: ``NAME.jpg`` or ``HE_NAME.jpg``. All tables may be gzipped; GEO's accession in
+front of a name (``GSM4284316_``) is no part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.counts import Counts
+from mmap_st.data.readers.files import IMAGE_SUFFIXES, without_suffix
+from mmap_st.data.readers.legacy_st import read_legacy_counts, read_legacy_spots
+from mmap_st.data.spots import Spots
+from mmap_st.data.tables import TABLE_SUFFIXES
+from mmap_st.errors import CohortError
+
+_ACCESSION = r"(?:GSM\d+_)?"
+_COUNTS = (rf"{_ACCESSION}(.+)_stdata", rf"{_ACCESSION}(.+)_counts?")
+_SPOTS = (
+    rf"{_ACCESSION}spot_data-selection-(.+)",
+    rf"{_ACCESSION}spots_(.+)",
+    rf"{_ACCESSION}(.+)_selection",
+    rf"{_ACCESSION}(.+)[._]spots",
+    rf"{_ACCESSION}(.+)_alignment(?:_matrix)?",
+)
+_IMAGES = (rf"{_ACCESSION}HE_(.+)", rf"{_ACCESSION}(.+?)(?:_HE)?")
+# P2_ST_rep1 is of P2, BC23209_C1 of BC23209.
+_PATIENT = re.compile(r"(.+?)_(?:ST_)?(?:rep\d+|[A-Z]\d+)", re.IGNORECASE)
+
+
+def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
+    """Every section that has a table of counts or of positions, anywhere below the folder.
+
+    Raises
+    ------
+    CohortError
+        If there is none, or two files would be the same table of one section.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    counts = _by_name(files, TABLE_SUFFIXES, _COUNTS)
+    spots = _by_name(files, TABLE_SUFFIXES, _SPOTS)
+    names = sorted({*counts, *spots})
+    if not names:
+        raise CohortError(
+            f"{folder} holds no table of legacy ST: none is named NAME_stdata.tsv, spots_NAME.csv,"
+            " spot_data-selection-NAME.tsv, NAME_selection.tsv or NAME_alignment.txt."
+        )
+    images = _by_name(files, IMAGE_SUFFIXES, _IMAGES, wanted=set(names))
+    packed = _by_name(
+        files, tuple(f"{s}.gz" for s in IMAGE_SUFFIXES), _IMAGES, wanted=set(names) - set(images)
+    )
+    if packed:
+        path = next(iter(packed.values()))
+        raise CohortError(f"{path} is packed; unpack the images first (gunzip).")
+    return tuple(
+        CohortSlide(
+            slide=name,
+            patient=match[1] if (match := _PATIENT.fullmatch(name)) else None,
+            image=images.get(name),
+            spots=spots.get(name),
+            counts=counts.get(name),
+            reader="st",
+        )
+        for name in names
+    )
+
+
+def read_spots(slide: CohortSlide) -> Spots:
+    """Spots in the order of the count table; without one, in that of the spot table."""
+    assert slide.spots is not None
+    return read_legacy_spots(slide.spots, slide.counts)
+
+
+def read_counts(slide: CohortSlide) -> Counts:
+    """All rows and genes of the count table."""
+    assert slide.counts is not None
+    return read_legacy_counts(slide.counts, slide.values or "counts")
+
+
+def _by_name(
+    files: list[Path], suffixes: tuple[str, ...], patterns: tuple[str, ...], wanted: set[str] | None = None
+) -> dict[str, Path]:
+    """Files whose name fits a pattern, by the section's name in it; the first pattern that fits counts."""
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = without_suffix(path, suffixes)
+        matches = (re.fullmatch(pattern, stem) for pattern in patterns if stem is not None)
+        name = next((match[1] for match in matches if match and (wanted is None or match[1] in wanted)), None)
+        if name is None:
+            continue
+        if name in found:
+            raise CohortError(f"{found[name]} and {path} are both of section {name}; keep one.")
+        found[name] = path
+    return found

@@ -1,0 +1,147 @@
+"""Plain tables of spots and counts, CSV, TSV or Parquet: for data in no layout of its own.
+
+Below a folder: ``NAME_spots.csv``, ``NAME_counts.csv`` and ``NAME.jpg`` (or another image) for each slide.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.counts import Counts, make_counts
+from mmap_st.data.readers.files import find_images, without_suffix
+from mmap_st.data.readers.matching import in_order_of_counts
+from mmap_st.data.spots import Spots, duplicates, some
+from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
+from mmap_st.errors import CohortError, CountsError, SpotsError
+
+_ID = ("id", "spot", "spot_id", "barcode", "")
+_X = ("x", "pixel_x", "x_px", "pxl_col_in_fullres", "imagecol")
+_Y = ("y", "pixel_y", "y_px", "pxl_row_in_fullres", "imagerow")
+_ARRAY_X = ("array_x", "array_col")
+_ARRAY_Y = ("array_y", "array_row")
+_LONG = (("gene",), ("count", "counts", "umi", "value"))
+
+
+def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
+    """Slides of a folder of tables: every ``NAME_spots`` with its ``NAME_counts`` and its image.
+
+    Raises
+    ------
+    CohortError
+        If there is no table of spots.
+    """
+    spots, counts = _tables(folder, "_spots"), _tables(folder, "_counts")
+    images = find_images(folder)
+    if not spots:
+        raise CohortError(f"{folder} has no table NAME_spots ({', '.join(TABLE_SUFFIXES)}).")
+    return tuple(
+        CohortSlide(name, image=images.get(name), spots=path, counts=counts.get(name), reader="table")
+        for name, path in sorted(spots.items())
+    )
+
+
+def read_spots(slide: CohortSlide) -> Spots:
+    """Spots of a slide, in the order of the count table; without one, in that of the spot table."""
+    assert slide.spots is not None
+    spots = read_spot_table(slide.spots)
+    if slide.counts is None:
+        return spots
+    ids, _ = _count_ids(slide.counts)
+    return in_order_of_counts(spots, ids, slide.spots, slide.counts)
+
+
+def read_counts(slide: CohortSlide) -> Counts:
+    """Counts: one row a spot and one column a gene; or one row a spot and gene (columns id, gene, count)."""
+    assert slide.counts is not None
+    path = slide.counts
+    ids, table = _count_ids(path)
+    kind = slide.values or "counts"
+    try:
+        if _is_long(table):
+            return _from_long(table, ids, path, kind)
+        genes = table.columns[1:]
+        values = [number_column(table, gene, path, CountsError).cast(pl.Float32) for gene in genes]
+        matrix = np.column_stack(values) if values else np.empty((len(ids), 0), np.float32)
+        return make_counts(ids, genes, matrix, kind=kind)
+    except CountsError as error:
+        message = str(error)
+        raise CountsError(message if str(path) in message else f"{path}: {message}") from error
+
+
+def read_spot_table(path: Path) -> Spots:
+    """Spots of one table: ids, x and y in pixels and, if there are such columns, their place on the array.
+
+    Raises
+    ------
+    SpotsError
+        If the table cannot be read, or lacks a column.
+    """
+    table = read_table(path, SpotsError)
+    columns = [find_column(table, names) for names in (_ID, _X, _Y)]
+    identity = columns[0] or (table.columns[0] if table.columns else None)
+    x, y = columns[1:]
+    if identity is None or x is None or y is None or identity in (x, y):
+        raise SpotsError(
+            f"{path} needs the columns id, x and y (pixels); it has {', '.join(table.columns) or 'none'}."
+        )
+    ids = text_column(table, identity, path, SpotsError)
+    xy = np.column_stack([number_column(table, column, path, SpotsError) for column in (x, y)])
+    array_columns = [find_column(table, names) for names in (_ARRAY_X, _ARRAY_Y)]
+    array = None
+    if None not in array_columns:
+        array = np.column_stack(
+            [number_column(table, column, path, SpotsError) for column in array_columns if column]
+        )
+    try:
+        return Spots(tuple(ids), xy, array if array is not None and np.isfinite(array).all() else None)
+    except SpotsError as error:
+        raise SpotsError(f"{path}: {error}") from error
+
+
+def _tables(folder: Path, ending: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = without_suffix(path, TABLE_SUFFIXES)
+        if name is not None and name.endswith(ending) and name != ending:
+            found.setdefault(name.removesuffix(ending), path)
+    return found
+
+
+def _count_ids(path: Path) -> tuple[list[str], pl.DataFrame]:
+    """Spot ids in order of first occurrence, and the table with the ids first."""
+    table = read_table(path, CountsError)
+    if not table.columns:
+        raise CountsError(f"{path} has no columns; it needs a column of spot ids and one for each gene.")
+    identity = find_column(table, _ID) or table.columns[0]
+    table = table.select(identity, pl.exclude(identity))
+    ids = text_column(table, identity, path, CountsError)
+    if _is_long(table):
+        return list(dict.fromkeys(ids)), table
+    if duplicates(ids):
+        raise CountsError(f"{path} repeats spots: {some(duplicates(ids))}; each spot needs one row.")
+    return ids, table
+
+
+def _is_long(table: pl.DataFrame) -> bool:
+    return len(table.columns) == 3 and all(find_column(table, names) for names in _LONG)
+
+
+def _from_long(table: pl.DataFrame, ids: list[str], path: Path, kind: str) -> Counts:
+    gene_column, count_column = (find_column(table, names) or "" for names in _LONG)
+    spot = text_column(table, table.columns[0], path, CountsError)
+    gene = text_column(table, gene_column, path, CountsError)
+    values = number_column(table, count_column, path, CountsError).to_numpy()
+    genes = list(dict.fromkeys(gene))
+    row_of = {name: row for row, name in enumerate(ids)}
+    column_of = {name: column for column, name in enumerate(genes)}
+    rows = np.fromiter((row_of[name] for name in spot), np.int64, len(spot))
+    columns = np.fromiter((column_of[name] for name in gene), np.int64, len(gene))
+    if len(np.unique(rows * len(genes) + columns)) < len(rows):
+        raise CountsError(f"{path} lists a gene of a spot more than once; each pair needs one row.")
+    matrix = sparse.csr_array((values.astype(np.float32), (rows, columns)), shape=(len(ids), len(genes)))
+    return make_counts(ids, genes, matrix, kind=kind)

@@ -1,0 +1,193 @@
+"""Space Ranger's ``outs/`` of Visium, versions 1 to 4.
+
+``filtered_feature_bc_matrix.h5`` or the folder of that name; ``spatial/tissue_positions.csv`` (from version
+2 on) or ``tissue_positions_list.csv``; ``spatial/scalefactors_json.json``. A prefix in front of the matrix's
+name, as downloads have it, does no harm. The full-resolution image is no part of ``outs/``: without it, the
+image is ``spatial/tissue_hires_image.png`` and positions are scaled by ``tissue_hires_scalef``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmap_st.data.array_grids import hexagonal, square
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.counts import Counts, make_counts, trusted
+from mmap_st.data.readers.anndata_table import VISIUM, VISIUM_PITCH_UM, gene_names, positive
+from mmap_st.data.readers.matching import in_order_of_counts
+from mmap_st.data.spots import Spots, some
+from mmap_st.data.tables import first_line, number_column, read_table, reading, text_column
+from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError
+
+MATRIX = "filtered_feature_bc_matrix"
+POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
+SCALE_FACTORS = "scalefactors_json.json"
+HIRES = "tissue_hires_image.png"
+
+_COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
+
+
+def find_slides(path: Path) -> tuple[CohortSlide, ...]:
+    """A sample, or all samples of a folder: every folder that has ``spatial`` and, if so, its ``outs``.
+
+    Raises
+    ------
+    CohortError
+        If there is none.
+    """
+    if not path.is_dir():
+        raise CohortError(f"{path} is not a folder; visium: needs Space Ranger's outs, or a folder of such.")
+    places = [p for p in (path, path / "outs") if _positions(p)]
+    if not places:
+        inner = sorted(p for p in path.iterdir() if p.is_dir())
+        places = [p for folder in inner for p in (folder, folder / "outs") if _positions(p)]
+    if not places:
+        raise CohortError(
+            f"{path} is not laid out as Space Ranger's outs: there is no spatial/{POSITIONS[1]} or"
+            f" spatial/{POSITIONS[2]} in it or in the folders below it."
+        )
+    return tuple(slide_of(place, sample_name(place), "visium") for place in places)
+
+
+def slide_of(outs: Path, name: str, reader: str) -> CohortSlide:
+    """The cohort's row of one folder of outputs; its image is the hires one, and so is its scale."""
+    spatial = outs / "spatial"
+    hires = spatial / HIRES
+    scale = positive(read_scale_factors(spatial).get("tissue_hires_scalef")) if hires.is_file() else None
+    return CohortSlide(
+        slide=name,
+        image=hires if scale is not None else None,
+        spots=_positions(outs),
+        counts=_matrix(outs),
+        reader=reader,
+        scale=scale,
+    )
+
+
+def sample_name(outs: Path) -> str:
+    """The folder's name; of a folder ``outs``, that of the folder above."""
+    outs = outs.resolve()
+    return outs.parent.name if outs.name == "outs" else outs.name
+
+
+def read_spots(slide: CohortSlide) -> Spots:
+    """Spots in the order of the matrix; without one, those under tissue in the order of their table."""
+    assert slide.spots is not None
+    path = slide.spots
+    table = read_table(path, SpotsError, header=not path.name.startswith("tissue_positions_list"))
+    if path.name.startswith("tissue_positions_list") and len(table.columns) == len(_COLUMNS):
+        table.columns = list(_COLUMNS)
+    missing = [column for column in _COLUMNS if column not in table.columns]
+    if missing:
+        raise SpotsError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}.")
+    if slide.counts is None:
+        table = table.filter(number_column(table, "in_tissue", path, SpotsError) == 1)
+    row, column, y, x = (number_column(table, c, path, SpotsError).to_numpy() for c in _COLUMNS[2:])
+    factors = read_scale_factors(path.parent)
+    bin_um = positive(factors.get("bin_size_um"))
+    place = np.column_stack([row, column])
+    try:
+        spots = Spots(
+            ids=tuple(text_column(table, "barcode", path, SpotsError)),
+            xy=np.column_stack([x, y]),
+            array=hexagonal(place) if bin_um is None else square(place),
+            pitch_um=bin_um or VISIUM_PITCH_UM,
+            technology=VISIUM if bin_um is None else f"Visium HD {bin_um:g} um",
+            mpp=None if bin_um is None else positive(factors.get("microns_per_pixel")),
+        )
+    except SpotsError as error:
+        raise SpotsError(f"{path}: {error}") from error
+    if not np.isfinite(place).all():
+        raise SpotsError(f"{path} has spots without a place on the array (array_row, array_col).")
+    return (
+        spots
+        if slide.counts is None
+        else in_order_of_counts(spots, _barcodes(slide.counts), path, slide.counts)
+    )
+
+
+def read_counts(slide: CohortSlide) -> Counts:
+    """Counts of the genes (other kinds of features are left out)."""
+    assert slide.counts is not None
+    path = slide.counts
+    scanpy = _scanpy()
+    with reading(path, "a matrix of Space Ranger", CountsError):
+        # Everything, and genes chosen after: scanpy's own choice trusts the indices of a damaged file.
+        if path.is_dir():
+            adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
+        else:
+            adata = scanpy.read_10x_h5(path, gex_only=False)
+        matrix = trusted(adata.X)
+        var = adata.var
+        if "feature_types" in var:
+            is_gene = (var["feature_types"].astype(str) == "Gene Expression").to_numpy()
+            var, matrix = var[is_gene], matrix[:, np.flatnonzero(is_gene)]
+        genes, gene_ids = gene_names(var)
+        ids = [str(name) for name in adata.obs_names]
+        try:
+            return make_counts(ids, genes, matrix, gene_ids=gene_ids, kind=slide.values or "counts")
+        except CountsError as error:
+            raise CountsError(f"{path}: {error}") from error
+
+
+def read_scale_factors(spatial: Path) -> dict[str, Any]:
+    """Contents of ``scalefactors_json.json``; nothing where it is not there."""
+    path = spatial / SCALE_FACTORS
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpotsError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise SpotsError(f"{path} holds no table of scale factors.")
+    return value
+
+
+def _barcodes(path: Path) -> list[str]:
+    """Names of a matrix's spots, without its values."""
+    with reading(path, "a matrix of Space Ranger", CountsError):
+        if path.is_dir():
+            file = next((p for p in (path / "barcodes.tsv.gz", path / "barcodes.tsv") if p.is_file()), None)
+            if file is None:
+                raise CountsError(f"{path} has no barcodes.tsv.gz.")
+            return [str(name) for name in read_table(file, CountsError, header=False).to_series(0)]
+        import h5py
+
+        with h5py.File(path) as file:
+            group = (
+                file["matrix"] if "matrix" in file else next(iter(file.values()))
+            )  # Cell Ranger 2: the genome
+            return [name.decode() for name in group["barcodes"][:]]
+
+
+def _scanpy() -> Any:
+    try:
+        import scanpy
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Space Ranger's matrices are read by scanpy, which is not installed:"
+            " pip install 'mmap-st[visium]'."
+        ) from error
+    return scanpy
+
+
+def _positions(outs: Path) -> Path | None:
+    return next((p for name in POSITIONS if (p := outs / "spatial" / name).is_file()), None)
+
+
+def _matrix(outs: Path) -> Path | None:
+    """The filtered matrix, .h5 before folder; a prefix is allowed where there is just one."""
+    for exact in (outs / f"{MATRIX}.h5", outs / MATRIX):
+        if exact.exists():
+            return exact
+    prefixed = sorted(outs.glob(f"*{MATRIX}.h5")) or [
+        p for p in sorted(outs.glob(f"*{MATRIX}")) if p.is_dir()
+    ]
+    if len(prefixed) > 1:
+        raise CohortError(f"{outs} holds several matrices ({some([p.name for p in prefixed])}); keep one.")
+    return prefixed[0] if prefixed else None

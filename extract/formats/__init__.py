@@ -1,0 +1,1 @@
+"""Kinds of slide images, one module each; `mmap_st.extract.slide` chooses among them."""

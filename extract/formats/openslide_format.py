@@ -1,0 +1,90 @@
+"""Whole-slide images that OpenSlide reads tile by tile: those of scanners, tiled TIFF, DICOM."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmap_st.errors import ImageError, RegionError
+from mmap_st.extract.formats.pixels import Level, flatten, levels_of, on_white, pasted, plausible_mpp
+
+
+class OpenSlideSlide:
+    """An image opened by OpenSlide."""
+
+    def __init__(self, path: Path, *, mpp: float | None = None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._slide = self._open()
+        self._levels = levels_of([(int(w), int(h)) for w, h in self._slide.level_dimensions])
+        self._downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        self._mpp = _mpp(self._slide.properties) or mpp
+
+    def _open(self) -> Any:
+        import openslide
+
+        try:
+            return openslide.OpenSlide(self._path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._levels[0].size
+
+    @property
+    def mpp(self) -> float | None:
+        return self._mpp
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self._levels
+
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        import openslide
+
+        # Only what lies inside: at coordinates below zero OpenSlide's lower levels are a pixel off.
+        inside = on_white(box, self._levels[level].size)
+        if inside is None:
+            return pasted(None, None, box)
+        x0, y0, x1, y1 = inside
+        slide = self._slide
+        # OpenSlide wants the corner in level-0 pixels, and takes it to the level by its own downsample, one
+        # for both axes: rounding puts the corner off by half a level-0 pixel at most.
+        own = self._downsamples[level]
+        try:
+            region = slide.read_region((round(x0 * own), round(y0 * own)), level, (x1 - x0, y1 - y0))
+        except openslide.OpenSlideError as error:
+            self._reopen(slide)
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+        return pasted(flatten(region), inside, box)
+
+    def thumbnail(self, longest_px: int) -> Image.Image:
+        import openslide
+
+        try:
+            return flatten(self._slide.get_thumbnail((longest_px, longest_px)))
+        except openslide.OpenSlideError as error:
+            raise ImageError(f"{self._path} cannot be decoded ({error}).") from error
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _reopen(self, failed: object) -> None:
+        """After one error OpenSlide refuses every later read of a handle: take a fresh one, once."""
+        with self._lock:
+            if self._slide is failed:
+                self._slide = self._open()
+
+
+def _mpp(properties: Any) -> float | None:
+    """Mean of both axes; None where the file does not say, or says what cannot be."""
+    values = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+    try:
+        x, y = (float(value) for value in values if value is not None)
+    except ValueError:
+        return None
+    return plausible_mpp(x, y)

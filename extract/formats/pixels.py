@@ -1,0 +1,131 @@
+"""What the formats share: levels, and pixels as RGB on white ground."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmap_st.errors import ImageError
+
+WHITE = (255, 255, 255)
+#: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale.
+_COARSEST_MPP = 20.0
+_OPENING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid.
+
+    Attributes
+    ----------
+    size
+        Width and height in its own pixels.
+    downsample
+        Level-0 pixels to one of its pixels, along x and y: exact ratios of the sizes, never rounded.
+    """
+
+    size: tuple[int, int]
+    downsample: tuple[float, float]
+
+
+def levels_of(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    """Levels of a pyramid from their sizes, finest first."""
+    width, height = sizes[0]
+    return tuple(Level((w, h), (width / w, height / h)) for w, h in sizes)
+
+
+def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
+    """Mean of the micrometres per pixel along both axes; None where they are unknown or cannot be a scale."""
+    values = [value for value in (x, x if y is None else y) if value is not None and math.isfinite(value)]
+    if len(values) < 2 or min(values) <= 0:
+        return None
+    mean = sum(values) / 2
+    return mean if mean <= _COARSEST_MPP else None
+
+
+def mpp_of_resolution(per_unit: float, unit: str) -> float | None:
+    """Micrometres per pixel of a resolution tag, pixels per ``centimeter`` or ``inch``."""
+    micrometres = {"centimeter": 10_000.0, "inch": 25_400.0}.get(unit.lower())
+    return plausible_mpp(micrometres / per_unit) if micrometres is not None and per_unit > 0 else None
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGB, decoded, transparent parts white."""
+    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, WHITE)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
+    # convert() of an RGB image copies it; load() alone decodes.
+    image.load()
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def on_white(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """The part of a box that lies inside a level; None if there is none."""
+    x0, y0, x1, y1 = box
+    inside = (max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1]))
+    return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
+
+
+def pasted(
+    part: Image.Image | None, inside: tuple[int, int, int, int] | None, box: tuple[int, int, int, int]
+) -> Image.Image:
+    """`part`, which shows `inside`, on the white ground of `box`."""
+    if part is not None and inside == box:
+        return part
+    region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), WHITE)
+    if part is not None and inside is not None:
+        region.paste(part, (inside[0] - box[0], inside[1] - box[1]))
+    return region
+
+
+def shrunk(image: Image.Image, longest_px: int) -> Image.Image:
+    """The image, its longer side at most `longest_px`."""
+    scale = min(1.0, longest_px / max(image.size))
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
+    """An image from an array of 8-bit pixels, its axes named as in ``YXS``, ``CYX`` or ``YX``.
+
+    Raises
+    ------
+    ImageError
+        If it is no 8-bit grey, RGB or RGBA.
+    """
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"{source} has pixels of type {pixels.dtype}; convert it to 8-bit RGB.")
+    colour = next((axis for axis in "SC" if axis in axes), None)
+    order = [axes.index(axis) for axis in ("Y", "X", colour) if axis is not None]
+    rest = tuple(0 if i not in order else slice(None) for i in range(pixels.ndim))
+    flat = pixels[rest]
+    kept = [axis for i, axis in enumerate(axes) if i in order]
+    flat = np.transpose(flat, [kept.index(axis) for axis in ("Y", "X", colour) if axis is not None])
+    channels = 1 if flat.ndim == 2 else flat.shape[2]
+    if channels not in (1, 3, 4):
+        raise ImageError(f"{source} has {channels} channels; an H&E image has the three of RGB.")
+    return flatten(
+        Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat))
+    )
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let Pillow open pictures as large as slides are; its limit guards web servers from strangers."""
+    with _OPENING:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,94 @@
+"""Which file is of which slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.data.readers.files import without_suffix
+from mmap_st.data.spots import some
+from mmap_st.errors import FeaturesError, RequestError
+from mmap_st.extract.imports.files import FEATURE_SUFFIXES
+from mmap_st.extract.store import FeatureStore, encode_name
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """A slide, and the file or (a fault) files of its name."""
+
+    slide: str
+    files: tuple[Path, ...]
+
+    def path(self) -> Path:
+        """The one file.
+
+        Raises
+        ------
+        FeaturesError
+            If there are several.
+        """
+        if len(self.files) > 1:
+            names = some([path.name for path in self.files])
+            raise FeaturesError(f"there are several files of its name ({names}); keep one.")
+        return self.files[0]
+
+
+@dataclass
+class FoundJobs:
+    """What is to be imported; slides that have no file; files that are named like no slide."""
+
+    jobs: list[ImportJob]
+    passed_over: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def find_jobs(
+    features: Path, slide: str | None, cohort: Cohort | None, store: FeatureStore | None
+) -> FoundJobs:
+    """Give every slide its file: the file itself for the slide that is named, or a folder's by their names.
+
+    A file is named like its slide, or like the slide's folder in a store.
+
+    Raises
+    ------
+    RequestError
+        If there is no such file, no slide is named for it, or a folder has none for any slide.
+    """
+    if not features.exists():
+        raise RequestError(f"--features {features} does not exist; correct the path.")
+    if slide is not None and cohort is not None:
+        cohort[slide]  # a slide that the cohort does not have ends the request here
+    if not features.is_dir():
+        if slide is None:
+            raise RequestError(f"--features {features} is the file of one slide: name it with --slide.")
+        return FoundJobs([ImportJob(slide, (features,))])
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(features.iterdir()):
+        name = without_suffix(path, FEATURE_SUFFIXES)
+        if name is not None:
+            by_name.setdefault(name, []).append(path)
+    slides = [slide] if slide is not None else _known(features, cohort, store)
+    jobs = []
+    for name in slides:
+        files = [path for key in dict.fromkeys((name, encode_name(name))) for path in by_name.pop(key, [])]
+        if files:
+            jobs.append(ImportJob(name, tuple(files)))
+    if not jobs:
+        raise RequestError(
+            f"{features} has no file for {some(slides)}; name each after its slide, such as {slides[0]}.npy"
+            f" or {slides[0]}.h5."
+        )
+    with_file = {job.slide for job in jobs}
+    unknown = [] if slide is not None else [path.name for paths in by_name.values() for path in paths]
+    return FoundJobs(jobs, [name for name in slides if name not in with_file], unknown)
+
+
+def _known(features: Path, cohort: Cohort | None, store: FeatureStore | None) -> list[str]:
+    names = list(cohort.names) if cohort is not None else list(store.slides()) if store is not None else []
+    if not names:
+        raise RequestError(
+            f"--features {features} is a folder: give --cohort, which says which slides there are and where"
+            " their spots are."
+        )
+    return names

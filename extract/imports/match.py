@@ -1,0 +1,147 @@
+"""Which row of a file belongs to which spot: by id, by coordinate or, where it has neither, by order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from mmap_st.data.spots import Spots, duplicates, some
+from mmap_st.errors import FeaturesError
+
+BY_ID, BY_COORDINATE, BY_ORDER = "by id", "by nearest coordinate", "by order"
+
+#: Rows that are this near to each other are equally near to a spot, in pixels: rounding makes no choice.
+_TIE_PX = 1e-6
+
+
+@dataclass(frozen=True)
+class Match:
+    """Rows of a file given to spots, each row to one spot at most.
+
+    Attributes
+    ----------
+    how
+        `BY_ID`, `BY_COORDINATE` or `BY_ORDER`.
+    rows
+        (n,) int64, row of the file for each spot; -1 for none.
+    spare
+        Rows of the file that no spot has.
+    contested
+        Spots without a row, though one is near enough: it is nearer to another spot, or two are equally near.
+    largest_px
+        Largest distance between a spot and its row; None if matched otherwise.
+    """
+
+    how: str
+    rows: NDArray[np.int64]
+    spare: int
+    contested: int = 0
+    largest_px: float | None = None
+
+    @property
+    def matched(self) -> int:
+        """Number of spots that have a row."""
+        return int((self.rows >= 0).sum())
+
+    @property
+    def enough(self) -> bool:
+        """Whether at least half of the spots have a row."""
+        return 2 * self.matched >= len(self.rows)
+
+
+def match_by_order(spots: Spots, n_rows: int, path: Path) -> Match:
+    """Row i is spot i: for files that name neither their rows nor a place.
+
+    Raises
+    ------
+    FeaturesError
+        If there are not as many rows as spots.
+    """
+    n = len(spots)
+    if n_rows != n:
+        raise FeaturesError(
+            f"{path} has {n_rows} rows without ids or coordinates and the slide has {n} spots, so that it is"
+            f" not known which belongs to which{_why_another_number(spots, n_rows)}; write one row a spot, in"
+            " the spots' order."
+        )
+    return Match(BY_ORDER, np.arange(n, dtype=np.int64), spare=0)
+
+
+def _why_another_number(spots: Spots, n_rows: int) -> str:
+    """The likely reason: rows were written for the whole count table, or the whole spot table."""
+    n, unplaced, uncounted = len(spots), spots.counts_without_position, spots.positions_without_counts
+    if unplaced and n_rows == n + unplaced:
+        return f" (the count table has {n_rows} rows too, {unplaced} of them without a position)"
+    if uncounted and n_rows == n + uncounted:
+        return f" (the spot table has {n_rows} rows too, {uncounted} of them without counts)"
+    return ""
+
+
+def match_by_id(spot_ids: Sequence[str], row_ids: Sequence[str], path: Path) -> Match:
+    """Give every spot the row of its name.
+
+    Raises
+    ------
+    FeaturesError
+        If the file repeats an id, or fewer than half of the spots are in it.
+    """
+    repeated = duplicates(row_ids)
+    if repeated:
+        raise FeaturesError(f"{path} repeats ids: {some(repeated)}; each spot needs one row of its own name.")
+    row_of = {name: row for row, name in enumerate(row_ids)}
+    rows = np.array([row_of.get(name, -1) for name in spot_ids], dtype=np.int64)
+    match = Match(BY_ID, rows, spare=len(row_ids) - int((rows >= 0).sum()))
+    if not match.enough:
+        raise FeaturesError(
+            f"only {match.matched} of {len(spot_ids)} spots (such as {some(spot_ids)}) are among the"
+            f" {len(row_ids)} ids of {path} (such as {some(row_ids)}); check that it is of this slide and"
+            " that its ids are written as the spots' are."
+        )
+    return match
+
+
+def match_by_coordinate(xy: NDArray[np.float64], centres: NDArray[np.float64], tolerance_px: float) -> Match:
+    """Give every spot its nearest row, if that is near enough and its nearest spot is this one.
+
+    A row that lies between two spots goes to the nearer; the other has none, rather than its second nearest,
+    which would be another spot's.
+
+    Parameters
+    ----------
+    xy
+        (n, 2) centres of the spots, in pixels.
+    centres
+        (m, 2) centres of the file's patches.
+    tolerance_px
+        Largest distance between the two.
+
+    Returns
+    -------
+    The match, whatever the number of spots that have a row.
+    """
+    to_row, row = _nearest(xy, centres)
+    _, spot = _nearest(centres, xy)
+    near = to_row[:, 0] <= tolerance_px
+    mutual = near & (row >= 0) & (spot[row] == np.arange(len(xy)))
+    rows = np.where(mutual, row, -1)
+    return Match(
+        BY_COORDINATE,
+        rows.astype(np.int64),
+        spare=len(centres) - int(mutual.sum()),
+        contested=int((near & ~mutual).sum()),
+        largest_px=float(to_row[mutual, 0].max()) if mutual.any() else None,
+    )
+
+
+def _nearest(
+    points: NDArray[np.float64], others: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances (n, 2) to the two nearest of `others`, and (n,) which is nearest; -1 where two are."""
+    distance, index = cKDTree(others).query(points, k=2)
+    tied = distance[:, 1] - distance[:, 0] <= _TIE_PX
+    return distance, np.where(tied, -1, index[:, 0])

@@ -1,0 +1,219 @@
+"""An import: embeddings of one slide or of many, from files into a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmap_st.errors import (
+    FeaturesError,
+    RecipeMismatchError,
+    SlideError,
+    SlideRecipeError,
+    StoreError,
+)
+from mmap_st.extract.imports.files import read_features
+from mmap_st.extract.imports.jobs import ImportJob, find_jobs
+from mmap_st.extract.imports.match import Match
+from mmap_st.extract.imports.request import ImportRequest, check_request
+from mmap_st.extract.imports.rows import in_bounds_of, match_rows, rows_of_spots
+from mmap_st.extract.imports.slides import SpotSource, find_slide
+from mmap_st.extract.lock import slide_lock
+from mmap_st.extract.plan import stored_magnifications, width_sentence
+from mmap_st.extract.recipe import Recipe, differences, imported_recipe, is_imported
+from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
+from mmap_st.extract.store_write import MagnificationWriter, mismatch_sentence, write_slide
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImportedSlide:
+    """What was imported for one slide.
+
+    Attributes
+    ----------
+    spots
+        How many it has.
+    match
+        Which of them have a row of the file, and how that was found.
+    unusable
+        Spots whose row is not finite, or all zero: marked invalid, as those without a row are.
+    largest_um
+        Largest distance between a spot and its row; None if unknown.
+    """
+
+    spots: int
+    match: Match
+    unusable: int
+    largest_um: float | None = None
+
+    @property
+    def how(self) -> str:
+        """``by nearest coordinate, largest distance 0.7 um``."""
+        if self.match.largest_px is None:
+            return self.match.how
+        um, px = self.largest_um, self.match.largest_px
+        return f"{self.match.how}, largest distance " + (f"{px:.1f} px" if um is None else f"{um:.1f} um")
+
+
+@dataclass
+class ImportReport:
+    """What an import did.
+
+    Attributes
+    ----------
+    done
+        Slides that were imported.
+    kept
+        Slides that held the same before.
+    passed_over
+        Slides without a file in the folder.
+    unknown
+        Files of the folder that are named like no slide.
+    failed
+        Reason of every slide that could not be imported.
+    """
+
+    done: dict[str, ImportedSlide] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def invalid(self) -> int:
+        """Spots without an embedding, of the slides done: without a row, or with one that cannot be used."""
+        return sum(slide.spots - slide.match.matched + slide.unusable for slide in self.done.values())
+
+
+def import_features(
+    request: ImportRequest, store_path: Path, tell: Callable[[str], None] = lambda text: None
+) -> ImportReport:
+    """Import embeddings that were made elsewhere.
+
+    Returns
+    -------
+    What was done. A slide that cannot be imported does not stop the others; its reason is in the report.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be done at all: contradicting options, no file, or the store holds embeddings of this
+        encoder that were extracted.
+    """
+    check_request(request)
+    store = FeatureStore.open(store_path, writable=True) if holds_anything(store_path) else None
+    found = find_jobs(request.features, request.slide, request.cohort, store)
+    report = ImportReport(passed_over=found.passed_over, unknown=found.unknown)
+    widths = _stored_widths(store, request, {job.slide for job in found.jobs})
+    for job in found.jobs:
+        tell(f"importing {job.slide}")
+        try:
+            store = _import_slide(job, request, store_path, store, widths, report)
+        except (SlideError, StoreError, RecipeMismatchError) as error:
+            _LOG.info("slide %s failed: %s", job.slide, error)
+            report.failed[job.slide] = str(error)
+    return report
+
+
+def _stored_widths(
+    store: FeatureStore | None, request: ImportRequest, slides: set[str]
+) -> dict[tuple[str, float], int]:
+    """Length of the embeddings that the store keeps of this encoder, by slide and mpp.
+
+    Raises
+    ------
+    RecipeMismatchError
+        If some of them were extracted, not imported.
+    """
+    widths = {}
+    for slide, stored in stored_magnifications(store, request.encoder) if store is not None else ():
+        if request.overwrite and stored.mpp == request.mpp and slide in slides:
+            continue
+        if not request.overwrite and not is_imported(stored.recipe):
+            raise RecipeMismatchError(
+                f"the embeddings of {request.encoder} in the store (slide {slide}) were extracted, and those"
+                " to import may differ in more than is known; give another --encoder name, or use another"
+                " store."
+            )
+        widths[slide, stored.mpp] = stored.width
+    return widths
+
+
+def _import_slide(
+    job: ImportJob,
+    request: ImportRequest,
+    store_path: Path,
+    store: FeatureStore | None,
+    widths: dict[tuple[str, float], int],
+    report: ImportReport,
+) -> FeatureStore:
+    slide = find_slide(job.slide, store, SpotSource(request.cohort, request.spots, request.source_mpp))
+    features = read_features(job.path())
+    match = match_rows(slide, features, request.coordinates)
+    embedding, valid = rows_of_spots(features, match)
+    for (name, mpp), width in widths.items():
+        if width != features.width and (name, mpp) != (job.slide, request.mpp):
+            raise FeaturesError(width_sentence(request.encoder, features.width, name, mpp, width))
+    recipe = imported_recipe(
+        request.encoder,
+        request.mpp,
+        features.precision,
+        slide.spots,
+        features.sha256(),
+        match.how,
+        match.rows,
+    )
+    # A store is made only now that there is something to put into it.
+    store = store or FeatureStore.create(store_path)
+    with slide_lock(store.path, encode_name(job.slide)):
+        if _is_there(store, job.slide, request, recipe):
+            report.kept.append(job.slide)
+            return store
+        write_slide(store, slide.info, slide.spots)
+        writer = MagnificationWriter(
+            store,
+            job.slide,
+            request.encoder,
+            request.mpp,
+            recipe,
+            (len(embedding), features.width),
+            chunk=request.chunk,
+            overwrite=request.overwrite,
+        )
+        in_bounds = in_bounds_of(slide, features, request.coordinates)
+        for index in writer.pending():
+            rows = writer.rows(index)
+            part = slice(rows.start, rows.stop)
+            writer.write_chunk(index, embedding[part], valid[part], in_bounds[part])
+        unusable = int(((match.rows >= 0) & ~valid).sum())
+        done = ImportedSlide(len(valid), match, unusable, _in_um(match.largest_px, slide.info.source_mpp))
+        writer.finish(
+            {
+                "imported_from": features.path.name,
+                "matched": {"how": done.how, "spots": match.matched, "spare_rows": match.spare},
+            }
+        )
+    widths[job.slide, request.mpp] = features.width
+    report.done[job.slide] = done
+    return store
+
+
+def _is_there(store: FeatureStore, name: str, request: ImportRequest, recipe: Recipe) -> bool:
+    """Whether the store holds the same already; another recipe is refused unless it is to be replaced."""
+    if not store.has_slide(name):
+        return False
+    stored = {m.mpp: m for m in store.slide(name).magnifications(request.encoder)}.get(request.mpp)
+    if stored is None:
+        return False
+    different = differences(stored.recipe, recipe)
+    if different and not request.overwrite:
+        raise SlideRecipeError(mismatch_sentence(request.encoder, request.mpp, different))
+    return stored.complete and not different
+
+
+def _in_um(pixels: float | None, source_mpp: float | None) -> float | None:
+    return None if pixels is None or source_mpp is None else pixels * source_mpp

@@ -1,0 +1,177 @@
+"""`mmap cohort check`: what each slide of a cohort is, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.data.genes import in_any, in_common, naming
+from mmap_st.data.spots import Spots
+from mmap_st.data.survey import SlideSurvey, survey_slide
+from mmap_st.errors import SlideError, TissueError
+from mmap_st.extract.orientation import better_orientation
+from mmap_st.extract.placement import check_inside, count_outside
+from mmap_st.extract.resolution import SourceMpp, choose_mpp, known_mpps
+from mmap_st.extract.slide import Slide, open_slide
+from mmap_st.extract.tissue import Tissue, find_tissue
+
+_FEWEST_SPOTS = 20  # fewer say nothing of an orientation
+
+
+@dataclass(frozen=True)
+class SlideCheck:
+    """What was found of one slide.
+
+    Attributes
+    ----------
+    row
+        The cohort's row.
+    technology
+        What measured it; "image alone" without spots.
+    size_px
+        Width and height of the image; None without one.
+    mpp
+        Micrometres per pixel and where they are from.
+    spots, unmatched, outside
+        Number of spots; of rows of either table without a partner in the other; of spots outside the image.
+    genes
+        Names of its genes; None without counts.
+    merged_genes
+        Columns that were added to another of the same name.
+    on_tissue
+        Share of the spots on tissue; None where there is no image or no tissue.
+    problems
+        Why the slide cannot be used, or what is likely wrong with it.
+    notes
+        What the user should know.
+    """
+
+    row: CohortSlide
+    technology: str
+    size_px: tuple[int, int] | None = None
+    mpp: SourceMpp | None = None
+    spots: int | None = None
+    unmatched: int = 0
+    outside: int = 0
+    genes: tuple[str, ...] | None = None
+    merged_genes: int = 0
+    on_tissue: float | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class CohortCheck:
+    """All slides, and what concerns the cohort as a whole."""
+
+    slides: list[SlideCheck] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Problems by slide, in one text each."""
+        return {one.row.slide: " ".join(one.problems) for one in self.slides if one.problems}
+
+
+def check_cohort(cohort: Cohort) -> Iterator[SlideCheck]:
+    """Check the slides one by one; all tables are read, of images a thumbnail."""
+    for row in cohort.slides:
+        yield check_slide(row)
+
+
+def check_slide(row: CohortSlide) -> SlideCheck:
+    """Check one slide."""
+    look = survey_slide(row, counts=True)
+    problems, notes = list(look.problems), list(look.spots.notes if look.spots else ())
+    size = mpp = on_tissue = None
+    outside = 0
+    try:
+        slide = open_slide(row.image) if row.image is not None and row.image.exists() else None
+    except SlideError as error:
+        problems.append(str(error))
+        slide = None
+    try:
+        known = known_mpps(row, slide.mpp if slide else None, look.spots)
+        if known or slide is not None:
+            mpp = choose_mpp(known, row.mpp_from)
+    except SlideError as error:
+        problems.append(str(error))
+    if slide is not None:
+        try:
+            size = slide.size
+            if look.spots is not None:
+                outside, on_tissue, found = _placement(slide, look.spots, None if mpp is None else mpp.mpp)
+                problems += found
+        except SlideError as error:
+            problems.append(str(error))
+        finally:
+            slide.close()
+    if look.counts is not None and look.counts.values != "counts":
+        notes.append(f"values are {look.counts.values}, not counts")
+    if row.patient is None and look.counts is not None:
+        notes.append("no patient: fill in the column patient, splits are by it")
+    return SlideCheck(
+        row=row,
+        technology=_technology(row, look),
+        size_px=size,
+        mpp=mpp,
+        spots=None if look.spots is None else len(look.spots),
+        unmatched=look.unmatched,
+        outside=outside,
+        genes=None if look.counts is None else look.counts.genes,
+        merged_genes=0 if look.counts is None else look.counts.merged_genes,
+        on_tissue=on_tissue,
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def summarise_genes(slides: list[SlideCheck]) -> list[str]:
+    """What the slides' genes have in common."""
+    tables = [one.genes for one in slides if one.genes]
+    if len(tables) < 2:
+        return []
+    named = {naming(genes) for genes in tables}
+    shared, union = len(in_common(tables)), len(in_any(tables))
+    notes = [f"{shared} genes are on all {len(tables)} slides with counts, {union} on any"]
+    if len(named) > 1:
+        notes.append(
+            "some slides name genes by Ensembl id and some by symbol: they can be used together only where"
+            " files have both"
+        )
+    return notes
+
+
+def _technology(row: CohortSlide, look: SlideSurvey) -> str:
+    if row.spots is None:
+        return "image alone" if row.image is not None else ""
+    return (look.spots.technology if look.spots else None) or "unknown"
+
+
+def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, float | None, list[str]]:
+    """Spots outside the image, share of them on tissue, and what is likely wrong with where they are."""
+    size = slide.size
+    outside = count_outside(spots, size)
+    tissue = _tissue_or_none(slide, mpp)
+    problems: list[str] = []
+    try:
+        check_inside(spots, size)
+    except SlideError as error:
+        problems.append(str(error))
+    if tissue is None:
+        return outside, None, problems
+    own, better = better_orientation(tissue, spots.xy, size)
+    if better is not None and len(spots) >= _FEWEST_SPOTS:
+        problems.append(
+            f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if"
+            f" {better.name}: the positions are likely in another orientation than the image; correct them."
+        )
+    return outside, own.on_tissue, problems
+
+
+def _tissue_or_none(slide: Slide, mpp: float | None) -> Tissue | None:
+    try:
+        return find_tissue(slide, mpp)
+    except TissueError:
+        return None

@@ -109,6 +109,8 @@ def check_slide(row: CohortSlide) -> SlideCheck:
             slide.close()
     if look.counts is not None and look.counts.values != "counts":
         notes.append(f"values are {look.counts.values}, not counts")
+    if look.counts is not None and look.counts.merged_genes:
+        notes.append(f"{look.counts.merged_genes} columns were added to another of the same gene")
     if row.patient is None and look.counts is not None:
         notes.append("no patient: fill in the column patient, splits are by it")
     return SlideCheck(

@@ -5,6 +5,7 @@ Below a folder: ``NAME_spots.csv``, ``NAME_counts.csv`` and ``NAME.jpg`` (or ano
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ _X = ("x", "pixel_x", "x_px", "pxl_col_in_fullres", "imagecol")
 _Y = ("y", "pixel_y", "y_px", "pxl_row_in_fullres", "imagerow")
 _ARRAY_X = ("array_x", "array_col")
 _ARRAY_Y = ("array_y", "array_row")
+_NUMBERED = re.compile(r"_duplicated_\d+$")
 _LONG = (("gene",), ("count", "counts", "umi", "value"))
 
 
@@ -67,7 +69,9 @@ def read_counts(slide: CohortSlide) -> Counts:
         genes = table.columns[1:]
         values = [number_column(table, gene, path, CountsError).cast(pl.Float32) for gene in genes]
         matrix = np.column_stack(values) if values else np.empty((len(ids), 0), np.float32)
-        return make_counts(ids, genes, matrix, kind=kind)
+        # Columns of one name come numbered; they are columns of one gene.
+        names = [_NUMBERED.sub("", gene) for gene in genes]
+        return make_counts(ids, names, matrix, kind=kind)
     except CountsError as error:
         message = str(error)
         raise CountsError(message if str(path) in message else f"{path}: {message}") from error

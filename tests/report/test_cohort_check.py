@@ -139,6 +139,15 @@ def test_real_sections_are_not_suspected_and_turned_ones_are(shared: Path) -> No
         assert sum(seen) >= 4  # a piece of tissue near the middle looks alike some ways round
 
 
+def test_columns_of_one_gene_are_added_up_and_said(section: CohortSlide) -> None:
+    lines = section.counts.read_text().splitlines()
+    lines[0] = lines[0].replace("FASN", "ERBB2").replace("KRT8", "ERBB2")
+    section.counts.write_text("\n".join(lines) + "\n")
+    found = check_slide(section)
+    assert len(found.genes) == len(layouts.GENES) - 2
+    assert found.notes == ("2 columns were added to another of the same gene",)
+
+
 def test_all_slides_are_checked_whatever_is_wrong_with_one(section: CohortSlide, tmp_path: Path) -> None:
     broken = CohortSlide("T", image=tmp_path / "no.png")
     found = list(check_cohort(Cohort((broken, section), "test")))

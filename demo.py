@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from mmap_st.report.run_report import report_run
 
 ENCODER = "efficientnet-lite0"
 MPPS = (0.5, 1.0, 2.0)
+#: Enough to show the effects, and little enough for a few minutes on two slow cores; the benchmark has more.
+SETTINGS = SimulationSettings(patients=12, size_um=2600.0)
 _MARK = ".mmap-demo"
 
 
@@ -69,7 +72,13 @@ def run_demo(
         seconds[step] = time.perf_counter() - started - sum(seconds.values())
 
     tell("simulating tissue")
-    simulate_cohort(out / "her2st", settings, seed, lambda name: tell(f"simulating tissue: {name}"))
+    simulate_cohort(
+        out / "her2st",
+        settings,
+        seed,
+        lambda name: tell(f"simulating tissue: {name}"),
+        processes=os.cpu_count() or 1,
+    )
     cohort = open_cohort(f"her2st:{out / 'her2st'}")
     write_cohort(cohort, out / "cohort.csv")
     lap("simulate")

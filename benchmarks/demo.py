@@ -24,6 +24,7 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.data.simulate import SimulationSettings, simulate_cohort
 from mmap_st.demo import ENCODER, MPPS, held_out_patients
 from mmap_st.extract.encoders import encoder_spec
+from mmap_st.extract.memory import keep_freed_memory
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
@@ -49,6 +50,11 @@ ROWS = {
 
 Row = dict[str, float]  # metric
 Scores = dict[str, dict[str, Row]]  # cohort, row
+
+
+def _set_up_process() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def run_cohort(folder: Path, settings: SimulationSettings, seed: int, name: str) -> dict[str, Row]:
@@ -145,7 +151,7 @@ def main() -> None:
     # One cohort a core, one thread each: the fits are too small to gain from more threads.
     context = multiprocessing.get_context("spawn")
     jobs = [(seed, name) for name in COHORTS for seed in numbers]
-    with ProcessPoolExecutor(arguments.jobs, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(arguments.jobs, context, _set_up_process) as pool:
         running = {
             (seed, name): pool.submit(
                 run_cohort, arguments.out / f"seed{seed}" / name.replace(" ", "-"), settings, seed, name

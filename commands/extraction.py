@@ -52,6 +52,7 @@ def extract(
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.encoders import encoder_spec
     from mmap_st.extract.grid import parse_grid
+    from mmap_st.extract.memory import keep_freed_memory
     from mmap_st.extract.preview import preview_cohort
     from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
     from mmap_st.extract.windows import parse_magnifications
@@ -69,6 +70,7 @@ def extract(
         raise typer.Exit(1 if drawn.failed else 0)
     assert mpps is not None
     options = ExtractOptions(batch_size, workers, chunk, overwrite)
+    keep_freed_memory()
     with console.ExtractionProgress() as progress:
         report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid)
     results.show_extraction(report, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -127,14 +128,15 @@ def report(
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo"),
     seed: SeedOption = 0,
-    patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 16,
+    patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 12,
 ) -> None:
     """Run the whole pipeline on simulated tissue: a few minutes on two cores."""
-    from mmap_st.data.simulate import SimulationSettings
-    from mmap_st.demo import run_demo
+    from mmap_st.demo import SETTINGS, run_demo
+    from mmap_st.extract.memory import keep_freed_memory
 
+    keep_freed_memory()
     with console.status() as tell, console.ExtractionProgress() as progress:
-        result = run_demo(out, SimulationSettings(patients=patients), seed, tell, progress)
+        result = run_demo(out, replace(SETTINGS, patients=patients), seed, tell, progress)
     results.show_metrics(result.metrics, "mmap")
     steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items())
     console.say(f"{steps}; together {sum(result.seconds.values()):.0f} s")

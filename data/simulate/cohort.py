@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +63,12 @@ def simulate_cohort(
     settings: SimulationSettings,
     seed: int,
     on_slide: Callable[[str], None] = lambda name: None,
+    *,
+    processes: int = 1,
 ) -> None:
     """Write pictures, spot files and counts of a cohort below `root`.
 
-    The same `seed` gives the same files.
+    The same `seed` gives the same files, by however many processes.
 
     Parameters
     ----------
@@ -74,7 +80,24 @@ def simulate_cohort(
         Seed of all randomness.
     on_slide
         Called with a section's name after it is written.
+    processes
+        Sections simulated at a time.
     """
+    write = partial(_write_section, root, settings, seed)
+    if processes == 1:
+        for index in range(settings.patients):
+            on_slide(write(index))
+        return
+    # Not forked: a fork of a process that holds other libraries' threads can hang.
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C is for this process: it ends the others once they have finished a section.
+    with ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        for name in pool.map(write, range(settings.patients)):
+            on_slide(name)
+
+
+def _write_section(root: Path, settings: SimulationSettings, seed: int, index: int) -> str:
+    """Write one section of the cohort; returns its name."""
     effects = draw_effects(
         np.random.default_rng([seed, 0]),
         settings.genes_per_kind,
@@ -86,20 +109,19 @@ def simulate_cohort(
     shares = 0.12 + 0.76 * (order + 0.5) / settings.patients
     if not settings.slide_factor:
         shares = np.full(settings.patients, 0.5)
-    for index in range(settings.patients):
-        name = f"{_patient_letters(index)}1"
-        rng = np.random.default_rng([seed, 2, index])
-        tissue = grow_tissue(rng, settings.size_um, float(shares[index]), coarse=settings.coarse)
-        mpp = settings.mpp * float(rng.uniform(0.97, 1.03))
-        array, xy_um = _spots(tissue)
-        context = spot_context(tissue, xy_um)
-        if not settings.slide_factor:
-            context = within_section(context)
-        counts_rng = np.random.default_rng([seed, 3, index])
-        _write_picture(root, name, rng, tissue, mpp)
-        _write_spots(root, name, array, xy_um / mpp)
-        _write_counts(root, name, counts_rng, array, context, effects)
-        on_slide(name)
+    name = f"{_patient_letters(index)}1"
+    rng = np.random.default_rng([seed, 2, index])
+    tissue = grow_tissue(rng, settings.size_um, float(shares[index]), coarse=settings.coarse)
+    mpp = settings.mpp * float(rng.uniform(0.97, 1.03))
+    array, xy_um = _spots(tissue)
+    context = spot_context(tissue, xy_um)
+    if not settings.slide_factor:
+        context = within_section(context)
+    counts_rng = np.random.default_rng([seed, 3, index])
+    _write_picture(root, name, rng, tissue, mpp)
+    _write_spots(root, name, array, xy_um / mpp)
+    _write_counts(root, name, counts_rng, array, context, effects)
+    return name
 
 
 def _patient_letters(index: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmap_st.errors import EncoderError, RequestError
+from mmap_st.extract.encoders.fold import fold_batch_norms
 from mmap_st.extract.encoders.registry import EFFICIENTNET_LITE0
 from mmap_st.extract.encoders.spec import PRECISIONS, Encoder, EncoderSpec
 from mmap_st.extract.encoders.weights import (
@@ -76,7 +77,8 @@ def build_encoder(
     width = int(model.num_features)  # type: ignore[arg-type]
     if hasattr(model, "head_hidden_size"):
         width = int(model.head_hidden_size)  # type: ignore[arg-type]
-    model = model.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last)
+    model = fold_batch_norms(model.eval().requires_grad_(False), spec.input_px)
+    model = model.to(target).to(memory_format=torch.channels_last)
 
     def per_channel(values: tuple[float, float, float]) -> torch.Tensor:
         return torch.tensor(values, device=target).view(1, 3, 1, 1)

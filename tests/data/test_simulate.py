@@ -30,6 +30,14 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Pa
     assert not set(first.values()) & set(digests(tmp_path / "c", "*").values())
 
 
+def test_sections_are_the_same_whichever_process_makes_them(tmp_path: Path) -> None:
+    names: list[str] = []
+    simulate_cohort(tmp_path / "one", SMALL, 1)
+    simulate_cohort(tmp_path / "two", SMALL, 1, names.append, processes=2)
+    assert names == ["A1", "B1"]
+    assert digests(tmp_path / "one", "*") == digests(tmp_path / "two", "*")
+
+
 def test_the_coarse_switch_changes_its_effects_only() -> None:
     both = [
         draw_effects(np.random.default_rng(1), 5, coarse=coarse, slide_factor=True)

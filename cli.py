@@ -10,6 +10,7 @@ import typer
 import mmap_st
 from mmap_st import console
 from mmap_st.commands import cohorts, downloads, extraction, heads
+from mmap_st.commands.stopping import STOPPED
 from mmap_st.errors import MmapError, RequestError
 
 app = typer.Typer(
@@ -30,8 +31,6 @@ app.command()(heads.report)
 app.command()(extraction.info)
 app.command()(heads.demo)
 
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
-
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit status."""
@@ -44,7 +43,7 @@ def main() -> None:
         console.fail(str(error))
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
+        if stop.code in STOPPED:
             console.fail("stopped; what was finished is kept, and the same command goes on from there.")
         raise
 

@@ -13,6 +13,10 @@ class MmapError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+class StoppedError(MmapError):
+    """The user asked to stop: what is finished is kept, and the same command goes on from there."""
+
+
 class RequestError(MmapError):
     """The request itself cannot be met: nothing was done (exit status 2)."""
 

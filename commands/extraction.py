@@ -16,6 +16,7 @@ from mmap_st.commands.options import (
     SeedOption,
     StoreArgument,
 )
+from mmap_st.commands.stopping import stop_on_signals
 from mmap_st.errors import RequestError
 
 
@@ -71,8 +72,8 @@ def extract(
     assert mpps is not None
     options = ExtractOptions(batch_size, workers, chunk, overwrite)
     keep_freed_memory()
-    with console.ExtractionProgress() as progress:
-        report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid)
+    with console.ExtractionProgress() as progress, stop_on_signals() as stop:
+        report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid, stop=stop)
     results.show_extraction(report, store)
     raise typer.Exit(1 if report.failed else 0)
 

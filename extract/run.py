@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from mmap_st.errors import (
     RecipeMismatchError,
     RegionError,
     SlideError,
+    StoppedError,
     StoreError,
 )
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
@@ -114,6 +115,7 @@ def extract_cohort(
     progress: Progress | None = None,
     *,
     grid: GridRequest | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ExtractReport:
     """Embed every spot of a cohort.
 
@@ -131,6 +133,8 @@ def extract_cohort(
         How, and who listens.
     grid
         Laid on the tissue of slides that have no spot table; the others keep their own spots.
+    stop
+        Asked before each batch; True ends the run there.
 
     Returns
     -------
@@ -140,6 +144,8 @@ def extract_cohort(
     ------
     RequestError
         If nothing can be done at all: no such encoder, another recipe, no store.
+    StoppedError
+        If `stop` asked for it; finished chunks are kept.
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     started = time.perf_counter()
@@ -165,6 +171,8 @@ def extract_cohort(
     report = ExtractReport()
     plans: list[SlidePlan] = []
     for row in cohort.slides:
+        if stop():
+            raise StoppedError("stopped before the first slide")
         if not gets_spots(row, grid):
             report.passed_over.append(row.slide)
             continue
@@ -189,7 +197,7 @@ def extract_cohort(
         progress.slide(plan.info.name)
         try:
             with slide_lock(store.path, encode_name(plan.info.name)):
-                _extract_slide(plan, store, encoder, options, progress, report)
+                _extract_slide(plan, store, encoder, options, progress, report, stop)
         except (SlideError, StoreError, RecipeMismatchError) as error:
             _fail(report, plan.info.name, error)
         else:
@@ -221,6 +229,7 @@ def _extract_slide(
     options: ExtractOptions,
     progress: Progress,
     report: ExtractReport,
+    stop: Callable[[], bool],
 ) -> None:
     write_slide(store, plan.info, plan.spots, plan.made_by)
     slide = open_slide(plan.image)
@@ -229,7 +238,7 @@ def _extract_slide(
             try:
                 for mpp in plan.recipes:
                     _extract_magnification(
-                        plan, mpp, slide, store, encoder, options, readers, progress, report
+                        plan, mpp, slide, store, encoder, options, readers, progress, report, stop
                     )
             finally:
                 readers.shutdown(wait=True, cancel_futures=True)
@@ -247,6 +256,7 @@ def _extract_magnification(
     readers: ThreadPoolExecutor,
     progress: Progress,
     report: ExtractReport,
+    stop: Callable[[], bool],
 ) -> None:
     writer = MagnificationWriter(
         store,
@@ -278,6 +288,8 @@ def _extract_magnification(
     embedding = np.empty((0, encoder.width), np.float32)
     valid = np.empty(0, np.bool_)
     for (index, rows), (pixels, readable) in zip(batches, windows, strict=True):
+        if stop():
+            raise StoppedError(f"stopped in slide {plan.info.name}")
         embedding = np.concatenate([embedding, encoder.embed(pixels)])
         valid = np.concatenate([valid, readable])
         progress.advance(len(rows))

@@ -179,7 +179,10 @@ def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(write_section, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
+    write_section, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     root = write_section("A1", side=12)
     words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",
              "--random-weights", "--mpp", "0.5,1,2", "--chunk", "16"]  # fmt: skip
@@ -193,11 +196,11 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(write_section
     )
     while not list((tmp_path / "f.zarr").rglob("embedding/c/0/0")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, complaint = process.communicate(timeout=30)
     if process.returncode == 0:
         pytest.fail("the run ended before it could be stopped")
-    assert process.returncode == 130
+    assert process.returncode == status
     assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is kept")
     assert "Traceback" not in complaint
     assert mmap(*words).returncode == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts
+from mmap_st.data.hdf5 import open_hdf5
 from mmap_st.data.readers.anndata_table import (
     GeneMatrix,
     SpotTable,
@@ -51,18 +52,13 @@ def read_spots(slide: CohortSlide) -> Spots:
 def read_counts(slide: CohortSlide) -> Counts:
     """Counts: X, or where it holds none ``layers["counts"]`` or ``raw``."""
     assert slide.counts is not None
-    with reading(slide.counts, "an AnnData file", CountsError):
-        import h5py
-
-        with h5py.File(slide.counts) as file:
-            return counts_of(_table(file, slide.counts), slide.values or "counts")
+    with reading(slide.counts, "an AnnData file", CountsError), open_hdf5(slide.counts) as file:
+        return counts_of(_table(file, slide.counts), slide.values or "counts")
 
 
 def read_table(path: Path, error: type[SlideError]) -> SpotTable:
     """The parts of a file that matter for its spots; its matrices are not to be loaded any more."""
-    import h5py
-
-    with reading(path, "an AnnData file", error), h5py.File(path) as file:
+    with reading(path, "an AnnData file", error), open_hdf5(path) as file:
         return _table(file, path)
 
 

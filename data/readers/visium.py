@@ -9,6 +9,7 @@ image is ``spatial/tissue_hires_image.png`` and positions are scaled by ``tissue
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from mmap_st.data.array_grids import hexagonal, square
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts, trusted
+from mmap_st.data.hdf5 import check_hdf5, open_hdf5
 from mmap_st.data.readers.anndata_table import VISIUM, VISIUM_PITCH_UM, gene_names, positive
 from mmap_st.data.readers.matching import in_order_of_counts
 from mmap_st.data.spots import Spots, some
@@ -115,11 +117,14 @@ def read_counts(slide: CohortSlide) -> Counts:
     assert slide.counts is not None
     path = slide.counts
     scanpy = _scanpy()
-    with reading(path, "a matrix of Space Ranger", CountsError):
+    with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
+        # Genes of one symbol are told apart by their ids, or added up.
+        warnings.filterwarnings("ignore", message="Variable names are not unique")
         # Everything, and genes chosen after: scanpy's own choice trusts the indices of a damaged file.
         if path.is_dir():
             adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
         else:
+            check_hdf5(path)
             adata = scanpy.read_10x_h5(path, gex_only=False)
         matrix = trusted(adata.X)
         var = adata.var
@@ -156,9 +161,7 @@ def _barcodes(path: Path) -> list[str]:
             if file is None:
                 raise CountsError(f"{path} has no barcodes.tsv.gz.")
             return [str(name) for name in read_table(file, CountsError, header=False).to_series(0)]
-        import h5py
-
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             group = (
                 file["matrix"] if "matrix" in file else next(iter(file.values()))
             )  # Cell Ranger 2: the genome

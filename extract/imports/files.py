@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.hdf5 import open_hdf5
 from mmap_st.data.spots import some
 from mmap_st.errors import FeaturesError
 
@@ -97,7 +98,7 @@ def _read_h5(path: Path) -> Features:
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             arrays = {name: file[name] for name in file if isinstance(file.get(name), h5py.Dataset)}
             present = [name for name in _EMBEDDINGS if name in arrays]
             if len(present) != 1:

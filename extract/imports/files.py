@@ -40,6 +40,8 @@ class Features:
         (n, 2) float64, x and y in level-0 pixels, corner or centre; None where it has none.
     patch_px
         Side of its patches in level-0 pixels; None where it does not say.
+    shrink
+        Level-0 pixels a pixel of its patches; None where it does not say.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Features:
     ids: tuple[str, ...] | None = None
     coords: NDArray[np.float64] | None = None
     patch_px: float | None = None
+    shrink: float | None = None
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -109,13 +112,15 @@ def _read_h5(path: Path) -> Features:
             embedding = _rows(arrays[present[0]][()], path, present[0])
             named = next((arrays[name] for name in _IDS if name in arrays), None)
             ids = None if named is None else _ids(named[()], len(embedding), path)
-            coords = patch = None
+            coords = patch = shrink = None
             if _COORDS in arrays:
                 coords = _coords(arrays[_COORDS][()], len(embedding), path)
-                patch = patch_level0({**arrays[present[0]].attrs, **arrays[_COORDS].attrs})
+                attributes = {**arrays[present[0]].attrs, **arrays[_COORDS].attrs}
+                patch, side = patch_level0(attributes), _number(attributes, "patch_size")
+                shrink = None if patch is None or side is None else patch / side
     except OSError as error:
         raise FeaturesError(f"{path} cannot be read as HDF5 ({error}); copy it again.") from error
-    return Features(path, embedding, ids, coords, patch)
+    return Features(path, embedding, ids, coords, patch, shrink)
 
 
 def patch_level0(attributes: Mapping[str, Any]) -> float | None:

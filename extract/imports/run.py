@@ -14,7 +14,7 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
 )
-from mmap_st.extract.imports.files import read_features
+from mmap_st.extract.imports.files import Features, read_features
 from mmap_st.extract.imports.jobs import ImportJob, find_jobs
 from mmap_st.extract.imports.match import Match
 from mmap_st.extract.imports.request import ImportRequest, check_request
@@ -27,6 +27,7 @@ from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
 from mmap_st.extract.store_write import MagnificationWriter, mismatch_sentence, write_slide
 
 _LOG = logging.getLogger(__name__)
+_LARGEST_MPP_RATIO = 1.25
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _import_slide(
 ) -> FeatureStore:
     slide = find_slide(job.slide, store, SpotSource(request.cohort, request.spots, request.source_mpp))
     features = read_features(job.path())
+    patch_mpp = _patch_mpp(features, slide.info.source_mpp, request.mpp)
     match = match_rows(slide, features, request.coordinates)
     embedding, valid = rows_of_spots(features, match)
     for (name, mpp), width in widths.items():
@@ -194,12 +196,35 @@ def _import_slide(
         writer.finish(
             {
                 "imported_from": features.path.name,
+                "patch_mpp": patch_mpp,
                 "matched": {"how": done.how, "spots": match.matched, "spare_rows": match.spare},
             }
         )
     widths[job.slide, request.mpp] = features.width
     report.done[job.slide] = done
     return store
+
+
+def _patch_mpp(features: Features, source_mpp: float | None, asked: float) -> float | None:
+    """Micrometres per pixel of a file's patches, by what it says of itself; None where that is too little.
+
+    Magnifications are nominal (20x is 0.46 to 0.5 um/px with scanners of today), so only a figure that is
+    plainly another one is refused.
+
+    Raises
+    ------
+    FeaturesError
+        If it is.
+    """
+    if features.shrink is None or source_mpp is None:
+        return None
+    found = features.shrink * source_mpp
+    if not 1 / _LARGEST_MPP_RATIO < found / asked < _LARGEST_MPP_RATIO:
+        raise FeaturesError(
+            f"{features.path} has patches of {found:.3g} um/px ({features.shrink:.3g} level-0 pixels a pixel,"
+            f" at {source_mpp:.4g} um/px), and --mpp says {asked:g}; correct --mpp."
+        )
+    return found
 
 
 def _is_there(store: FeatureStore, name: str, request: ImportRequest, recipe: Recipe) -> bool:

@@ -46,9 +46,9 @@ def write_h5(path: Path, attributes: dict[str, dict] | None = None, **arrays: np
 
 
 def trident(path: Path, embedding: np.ndarray, centres: np.ndarray, patch: int = PATCH) -> Path:
-    """As TRIDENT writes it: whole level-0 corners, and its attributes on both datasets."""
+    """As TRIDENT writes it: whole level-0 corners, and its attributes on both datasets; enlarged twice."""
     about = {
-        "patch_size": patch // 2, "patch_size_level0": patch, "level0_magnification": 40,
+        "patch_size": patch * 2, "patch_size_level0": patch, "level0_magnification": 10,
         "target_magnification": 20, "overlap": 0, "name": "A1", "savetodir": "x", "level0_width": "None",
     }  # fmt: skip
     corners = np.floor(centres - patch / 2).astype(np.int64)
@@ -118,6 +118,16 @@ def test_trident_files_are_matched_by_the_centres_of_their_patches(section, tmp_
     assert stored.group.attrs["imported_from"] == "A1.h5"
 
 
+def test_patches_of_another_scale_than_the_user_says_are_refused(section, tmp_path: Path) -> None:
+    cohort, spots, store = section
+    path = trident(tmp_path / "A1.h5", embeddings(16), spots.xy)
+    assert run(store, path, cohort).done["A1"].match.matched == 16
+    assert imported(store).group.attrs["patch_mpp"] == pytest.approx(0.5)
+    wrong = run(store, path, cohort, mpp=1.0).failed["A1"]
+    assert "patches of 0.5 um/px (0.5 level-0 pixels a pixel, at 1 um/px), and --mpp says 1;" in wrong
+    assert run(store, path, cohort, mpp=0.46).done  # magnifications are nominal
+
+
 def test_clam_files_need_the_patch_size_from_the_user_where_they_do_not_say_it(section, tmp_path) -> None:
     cohort, spots, store = section
     corners = (spots.xy - PATCH / 2).astype(np.int32)
@@ -128,7 +138,7 @@ def test_clam_files_need_the_patch_size_from_the_user_where_they_do_not_say_it(s
     assert done["A1"].match.matched == 16
     about = {"coords": {"patch_size": PATCH // 4, "patch_level": 1, "downsample": np.array([4.0, 4.0])}}
     full = write_h5(tmp_path / "full.h5", about, features=embeddings(16), coords=corners)
-    assert run(store, full, cohort, encoder="other").done["A1"].match.matched == 16
+    assert run(store, full, cohort, encoder="other", mpp=4.0).done["A1"].match.matched == 16
 
 
 # What is stored
@@ -293,10 +303,10 @@ def test_spots_from_a_table_and_the_scale_from_the_user(tmp_path: Path) -> None:
     slide = FeatureStore.open(store).slide("A1")
     assert (slide.source_mpp, slide.patient, slide.spot_ids()[0]) == (None, None, "s0")
     assert np.isnan(np.asarray(imported(store).group["in_bounds"][:])).all()
-    assert run(store, path, spots=table, source_mpp=0.69).kept == ["A1"]  # no number depends on it
-    assert run(store, path, source_mpp=0.69, mpp=1.0).done
-    assert FeatureStore.open(store).slide("A1").source_mpp == 0.69
-    assert "the store has it at 0.69 um/px (given)" in run(store, path, source_mpp=0.8, mpp=2.0).failed["A1"]
+    assert run(store, path, spots=table, source_mpp=0.9).kept == ["A1"]  # no number depends on it
+    assert run(store, path, source_mpp=0.9, mpp=0.4).done
+    assert FeatureStore.open(store).slide("A1").source_mpp == 0.9
+    assert "the store has it at 0.9 um/px (given)" in run(store, path, source_mpp=0.8, mpp=0.45).failed["A1"]
     assert "does not exist" in run(store, path, spots=tmp_path / "no.csv").failed["A1"]
     table.write_text("id,x,y\ns0,1,1\n")
     assert "other spots" in run(store, path, spots=table).failed["A1"]

@@ -14,6 +14,11 @@ def is_hexagonal(row_column: NDArray[np.float64]) -> bool:
     return bool(whole and len(row_column) > 1 and not (row_column.sum(axis=1) % 2).any())
 
 
+def array_units(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) x and y of rows and columns of either array, by how they are numbered."""
+    return hexagonal(row_column) if is_hexagonal(row_column) else square(row_column)
+
+
 def hexagonal(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) x and y of Visium's rows and columns: neighbours in a row are two columns apart."""
     return np.column_stack([row_column[:, 1] / 2, row_column[:, 0] * _ROW_HEIGHT])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,9 +131,22 @@ def read_cohort(path: Path) -> Cohort:
             f"{path} has no column `slide`; its columns are {', '.join(table.columns)},"
             f" those of a cohort are {', '.join(COLUMNS)}."
         )
+    _refuse_misspelt(table.columns, path)
     rows = table.select(c for c in COLUMNS if c in table.columns).iter_rows(named=True)
     slides = [_parse_row(row, path, number) for number, row in enumerate(rows, start=1)]
     return Cohort(tuple(slides), str(path))
+
+
+def _refuse_misspelt(columns: Sequence[str], path: Path) -> None:
+    """Columns of the user's own are no matter, but one that is meant as ours must not be passed over."""
+    absent = [column for column in COLUMNS if column not in columns]
+    for column in columns:
+        near = difflib.get_close_matches(column.strip().lower(), absent, n=1, cutoff=0.8)
+        if column not in COLUMNS and near:
+            raise CohortError(
+                f"{path} has a column {column!r}, which a cohort has not; rename it to {near[0]!r} if that is"
+                " what it holds, else to another name."
+            )
 
 
 def write_cohort(cohort: Cohort, path: Path) -> None:

@@ -16,6 +16,7 @@ _MOST_SPOTS = 10_000
 # A fit to the array counts if spots lie within a fifth of the pitch of where it puts them; neighbours count
 # if nine in ten have the same distance to within 5%.
 _LARGEST_MISFIT = 0.2
+_LARGEST_STRETCH = 1.1  # one axis over the other: more, and rows and columns are numbers of another kind
 _NEIGHBOURS_AGREE = 0.05
 _NEIGHBOURS_SHARE = 0.9
 
@@ -67,9 +68,12 @@ def _from_array(spots: Spots, pitch_um: float) -> MppEstimate | None:
 
     fit = least_squares(residuals, start.ravel(), loss="soft_l1", f_scale=scatter)
     affine = fit.x.reshape(3, 2)
-    pixels_per_step = float(np.sqrt(abs(np.linalg.det(affine[:2]))))
+    long, short = np.linalg.svd(affine[:2], compute_uv=False)
+    if not long < _LARGEST_STRETCH * short:
+        return None
+    pixels_per_step = float(np.sqrt(long * short))
     misfit = float(np.median(np.abs(pixel - design @ affine)))
-    if not pixels_per_step > 0 or misfit > _LARGEST_MISFIT * pixels_per_step:
+    if misfit > _LARGEST_MISFIT * pixels_per_step:
         return None
     mpp = pitch_um / pixels_per_step
     # Standard error of one slope, carried over to the mean of two axes.

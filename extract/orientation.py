@@ -1,4 +1,4 @@
-"""Whether spots fit a slide better when turned or mirrored: x and y swapped is the commonest mistake."""
+"""Whether spots fit a slide better when turned, mirrored or scaled: the commonest mistakes of positions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Points = NDArray[np.float64]
 _WELL_PLACED = 0.9
 _LEAST_GAIN = 0.1
 _MASK_POINTS = 4000
+_LEAST_RESCALING = 1.1
 _REACH_OF_A_SPOT = 1.5  # times the distance between neighbouring spots
 
 TRANSFORMS: dict[str, Callable[[Points, float, float], Points]] = {
@@ -40,7 +41,7 @@ class Orientation:
     Attributes
     ----------
     name
-        What was done to them, a key of `TRANSFORMS`.
+        What was done to them: a key of `TRANSFORMS`, or by what they were multiplied.
     on_tissue
         Share of the spots that lie on tissue.
     covered
@@ -74,6 +75,9 @@ def better_orientation(
     width, height = size_px
     points = _points_of(tissue)
     found = [_fit(name, turn(xy, width, height), tissue, points) for name, turn in TRANSFORMS.items()]
+    factor = _spread(points) / max(_spread(xy), 1e-9)
+    if not 1 / _LEAST_RESCALING < factor < _LEAST_RESCALING:
+        found.append(_fit(f"multiplied by about {factor:.2g}", xy * factor, tissue, points))
     own, best = found[0], max(found, key=lambda one: one.fit)
     plain = (
         own.on_tissue < _WELL_PLACED and best.on_tissue >= _WELL_PLACED and best.fit - own.fit >= _LEAST_GAIN
@@ -86,6 +90,12 @@ def _fit(name: str, xy: Points, tissue: Tissue, points: Points) -> Orientation:
     neighbours = tree.query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.array([1.0])
     near = tree.query(points)[0] <= _REACH_OF_A_SPOT * float(np.median(neighbours))
     return Orientation(name, share_on_tissue(tissue, xy), float(near.mean()))
+
+
+def _spread(points: Points) -> float:
+    """Side of the area that points lie on, single strays apart."""
+    low, high = np.quantile(points, [0.02, 0.98], axis=0)
+    return float(np.sqrt(np.prod(np.maximum(high - low, 1e-9))))
 
 
 def _points_of(tissue: Tissue) -> Points:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmap_st.errors import ImageError
 from mmap_st.extract.formats.ome_zarr import OmeZarrSlide, is_ome_zarr
-from mmap_st.extract.formats.openslide_format import OpenSlideSlide
+from mmap_st.extract.formats.openslide_format import OpenSlideSlide, dicom_series
 from mmap_st.extract.formats.pixels import Level
 from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.formats.tiff import TiffSlide, is_ome, ome_mpp_of
@@ -115,6 +115,12 @@ def _one_file(path: Path) -> Path:
     dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
     if not dicom:
         raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
+    first_of = {dicom_series(file): file for file in reversed(dicom)} if len(dicom) > 1 else {}
+    if len(first_of) > 1:
+        raise ImageError(
+            f"{path} holds {len(first_of)} DICOM slides; name a file of the one that is meant, such as"
+            f" {dicom[0]}, or give each a folder of its own."
+        )
     return dicom[0]
 
 

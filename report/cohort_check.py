@@ -17,6 +17,7 @@ from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.tissue import Tissue, find_tissue
 
 _FEWEST_SPOTS = 20  # fewer say nothing of an orientation
+_FEWEST_ON_TISSUE = 0.5
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,13 @@ def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, floa
     if better is not None and len(spots) >= _FEWEST_SPOTS:
         problems.append(
             f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if"
-            f" {better.name}: the positions are likely in another orientation than the image; correct them."
+            f" {better.name}: the positions are likely of another orientation or resolution than the image;"
+            " correct them."
+        )
+    elif own.on_tissue < _FEWEST_ON_TISSUE and len(spots) >= _FEWEST_SPOTS:
+        problems.append(
+            f"only {own.on_tissue:.0%} of its spots lie on tissue: positions and image are likely not of one"
+            " frame; look at --pictures."
         )
     return outside, own.on_tissue, problems
 

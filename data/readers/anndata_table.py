@@ -13,7 +13,8 @@ from scipy import sparse
 
 from mmap_st.data.array_grids import hexagonal, is_hexagonal, square
 from mmap_st.data.counts import Counts, make_counts, trusted
-from mmap_st.data.spots import Spots
+from mmap_st.data.genes import is_ensembl
+from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CountsError, SpotsError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 VISIUM_PITCH_UM = 100.0  # centre to centre; spots are 55 um wide
 VISIUM = "Visium"
 
+_OF_SECTIONS = ("library_id", "sample_id", "slide_id")
 _GENE_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ENSEMBL")
 
 
@@ -96,10 +98,14 @@ def count_layers(layers: Any) -> list[str]:
 
 
 def gene_names(var: DataFrame) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of genes and, where a column has them, their Ensembl ids."""
+    """Names of genes and, where a column has them, their Ensembl ids; "" for a gene without."""
     names = tuple(str(name) for name in var.index)
     column = next((c for c in _GENE_ID_COLUMNS if c in var.columns), None)
-    return names, None if column is None else tuple(str(value) for value in var[column])
+    if column is None:
+        return names, None
+    # Missing ids are NaN after a concatenation, and some columns of this name hold numbers of NCBI's.
+    ids = tuple(text if is_ensembl(text) else "" for text in (str(v).strip() for v in var[column]))
+    return names, ids if any(ids) else None
 
 
 def spots_of(table: SpotTable) -> Spots:
@@ -128,6 +134,7 @@ def spots_of(table: SpotTable) -> Spots:
             f"{table.source} holds {len(libraries)} sections ({', '.join(map(str, table.spatial_info))});"
             " write one file a section."
         )
+    _refuse_several_sections(table)
     technology, pitch_um, mpp = _technology(libraries[0] if libraries else {})
     array = _array(table.obs)
     if array is not None and is_hexagonal(array):
@@ -139,6 +146,23 @@ def spots_of(table: SpotTable) -> Spots:
         return Spots(table.ids, xy[:, :2].copy(), array, pitch_um, technology=technology, mpp=mpp)
     except SpotsError as error:
         raise SpotsError(f"{table.source}: {error}") from error
+
+
+def _refuse_several_sections(table: SpotTable) -> None:
+    """Sections that were put together lose ``uns["spatial"]``; their columns still tell."""
+    for column in _OF_SECTIONS:
+        if column in table.obs.columns and table.obs[column].nunique() > 1:
+            names = [str(name) for name in table.obs[column].unique()]
+            raise SpotsError(
+                f"{table.source} holds {len(names)} sections by obs[{column!r}] ({some(names)}); write one"
+                " file a section."
+            )
+    array = _array(table.obs)
+    if array is not None and len(np.unique(array, axis=0)) < len(array):
+        raise SpotsError(
+            f"{table.source} has spots at the same array_row and array_col, as where sections were put"
+            " together; write one file a section."
+        )
 
 
 def counts_of(table: SpotTable, kind: str) -> Counts:

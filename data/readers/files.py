@@ -45,6 +45,8 @@ def find_images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def is_dicom_folder(path: Path) -> bool:
-    """Whether a path is a folder of DICOM files: one slide in several files."""
-    return path.is_dir() and any(file.suffix.lower() == ".dcm" for file in path.iterdir())
+def is_slide_folder(path: Path) -> bool:
+    """Whether a path is a folder that is one slide: of DICOM files, or an OME-Zarr."""
+    if not path.is_dir():
+        return False
+    return path.name.lower().endswith(".ome.zarr") or any(p.suffix.lower() == ".dcm" for p in path.iterdir())

@@ -74,13 +74,13 @@ def _samples(folder: Path) -> list[Path]:
 
 
 def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) -> CohortSlide:
-    patient, study = about.get("patient"), about.get("dataset_title")
+    patient, study = (_text(about.get(key)) for key in ("patient", "dataset_title"))
     if patient and study:  # "Patient 1" is another person in another study
         patient = f"{study}: {patient}"
     mpp = positive(about.get(_ESTIMATED_MPP))
     return CohortSlide(
         slide=name,
-        patient=str(patient) if patient else None,
+        patient=patient,
         image=image,
         spots=file,
         counts=file,
@@ -88,6 +88,12 @@ def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) 
         mpp=None if mpp is None else float(f"{mpp:.6g}"),
         pitch_um=positive(about.get("inter_spot_dist")),
     )
+
+
+def _text(value: Any) -> str | None:
+    """Text; None for what pandas and JSON write where there is none."""
+    text = "" if value is None else str(value).strip()
+    return None if text.lower() in ("", "nan", "none", "null") else text
 
 
 def _json(path: Path) -> dict[str, Any]:

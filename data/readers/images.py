@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers.files import IMAGE_SUFFIXES, find_images, is_dicom_folder, without_suffix
+from mmap_st.data.readers.files import IMAGE_SUFFIXES, find_images, is_slide_folder, without_suffix
 from mmap_st.errors import CohortError, SpotsError
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """An image, or all images of a folder; a folder of DICOM files is one slide.
+    """An image, or all images of a folder; a folder of DICOM files is one slide, and so is an OME-Zarr.
 
     Raises
     ------
@@ -22,14 +22,19 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         raise CohortError(f"{path} is no image by its name; the endings are {', '.join(IMAGE_SUFFIXES)}.")
     if path.is_file():
         found = {without_suffix(path, (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff")) or path.stem: path}
-    elif is_dicom_folder(path):
-        found = {path.resolve().name: path}
+    elif is_slide_folder(path):
+        found = {_folder_name(path.resolve()): path}
     else:
         found = find_images(path)
-        found |= {p.name: p for p in sorted(path.iterdir()) if is_dicom_folder(p) and p.name not in found}
+        folders = {_folder_name(p): p for p in sorted(path.iterdir()) if is_slide_folder(p)}
+        found |= {name: folder for name, folder in folders.items() if name not in found}
     if not found:
         raise CohortError(f"{path} holds no image; the endings are {', '.join(IMAGE_SUFFIXES)}.")
     return tuple(CohortSlide(name, image=image) for name, image in sorted(found.items()))
+
+
+def _folder_name(folder: Path) -> str:
+    return folder.name.removesuffix(".zarr").removesuffix(".ome")
 
 
 def read_spots(slide: CohortSlide) -> NoReturn:

@@ -125,20 +125,24 @@ def _regions(store: Path) -> list[tuple[str, str, str | None]]:
 
 
 def _image_of(data: Any, region: str) -> str | None:
-    """The image of most pixels that shares a coordinate system with a region."""
+    """The RGB image of most pixels that shares a coordinate system with a region; stains are no H&E."""
     sizes = {
-        name: int(np.prod(_size(image)))
+        name: int(finest.sizes["x"]) * int(finest.sizes["y"])
         for name, image in data.images.items()
-        if _shared_systems(data.shapes[region], image)
+        for finest in (_finest(image),)
+        if _is_rgb(finest) and _shared_systems(data.shapes[region], image)
     }
     return max(sizes, key=lambda name: sizes[name]) if sizes else None
 
 
-def _size(image: Any) -> tuple[int, int]:
+def _finest(image: Any) -> Any:
     from spatialdata import get_pyramid_levels
 
-    finest = next(iter(get_pyramid_levels(image))) if hasattr(image, "children") else image
-    return int(finest.sizes["x"]), int(finest.sizes["y"])
+    return next(iter(get_pyramid_levels(image))) if hasattr(image, "children") else image
+
+
+def _is_rgb(image: Any) -> bool:
+    return image.dtype == np.uint8 and int(image.sizes.get("c", 1)) in (3, 4)
 
 
 def _shared_systems(shapes: Any, image: Any) -> list[str]:

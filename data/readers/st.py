@@ -9,6 +9,7 @@ front of a name (``GSM4284316_``) is no part of it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
@@ -44,13 +45,15 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     counts = _by_name(files, TABLE_SUFFIXES, _COUNTS)
     spots = _by_name(files, TABLE_SUFFIXES, _SPOTS)
+    # In STNet's files one section may be BT123_C1 by its image and spots and BC123_C1 by its counts.
+    spots = _named_as(counts, spots)
     names = sorted({*counts, *spots})
     if not names:
         raise CohortError(
             f"{folder} holds no table of legacy ST: none is named NAME_stdata.tsv, spots_NAME.csv,"
             " spot_data-selection-NAME.tsv, NAME_selection.tsv or NAME_alignment.txt."
         )
-    images = _by_name(files, IMAGE_SUFFIXES, _IMAGES, wanted=set(names))
+    images = _named_as(names, _by_name(files, IMAGE_SUFFIXES, _IMAGES, wanted={*names, *map(_other, names)}))
     packed = _by_name(
         files, tuple(f"{s}.gz" for s in IMAGE_SUFFIXES), _IMAGES, wanted=set(names) - set(images)
     )
@@ -80,6 +83,20 @@ def read_counts(slide: CohortSlide) -> Counts:
     """All rows and genes of the count table."""
     assert slide.counts is not None
     return read_legacy_counts(slide.counts, slide.values or "counts")
+
+
+def _other(name: str) -> str:
+    """The same name with STNet's other prefix; itself where it has none."""
+    return re.sub(r"^B[CT](?=\d)", lambda prefix: {"BC": "BT", "BT": "BC"}[prefix[0]], name)
+
+
+def _named_as(names: Collection[str], files: dict[str, Path]) -> dict[str, Path]:
+    """Files by the names that the others have, where those differ in STNet's prefix only."""
+    renamed = {name: _other(name) for name in files if name not in names and _other(name) in names}
+    return {
+        renamed[name] if name in renamed and renamed[name] not in files else name: path
+        for name, path in files.items()
+    }
 
 
 def _by_name(

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from mmap_st.data.array_grids import array_units
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.files import find_images, without_suffix
@@ -20,11 +21,25 @@ from mmap_st.data.spots import Spots, duplicates, some
 from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
 from mmap_st.errors import CohortError, CountsError, SpotsError
 
-_ID = ("id", "spot", "spot_id", "barcode", "")
-_X = ("x", "pixel_x", "x_px", "pxl_col_in_fullres", "imagecol")
-_Y = ("y", "pixel_y", "y_px", "pxl_row_in_fullres", "imagerow")
-_ARRAY_X = ("array_x", "array_col")
-_ARRAY_Y = ("array_y", "array_row")
+_ID = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")
+# Names that can mean nothing but pixels come first: beside them x and y are places on the array.
+_XY = (
+    ("pixel_x", "pixel_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("x_px", "y_px"),
+    ("x", "y"),
+    ("imagecol", "imagerow"),
+)
+_ARRAY_XY = ("array_x", "array_y")
+_ROW_COLUMN = ("array_row", "array_col")
+#: What tables of counts have besides counts: an index that was saved with them, and columns of spots.
+_NO_GENE = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+_OF_SPOTS = frozenset(name for pair in (*_XY, _ARRAY_XY, _ROW_COLUMN) for name in pair) | {
+    "in_tissue",
+    "selected",
+    "new_x",
+    "new_y",
+}
 _NUMBERED = re.compile(r"_duplicated_\d+$")
 _LONG = (("gene",), ("count", "counts", "umi", "value"))
 
@@ -86,25 +101,33 @@ def read_spot_table(path: Path) -> Spots:
         If the table cannot be read, or lacks a column.
     """
     table = read_table(path, SpotsError)
-    columns = [find_column(table, names) for names in (_ID, _X, _Y)]
-    identity = columns[0] or (table.columns[0] if table.columns else None)
-    x, y = columns[1:]
+    identity = find_column(table, _ID) or (table.columns[0] if table.columns else None)
+    pairs = (_both(table, pair) for pair in _XY)
+    x, y = next((pair for pair in pairs if pair is not None), (None, None))
     if identity is None or x is None or y is None or identity in (x, y):
         raise SpotsError(
             f"{path} needs the columns id, x and y (pixels); it has {', '.join(table.columns) or 'none'}."
         )
     ids = text_column(table, identity, path, SpotsError)
     xy = np.column_stack([number_column(table, column, path, SpotsError) for column in (x, y)])
-    array_columns = [find_column(table, names) for names in (_ARRAY_X, _ARRAY_Y)]
-    array = None
-    if None not in array_columns:
-        array = np.column_stack(
-            [number_column(table, column, path, SpotsError) for column in array_columns if column]
-        )
+    places = [
+        np.column_stack([number_column(table, column, path, SpotsError) for column in pair])
+        for pair in (_both(table, _ARRAY_XY), _both(table, _ROW_COLUMN))
+        if pair is not None
+    ]
+    array = places[0] if places and np.isfinite(places[0]).all() else None
+    if array is not None and _both(table, _ARRAY_XY) is None:
+        array = array_units(array)
     try:
-        return Spots(tuple(ids), xy, array if array is not None and np.isfinite(array).all() else None)
+        return Spots(tuple(ids), xy, array)
     except SpotsError as error:
         raise SpotsError(f"{path}: {error}") from error
+
+
+def _both(table: pl.DataFrame, names: tuple[str, str]) -> tuple[str, str] | None:
+    """The columns of two names; None where one is missing."""
+    one, other = (find_column(table, (name,)) for name in names)
+    return None if one is None or other is None else (one, other)
 
 
 def _tables(folder: Path, ending: str) -> dict[str, Path]:
@@ -122,7 +145,8 @@ def _count_ids(path: Path) -> tuple[list[str], pl.DataFrame]:
     if not table.columns:
         raise CountsError(f"{path} has no columns; it needs a column of spot ids and one for each gene.")
     identity = find_column(table, _ID) or table.columns[0]
-    table = table.select(identity, pl.exclude(identity))
+    genes = [c for c in table.columns if not _NO_GENE.fullmatch(c) and c not in _OF_SPOTS]
+    table = table.select(identity, *(gene for gene in genes if gene != identity))
     ids = text_column(table, identity, path, CountsError)
     if _is_long(table):
         return list(dict.fromkeys(ids)), table

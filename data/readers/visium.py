@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from mmap_st.data.array_grids import hexagonal, square
 from mmap_st.data.cohort import CohortSlide
@@ -83,6 +84,8 @@ def read_spots(slide: CohortSlide) -> Spots:
     table = read_table(path, SpotsError, header=not path.name.startswith("tissue_positions_list"))
     if path.name.startswith("tissue_positions_list") and len(table.columns) == len(_COLUMNS):
         table.columns = list(_COLUMNS)
+        # Version 1 has no header; files that were saved again often do.
+        table = table.filter((pl.col("barcode") != "barcode") | (pl.int_range(pl.len()) > 0))
     missing = [column for column in _COLUMNS if column not in table.columns]
     if missing:
         raise SpotsError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}.")

@@ -1,6 +1,7 @@
 """Space Ranger's bins of Visium HD: ``outs/binned_outputs/square_008um`` and its like, of any size.
 
-Each folder of bins is laid out as ``outs/`` of Visium, with ``spatial/tissue_positions.parquet``.
+Each folder of bins is laid out as ``outs/`` of Visium, with ``spatial/tissue_positions.parquet``. Cells that
+Space Ranger 4 segments (``segmented_outputs``) are not read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from mmap_st.data.readers.visium import POSITIONS, sample_name, slide_of
 from mmap_st.errors import CohortError
 
 BINNED = "binned_outputs"
+_USUAL = "square_008um"
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """The folder of one bin size, or ``outs/`` if it has just one; or a folder of samples that have just one.
+    """The folder of one bin size; or ``outs/``, or a folder of samples: their 8 um bins if there are several.
 
     Raises
     ------
@@ -41,6 +43,10 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
 
 def _one_size(binned: Path) -> Path:
     sizes = sorted(p for p in binned.iterdir() if _is_bins(p))
+    # Space Ranger writes 2, 8 and 16 um unless told otherwise, and its own analyses are of 8.
+    usual = [p for p in sizes if p.name == _USUAL]
+    if len(sizes) > 1 and usual:
+        return usual[0]
     if len(sizes) != 1:
         names = ", ".join(p.name for p in sizes) or "none"
         raise CohortError(

@@ -80,6 +80,17 @@ class OpenSlideSlide:
                 self._slide = self._open()
 
 
+def dicom_series(path: Path) -> str | None:
+    """Which series, and so which slide, a DICOM file is of; None where OpenSlide cannot tell."""
+    import openslide
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID")
+    except (openslide.OpenSlideError, OSError):
+        return None
+
+
 def _mpp(properties: Any) -> float | None:
     """Mean of both axes; None where the file does not say, or says what cannot be."""
     values = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]

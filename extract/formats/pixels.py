@@ -15,8 +15,10 @@ from PIL import Image
 from mmap_st.errors import ImageError
 
 WHITE = (255, 255, 255)
-#: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale.
+#: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
+#: light resolves, it was written in another unit.
 _COARSEST_MPP = 20.0
+_FINEST_MPP = 0.01
 _OPENING = threading.Lock()
 
 
@@ -48,7 +50,7 @@ def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
     if len(values) < 2 or min(values) <= 0:
         return None
     mean = sum(values) / 2
-    return mean if mean <= _COARSEST_MPP else None
+    return mean if _FINEST_MPP <= mean <= _COARSEST_MPP else None
 
 
 def mpp_of_resolution(per_unit: float, unit: str) -> float | None:

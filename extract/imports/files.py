@@ -20,7 +20,7 @@ FEATURE_SUFFIXES = (".npy", ".h5", ".hdf5")
 
 # TRIDENT and CLAM say `features`, HEST-Benchmark `embeddings`; HEST's own patches say `barcode`.
 _EMBEDDINGS = ("features", "embeddings")
-_IDS = ("barcodes", "barcode")
+_IDS = ("barcodes", "barcode", "spot_ids", "ids", "obs_names")
 _COORDS = "coords"
 
 
@@ -112,6 +112,7 @@ def _read_h5(path: Path) -> Features:
             embedding = _rows(arrays[present[0]][()], path, present[0])
             named = next((arrays[name] for name in _IDS if name in arrays), None)
             ids = None if named is None else _ids(named[()], len(embedding), path)
+            _refuse_unknown_rows(path, arrays, present[0], len(embedding))
             coords = patch = shrink = None
             if _COORDS in arrays:
                 coords = _coords(arrays[_COORDS][()], len(embedding), path)
@@ -121,6 +122,18 @@ def _read_h5(path: Path) -> Features:
     except OSError as error:
         raise FeaturesError(f"{path} cannot be read as HDF5 ({error}); copy it again.") from error
     return Features(path, embedding, ids, coords, patch, shrink)
+
+
+def _refuse_unknown_rows(path: Path, arrays: Mapping[str, Any], embedding: str, n: int) -> None:
+    """Rows go by order only where nothing in a file could say whose they are."""
+    if any(name in arrays for name in (*_IDS, _COORDS)):
+        return
+    others = [name for name, array in arrays.items() if name != embedding and n in array.shape]
+    if others:
+        raise FeaturesError(
+            f"{path} says whose its rows are under a name that is not known ({some(others)}); name ids"
+            f" {_IDS[0]} and coordinates {_COORDS}, or leave them out to take the rows by order."
+        )
 
 
 def patch_level0(attributes: Mapping[str, Any]) -> float | None:

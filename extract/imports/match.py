@@ -17,6 +17,11 @@ BY_ID, BY_COORDINATE, BY_ORDER = "by id", "by nearest coordinate", "by order"
 
 #: Rows that are this near to each other are equally near to a spot, in pixels: rounding makes no choice.
 _TIE_PX = 1e-6
+# How far coordinates may be from the spots of the same ids, in distances between spots: within a slide, and
+# all of them together (a patch's corner is half its side from its centre).
+_FEWEST_PLACED = 6
+_LARGEST_STRAY = 0.25
+_LARGEST_OFFSET = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,39 @@ class Match:
     def enough(self) -> bool:
         """Whether at least half of the spots have a row."""
         return 2 * self.matched >= len(self.rows)
+
+
+def check_same_slide(
+    xy: NDArray[np.float64], coords: NDArray[np.float64], rows: NDArray[np.int64], path: Path
+) -> None:
+    """Refuse rows that were matched by id and lie elsewhere: barcodes of Visium are the same on every slide.
+
+    Parameters
+    ----------
+    xy, coords
+        (n, 2) of the spots and (m, 2) of the file's rows, level-0 pixels; corners or centres, x or y first.
+    rows
+        (n,) row of each spot, -1 for none.
+
+    Raises
+    ------
+    FeaturesError
+        If the coordinates are not those of the spots, the same distance from a corner to its centre apart.
+    """
+    placed = rows >= 0
+    if placed.sum() < _FEWEST_PLACED or not np.ptp(coords, axis=0).any():
+        return
+    pitch = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1]))
+    for order in (slice(None), slice(None, None, -1)):
+        away = coords[rows[placed]][:, order] - xy[placed]
+        offset = np.median(away, axis=0)
+        strays = float(np.median(np.hypot(*(away - offset).T)))
+        if strays <= _LARGEST_STRAY * pitch and np.abs(offset).max() <= _LARGEST_OFFSET * pitch:
+            return
+    raise FeaturesError(
+        f"{path} has the ids of the spots and coordinates of other places, as of another slide or another"
+        " resolution; give the file of this slide, or leave coordinates out if the ids are to be believed."
+    )
 
 
 def match_by_order(spots: Spots, n_rows: int, path: Path) -> Match:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mmap_st.errors import FeaturesError
 from mmap_st.extract.imports.coordinates import CoordinateOptions, match_coordinates
 from mmap_st.extract.imports.files import Features
-from mmap_st.extract.imports.match import Match, match_by_id, match_by_order
+from mmap_st.extract.imports.match import Match, check_same_slide, match_by_id, match_by_order
 from mmap_st.extract.imports.slides import ImportSlide
 from mmap_st.extract.windows import share_in_bounds
 
@@ -19,10 +19,13 @@ def match_rows(slide: ImportSlide, features: Features, options: CoordinateOption
     Raises
     ------
     FeaturesError
-        If fewer than half of the spots have one.
+        If fewer than half of the spots have one, or they have one of another slide.
     """
     if features.ids is not None:
-        return match_by_id(slide.spots.ids, features.ids, features.path)
+        match = match_by_id(slide.spots.ids, features.ids, features.path)
+        if features.coords is not None:
+            check_same_slide(slide.spots.xy, features.coords, match.rows, features.path)
+        return match
     if features.coords is not None:
         return match_coordinates(slide.spots.xy, features, options, slide.info.source_mpp)
     return match_by_order(slide.spots, len(features), features.path)

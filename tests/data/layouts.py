@@ -218,13 +218,14 @@ def write_cscc(root: Path, name: str = "P2_ST_rep1", accession: str = "GSM428431
     picture(root / f"{accession}_{name}.jpg", 1800, 1800)
 
 
-def write_stnet(root: Path, name: str = "BC23209_C1") -> None:
-    """One section in the form of STNet's breast set (He et al. 2020)."""
+def write_stnet(root: Path, name: str = "BC23209_C1", other: str | None = None) -> None:
+    """One section in the form of STNet's breast set (He et al. 2020); `other` names its image and spots."""
+    other = other or name
     root.mkdir(parents=True, exist_ok=True)
     place, xy = st_tables()
     versioned = tuple(f"{gene_id}.{i}" for i, gene_id in enumerate(GENE_IDS, start=1))
     (root / f"{name}_stdata.tsv.gz").write_bytes(gzip.compress(st_counts(place, versioned).encode()))
     rows = [f"{x}x{y},{px:.2f},{py:.2f}" for (x, y), (px, py) in zip(place, xy, strict=True)]
-    (root / f"spots_{name}.csv.gz").write_bytes(gzip.compress(("\n".join([",X,Y", *rows]) + "\n").encode()))
+    (root / f"spots_{other}.csv.gz").write_bytes(gzip.compress(("\n".join([",X,Y", *rows]) + "\n").encode()))
     (root / f"{name}_Coords.tsv").write_text("tumor\n1\n")
-    picture(root / f"HE_{name}.jpg", 1800, 1800)
+    picture(root / f"HE_{other}.jpg", 1800, 1800)

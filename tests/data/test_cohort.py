@@ -51,6 +51,18 @@ def test_a_bad_cohort_is_one_sentence(tmp_path: Path, text: str, part: str) -> N
         read_cohort(path)
 
 
+@pytest.mark.parametrize(
+    ("column", "meant"), [("MPP", "mpp"), ("pacient", "patient"), ("mpp_form", "mpp_from")]
+)
+def test_a_misspelt_column_is_not_passed_over(tmp_path: Path, column: str, meant: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f"slide,{column}\nA1,1\n")
+    with pytest.raises(CohortError, match=f"has a column '{column}', .* rename it to '{meant}'"):
+        read_cohort(path)
+    path.write_text("slide,patient,patient_id,stain\nA1,P,7,HE\n")  # of the user's own
+    assert read_cohort(path)["A1"].patient == "P"
+
+
 def test_a_missing_cohort_an_unknown_reader_and_a_wrong_folder(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="does not exist"):
         open_cohort(str(tmp_path / "no.csv"))

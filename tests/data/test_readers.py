@@ -88,11 +88,14 @@ def test_visium_hd_bins_of_any_size(tmp_path: Path) -> None:
     assert spots.mpp == 0.3
     assert mpp_from_pitch(spots).mpp == pytest.approx(0.3, rel=1e-6)
     assert dense(read_counts(row)) == expected(list(spots.ids))
-    layouts.write_visium_hd(tmp_path / "S1", bin_um=8, mpp=0.3)
-    with pytest.raises(CohortError, match=r"2 sizes of bins \(square_008um, square_016um\)"):
+    layouts.write_visium_hd(tmp_path / "S1", bin_um=2, mpp=0.3)
+    with pytest.raises(CohortError, match=r"2 sizes of bins \(square_002um, square_016um\)"):
         open_cohort(f"visium-hd:{tmp_path / 'S1'}")
-    eight = tmp_path / "S1" / "outs" / "binned_outputs" / "square_008um"
-    assert open_cohort(f"visium-hd:{eight}").names == ("S1",)
+    layouts.write_visium_hd(tmp_path / "S1", bin_um=8, mpp=0.3)
+    (usual,) = open_cohort(f"visium-hd:{tmp_path}").slides
+    assert (usual.slide, usual.counts.parent.name) == ("S1", "square_008um")
+    two = tmp_path / "S1" / "outs" / "binned_outputs" / "square_002um"
+    assert read_spots(open_cohort(f"visium-hd:{two}")["S1"]).technology == "Visium HD 2 um"
 
 
 @pytest.mark.parametrize("flat", [False, True])

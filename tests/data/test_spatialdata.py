@@ -69,3 +69,15 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
 def test_a_folder_without_stores_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="neither a SpatialData store"):
         open_cohort(f"spatialdata:{tmp_path}")
+
+
+def test_the_image_of_a_region_is_the_one_in_colour(tmp_path: Path) -> None:
+    import spatialdata as sd
+    from spatialdata.models import Image2DModel
+
+    write_store(tmp_path / "S1.zarr")
+    store = sd.read_zarr(tmp_path / "S1.zarr")
+    stain = np.zeros((1, 3000, 3000), np.uint8)
+    store["morphology_focus"] = Image2DModel.parse(stain, dims=("c", "y", "x"))
+    store.write_element("morphology_focus")
+    assert open_cohort(f"spatialdata:{tmp_path / 'S1.zarr'}")["S1"].image.name == "S1_hires"

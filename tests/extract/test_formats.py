@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStorage, generate_uid
 
 from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.data.readers import open_cohort
 from mmap_st.errors import ImageError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.formats.openslide_format import OpenSlideSlide
@@ -314,6 +315,50 @@ def test_more_channels_than_colours_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ImageError, match="7 channels"):
         open_slide(tmp_path / "a.ome.tif")
+
+
+def test_stains_of_fluorescence_are_no_colours(tmp_path: Path) -> None:
+    path, stains = tmp_path / "a.ome.tif", np.zeros((3, 300, 300), np.uint8)
+    for names, refused in ((["DAPI", "CD3", "CD8"], True), (["Red", "Green", "Blue"], False)):
+        tifffile.imwrite(path, stains, metadata={"axes": "CYX", "Channel": {"Name": names}}, ome=True)
+        if refused:
+            with pytest.raises(ImageError, match=r"a\.ome\.tif has the channels DAPI, CD3, CD8"):
+                open_slide(path)
+        else:
+            assert open_slide(path).size == (300, 300)
+
+
+def test_the_largest_image_of_an_ome_tiff_is_the_slide(tmp_path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for picture, mpp in ((pixels[:200, :200], 8.0), (pixels, MPP)):
+            about = {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            file.write(picture, photometric="rgb", metadata=about)
+    slide = open_slide(tmp_path / "a.ome.tif")
+    assert slide.size == pixels.shape[1::-1]
+    assert slide.mpp == MPP
+    assert np.array_equal(np.asarray(slide.read((10, 20, 60, 90))), pixels[20:90, 10:60])
+
+
+def test_a_scale_finer_than_light_is_one_in_another_unit(tmp_path: Path, pixels: np.ndarray) -> None:
+    about = {"PhysicalSizeX": MPP / 1000, "PhysicalSizeY": MPP / 1000}  # mm, said to be um
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", metadata=about, ome=True)
+    assert open_slide(tmp_path / "a.ome.tif").mpp is None
+
+
+def test_two_dicom_slides_in_one_folder_are_told_apart(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_dicom(tmp_path / "one", pixels)
+    write_dicom(tmp_path / "two", pixels[:300, :400])
+    (tmp_path / "two" / "level0.dcm").rename(tmp_path / "one" / "other.dcm")
+    with pytest.raises(ImageError, match=r"one holds 2 DICOM slides; name a file .*level0\.dcm"):
+        open_slide(tmp_path / "one")
+    assert open_slide(tmp_path / "one" / "other.dcm").size == (400, 300)
+
+
+def test_an_ome_zarr_is_found_among_images(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_ome_zarr(tmp_path / "S1.ome.zarr", [pixels])
+    for place in (tmp_path, tmp_path / "S1.ome.zarr"):
+        (row,) = open_cohort(f"images:{place}").slides
+        assert (row.slide, open_slide(row.image).size) == ("S1", pixels.shape[1::-1])
 
 
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.tif", "a.zarr", "folder", "a.dcm"])

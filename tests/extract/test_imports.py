@@ -144,6 +144,28 @@ def test_clam_files_need_the_patch_size_from_the_user_where_they_do_not_say_it(s
 # What is stored
 
 
+@pytest.mark.parametrize("name", ["spot_names", "coordinates"])
+def test_rows_never_go_by_order_where_something_could_say_whose_they_are(section, tmp_path, name) -> None:
+    cohort, spots, store = section
+    about = {"spot_names": np.array(spots.ids, dtype=h5py.string_dtype()), "coordinates": spots.xy}[name]
+    path = write_h5(tmp_path / "A1.h5", features=embeddings(16), **{name: about})
+    assert f"under a name that is not known ({name})" in run(store, path, cohort).failed["A1"]
+    path = write_h5(tmp_path / "bare.h5", features=embeddings(16), mean=np.zeros(6))
+    assert run(store, path, cohort).done["A1"].how == "by order"
+
+
+def test_the_same_barcodes_on_another_slide_are_refused(section, tmp_path: Path) -> None:
+    cohort, spots, store = section
+    ids = np.array(spots.ids, dtype=h5py.string_dtype())
+    path = tmp_path / "A1.h5"
+    for coords in (spots.xy + 4321.0, spots.xy[np.random.default_rng(0).permutation(16)], spots.xy * 0.5):
+        write_h5(path, embeddings=embeddings(16), barcodes=ids, coords=coords)
+        assert "coordinates of other places" in run(store, path, cohort).failed["A1"]
+    for encoder, coords in (("corners", spots.xy - 112), ("turned", (spots.xy - 112)[:, ::-1])):
+        write_h5(path, embeddings=embeddings(16), barcodes=ids, coords=coords)
+        assert run(store, path, cohort, encoder=encoder).done["A1"].match.matched == 16
+
+
 def test_rows_that_are_not_finite_or_zero_are_invalid_and_counted(section, tmp_path: Path) -> None:
     cohort, _, store = section
     embedding = embeddings(16, dtype="float64")

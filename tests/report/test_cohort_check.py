@@ -90,6 +90,23 @@ def test_swapped_coordinates_are_a_problem_with_what_to_do(section: CohortSlide)
     assert "another orientation" in problem
 
 
+@pytest.mark.parametrize(("factor", "named"), [(0.2, "5"), (0.45, "2.2")])
+def test_positions_of_another_resolution_are_seen_and_their_factor_named(
+    section: CohortSlide, factor: float, named: str
+) -> None:
+    table = pl.read_csv(section.spots).with_columns(pl.col("x", "y") * factor)
+    table.write_csv(section.spots)
+    (problem,) = check_slide(replace(section, pitch_um=None, mpp=MPP)).problems
+    assert f"if multiplied by about {named}:" in problem
+
+
+def test_spots_beside_the_tissue_are_a_problem_in_themselves(section: CohortSlide) -> None:
+    table = pl.read_csv(section.spots).with_columns(pl.col("x") * 0.2 + 1500, pl.col("y") * 0.2 + 1100)
+    table.write_csv(section.spots)
+    (problem,) = check_slide(replace(section, pitch_um=None, mpp=MPP)).problems
+    assert "lie on tissue" in problem
+
+
 @pytest.mark.parametrize("scale", [0.1, 10.0])
 def test_an_image_of_another_resolution_is_a_problem(section: CohortSlide, scale: float) -> None:
     found = check_slide(replace(section, scale=scale))

@@ -10,6 +10,10 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+# Where tests run side by side each has one core: set before torch is loaded, and for the commands they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.data.simulate import SimulationSettings, simulate_cohort

@@ -197,7 +197,7 @@ def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
     while not list((tmp_path / "f.zarr").rglob("embedding/c/0/0")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    _, complaint = process.communicate(timeout=30)
+    _, complaint = process.communicate(timeout=120)
     if process.returncode == 0:
         pytest.fail("the run ended before it could be stopped")
     assert process.returncode == status

@@ -597,7 +597,7 @@ def test_ctrl_c_leaves_a_part_and_the_same_command_goes_on(site: Site, tmp_path:
     while not (part.exists() and part.stat().st_size == 1000) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=30)
+    _, complaint = process.communicate(timeout=120)
     assert process.returncode == 130
     assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is kept")
     assert "Traceback" not in complaint

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.counts import Counts
-from mmap_st.data.readers.legacy_st import read_legacy_counts, read_legacy_spots
-from mmap_st.data.spots import Spots, some
+from mmap_st.data.readers.legacy_st import read_counts, read_spots
+from mmap_st.data.spots import some
 from mmap_st.errors import CohortError
+
+__all__ = ["find_slides", "read_counts", "read_spots"]
 
 _COUNTS = re.compile(r"([A-Za-z]+\d+)\.tsv(\.gz)?")
 _SPOTS = re.compile(r"([A-Za-z]+\d+)_selection\.tsv(\.gz)?")
@@ -54,18 +55,6 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
         )
         for section in sections
     )
-
-
-def read_spots(slide: CohortSlide) -> Spots:
-    """Spots in the order of the count table; without one, in that of the spot table."""
-    assert slide.spots is not None
-    return read_legacy_spots(slide.spots, slide.counts)
-
-
-def read_counts(slide: CohortSlide) -> Counts:
-    """All rows and genes of the count table: a tab-separated table of spots ``XxY`` by genes."""
-    assert slide.counts is not None
-    return read_legacy_counts(slide.counts, slide.values or "counts")
 
 
 def _by_section(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:

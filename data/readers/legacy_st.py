@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.matching import in_order_of_counts
 from mmap_st.data.spots import Spots, duplicates, some
@@ -29,17 +30,14 @@ _SPOT_ID = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
 _NO_NUMBER = ["NA", "NaN", "nan", ""]
 
 
-def read_legacy_spots(spots: Path, counts: Path | None) -> Spots:
+def read_spots(slide: CohortSlide) -> Spots:
     """Spots in the order of the count table; without one, in that of the spot table.
 
-    Parameters
-    ----------
-    spots
-        A table with the columns x, y (array), pixel_x, pixel_y and perhaps selected; or one of spot ids
-        ``XxY`` with the columns X and Y (pixels); or the nine numbers of an alignment matrix.
-    counts
-        The count table, for its spot ids.
+    The spot table has the columns x, y (array), pixel_x, pixel_y and perhaps selected; or spot ids ``XxY``
+    and the columns X and Y (pixels); or it is the nine numbers of an alignment matrix.
     """
+    spots, counts = slide.spots, slide.counts
+    assert spots is not None
     wanted = None if counts is None else read_count_ids(counts)
     alignment = _read_alignment(spots)
     if alignment is not None:
@@ -53,8 +51,10 @@ def read_legacy_spots(spots: Path, counts: Path | None) -> Spots:
     return table if counts is None or wanted is None else in_order_of_counts(table, wanted, spots, counts)
 
 
-def read_legacy_counts(path: Path, kind: str) -> Counts:
-    """All rows and genes of a count table; spots in rows, or in columns if their names say so."""
+def read_counts(slide: CohortSlide) -> Counts:
+    """All rows and genes of the count table; spots in rows, or in columns if their names say so."""
+    assert slide.counts is not None
+    path, kind = slide.counts, slide.values or "counts"
     separator = separator_of(path)
     with reading(path, "a table of counts", CountsError):
         header = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False)

@@ -13,12 +13,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.counts import Counts
 from mmap_st.data.readers.files import IMAGE_SUFFIXES, without_suffix
-from mmap_st.data.readers.legacy_st import read_legacy_counts, read_legacy_spots
-from mmap_st.data.spots import Spots
+from mmap_st.data.readers.legacy_st import read_counts, read_spots
 from mmap_st.data.tables import TABLE_SUFFIXES
 from mmap_st.errors import CohortError
+
+__all__ = ["find_slides", "read_counts", "read_spots"]
 
 _ACCESSION = r"(?:GSM\d+_)?"
 _COUNTS = (rf"{_ACCESSION}(.+)_stdata", rf"{_ACCESSION}(.+)_counts?")
@@ -71,18 +71,6 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
         )
         for name in names
     )
-
-
-def read_spots(slide: CohortSlide) -> Spots:
-    """Spots in the order of the count table; without one, in that of the spot table."""
-    assert slide.spots is not None
-    return read_legacy_spots(slide.spots, slide.counts)
-
-
-def read_counts(slide: CohortSlide) -> Counts:
-    """All rows and genes of the count table."""
-    assert slide.counts is not None
-    return read_legacy_counts(slide.counts, slide.values or "counts")
 
 
 def _other(name: str) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import Level, as_rgb, levels_of, on_white, pasted, shrunk
+from mmap_st.extract.formats.pixels import Pyramid, as_rgb, levels_of, on_white, pasted, shrunk
 
 
-class ArraySlide:
+class ArraySlide(Pyramid):
     """A slide whose levels are arrays.
 
     Parameters
@@ -45,18 +45,6 @@ class ArraySlide:
         # One pixel tells whether the compression can be decoded here, and whether the colours are RGB.
         with suppress(RegionError):  # others may be whole
             self.read((0, 0, 1, 1))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._levels[0].size
-
-    @property
-    def mpp(self) -> float | None:
-        return self._mpp
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return self._levels
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         inside = on_white(box, self._levels[level].size)

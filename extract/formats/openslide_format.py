@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import Level, flatten, levels_of, on_white, pasted, plausible_mpp
+from mmap_st.extract.formats.pixels import Pyramid, flatten, levels_of, on_white, pasted, plausible_mpp
 
 
-class OpenSlideSlide:
+class OpenSlideSlide(Pyramid):
     """An image opened by OpenSlide."""
 
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
@@ -30,18 +30,6 @@ class OpenSlideSlide:
             return openslide.OpenSlide(self._path)
         except (openslide.OpenSlideError, OSError) as error:
             raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._levels[0].size
-
-    @property
-    def mpp(self) -> float | None:
-        return self._mpp
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return self._levels
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         import openslide

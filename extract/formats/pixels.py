@@ -38,6 +38,25 @@ class Level:
     downsample: tuple[float, float]
 
 
+class Pyramid:
+    """What a slide says of itself, for the formats that know their levels when they are opened."""
+
+    _levels: tuple[Level, ...]
+    _mpp: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._levels[0].size
+
+    @property
+    def mpp(self) -> float | None:
+        return self._mpp
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self._levels
+
+
 def levels_of(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     """Levels of a pyramid from their sizes, finest first."""
     width, height = sizes[0]

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmap_st.errors import ImageError
 from mmap_st.extract.formats.pixels import (
-    Level,
+    Pyramid,
     any_size,
     flatten,
     levels_of,
@@ -26,7 +26,7 @@ _TIFF_X_RESOLUTION, _TIFF_UNIT = 282, 296
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
 
 
-class PlainSlide:
+class PlainSlide(Pyramid):
     """An image that Pillow decodes as a whole, when it is first read."""
 
     def __init__(self, path: Path) -> None:
@@ -34,25 +34,13 @@ class PlainSlide:
         self._decoding = threading.Lock()
         self._decoded: Image.Image | None = None
         with self._image() as image:
-            self._size = image.size
+            self._levels = levels_of([image.size])
             self._mpp = _tiff_mpp(image)
             if image.mode not in _PLAIN_MODES:
                 raise ImageError(f"{path} has pixels of kind {image.mode}; convert it to 8-bit RGB.")
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size
-
-    @property
-    def mpp(self) -> float | None:
-        return self._mpp
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return levels_of([self._size])
-
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
-        inside = on_white(box, self._size)
+        inside = on_white(box, self.size)
         return pasted(self._picture().crop(inside) if inside else None, inside, box)
 
     def thumbnail(self, longest_px: int) -> Image.Image:

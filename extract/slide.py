@@ -115,13 +115,14 @@ def _one_file(path: Path) -> Path:
     dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
     if not dicom:
         raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
-    first_of = {dicom_series(file): file for file in reversed(dicom)} if len(dicom) > 1 else {}
-    if len(first_of) > 1:
+    # Annotations and the like are of no series that OpenSlide knows.
+    series = {name: file for file in reversed(dicom) if (name := dicom_series(file)) is not None}
+    if len(series) > 1:
         raise ImageError(
-            f"{path} holds {len(first_of)} DICOM slides; name a file of the one that is meant, such as"
-            f" {dicom[0]}, or give each a folder of its own."
+            f"{path} holds {len(series)} DICOM slides; name a file of the one that is meant, such as"
+            f" {min(series.values())}, or give each a folder of its own."
         )
-    return dicom[0]
+    return next(iter(series.values()), dicom[0])
 
 
 def _known_to_openslide(path: Path) -> bool:

@@ -71,7 +71,6 @@ def write_table(root: Path) -> None:
 
 
 def write_spatialdata(root: Path) -> None:
-    pytest.importorskip("spatialdata")
     from test_spatialdata import write_store
 
     root.mkdir()

@@ -330,7 +330,6 @@ def test_damaged_spatialdata_stores(
 
 @pytest.fixture(scope="module")
 def spatial_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("spatialdata")
     from test_spatialdata import write_store
 
     root = tmp_path_factory.mktemp("spatialdata")

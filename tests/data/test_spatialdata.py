@@ -13,8 +13,6 @@ from mmap_st.errors import CohortError, MissingDependencyError
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
-pytest.importorskip("spatialdata")
-
 
 def write_store(path: Path, mpp: float = 0.5, hires: float = 0.5) -> np.ndarray:
     """A Visium sample as spatialdata-io writes it: the image is smaller than the spots' pixels."""

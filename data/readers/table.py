@@ -110,14 +110,14 @@ def read_spot_table(path: Path) -> Spots:
         )
     ids = text_column(table, identity, path, SpotsError)
     xy = np.column_stack([number_column(table, column, path, SpotsError) for column in (x, y)])
-    places = [
-        np.column_stack([number_column(table, column, path, SpotsError) for column in pair])
-        for pair in (_both(table, _ARRAY_XY), _both(table, _ROW_COLUMN))
-        if pair is not None
-    ]
-    array = places[0] if places and np.isfinite(places[0]).all() else None
-    if array is not None and _both(table, _ARRAY_XY) is None:
-        array = array_units(array)
+    place = _both(table, _ARRAY_XY) or _both(table, _ROW_COLUMN)
+    array = None
+    if place is not None:
+        array = np.column_stack([number_column(table, column, path, SpotsError) for column in place])
+        if not np.isfinite(array).all():
+            array = None
+        elif _both(table, _ARRAY_XY) is None:
+            array = array_units(array)
     try:
         return Spots(tuple(ids), xy, array)
     except SpotsError as error:

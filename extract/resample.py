@@ -1,8 +1,7 @@
-"""Windows as the encoder sees them: read from a slide and resampled to the encoder's input size."""
+"""Windows read one at a time with Pillow: the plain reference of `mmap_st.extract.reading`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,14 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.extract.slide import Slide
-from mmap_st.extract.windows import box_at_level, level_for
+from mmap_st.extract.windows import boxes_at_level, filter_regions, level_for
 
 #: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on the level
 #: that `mmap_st.extract.windows.level_for` chooses.
-RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level three times as fine"
+RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level eight times as fine"
 FILL = "white"
-
-_BICUBIC_SUPPORT_PX = 2.0
 
 
 def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np.uint8]:
@@ -46,11 +43,10 @@ def read_window(slide: Slide, box: Sequence[float], input_px: int) -> NDArray[np
     """
     levels = slide.levels
     level = level_for([one.downsample for one in levels], (box[2] - box[0]) / input_px)
-    x0, y0, x1, y1 = box_at_level(box, levels[level].downsample)
-    # Pixels that the filter reaches beyond the window.
-    margin = math.ceil(_BICUBIC_SUPPORT_PX * max(1.0, (x1 - x0) / input_px, (y1 - y0) / input_px)) + 1
-    left, top = math.floor(x0) - margin, math.floor(y0) - margin
-    region = slide.read((left, top, math.ceil(x1) + margin, math.ceil(y1) + margin), level)
+    at_level = boxes_at_level(np.array([box]), levels[level].downsample)
+    left, top, right, bottom = (int(edge) for edge in filter_regions(at_level, input_px)[0])
+    x0, y0, x1, y1 = at_level[0]
+    region = slide.read((left, top, right, bottom), level)
     # Across, then down, as Pillow does in one call; but where a region happens to be just as wide as the
     # window and not as high, its one call gives other pixels (seen with Pillow 13).
     bicubic = Image.Resampling.BICUBIC

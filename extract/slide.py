@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError
@@ -48,6 +50,18 @@ class Slide(Protocol):
         ------
         RegionError
             If this region cannot be decoded; others may be.
+        ImageError
+            If the image as a whole cannot be decoded.
+        """
+        ...
+
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        """Decode one tile of a level as (h, w, 3) RGB, cut at the level's edge. Safe to call from threads.
+
+        Raises
+        ------
+        RegionError
+            If this tile cannot be decoded; others may be.
         ImageError
             If the image as a whole cannot be decoded.
         """

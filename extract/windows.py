@@ -12,7 +12,9 @@ from mmap_st.errors import RequestError
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0
 _KEY_DECIMALS = 4
-_FINER_THAN_WINDOWS = 3.0
+_FINER_THAN_WINDOWS = 8.0
+#: Pixels of the result that the bicubic filter reaches to either side.
+_FILTER_REACH = 2.0
 
 
 def mpp_of_magnification(magnification: float) -> float:
@@ -73,27 +75,37 @@ def window_boxes(
 
 
 def level_for(downsamples: Sequence[tuple[float, float]], shrink: float) -> int:
-    """The level to read windows from: the coarsest that is still three times as fine as they are.
+    """The level to read windows from: the coarsest that is still eight times as fine as they are.
 
     Parameters
     ----------
     downsamples
         Of each level along x and y, level 0 first.
     shrink
-        Level-0 pixels to one pixel of a window. Where it is under 3, that is level 0.
+        Level-0 pixels to one pixel of a window. Where it is under 8, that is level 0.
 
-    Three times, because levels are made by filters of many kinds and compressed: what is left to shrink by
-    three or more is shrunk by our own filter, and embeddings stay those of level 0 to a cosine of 0.99.
+    Eight times, because levels are made by filters of many kinds and compressed once more, which networks
+    notice (benchmarks/README.md has by how much); and since tiles are decoded once for all magnifications,
+    level 0 costs little.
     """
     fine = [i for i, pair in enumerate(downsamples) if max(pair) * _FINER_THAN_WINDOWS <= shrink * (1 + 1e-9)]
     return max(fine, key=lambda i: max(downsamples[i]), default=0)
 
 
-def box_at_level(box: Sequence[float], downsample: tuple[float, float]) -> tuple[float, float, float, float]:
-    """A box of level-0 pixels in pixels of a level, not rounded."""
-    x0, y0, x1, y1 = box
-    across, down = downsample
-    return x0 / across, y0 / down, x1 / across, y1 / down
+def boxes_at_level(boxes: NDArray[np.float64], downsample: tuple[float, float]) -> NDArray[np.float64]:
+    """Boxes (n, 4) of level-0 pixels in pixels of a level, not rounded."""
+    return np.asarray(boxes / np.array([*downsample, *downsample]))
+
+
+def filter_regions(boxes: NDArray[np.float64], input_px: int) -> NDArray[np.int64]:
+    """Pixels that resizing `boxes` (n, 4) to `input_px` reads: (n, 4) left, top, right, bottom.
+
+    The filter is widened where windows are shrunk, and reaches beyond them.
+    """
+    shrink = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1) / input_px, 1.0)
+    margin = np.ceil(_FILTER_REACH * shrink) + 1
+    low, high = np.floor(boxes[:, :2]) - margin[:, None], np.ceil(boxes[:, 2:]) + margin[:, None]
+    return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
 def share_in_bounds(boxes: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import Pyramid, as_rgb, levels_of, on_white, pasted, shrunk
+from mmap_st.extract.formats.pixels import TILE_PX, Pyramid, as_rgb, levels_of, on_white, pasted, shrunk
+
+_LARGEST_TILE_PX = 2048
 
 
 class ArraySlide(Pyramid):
@@ -39,7 +41,10 @@ class ArraySlide(Pyramid):
         self._path, self._arrays, self._axes, self._mpp = path, arrays, axes, mpp
         self._reading = threading.Lock()
         across, down = axes.index("X"), axes.index("Y")
-        self._levels = levels_of([(int(a.shape[across]), int(a.shape[down])) for a in arrays])
+        self._levels = levels_of(
+            [(int(a.shape[across]), int(a.shape[down])) for a in arrays],
+            [_tile((int(a.chunks[across]), int(a.chunks[down]))) for a in arrays],
+        )
         if arrays[0].dtype != np.uint8:
             raise ImageError(f"{path} has pixels of type {arrays[0].dtype}; convert it to 8-bit RGB.")
         # One pixel tells whether the compression can be decoded here, and whether the colours are RGB.
@@ -72,3 +77,8 @@ class ArraySlide(Pyramid):
 
     def close(self) -> None:
         self._arrays = []
+
+
+def _tile(chunk: tuple[int, int]) -> tuple[int, int]:
+    """What to read at a time of an array in chunks of this width and height."""
+    return chunk if max(chunk) <= _LARGEST_TILE_PX else (TILE_PX, TILE_PX)

@@ -6,10 +6,27 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import Pyramid, flatten, levels_of, on_white, pasted, plausible_mpp
+from mmap_st.extract.formats.jpeg_tiles import JpegTiles, jpeg_pages
+from mmap_st.extract.formats.pixels import (
+    TILE_PX,
+    Level,
+    Pyramid,
+    flatten,
+    levels_of,
+    on_white,
+    pasted,
+    plausible_mpp,
+)
+
+#: Formats whose levels are a TIFF's pages, pixel for pixel.
+_PLAIN_TIFF = ("aperio", "generic-tiff")
+#: Larger tiles than this are no unit to read by: whole strips, or a format that has no tiles.
+_LARGEST_TILE_PX = 2048
 
 
 class OpenSlideSlide(Pyramid):
@@ -19,9 +36,12 @@ class OpenSlideSlide(Pyramid):
         self._path = path
         self._lock = threading.Lock()
         self._slide = self._open()
-        self._levels = levels_of([(int(w), int(h)) for w, h in self._slide.level_dimensions])
+        properties = self._slide.properties
+        sizes = [(int(w), int(h)) for w, h in self._slide.level_dimensions]
+        self._levels = levels_of(sizes, [_tile(properties, level) for level in range(len(sizes))])
         self._downsamples = tuple(float(d) for d in self._slide.level_downsamples)
-        self._mpp = _mpp(self._slide.properties) or mpp
+        self._mpp = _mpp(properties) or mpp
+        self._tiles = _jpeg_tiles(path, properties, self._levels)
 
     def _open(self) -> Any:
         import openslide
@@ -50,6 +70,10 @@ class OpenSlideSlide(Pyramid):
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
         return pasted(flatten(region), inside, box)
 
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        tile = self._tiles.read(level, column, row) if self._tiles is not None else None
+        return super().read_tile(level, column, row) if tile is None else tile
+
     def thumbnail(self, longest_px: int) -> Image.Image:
         import openslide
 
@@ -60,6 +84,8 @@ class OpenSlideSlide(Pyramid):
 
     def close(self) -> None:
         self._slide.close()
+        if self._tiles is not None:
+            self._tiles.close()
 
     def _reopen(self, failed: object) -> None:
         """After one error OpenSlide refuses every later read of a handle: take a fresh one, once."""
@@ -77,6 +103,29 @@ def dicom_series(path: Path) -> str | None:
             return slide.properties.get("dicom.SeriesInstanceUID")
     except (openslide.OpenSlideError, OSError):
         return None
+
+
+def _tile(properties: Any, level: int) -> tuple[int, int]:
+    """Width and height of a level's tiles."""
+    width, height = (
+        int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
+    )
+    sane = 0 < width <= _LARGEST_TILE_PX and 0 < height <= _LARGEST_TILE_PX
+    return (width, height) if sane else (TILE_PX, TILE_PX)
+
+
+def _jpeg_tiles(path: Path, properties: Any, levels: tuple[Level, ...]) -> JpegTiles | None:
+    """Direct access to the tiles, where a slide is a plain TIFF of JPEGs."""
+    import tifffile
+
+    if properties.get("openslide.vendor") not in _PLAIN_TIFF:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = jpeg_pages(file.pages, levels)
+            return None if pages is None else JpegTiles(path, pages)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None  # OpenSlide opened it, and reads it alone
 
 
 def _mpp(properties: Any) -> float | None:

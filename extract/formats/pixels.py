@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ WHITE = (255, 255, 255)
 _COARSEST_MPP = 20.0
 _FINEST_MPP = 0.01
 _OPENING = threading.Lock()
+#: What is read at a time of an image that has no tiles of its own.
+TILE_PX = 256
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,28 @@ class Level:
         Width and height in its own pixels.
     downsample
         Level-0 pixels to one of its pixels, along x and y: exact ratios of the sizes, never rounded.
+    tile
+        Width and height of what is decoded at a time, in its own pixels.
     """
 
     size: tuple[int, int]
     downsample: tuple[float, float]
+    tile: tuple[int, int] = (TILE_PX, TILE_PX)
 
 
-class Pyramid:
+class Pyramid(ABC):
     """What a slide says of itself, for the formats that know their levels when they are opened."""
 
     _levels: tuple[Level, ...]
     _mpp: float | None
+
+    @abstractmethod
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        """See `mmap_st.extract.slide.Slide`."""
+
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        """See `mmap_st.extract.slide.Slide`."""
+        return np.array(self.read(tile_box(self._levels[level], column, row), level))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,10 +71,21 @@ class Pyramid:
         return self._levels
 
 
-def levels_of(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
-    """Levels of a pyramid from their sizes, finest first."""
+def levels_of(
+    sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int]] | None = None
+) -> tuple[Level, ...]:
+    """Levels of a pyramid from their sizes and those of their tiles, finest first."""
     width, height = sizes[0]
-    return tuple(Level((w, h), (width / w, height / h)) for w, h in sizes)
+    tiles = tiles or [(TILE_PX, TILE_PX)] * len(sizes)
+    return tuple(
+        Level((w, h), (width / w, height / h), tile) for (w, h), tile in zip(sizes, tiles, strict=True)
+    )
+
+
+def tile_box(level: Level, column: int, row: int) -> tuple[int, int, int, int]:
+    """Box x0, y0, x1, y1 of a tile in pixels of its level, cut at the level's edge."""
+    x, y = column * level.tile[0], row * level.tile[1]
+    return x, y, min(x + level.tile[0], level.size[0]), min(y + level.tile[1], level.size[1])
 
 
 def plausible_mpp(x: float | None, y: float | None = None) -> float | None:

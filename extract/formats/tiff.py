@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.errors import ImageError
 from mmap_st.extract.formats.arrays import ArraySlide
+from mmap_st.extract.formats.jpeg_tiles import JpegTiles, jpeg_pages
 from mmap_st.extract.formats.pixels import mpp_of_resolution, plausible_mpp
 
 _MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
@@ -37,10 +41,19 @@ class TiffSlide(ArraySlide):
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(f"{path} cannot be opened as TIFF ({error}).") from error
         super().__init__(path, arrays, axes, mpp)
+        own = [level.keyframe for level in series.levels if len(level) == 1]
+        pages = jpeg_pages([page for page in own if page.parent is self._file], self.levels)
+        self._tiles = None if pages is None else JpegTiles(path, pages)
+
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        tile = self._tiles.read(level, column, row) if self._tiles is not None else None
+        return super().read_tile(level, column, row) if tile is None else tile
 
     def close(self) -> None:
         super().close()
         self._file.close()
+        if self._tiles is not None:
+            self._tiles.close()
 
 
 def _pixels(series: Any) -> int:

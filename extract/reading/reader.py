@@ -1,0 +1,137 @@
+"""Read the windows of one slide, step by step of its plan, from any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.extract.reading.cache import TileCache
+from mmap_st.extract.reading.kernels import resample_windows, store_tile
+from mmap_st.extract.reading.plan import ReadPlan
+from mmap_st.extract.slide import Slide
+
+Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows of one slide.
+
+    Attributes
+    ----------
+    pixels
+        (b, px, px, 3) uint8; those of windows that cannot be read mean nothing.
+    readable
+        (b,) False where a tile of the window is damaged.
+    source_of, row_of
+        (b,) magnification and spot of each, as in the plan.
+    """
+
+    pixels: NDArray[np.uint8]
+    readable: NDArray[np.bool_]
+    source_of: NDArray[np.int32]
+    row_of: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+
+def _pageable(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+class WindowReader:
+    """Reads what a plan says; the same pixels as `mmap_st.extract.resample.read_window`, to the bit.
+
+    Parameters
+    ----------
+    slide
+        Open slide, safe to read from threads.
+    plan
+        Of that slide.
+    cache_bytes
+        Memory for decoded tiles; more is taken where one step alone needs more.
+    """
+
+    def __init__(self, slide: Slide, plan: ReadPlan, cache_bytes: int) -> None:
+        self._slide, self._plan = slide, plan
+        self._cache = TileCache(plan, cache_bytes // max(plan.tile_bytes, 1), self._decode)
+        self._numbers = {level: self._numbers_of(level) for level in {s.level for s in plan.sources}}
+
+    @property
+    def decoded(self) -> int:
+        """Tiles decoded so far, those decoded again counted again."""
+        return self._cache.decoded
+
+    def read(self, step: int, allocate: Allocate = _pageable) -> Windows:
+        """Read the windows of one step.
+
+        Parameters
+        ----------
+        step
+            Of the plan; any order works, that of the plan decodes least.
+        allocate
+            Gives the memory for the pixels.
+
+        Raises
+        ------
+        ImageError
+            If the slide cannot be decoded at all.
+        """
+        plan = self._plan
+        part = slice(plan.step_windows[step], plan.step_windows[step + 1])
+        source_of, row_of = plan.source_of[part], plan.row_of[part]
+        pixels = allocate((len(row_of), plan.input_px, plan.input_px, 3))
+        readable = np.ones(len(row_of), np.bool_)
+        whole = self._cache.acquire(step)
+        try:
+            tiles = plan.tiles[plan.needed[plan.step_tiles[step] : plan.step_tiles[step + 1]]]
+            for number, source in enumerate(plan.sources):
+                places = np.flatnonzero(source_of == number)
+                regions = source.regions[row_of[places]]
+                tile = plan.levels[source.level].tile
+                damaged = tiles[~whole & (tiles[:, 0] == source.level), 1:] * np.array(tile)
+                readable[places] = ~_touch(regions, damaged, tile)
+                places = places[readable[places]]
+                if len(places):
+                    rows = row_of[places]
+                    resample_windows(
+                        self._cache.arena,
+                        self._cache.slot_of,
+                        self._numbers[source.level],
+                        plan.levels[source.level].size,
+                        tile,
+                        source.regions[rows],
+                        source.boxes[rows],
+                        places,
+                        pixels,
+                    )
+        finally:
+            self._cache.release(step)
+        pixels[~readable] = 255
+        return Windows(pixels, readable, source_of, row_of)
+
+    def _decode(self, number: int, slot: NDArray[np.uint8]) -> None:
+        level, column, row = self._plan.tiles[number].tolist()
+        width, height = self._plan.levels[level].tile
+        tile = self._slide.read_tile(level, column, row)
+        store_tile(tile, slot[: 3 * width * height].reshape(width, height, 3))
+
+    def _numbers_of(self, level: int) -> NDArray[np.int32]:
+        """(columns, rows) number of each tile of a level in the plan, -1 for those that no window touches."""
+        size, tile = self._plan.levels[level].size, self._plan.levels[level].tile
+        numbers = np.full((-(-size[0] // tile[0]), -(-size[1] // tile[1])), -1, np.int32)
+        mine = np.flatnonzero(self._plan.tiles[:, 0] == level)
+        numbers[self._plan.tiles[mine, 1], self._plan.tiles[mine, 2]] = mine
+        return numbers
+
+
+def _touch(
+    regions: NDArray[np.int64], corners: NDArray[np.int64], tile: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """(k,) whether a region (k, 4) touches any of the tiles whose upper left corners (t, 2) are given."""
+    over = (regions[:, None, :2] < corners[None] + np.array(tile)) & (regions[:, None, 2:] > corners[None])
+    return np.asarray(over.all(axis=2).any(axis=1))

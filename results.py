@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
     """What an extraction did."""
-    rate = report.windows / report.seconds if report.seconds else 0.0
+    figures = report.telemetry
+    rate = figures.windows / figures.seconds if figures.seconds else 0.0
     counts = [
         (len(report.done), "embedded"),
         (len(report.kept), "complete before"),
@@ -23,9 +24,11 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
         (len(report.failed), "failed"),
     ]
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
-    console.say(f"slides: {shown}; {report.windows} windows in {report.seconds:.0f} s ({rate:.0f}/s)")
+    console.say(f"slides: {shown}; {figures.windows} windows in {figures.seconds:.0f} s ({rate:.0f}/s)")
     if report.invalid:
         console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
+    if report.skipped:
+        console.say(f"{report.skipped} windows show too little tissue; their rows are NaN and marked invalid")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
 

@@ -32,16 +32,29 @@ def extract(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Random weights, to try an encoder without its own.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows handed to the encoder at a time.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows embedded together (default 32 on a CPU, 256 on a GPU).")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto (as the store has it, else fp32), fp32, bf16, fp16.")
+        str, typer.Option(help="auto (the store's, else bf16 on devices fast at it), fp32, bf16, fp16.")
     ] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read windows.")] = 2,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the network: slower to start, then faster.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read windows (default one a CPU core, up to 16).")
+    ] = None,
+    cache_mb: Annotated[
+        int, typer.Option(min=1, help="Memory for decoded tiles of a slide, in MiB; two slides may be open.")
+    ] = 256,
     chunk: Annotated[
         int, typer.Option(min=1, help="Rows of a chunk: what a killed run loses at most.")
     ] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+    tissue_min: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out windows with a smaller share of tissue.")
+    ] = 0.0,
     spots: Annotated[
         str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
     ] = None,
@@ -52,10 +65,11 @@ def extract(
     """Embed every spot of every slide at several magnifications."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.encoders import encoder_spec
+    from mmap_st.extract.engine.options import ExtractOptions
     from mmap_st.extract.grid import parse_grid
     from mmap_st.extract.memory import keep_freed_memory
     from mmap_st.extract.preview import preview_cohort
-    from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
+    from mmap_st.extract.run import EncoderRequest, extract_cohort
     from mmap_st.extract.windows import parse_magnifications
 
     mpps = parse_magnifications(magnifications, mpp)
@@ -63,14 +77,14 @@ def extract(
     if mpps is None and preview is None:
         raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
     slides = open_cohort(cohort)
-    request = EncoderRequest(encoder_spec(encoder), weights, random_weights, device, precision)
+    request = EncoderRequest(encoder_spec(encoder), weights, random_weights, device, precision, compiled)
     if preview is not None:
         with console.status() as tell:
             drawn = preview_cohort(slides, store, preview, grid, tell)
         results.show_preview(drawn)
         raise typer.Exit(1 if drawn.failed else 0)
     assert mpps is not None
-    options = ExtractOptions(batch_size, workers, chunk, overwrite)
+    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min)
     keep_freed_memory()
     with console.ExtractionProgress() as progress, stop_on_signals() as stop:
         report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid, stop=stop)

@@ -98,7 +98,7 @@ def plan_slide(
         if different and not overwrite:
             raise SlideRecipeError(mismatch_sentence(encoder, mpp, different))
         incomplete = there is None or not there.complete
-        if incomplete or different or (overwrite and there is not None and not there.valid().all()):
+        if incomplete or different or (overwrite and there is not None and there.unreadable().any()):
             recipes[mpp] = recipe
     kept = len(mpps) - len(recipes)
     return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)

@@ -15,9 +15,10 @@ from mmap_st.data.spots import Spots
 from mmap_st.extract.encoders.spec import Encoder
 from mmap_st.extract.resample import FILL, RESAMPLING
 from mmap_st.extract.slide import slide_files
+from mmap_st.extract.tissue import METHOD
 
 #: Raised only when the numbers change.
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 #: The same, of importing.
 IMPORT_VERSION = 1
 
@@ -40,14 +41,18 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def run_recipe(encoder: Encoder) -> Recipe:
-    """The part of a recipe that all slides of a run share."""
+def run_recipe(encoder: Encoder, tissue_min: float = 0.0) -> Recipe:
+    """The part of a recipe that all slides of a run share.
+
+    Windows with a smaller share of tissue than `tissue_min` are left out.
+    """
     return {
         "encoder": encoder.spec.recipe(),
         "weights_sha256": encoder.weights_sha256,
         "precision": encoder.precision,
         "window": {"resampling": RESAMPLING, "fill": FILL},
         "algorithm_version": ALGORITHM_VERSION,
+        **({"tissue_min": tissue_min, "tissue_method": METHOD} if tissue_min else {}),
     }
 
 

@@ -61,6 +61,23 @@ class Magnification:
         """(n,) False where the window could not be read."""
         return np.asarray(_array(self.group, "valid")[:], dtype=np.bool_)
 
+    def skipped(self) -> NDArray[np.bool_]:
+        """(n,) windows that were left out on purpose: they show less tissue than was asked for."""
+        least = self.recipe.get("tissue_min")
+        if not least:
+            return np.zeros(_array(self.group, "valid").shape, np.bool_)
+        return np.asarray(_array(self.group, "tissue")[:]) < np.float32(least)
+
+    def unreadable(self) -> NDArray[np.bool_]:
+        """(n,) windows that could not be read; of those not yet written, none."""
+        return ~self.valid() & ~self.skipped() & self.written()
+
+    def written(self) -> NDArray[np.bool_]:
+        """(n,) rows of chunks that are recorded as done."""
+        array = _array(self.group, "valid")
+        done: Any = self.group.attrs["chunks_done"]
+        return np.isin(np.arange(array.shape[0]) // array.chunks[0], np.array(done, np.int64))
+
     @property
     def chunks_done(self) -> int:
         """How many chunks are written."""
@@ -76,6 +93,17 @@ class Magnification:
     def width(self) -> int:
         """Length d of an embedding."""
         return int(_array(self.group, "embedding").shape[1])
+
+
+def magnification_in(group: zarr.Group) -> Magnification:
+    """What a group holds that has a recipe."""
+    return Magnification(
+        mpp=float(group.basename),
+        recipe=group.attrs["recipe"],  # type: ignore[arg-type]
+        recipe_sha256=str(group.attrs["recipe_sha256"]),
+        complete=group.attrs.get("complete") is True,
+        group=group,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,15 +154,7 @@ class StoredSlide(SlideInfo):
             inner = subgroup(group, key) if group is not None else None
             if inner is None or "recipe" not in inner.attrs:
                 continue
-            found.append(
-                Magnification(
-                    mpp=float(key),
-                    recipe=inner.attrs["recipe"],  # type: ignore[arg-type]
-                    recipe_sha256=str(inner.attrs["recipe_sha256"]),
-                    complete=inner.attrs.get("complete") is True,
-                    group=inner,
-                )
-            )
+            found.append(magnification_in(inner))
         return tuple(sorted(found, key=lambda m: m.mpp))
 
     def complete(self, encoder: str) -> dict[float, Magnification]:

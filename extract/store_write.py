@@ -16,11 +16,19 @@ import mmap_st
 from mmap_st.data.spots import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
-from mmap_st.extract.store import FeatureStore, SlideInfo, encode_name, store_errors, subgroup
+from mmap_st.extract.store import (
+    FeatureStore,
+    SlideInfo,
+    encode_name,
+    magnification_in,
+    store_errors,
+    subgroup,
+)
 from mmap_st.extract.windows import mpp_key
 
 _FLOAT16_MAX = 65_504.0
 _SPOTS_CHUNK = 65_536
+_ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
 
 
 def write_slide(
@@ -65,6 +73,13 @@ def write_slide(
         stored.attrs["complete"] = True
 
 
+def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, Any]) -> None:
+    """Record what the last run that embedded something measured of itself."""
+    with store_errors(store.path):
+        group = store.root.require_group(f"{encode_name(slide)}/{encode_name(encoder)}")
+        group.attrs["telemetry"] = dict(figures)
+
+
 def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
     """Refuse spots other than those that the store has of this slide."""
     slide = store.slide(name)
@@ -96,6 +111,11 @@ class MagnificationWriter:
     overwrite
         Replace what another recipe made.
 
+    Attributes
+    ----------
+    begun_anew
+        Whether nothing of it was there, or what was there is being replaced.
+
     Raises
     ------
     RecipeMismatchError
@@ -124,10 +144,15 @@ class MagnificationWriter:
                 different = differences(_attr(group, "recipe"), recipe)
                 if different and not overwrite:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
-                if different or not _whole(group) or (overwrite and _has_unreadable(group)):
+                if (
+                    different
+                    or not _whole(group)
+                    or (overwrite and magnification_in(group).unreadable().any())
+                ):
                     # Nothing of it counts any more, also if the process dies before all is deleted.
                     group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
+            self.begun_anew = group is None or "recipe" not in group.attrs
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
             self._group = group
@@ -139,6 +164,7 @@ class MagnificationWriter:
         self._create_embedding(group, "float16", chunk)
         group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
         group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
+        group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
         # The recipe comes last: a group without one is begun anew.
         group.attrs.update(
             {
@@ -190,8 +216,12 @@ class MagnificationWriter:
         embedding: NDArray[np.float32],
         valid: NDArray[np.bool_],
         in_bounds: NDArray[np.float32],
+        tissue: NDArray[np.float32] | None = None,
     ) -> None:
-        """Write one whole chunk of rows, then record it; rows that are not valid become NaN."""
+        """Write one whole chunk of rows, then record it; rows that are not valid become NaN.
+
+        `tissue` is each window's share of tissue; None where nobody looked.
+        """
         rows = self.rows(index)
         where = slice(rows.start, rows.stop)
         embedding = np.where(valid[:, None], embedding, np.float32(np.nan))
@@ -206,6 +236,8 @@ class MagnificationWriter:
             self._array("embedding")[where] = embedding
             self._array("valid")[where] = valid
             self._array("in_bounds")[where] = in_bounds
+            if tissue is not None:
+                self._array("tissue")[where] = tissue
             self._done.add(index)
             self._group.attrs["chunks_done"] = sorted(self._done)
 
@@ -216,9 +248,9 @@ class MagnificationWriter:
         with store_errors(self._path):
             self._group.attrs.update({**record, "complete": True})
 
-    def count_invalid(self) -> int:
-        """Rows whose window could not be read."""
-        return int(np.sum(~np.asarray(self._array("valid")[:], dtype=np.bool_)))
+    def valid(self, part: slice) -> NDArray[np.bool_]:
+        """Which rows of a part have an embedding."""
+        return np.asarray(self._array("valid")[part], dtype=np.bool_)
 
     def discard(self) -> None:
         """Forget all chunks, so that a later run begins anew."""
@@ -241,12 +273,7 @@ class MagnificationWriter:
 
 def _whole(group: zarr.Group) -> bool:
     """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
-    return all(isinstance(group.get(name), zarr.Array) for name in ("embedding", "valid", "in_bounds"))
-
-
-def _has_unreadable(group: zarr.Group) -> bool:
-    valid = group.get("valid")
-    return group.attrs.get("complete") is True and not np.all(np.asarray(valid[:]))  # type: ignore[index]
+    return all(isinstance(group.get(name), zarr.Array) for name in _ARRAYS)
 
 
 def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:

@@ -96,6 +96,40 @@ def share_on_tissue(tissue: Tissue, xy: NDArray[np.float64]) -> float:
     return float(on_tissue(tissue, xy).mean())
 
 
+def share_of_tissue(tissue: Tissue, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n,) share of each window's area that is tissue; what lies outside the slide is none.
+
+    Parameters
+    ----------
+    tissue
+        Of the slide.
+    boxes
+        (n, 4) x0, y0, x1, y1 in level-0 pixels, not rounded.
+    """
+    height, width = tissue.mask.shape
+    # Tissue above and to the left of every corner of the mask's pixels; in between it is bilinear.
+    total = np.zeros((height + 1, width + 1))
+    total[1:, 1:] = tissue.mask.cumsum(axis=0).cumsum(axis=1)
+    x = np.clip(boxes[:, 0::2] / tissue.scale[0], 0, width)
+    y = np.clip(boxes[:, 1::2] / tissue.scale[1], 0, height)
+
+    def upper_left(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        column, row = np.minimum(x.astype(int), width - 1), np.minimum(y.astype(int), height - 1)
+        right, down = x - column, y - row
+        upper = total[row, column] * (1 - right) + total[row, column + 1] * right
+        lower = total[row + 1, column] * (1 - right) + total[row + 1, column + 1] * right
+        return np.asarray(upper * (1 - down) + lower * down)
+
+    inside = (
+        upper_left(x[:, 1], y[:, 1])
+        - upper_left(x[:, 0], y[:, 1])
+        - upper_left(x[:, 1], y[:, 0])
+        + upper_left(x[:, 0], y[:, 0])
+    )
+    area = np.prod((boxes[:, 2:] - boxes[:, :2]) / tissue.scale, axis=1)
+    return np.asarray(np.clip(inside / area, 0.0, 1.0), dtype=np.float32)
+
+
 def tissue_mask(rgb: NDArray[np.uint8], um_per_px: float) -> NDArray[np.bool_]:
     """Tell tissue from glass, ink and dirt.
 

@@ -100,7 +100,7 @@ def train_epochs(
             losses = [_slide_loss(network, mean, usable[i], settings, rng) for i in chosen]
             loss = torch.stack(losses).mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
             optimiser.step()
             schedule.step()

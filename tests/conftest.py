@@ -4,6 +4,7 @@ import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,19 +45,19 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
-def write_section(tmp_path: Path) -> WriteSection:
+@pytest.fixture(scope="session")
+def section_writer() -> WriteSection:
     """Write one made section in the layout of her2st; every part of it can be replaced."""
 
     def write(
         name: str = "A1",
         *,
+        root: Path,
         counts: str | None = None,
         spots: str | None = None,
         image: bool | bytes = True,
         side: int = 4,
         seed: int = 0,
-        root: Path = tmp_path / "her2st",
         mpp: float = 1.0,
         plain: bool = False,
     ) -> Path:
@@ -88,6 +89,16 @@ def write_section(tmp_path: Path) -> WriteSection:
         elif isinstance(image, bytes):
             (folder / f"{name}.jpg").write_bytes(image)
         return root
+
+    return write
+
+
+@pytest.fixture
+def write_section(section_writer: WriteSection, tmp_path: Path) -> WriteSection:
+    """`section_writer`, into the test's own folder."""
+
+    def write(name: str = "A1", *, root: Path = tmp_path / "her2st", **parts: Any) -> Path:
+        return section_writer(name, root=root, **parts)
 
     return write
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmap_st.errors import EncoderError, RequestError
 from mmap_st.extract.encoders.fold import fold_batch_norms
 from mmap_st.extract.encoders.registry import EFFICIENTNET_LITE0
-from mmap_st.extract.encoders.spec import PRECISIONS, Encoder, EncoderSpec
+from mmap_st.extract.encoders.spec import HALVES, PRECISIONS, Encoder, EncoderSpec, autocast
 from mmap_st.extract.encoders.weights import (
     fit_state,
     lite0_weights,
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 _RANDOM_SEED = 0
+#: On a CPU the network takes this many windows at a time, always: convolutions round differently with the
+#: size of a batch, so one size makes embeddings independent of --batch-size; and small batches are faster
+#: there, since activations stay in the caches (benchmarks/README.md).
+_CPU_STEP = 4
+_GPU_STEP = 256
 
 
 def build_encoder(
@@ -30,6 +35,8 @@ def build_encoder(
     random_weights: bool = False,
     device: str = "auto",
     precision: str = "fp32",
+    batch_size: int | None = None,
+    compiled: bool = False,
 ) -> Encoder:
     """Build an encoder ready to embed.
 
@@ -45,6 +52,10 @@ def build_encoder(
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto takes a GPU where one answers.
     precision
         One of `PRECISIONS`.
+    batch_size
+        Windows that a GPU takes at a time; None: 256.
+    compiled
+        Let torch.compile make the network faster, which takes a while.
 
     Raises
     ------
@@ -58,7 +69,7 @@ def build_encoder(
 
     if precision not in PRECISIONS:
         raise RequestError(f"There is no precision {precision!r}; give one of auto, {', '.join(PRECISIONS)}.")
-    target = _device(device)
+    target = device_of(device)
     if weights is not None and random_weights:
         raise RequestError("Give --weights or --random-weights, not both.")
     path = weights
@@ -79,6 +90,11 @@ def build_encoder(
         width = int(model.head_hidden_size)  # type: ignore[arg-type]
     model = fold_batch_norms(model.eval().requires_grad_(False), spec.input_px)
     model = model.to(target).to(memory_format=torch.channels_last)
+    if precision != "fp32":
+        _keep_weights_in(model, HALVES[precision])
+    step = _CPU_STEP if target == "cpu" else batch_size or _GPU_STEP
+    if compiled:
+        model = _compile(model, torch.zeros(step, 3, spec.input_px, spec.input_px, device=target), precision)
 
     def per_channel(values: tuple[float, float, float]) -> torch.Tensor:
         return torch.tensor(values, device=target).view(1, 3, 1, 1)
@@ -89,10 +105,45 @@ def build_encoder(
         precision=precision,
         device=target,
         width=width,
+        step=step,
+        fixed_step=compiled or target == "cpu",
         _model=model,
         _mean=per_channel(spec.mean),
         _std=per_channel(spec.std),
     )
+
+
+def _keep_weights_in(model: torch.nn.Module, precision: str) -> None:
+    """Round once what autocast would round in every forward pass: the weights of products, and no others."""
+    import torch
+
+    products = (torch.nn.Linear, torch.nn.Conv2d)
+    for module in model.modules():
+        if isinstance(module, products):
+            module.to(getattr(torch, precision))
+
+
+def _compile(model: torch.nn.Module, images: torch.Tensor, precision: str) -> torch.nn.Module:
+    """Compile for one shape of input, now rather than with the first batch.
+
+    Raises
+    ------
+    RequestError
+        If torch cannot compile here.
+    """
+    import torch
+
+    images = images.contiguous(memory_format=torch.channels_last)
+    try:
+        compiled: Any = torch.compile(model, dynamic=False)
+        with torch.inference_mode(), autocast(images.device.type, precision):
+            compiled(images)
+    except Exception as error:  # of many kinds, by what is missing
+        raise RequestError(
+            f"torch cannot compile this network here ({str(error).strip().splitlines()[0]});"
+            " leave out --compile."
+        ) from error
+    return compiled  # type: ignore[no-any-return]
 
 
 def _own_weights(spec: EncoderSpec) -> Path:
@@ -108,7 +159,14 @@ def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that ``--device`` names; ``auto`` takes a GPU where one answers.
+
+    Raises
+    ------
+    RequestError
+        If it does not answer.
+    """
     import torch
 
     if name == "auto":

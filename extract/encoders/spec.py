@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-
-#: On a CPU the network takes this many windows at a time, always: convolutions round differently with the
-#: size of a batch, so one size makes embeddings independent of --batch-size; and small batches are faster
-#: there, since activations stay in the caches (benchmarks/README.md).
-_CPU_STEP = 4
+#: torch's names of the half precisions.
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ class EncoderSpec:
         How its output becomes one embedding.
     width
         Length of the embedding; None: known when it is built.
+    precision
+        What its makers, or measurements here, recommend on devices that are fast at it; None: bf16.
     licence, source
         Terms of the weights, and where they are from.
     """
@@ -51,6 +50,7 @@ class EncoderSpec:
     std: tuple[float, float, float]
     pooling: str
     width: int | None = None
+    precision: str | None = None
     arch_kwargs: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
@@ -78,6 +78,10 @@ class Encoder:
         Of the weights file, or of the random weights' bytes.
     precision
         One of `PRECISIONS`.
+    step
+        Windows that the network takes at a time.
+    fixed_step
+        Whether it always takes that many, a last step filled up with white.
     """
 
     spec: EncoderSpec
@@ -85,32 +89,48 @@ class Encoder:
     precision: str
     device: str
     width: int
+    step: int
+    fixed_step: bool
     _model: torch.nn.Module
     _mean: torch.Tensor
     _std: torch.Tensor
 
     def embed(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed windows (b, input_px, input_px, 3) uint8 as (b, width) float32."""
+        """Embed windows (b, input_px, input_px, 3) uint8 as (b, width) float32, and wait for it."""
         import torch
 
-        step = _CPU_STEP if self.device == "cpu" else len(windows)
-        # A last batch that is not full is filled up with white, for the same reason.
-        padding = -len(windows) % step
-        if padding:
-            filler = np.full((padding, *windows.shape[1:]), 255, np.uint8)
-            windows = np.concatenate([windows, filler])
-        rows = []
-        with torch.inference_mode(), self._autocast():
-            for start in range(0, len(windows), step):
-                pixels = torch.from_numpy(windows[start : start + step]).to(self.device)
-                images = (pixels.permute(0, 3, 1, 2).float().div(255.0) - self._mean) / self._std
-                images = images.contiguous(memory_format=torch.channels_last)
-                rows.append(self._model(images).float().cpu())
-        embeddings: NDArray[np.float32] = torch.cat(rows).numpy()
-        return embeddings[: len(windows) - padding]
+        with torch.inference_mode():
+            pixels = torch.from_numpy(windows).to(self.device)
+            parts = [
+                self.forward(pixels[start : start + self.step], self.step).cpu()
+                for start in range(0, len(windows), self.step)
+            ]
+        embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
+        return embeddings
 
-    def _autocast(self) -> torch.autocast:
+    def forward(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
+        """Embed what is on the device already: windows (k, input_px, input_px, 3) uint8, k at most `step`.
+
+        Returns
+        -------
+        (k, width) float32 on the device, which may still be computing it.
+        """
         import torch
 
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
-        return torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=self.precision != "fp32")
+        count = len(pixels)
+        if self.fixed_step and count < step:
+            white = pixels.new_full((step - count, *pixels.shape[1:]), 255)
+            pixels = torch.cat([pixels, white])
+        images = (pixels.permute(0, 3, 1, 2).float().div(255.0) - self._mean) / self._std
+        images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(pixels.device.type, self.precision):
+            embedded: torch.Tensor = self._model(images)
+        return embedded.float()[:count]
+
+
+def autocast(device_type: str, precision: str) -> torch.autocast:
+    """Products in half precision, where `precision` says so; what needs more is left to float32."""
+    import torch
+
+    dtype = getattr(torch, HALVES.get(precision, "bfloat16"))
+    return torch.autocast(device_type, dtype=dtype, enabled=precision in HALVES)

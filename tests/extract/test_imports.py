@@ -14,12 +14,13 @@ from mmap_st.data.readers import open_cohort, read_spots
 from mmap_st.errors import HeadError, MmapError, RecipeMismatchError, RequestError
 from mmap_st.extract.contents import contents
 from mmap_st.extract.encoders import encoder_spec
+from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.imports.coordinates import CoordinateOptions
 from mmap_st.extract.imports.request import ImportRequest
 from mmap_st.extract.imports.run import import_features
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.recipe import head_part, run_part, slide_part
-from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
+from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore, check_same_recipe
 from mmap_st.extract.store_write import MagnificationWriter
 from mmap_st.head.base import parse_settings

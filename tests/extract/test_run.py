@@ -20,9 +20,10 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import lite0_weights
+from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.lock import slide_lock
-from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
+from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 
 LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))
@@ -104,7 +105,7 @@ def test_any_batch_size_and_number_of_workers_gives_the_same_bits(write_section,
         path = tmp_path / f"{batch}.zarr"
         extract_cohort(cohort, path, request_, (0.5,), ExtractOptions(batch, workers, chunk))
         stores.append(contents(path))
-    assert len(stores[0]) == 4
+    assert len(stores[0]) == 5
     assert stores[0] == stores[1] == stores[2]
 
 
@@ -242,7 +243,7 @@ def test_unreadable_windows_are_nan_and_too_many_fail_the_slide(
         assert np.isfinite(stored.embedding()[1:]).all()
         assert np.asarray(stored.group["in_bounds"][:])[0] > 0
     else:
-        assert "4 of 36 windows" in report.failed["A1"]
+        assert "of 36 windows at 1.0000 um/px cannot be read" in report.failed["A1"]
         monkeypatch.undo()
         again = extract_cohort(cohort, path, TINY, (1.0,))
         assert (again.done, again.invalid) == (["A1"], 0)

@@ -12,9 +12,10 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RequestError
 from mmap_st.extract import placement
 from mmap_st.extract.encoders import encoder_spec
+from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.grid import GridRequest
 from mmap_st.extract.preview import preview_cohort
-from mmap_st.extract.run import EncoderRequest, ExtractOptions, extract_cohort
+from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
 from mmap_st.head.fit import FitRequest, fit_head

@@ -1,0 +1,1 @@
+"""The extraction pipeline of this machine: reading threads, the device, a writing thread."""

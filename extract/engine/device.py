@@ -1,0 +1,170 @@
+"""The device: windows in, embeddings out, in order, without waiting for each batch on a GPU."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import EncoderError, StoppedError
+from mmap_st.extract.encoders.spec import Encoder
+
+if TYPE_CHECKING:
+    import torch
+
+_LOG = logging.getLogger(__name__)
+#: Batches that a GPU has been given and not yet finished: while it works on one, the next is on its way.
+_UNDER_WAY = 3
+
+
+@dataclass
+class _Batch:
+    """Embeddings that are on their way back from the device, and the events around their making.
+
+    The windows are kept, since they may still be on their way to it.
+    """
+
+    windows: NDArray[np.uint8]
+    parts: list[torch.Tensor] = field(default_factory=list)
+    began: Any = None
+    ended: Any = None
+
+
+class DeviceQueue:
+    """Embeds batches in the order in which they are put.
+
+    On CUDA `put` returns at once: windows are copied on a stream of their own from pinned memory, and results
+    come back without a synchronisation until they are taken. Elsewhere `put` computes.
+
+    Parameters
+    ----------
+    encoder
+        On its device.
+    stop
+        Asked between the steps of a batch; True ends the run there.
+
+    Attributes
+    ----------
+    step
+        Windows that the network takes at a time; halved where the device has too little memory.
+    busy_s
+        Seconds that the device computed, of the batches taken.
+    """
+
+    def __init__(self, encoder: Encoder, stop: Callable[[], bool] = lambda: False) -> None:
+        import torch
+
+        self._encoder, self._stop = encoder, stop
+        self._device = torch.device(encoder.device)
+        self._cuda = self._device.type == "cuda"
+        self._copies = torch.cuda.Stream(self._device) if self._cuda else None
+        self._under_way: deque[_Batch] = deque()
+        self.step = encoder.step
+        self.busy_s = 0.0
+
+    def __len__(self) -> int:
+        """Batches that are put and not taken."""
+        return len(self._under_way)
+
+    @property
+    def full(self) -> bool:
+        """Whether a batch should be taken before the next is put."""
+        return len(self._under_way) >= (_UNDER_WAY if self._cuda else 1)
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for windows, from which they can be copied to the device."""
+        import torch
+
+        array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda).numpy()
+        return array
+
+    def put(self, windows: NDArray[np.uint8]) -> None:
+        """Embed windows (b, px, px, 3) uint8.
+
+        Raises
+        ------
+        EncoderError
+            If the device has too little memory for a single window.
+        StoppedError
+            If `stop` asked for it.
+        """
+        import torch
+
+        while True:
+            try:
+                self._under_way.append(self._launch(windows))
+                return
+            except torch.OutOfMemoryError as error:
+                if self.step == 1:
+                    raise EncoderError(
+                        f"{self._device} has too little memory for one window of {self._encoder.spec.name};"
+                        " free some, or choose another --device."
+                    ) from error
+                self.step = max(self.step // 2, 1)
+                _LOG.warning(
+                    "%s is out of memory: from here on %d windows at a time", self._device, self.step
+                )
+            # Outside of the handler, where the failed step's tensors are gone.
+            if self._cuda:
+                torch.cuda.synchronize(self._device)
+                torch.cuda.empty_cache()
+
+    def take(self) -> NDArray[np.float32]:
+        """The oldest batch's embeddings (b, d); waits for that batch alone."""
+        import torch
+
+        batch = self._under_way.popleft()
+        if batch.ended is not None:
+            batch.ended.synchronize()
+            self.busy_s += batch.began.elapsed_time(batch.ended) / 1e3
+        embeddings: NDArray[np.float32] = torch.cat(batch.parts).numpy()
+        return embeddings
+
+    def _launch(self, windows: NDArray[np.uint8]) -> _Batch:
+        import torch
+
+        batch = _Batch(windows)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            pixels = self._upload(windows)
+            if self._cuda:
+                batch.began, batch.ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                batch.began.record()
+            for start in range(0, len(windows), self.step):
+                if self._stop():
+                    raise StoppedError("stopped while embedding")
+                embedded = self._encoder.forward(pixels[start : start + self.step], self.step)
+                batch.parts.append(self._download(embedded))
+            if self._cuda:
+                batch.ended.record()
+            else:
+                self.busy_s += time.perf_counter() - started
+        return batch
+
+    def _upload(self, windows: NDArray[np.uint8]) -> torch.Tensor:
+        import torch
+
+        host = torch.from_numpy(windows)
+        if self._copies is None:
+            return host.to(self._device)
+        with torch.cuda.stream(self._copies):
+            pixels = host.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._copies)
+        # The memory is the copying stream's; it may not be given away before the computing one is done.
+        pixels.record_stream(computing)
+        return pixels
+
+    def _download(self, embedded: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if not self._cuda:
+            return embedded.cpu()
+        host = torch.empty(embedded.shape, dtype=embedded.dtype, pin_memory=True)
+        return host.copy_(embedded, non_blocking=True)

@@ -1,0 +1,222 @@
+"""One slide in flight: its lock, its open image, what is read of it and where its rows go."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import ImageError, MmapError, RecipeMismatchError, SlideError, StoreError, TissueError
+from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.journal import Journal, journal_path
+from mmap_st.extract.engine.options import ExtractOptions
+from mmap_st.extract.engine.rows import MagnificationRows
+from mmap_st.extract.engine.telemetry import Telemetry
+from mmap_st.extract.lock import SlideLock
+from mmap_st.extract.plan import SlidePlan
+from mmap_st.extract.reading.plan import ReadPlan, plan_reading
+from mmap_st.extract.reading.reader import WindowReader
+from mmap_st.extract.recipe import sha256_of_json
+from mmap_st.extract.slide import Slide, open_slide
+from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.extract.store_write import MagnificationWriter, write_slide, write_telemetry
+from mmap_st.extract.tissue import find_tissue, share_of_tissue
+from mmap_st.extract.windows import mpp_key, share_in_bounds, window_boxes
+
+_LOG = logging.getLogger(__name__)
+#: Errors that end one slide and leave the others.
+OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
+
+
+@dataclass
+class SlideSession:
+    """A slide that is being embedded.
+
+    Attributes
+    ----------
+    plan
+        What is to be done.
+    rows
+        Where the rows of each magnification go, as the read plan numbers them.
+    reading
+        What is read.
+    reader
+        Reads it.
+    kept
+        Windows that need no embedding: finished before, or skipped.
+    failure
+        Why the slide failed, once it did.
+    closed
+        Whether image, journals and lock were let go.
+    """
+
+    plan: SlidePlan
+    encoder: Encoder
+    store: FeatureStore
+    rows: tuple[MagnificationRows, ...]
+    reading: ReadPlan
+    reader: WindowReader
+    kept: int
+    telemetry: Telemetry
+    lock: SlideLock
+    _resources: ExitStack
+    failure: MmapError | None = None
+    closed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the slide."""
+        return self.plan.info.name
+
+    def keep(
+        self,
+        source_of: NDArray[np.int32],
+        row_of: NDArray[np.int64],
+        readable: NDArray[np.bool_],
+        embedding: NDArray[np.float32],
+    ) -> None:
+        """Keep a batch: magnification, spot, readability (b,) and embedding (b, d) of each window.
+
+        Raises
+        ------
+        SlideError, StoreError
+            If the slide cannot go on.
+        """
+        unusable = readable & ~np.isfinite(embedding).all(axis=1)
+        if unusable.any():
+            mpp = self.rows[int(source_of[np.argmax(unusable)])].mpp
+            raise ImageError(
+                f"{int(unusable.sum())} embeddings of readable windows are not finite at {mpp_key(mpp)} um/px"
+                f" and precision {self.encoder.precision}; try --precision fp32."
+            )
+        self.lock.check()
+        for number, rows in enumerate(self.rows):
+            mine = source_of == number
+            if mine.any():
+                rows.add(row_of[mine], embedding[mine], readable[mine])
+        self.telemetry.windows += len(row_of)
+
+    def publish(self) -> None:
+        """Mark all magnifications as complete; the slide is done then."""
+        self.telemetry.decodes = self.reader.decoded
+        self.telemetry.end()
+        self.lock.check()
+        record = {"device": self.encoder.device, "host_cpus": os.cpu_count()}
+        for rows in self.rows:
+            rows.finish(record)
+        if self.telemetry.windows:
+            write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
+        _LOG.info("slide %s: %s", self.name, self.telemetry)
+
+    def close(self) -> None:
+        """Let go of image, journals and lock."""
+        self._resources.close()
+        self.closed = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a slide ended.
+
+    Attributes
+    ----------
+    plan
+        What was to be done.
+    session
+        None if it could not even be opened.
+    failure
+        None if it is done.
+    """
+
+    plan: SlidePlan
+    session: SlideSession | None
+    failure: MmapError | None
+
+
+def open_session(
+    plan: SlidePlan, store: FeatureStore, encoder: Encoder, options: ExtractOptions
+) -> SlideSession:
+    """Lock a slide, open it, and find what of it is still to be read.
+
+    Raises
+    ------
+    SlideError, StoreError, RecipeMismatchError
+        If it cannot be embedded; nothing is held then.
+    """
+    with ExitStack() as resources:
+        lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name)))
+        write_slide(store, plan.info, plan.spots, plan.made_by)
+        slide = open_slide(plan.image)
+        resources.callback(slide.close)
+        mpps = sorted(plan.recipes)
+        boxes = {
+            mpp: window_boxes(plan.spots.xy, mpp, encoder.spec.input_px, plan.source.mpp) for mpp in mpps
+        }
+        tissue = _tissue(slide, plan, boxes, options.tissue_min)
+        rows = []
+        for mpp in mpps:
+            in_bounds = share_in_bounds(boxes[mpp], slide.size)
+            rows.append(_rows(plan, mpp, store, encoder, options, in_bounds, tissue[mpp]))
+            resources.callback(rows[-1].close)
+        batch = options.batch_size or encoder.step * (8 if encoder.device == "cpu" else 1)
+        reading = plan_reading(
+            slide.levels,
+            plan.spots.xy,
+            plan.source.mpp,
+            encoder.spec.input_px,
+            {mpp: of.missing for mpp, of in zip(mpps, rows, strict=True)},
+            batch,
+        )
+        _LOG.info("slide %s: %s", plan.info.name, reading)
+        reader = WindowReader(slide, reading, options.cache_mb << 20)
+        return SlideSession(
+            plan=plan,
+            encoder=encoder,
+            store=store,
+            rows=tuple(rows),
+            reading=reading,
+            reader=reader,
+            kept=plan.windows - reading.windows,
+            telemetry=Telemetry(tiles=len(reading.tiles)),
+            lock=lock,
+            _resources=resources.pop_all(),
+        )
+
+
+def _rows(
+    plan: SlidePlan,
+    mpp: float,
+    store: FeatureStore,
+    encoder: Encoder,
+    options: ExtractOptions,
+    in_bounds: NDArray[np.float32],
+    tissue: NDArray[np.float32],
+) -> MagnificationRows:
+    slide, name, recipe = plan.info.name, encoder.spec.name, plan.recipes[mpp]
+    shape = (len(plan.spots), encoder.width)
+    writer = MagnificationWriter(
+        store, slide, name, mpp, recipe, shape, chunk=options.chunk, overwrite=options.overwrite
+    )
+    path = journal_path(store.path, encode_name(slide), encode_name(name), mpp_key(mpp))
+    journal = Journal(path, sha256_of_json(recipe), *shape)
+    if writer.begun_anew:
+        journal.clear()
+    skipped = tissue < options.tissue_min if options.tissue_min else np.zeros(len(tissue), np.bool_)
+    return MagnificationRows(mpp, writer, journal, in_bounds, tissue, skipped)
+
+
+def _tissue(
+    slide: Slide, plan: SlidePlan, boxes: dict[float, NDArray[np.float64]], least: float
+) -> dict[float, NDArray[np.float32]]:
+    """(n,) share of tissue of every window, by mpp; NaN where tissue cannot be told from glass."""
+    try:
+        tissue = find_tissue(slide, plan.source.mpp)
+    except TissueError:
+        if least:
+            raise
+        return {mpp: np.full(len(box), np.nan, np.float32) for mpp, box in boxes.items()}
+    return {mpp: share_of_tissue(tissue, box) for mpp, box in boxes.items()}

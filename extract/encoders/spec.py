@@ -121,7 +121,8 @@ class Encoder:
         if self.fixed_step and count < step:
             white = pixels.new_full((step - count, *pixels.shape[1:]), 255)
             pixels = torch.cat([pixels, white])
-        images = (pixels.permute(0, 3, 1, 2).float().div(255.0) - self._mean) / self._std
+        # Rows of pixels (b, px, px, 3) seen as (b, 3, px, px) are channels_last already.
+        images = pixels.permute(0, 3, 1, 2).float().div_(255.0).sub_(self._mean).div_(self._std)
         images = images.contiguous(memory_format=torch.channels_last)
         with autocast(pixels.device.type, self.precision):
             embedded: torch.Tensor = self._model(images)

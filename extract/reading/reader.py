@@ -117,7 +117,8 @@ class WindowReader:
     def _decode(self, number: int, slot: NDArray[np.uint8]) -> None:
         level, column, row = self._plan.tiles[number].tolist()
         width, height = self._plan.levels[level].tile
-        tile = self._slide.read_tile(level, column, row)
+        # Tiles that are cut at the slide's edge may be parts of larger arrays.
+        tile = np.ascontiguousarray(self._slide.read_tile(level, column, row))
         store_tile(tile, slot[: 3 * width * height].reshape(width, height, 3))
 
     def _numbers_of(self, level: int) -> NDArray[np.int32]:

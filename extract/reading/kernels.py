@@ -188,20 +188,23 @@ def resample_windows(
     stored, written = arena.reshape(-1), out.reshape(-1)
     first_x, first_y = np.empty(px, np.int64), np.empty(px, np.int64)
     sums = np.empty(3 * max(height, px), np.int32)
+    # Taps in whole fours, the last ones of weight 0. Memory is taken once: fresh pages cost more than pixels.
+    most_x = 4 * math.ceil(max((boxes[:, 2] - boxes[:, 0]).max() / px, 1.0) + 1.0)
+    most_y = 4 * math.ceil(max((boxes[:, 3] - boxes[:, 1]).max() / px, 1.0) + 1.0)
+    weights_x, weights_y = np.empty((px, most_x), np.int32), np.empty((px, most_y), np.int32)
+    widest = (regions[:, 2] - regions[:, 0]).max()
+    tallest = (regions[:, 3] - regions[:, 1]).max() + most_y
+    columns = np.empty(widest, np.int64)
+    narrowed, flat = np.empty(3 * px * tallest, np.uint8), np.empty(3 * px * tallest, np.uint8)
     for i in range(len(places)):
         left, top, right, bottom = regions[i]
         x0, y0, x1, y1 = boxes[i, 0] - left, boxes[i, 1] - top, boxes[i, 2] - left, boxes[i, 3] - top
-        # Taps in whole fours, the last ones of weight 0.
-        weights_x = np.empty((px, 4 * math.ceil(max((x1 - x0) / px, 1.0) + 1.0)), np.int32)
-        weights_y = np.empty((px, 4 * math.ceil(max((y1 - y0) / px, 1.0) + 1.0)), np.int32)
         taps_x = 4 * ((_weights(x0, x1, px, first_x, weights_x) + 3) // 4)
         taps_y = 4 * ((_weights(y0, y1, px, first_y, weights_y) + 3) // 4)
         upper = top + first_y[0]
         tall = first_y[px - 1] - first_y[0] + taps_y
         lower = min(upper + tall, bottom)
-        across, turned = np.zeros((px, tall, 3), np.uint8), np.empty((tall, px, 3), np.uint8)
-        starts, last = np.empty(right - left, np.int64), right - left - 1
-        narrowed, flat = across.reshape(-1), turned.reshape(-1)
+        starts, last = columns[: right - left], right - left - 1
         begin = upper
         while begin < lower:
             row = begin // height
@@ -220,7 +223,7 @@ def resample_windows(
                 start = 3 * (o * tall + begin - upper)
                 _round(line, narrowed[start : start + len(line)])
             begin = end
-        _turn(across, turned)
+        _turn(narrowed[: 3 * px * tall].reshape((px, tall, 3)), flat[: 3 * px * tall].reshape((tall, px, 3)))
         line = sums[: 3 * px]
         for o in range(px):
             line[:] = _HALF

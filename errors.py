@@ -73,6 +73,14 @@ class ImageError(SlideError):
     """A slide's image is missing or cannot be read."""
 
 
+class OverviewError(ImageError):
+    """An image has damage somewhere, so that it cannot be seen as a whole; windows elsewhere can be read."""
+
+
+class DeviceError(MmapError):
+    """The device cannot go on: what is finished is kept (exit status 1)."""
+
+
 class DownloadError(MmapError):
     """One file cannot be fetched: the others still are (exit status 1)."""
 

@@ -216,7 +216,7 @@ def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
     count = len(xy) * len(job.mpps)
     began = time.perf_counter()
     for _ in range(0, count, job.batch):
-        device.put(windows)
+        device.put(windows, None)
         while device.full:
             device.take()
     while len(device):
@@ -255,7 +255,7 @@ def _mmap_embed(job: SimpleNamespace, xy: np.ndarray) -> dict:
         spots=folder / "spots.csv",
         reader="table",
         mpp=job.mpp,
-        mpp_from="table",
+        mpp_from="cohort",
     )
     request = EncoderRequest(
         spec_of(job),
@@ -349,7 +349,7 @@ def slide2vec(job: SimpleNamespace, xy: np.ndarray) -> dict:
         order = collate.ordered_indices if overlapping else np.arange(len(xy))
         sampler = collate.build_batch_sampler(batch_size=job.batch, dataset_indices=order)
         batches = {"batch_sampler": sampler} if sampler is not None else {"batch_size": job.batch}
-        # cuCIM reads in threads of its own, and slide2vec then takes one loader process for each four of them.
+        # cuCIM reads in threads of its own: slide2vec takes one loader process for four of them.
         processes = 1 if job.backend == "cucim" else job.workers
         loader = torch.utils.data.DataLoader(
             TileIndexDataset(order), collate_fn=collate, num_workers=processes, **batches

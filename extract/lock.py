@@ -8,6 +8,7 @@ after its machine slept, finds out before it writes again.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from mmap_st.errors import SlideLockedError, StoreError
+from mmap_st.errors import SlideLockedError, StoppedError, StoreError
+from mmap_st.extract.store import locks_folder
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -64,7 +66,9 @@ class SlideLock:
     slide_key
         The slide's folder name in the store.
     wait_s
-        How long to wait for another writer.
+        How long to wait for another writer on this machine.
+    stop
+        Asked while waiting for one on another machine; True ends the waiting.
 
     Raises
     ------
@@ -74,27 +78,30 @@ class SlideLock:
         On entering, if the lock files cannot be written.
     """
 
-    def __init__(self, store: Path, slide_key: str, wait_s: float = 0.0) -> None:
-        store = store.resolve()
-        self._folder = store.with_name(store.name + ".locks")
+    def __init__(
+        self, store: Path, slide_key: str, wait_s: float = 0.0, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._folder = locks_folder(store)
+        self._stop = stop
         self._signature = self._folder / f"{slide_key}.holder.json"
         self._wait_s = wait_s
         # Not of one thread: slides are opened by one and finished by another.
-        self._file = FileLock(str(self._folder / f"{slide_key}.lock"), thread_local=False)
+        # Where a file system has no such locks the signature alone decides, rather than a file that stays.
+        self._file = FileLock(
+            str(self._folder / f"{slide_key}.lock"), thread_local=False, fallback_to_soft=False
+        )
         self._me = _Holder(os.getpid(), platform.node(), this_machine(), uuid.uuid4().hex)
         self._released = threading.Event()
 
     def __enter__(self) -> SlideLock:
-        deadline = time.monotonic() + self._wait_s
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file.acquire(timeout=self._wait_s)
-            while (other := self._holder()) is not None and self._is_alive(other):
-                if time.monotonic() >= deadline:
-                    self._file.release()
-                    raise _locked(other)
-                time.sleep(_POLL_S)
+            self._acquire_file()
+            self._wait_for_dead()
             self._sign()
+        except (SlideLockedError, StoppedError):
+            self._file.release()
+            raise
         except Timeout as error:
             raise _locked(self._holder()) from error
         except OSError as error:
@@ -122,7 +129,14 @@ class SlideLock:
         SlideLockedError
             If another process took it, which it may if this one gave no sign of life for a minute.
         """
-        holder = self._holder()
+        try:
+            holder = self._holder()
+        except OSError as error:
+            raise StoreError(
+                f"the lock {self._signature} cannot be read ({error}); check the disk and run again."
+            ) from error
+        if holder is None:
+            raise SlideLockedError(f"its lock {self._signature} was removed; run the same command again.")
         if holder != self._me:
             raise _locked(holder)
 
@@ -135,14 +149,40 @@ class SlideLock:
             except OSError as error:
                 _LOG.info("the lock %s cannot be touched (%s)", self._signature, error)
 
-    def _is_alive(self, other: _Holder) -> bool:
-        """Whether who signed may still be writing; the operating system's lock is held already."""
-        if other.machine == self._me.machine:
-            return False  # it would hold the operating system's lock
+    def _acquire_file(self) -> None:
         try:
-            return self._now() - self._signature.stat().st_mtime < _DEAD_AFTER_S
-        except FileNotFoundError:
-            return False
+            self._file.acquire(timeout=self._wait_s)
+            self._locks_files = True
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            _LOG.warning("%s has no file locks: only signatures keep writers apart", self._folder)
+            self._locks_files = False
+
+    def _wait_for_dead(self) -> None:
+        """Wait until nobody else who signed can be writing: those of other machines show it by touching.
+
+        Raises
+        ------
+        SlideLockedError
+            If the signature is touched meanwhile.
+        """
+        seen: float | None = None
+        while (other := self._holder()) is not None:
+            if other.machine == self._me.machine and self._locks_files:
+                return  # it would hold the operating system's lock
+            try:
+                touched = self._signature.stat().st_mtime
+            except FileNotFoundError:
+                return
+            if seen is not None and touched != seen:
+                raise _locked(other)
+            seen = touched
+            if self._now() - touched >= _DEAD_AFTER_S:
+                return
+            if self._stop():
+                raise StoppedError("stopped while waiting for a lock")
+            time.sleep(_POLL_S)
 
     def _now(self) -> float:
         """Time by the clock that stamps the signature, which may be a file server's."""

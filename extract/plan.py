@@ -11,6 +11,7 @@ from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.spots import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError
 from mmap_st.extract.grid import GridRequest
+from mmap_st.extract.magnification import Magnification
 from mmap_st.extract.placement import place_spots
 from mmap_st.extract.recipe import (
     Recipe,
@@ -21,7 +22,7 @@ from mmap_st.extract.recipe import (
     slide_recipe,
 )
 from mmap_st.extract.resolution import SourceMpp
-from mmap_st.extract.store import FeatureStore, Magnification, SlideInfo, StoredSlide
+from mmap_st.extract.store import FeatureStore, SlideInfo, StoredSlide
 from mmap_st.extract.store_write import check_spots, mismatch_sentence
 from mmap_st.extract.windows import mpp_key
 
@@ -163,7 +164,7 @@ def check_width(
         Naming a slide that has another.
     """
     for slide, found in stored_magnifications(store, encoder):
-        if (slide, found.mpp) not in replaced and found.width != width:
+        if found.whole and (slide, found.mpp) not in replaced and found.width != width:
             raise RecipeMismatchError(width_sentence(encoder, width, slide, found.mpp, found.width))
 
 

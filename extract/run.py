@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data.cohort import Cohort
-from mmap_st.errors import MmapError, SlideError, StoppedError
+from mmap_st.errors import MmapError, StoppedError
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
 from mmap_st.extract.encoders.build import device_of
 from mmap_st.extract.encoders.precision import auto_precision
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.session import Outcome, SlideSession, open_session
+from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide, open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.grid import GridRequest
 from mmap_st.extract.placement import gets_spots
@@ -138,8 +138,8 @@ def extract_cohort(
             continue
         try:
             plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
-        except SlideError as error:
-            _fail(report, row.slide, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            _fail(report, row.slide, of_one_slide(error))
             continue
         if plan.made_by is not None:
             report.gridded.append(row.slide)
@@ -173,7 +173,7 @@ def _embed(
 
     return embed_slides(
         plans,
-        lambda plan: open_session(plan, store, encoder, options),
+        lambda plan: open_session(plan, store, encoder, options, stop),
         encoder,
         options.threads,
         begun=begun,

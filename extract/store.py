@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean
+from mmap_st.extract.magnification import Magnification, array_in, magnification_in
 from mmap_st.extract.recipe import Recipe, differences, head_part
 from mmap_st.extract.windows import mpp_key
 
@@ -29,81 +31,6 @@ def encode_name(name: str) -> str:
     if name in (".", ".."):
         return name.replace(".", "%2E")
     return _SAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), name)
-
-
-@dataclass(frozen=True)
-class Magnification:
-    """One stored magnification of one encoder on one slide.
-
-    Attributes
-    ----------
-    mpp
-        Micrometres per pixel of its windows.
-    recipe
-        What its numbers depend on.
-    recipe_sha256
-        Of the recipe's canonical JSON.
-    complete
-        False while it is being written.
-    """
-
-    mpp: float
-    recipe: Recipe
-    recipe_sha256: str
-    complete: bool
-    group: zarr.Group
-
-    def embedding(self) -> NDArray[np.float32]:
-        """(n, d) float32; rows of windows that could not be read are NaN."""
-        return np.asarray(_array(self.group, "embedding")[:], dtype=np.float32)
-
-    def valid(self) -> NDArray[np.bool_]:
-        """(n,) False where the window could not be read."""
-        return np.asarray(_array(self.group, "valid")[:], dtype=np.bool_)
-
-    def skipped(self) -> NDArray[np.bool_]:
-        """(n,) windows that were left out on purpose: they show less tissue than was asked for."""
-        least = self.recipe.get("tissue_min")
-        if not least:
-            return np.zeros(_array(self.group, "valid").shape, np.bool_)
-        return np.asarray(_array(self.group, "tissue")[:]) < np.float32(least)
-
-    def unreadable(self) -> NDArray[np.bool_]:
-        """(n,) windows that could not be read; of those not yet written, none."""
-        return ~self.valid() & ~self.skipped() & self.written()
-
-    def written(self) -> NDArray[np.bool_]:
-        """(n,) rows of chunks that are recorded as done."""
-        array = _array(self.group, "valid")
-        done: Any = self.group.attrs["chunks_done"]
-        return np.isin(np.arange(array.shape[0]) // array.chunks[0], np.array(done, np.int64))
-
-    @property
-    def chunks_done(self) -> int:
-        """How many chunks are written."""
-        return len(self.group.attrs["chunks_done"])  # type: ignore[arg-type]
-
-    @property
-    def n_chunks(self) -> int:
-        """Chunks of the whole magnification."""
-        array = _array(self.group, "embedding")
-        return -(-array.shape[0] // array.chunks[0])
-
-    @property
-    def width(self) -> int:
-        """Length d of an embedding."""
-        return int(_array(self.group, "embedding").shape[1])
-
-
-def magnification_in(group: zarr.Group) -> Magnification:
-    """What a group holds that has a recipe."""
-    return Magnification(
-        mpp=float(group.basename),
-        recipe=group.attrs["recipe"],  # type: ignore[arg-type]
-        recipe_sha256=str(group.attrs["recipe_sha256"]),
-        complete=group.attrs.get("complete") is True,
-        group=group,
-    )
 
 
 @dataclass(frozen=True)
@@ -136,11 +63,11 @@ class StoredSlide(SlideInfo):
 
     def spot_ids(self) -> tuple[str, ...]:
         """(n,) ids."""
-        return tuple(str(name) for name in np.asarray(_array(self._spots(), "id")[:]))
+        return tuple(str(name) for name in np.asarray(array_in(self._spots(), "id")[:]))
 
     def spot_xy(self) -> NDArray[np.float64]:
         """(n, 2) centres in level-0 pixels."""
-        return np.asarray(_array(self._spots(), "xy")[:], dtype=np.float64)
+        return np.asarray(array_in(self._spots(), "xy")[:], dtype=np.float64)
 
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders that have something here."""
@@ -230,7 +157,9 @@ class FeatureStore:
         """Open a store for writing; make it where there is none."""
         if holds_anything(path):
             return cls.open(path, writable=True)
-        with store_errors(path):
+        with store_errors(path), _making(path):
+            if (path / "zarr.json").is_file():
+                return cls.open(path, writable=True)  # another process was first
             zarr.open_group(
                 path,
                 mode="a",
@@ -347,7 +276,10 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
 
 def holds_anything(path: Path) -> bool:
     """Whether a path is anything but free: a file, or a folder that is not empty."""
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    # What a process left that was killed while it made the store is nothing.
+    return path.exists() and (
+        not path.is_dir() or any(not inner.name.endswith(".partial") for inner in path.iterdir())
+    )
 
 
 def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
@@ -356,11 +288,17 @@ def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
     return found if isinstance(found, zarr.Group) else None
 
 
-def _array(group: zarr.Group, key: str) -> zarr.Array[Any]:
-    found = group.get(key)
-    if not isinstance(found, zarr.Array):
-        raise StoreError(f"{group.store_path} lacks the array {key}; the store is damaged.")
-    return found
+def locks_folder(path: Path) -> Path:
+    """Where the locks of a store lie: beside it, so that it holds nothing but Zarr."""
+    path = path.resolve()
+    return path.with_name(path.name + ".locks")
+
+
+def _making(path: Path) -> FileLock:
+    """The lock of making a store: jobs that start together make it once."""
+    folder = locks_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "new.lock")
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from zarr.codecs import ZstdCodec
 import mmap_st
 from mmap_st.data.spots import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.extract.magnification import magnification_in
 from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
 from mmap_st.extract.store import (
     FeatureStore,
     SlideInfo,
     encode_name,
-    magnification_in,
     store_errors,
     subgroup,
 )
@@ -109,7 +109,8 @@ class MagnificationWriter:
     chunk
         Rows of a chunk, for a magnification that is not there yet.
     overwrite
-        Replace what another recipe made.
+        Replace what another recipe made; and where all is there, try chunks with unreadable windows again, as
+        is done anyway where not all is there.
 
     Attributes
     ----------
@@ -144,11 +145,7 @@ class MagnificationWriter:
                 different = differences(_attr(group, "recipe"), recipe)
                 if different and not overwrite:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
-                if (
-                    different
-                    or not _whole(group)
-                    or (overwrite and magnification_in(group).unreadable().any())
-                ):
+                if different or not _whole(group):
                     # Nothing of it counts any more, also if the process dies before all is deleted.
                     group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
@@ -157,6 +154,8 @@ class MagnificationWriter:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
             self._group = group
         self._done = {int(index) for index in _attr(group, "chunks_done")}
+        if overwrite or not self.complete:
+            self.reopen()
 
     def _start(self, parent: zarr.Group, key: str, recipe: Recipe, chunk: int) -> zarr.Group:
         group = parent.create_group(key, overwrite=True)
@@ -169,7 +168,7 @@ class MagnificationWriter:
         group.attrs.update(
             {
                 "chunks_done": [],
-                "versions": _versions(),
+                "versions": versions(),
                 "recipe_sha256": sha256_of_json(recipe),
                 "recipe": recipe,
             }
@@ -252,11 +251,13 @@ class MagnificationWriter:
         """Which rows of a part have an embedding."""
         return np.asarray(self._array("valid")[part], dtype=np.bool_)
 
-    def discard(self) -> None:
-        """Forget all chunks, so that a later run begins anew."""
+    def reopen(self) -> None:
+        """Count chunks with windows that could not be read as not written, so that they are tried again."""
         with store_errors(self._path):
-            self._done = set()
-            self._group.attrs["chunks_done"] = []
+            unreadable = np.flatnonzero(magnification_in(self._group).unreadable()) // self.chunk_rows
+            if len(unreadable):
+                self._done -= set(unreadable.tolist())
+                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
 
     def _widen(self) -> None:
         """Change the array to float32; a kill in the middle costs its chunks, never wrong rows."""
@@ -288,8 +289,19 @@ def _attr(group: zarr.Group, key: str) -> Any:
     return group.attrs[key]
 
 
-def _versions() -> dict[str, str]:
-    packages = ("torch", "timm", "pillow", "openslide-python", "zarr", "numpy")
+def versions() -> dict[str, str]:
+    """What made the numbers: recorded beside recipes, and never compared."""
+    packages = (
+        "torch",
+        "timm",
+        "pillow",
+        "openslide-python",
+        "simplejpeg",
+        "tifffile",
+        "numba",
+        "zarr",
+        "numpy",
+    )
     return {
         "mmap-st": mmap_st.__version__,
         "python": platform.python_version(),

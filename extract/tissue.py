@@ -15,7 +15,7 @@ from mmap_st.errors import TissueError
 from mmap_st.extract.slide import Slide
 
 #: Recorded with a grid's spots; raised when the mask changes.
-METHOD = "otsu-darkest-channel-1"
+METHOD = "otsu-darkest-channel-2"
 
 _MPP = 8.0
 _LONGEST_PX = 4096

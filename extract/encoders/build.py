@@ -89,6 +89,9 @@ def build_encoder(
     if hasattr(model, "head_hidden_size"):
         width = int(model.head_hidden_size)  # type: ignore[arg-type]
     model = fold_batch_norms(model.eval().requires_grad_(False), spec.input_px)
+    if target != "cpu" and precision == "fp32":
+        # fp32 means fp32: by default convolutions would take TF32, whose mantissa is that of fp16.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = model.to(target).to(memory_format=torch.channels_last)
     if precision != "fp32":
         _keep_weights_in(model, HALVES[precision])
@@ -107,6 +110,7 @@ def build_encoder(
         width=width,
         step=step,
         fixed_step=compiled or target == "cpu",
+        compiled=compiled,
         _model=model,
         _mean=per_channel(spec.mean),
         _std=per_channel(spec.std),
@@ -175,8 +179,9 @@ def device_of(name: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type != "cpu":
-            torch.zeros(1, device=device)
+        if device.type == "cpu":
+            return "cpu"
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RequestError(f"The device {name!r} does not answer here; give cpu, cuda or mps.") from error
     return str(device)

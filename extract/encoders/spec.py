@@ -60,6 +60,7 @@ class EncoderSpec:
         return {
             "name": self.name,
             "arch": self.arch,
+            **({"arch_kwargs": dict(self.arch_kwargs)} if self.arch_kwargs else {}),
             "pooling": self.pooling,
             "preprocessing": {"mean": list(self.mean), "std": list(self.std), "scale": "1/255"},
             "input_px": self.input_px,
@@ -82,6 +83,8 @@ class Encoder:
         Windows that the network takes at a time.
     fixed_step
         Whether it always takes that many, a last step filled up with white.
+    compiled
+        Whether torch compiled the network.
     """
 
     spec: EncoderSpec
@@ -91,6 +94,7 @@ class Encoder:
     width: int
     step: int
     fixed_step: bool
+    compiled: bool
     _model: torch.nn.Module
     _mean: torch.Tensor
     _std: torch.Tensor

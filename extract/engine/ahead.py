@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
+from typing import TypeVar
 
-from mmap_st.extract.engine.session import OF_ONE_SLIDE, Outcome, SlideSession
+from mmap_st.errors import StoppedError
+from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
 from mmap_st.extract.plan import SlidePlan
 from mmap_st.extract.reading.reader import Allocate, Windows
 
 _MORE_THAN_THREADS = 2
+
+_MOST_OPEN = 2
+_POLL_S = 0.2
+_Result = TypeVar("_Result")
 
 Opener = Callable[[SlidePlan], SlideSession]
 #: A slide that could not be opened; windows on their way; or, without windows, the end of a slide.
@@ -29,11 +36,20 @@ class ReadAhead:
         Number of reading threads; so many batches and two more are on their way at a time.
     allocate
         Gives memory for windows.
+    stop
+        Asked while waiting; True ends the waiting.
     """
 
-    def __init__(self, plans: Iterable[SlidePlan], opener: Opener, threads: int, allocate: Allocate) -> None:
+    def __init__(
+        self,
+        plans: Iterable[SlidePlan],
+        opener: Opener,
+        threads: int,
+        allocate: Allocate,
+        stop: Callable[[], bool],
+    ) -> None:
         self._plans, self._opener = iter(plans), opener
-        self._allocate = allocate
+        self._allocate, self._stop = allocate, stop
         self._depth = threads + _MORE_THAN_THREADS
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
@@ -47,9 +63,10 @@ class ReadAhead:
     ) -> None:
         self._opening.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
-        for future in self._opened:
-            if not future.cancelled() and future.exception() is None:
-                future.result().close()
+        with ExitStack() as closing:  # all of them, whatever one of them raises
+            for future in self._opened:
+                if not future.cancelled() and future.exception() is None:
+                    closing.callback(future.result().close)
 
     def __iter__(self) -> Iterator[Item]:
         items: deque[Item] = deque()
@@ -70,14 +87,20 @@ class ReadAhead:
                 if following is None or (items and not following[1].done()):
                     break
                 plan, opening = following
+                following = None
                 try:
-                    session, step = opening.result(), 0
-                except OF_ONE_SLIDE as error:
-                    items.append(Outcome(plan, None, error))
+                    session, step = wait_for(opening, self._stop), 0
+                except StoppedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+                    items.append(Outcome(plan, None, of_one_slide(error)))
+            # No third slide is opened, since each takes the memory of its tiles.
+            if following is None and len(_sessions(items, session)) < _MOST_OPEN:
                 following = self._open_next()
-            if not items:
+            if items:
+                yield items.popleft()
+            elif following is None:
                 return
-            yield items.popleft()
 
     def _read(self, session: SlideSession, step: int) -> Future[Windows]:
         return self._readers.submit(session.reader.read, step, self._allocate)
@@ -94,3 +117,26 @@ class ReadAhead:
 def _is_closed(future: Future[SlideSession]) -> bool:
     """Whether nothing of a slide is left to be closed, so that it can be forgotten."""
     return future.done() and (future.exception() is not None or future.result().closed)
+
+
+def _sessions(items: Iterable[Item], session: SlideSession | None) -> set[int]:
+    """Which slides are open and not yet read to their end."""
+    return {id(item[0]) for item in items if isinstance(item, tuple)} | ({id(session)} if session else set())
+
+
+def wait_for(future: Future[_Result], stop: Callable[[], bool]) -> _Result:
+    """Wait for a result.
+
+    Raises
+    ------
+    StoppedError
+        If `stop` asks for it before that.
+    """
+    while True:
+        try:
+            return future.result(timeout=_POLL_S)
+        except TimeoutError:
+            if future.done():
+                raise
+            if stop():
+                raise StoppedError("stopped while reading") from None

@@ -6,13 +6,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import EncoderError, StoppedError
+from mmap_st.errors import DeviceError, StoppedError
 from mmap_st.extract.encoders.spec import Encoder
 
 if TYPE_CHECKING:
@@ -21,23 +22,27 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 #: Batches that a GPU has been given and not yet finished: while it works on one, the next is on its way.
 _UNDER_WAY = 3
+#: What a device without memory says where torch has no error of its own: cuBLAS, pinned memory, MPS.
+_NO_MEMORY = ("out of memory", "alloc_failed", "not enough memory")
+Tag = TypeVar("Tag")
 
 
 @dataclass
-class _Batch:
+class _Batch(Generic[Tag]):
     """Embeddings that are on their way back from the device, and the events around their making.
 
-    The windows are kept, since they may still be on their way to it.
+    Both ends' memory is kept, since copies may still be under way.
     """
 
+    tag: Tag
     windows: NDArray[np.uint8]
     parts: list[torch.Tensor] = field(default_factory=list)
     began: Any = None
     ended: Any = None
 
 
-class DeviceQueue:
-    """Embeds batches in the order in which they are put.
+class DeviceQueue(Generic[Tag]):
+    """Embeds batches in the order in which they are put, each with a tag that tells whose it is.
 
     On CUDA `put` returns at once: windows are copied on a stream of their own from pinned memory, and results
     come back without a synchronisation until they are taken. Elsewhere `put` computes.
@@ -64,7 +69,7 @@ class DeviceQueue:
         self._device = torch.device(encoder.device)
         self._cuda = self._device.type == "cuda"
         self._copies = torch.cuda.Stream(self._device) if self._cuda else None
-        self._under_way: deque[_Batch] = deque()
+        self._under_way: deque[_Batch[Tag]] = deque()
         self.step = encoder.step
         self.busy_s = 0.0
 
@@ -84,12 +89,12 @@ class DeviceQueue:
         array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda).numpy()
         return array
 
-    def put(self, windows: NDArray[np.uint8]) -> None:
+    def put(self, windows: NDArray[np.uint8], tag: Tag) -> None:
         """Embed windows (b, px, px, 3) uint8.
 
         Raises
         ------
-        EncoderError
+        DeviceError
             If the device has too little memory for a single window.
         StoppedError
             If `stop` asked for it.
@@ -98,13 +103,15 @@ class DeviceQueue:
 
         while True:
             try:
-                self._under_way.append(self._launch(windows))
+                self._under_way.append(self._launch(windows, tag))
                 return
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
+                if not _is_out_of_memory(error):
+                    raise
                 if self.step == 1:
-                    raise EncoderError(
+                    raise DeviceError(
                         f"{self._device} has too little memory for one window of {self._encoder.spec.name};"
-                        " free some, or choose another --device."
+                        " free some or choose another --device, and run the same command again."
                     ) from error
                 self.step = max(self.step // 2, 1)
                 _LOG.warning(
@@ -115,8 +122,8 @@ class DeviceQueue:
                 torch.cuda.synchronize(self._device)
                 torch.cuda.empty_cache()
 
-    def take(self) -> NDArray[np.float32]:
-        """The oldest batch's embeddings (b, d); waits for that batch alone."""
+    def take(self) -> tuple[Tag, NDArray[np.float32]]:
+        """The oldest batch's tag and embeddings (b, d); waits for that batch alone."""
         import torch
 
         batch = self._under_way.popleft()
@@ -124,22 +131,24 @@ class DeviceQueue:
             batch.ended.synchronize()
             self.busy_s += batch.began.elapsed_time(batch.ended) / 1e3
         embeddings: NDArray[np.float32] = torch.cat(batch.parts).numpy()
-        return embeddings
+        return batch.tag, embeddings
 
-    def _launch(self, windows: NDArray[np.uint8]) -> _Batch:
+    def _launch(self, windows: NDArray[np.uint8], tag: Tag) -> _Batch[Tag]:
         import torch
 
-        batch = _Batch(windows)
+        batch = _Batch(tag, windows)
         started = time.perf_counter()
-        with torch.inference_mode():
-            pixels = self._upload(windows)
+        # Streams and events are those of the current device, which need not be the encoder's.
+        here = torch.cuda.device(self._device) if self._cuda else nullcontext()
+        with torch.inference_mode(), here:
             if self._cuda:
                 batch.began, batch.ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 batch.began.record()
             for start in range(0, len(windows), self.step):
                 if self._stop():
                     raise StoppedError("stopped while embedding")
-                embedded = self._encoder.forward(pixels[start : start + self.step], self.step)
+                pixels = self._upload(windows[start : start + self.step])
+                embedded = self._encoder.forward(pixels, self.step)
                 batch.parts.append(self._download(embedded))
             if self._cuda:
                 batch.ended.record()
@@ -168,3 +177,11 @@ class DeviceQueue:
             return embedded.cpu()
         host = torch.empty(embedded.shape, dtype=embedded.dtype, pin_memory=True)
         return host.copy_(embedded, non_blocking=True)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in _NO_MEMORY)

@@ -7,24 +7,30 @@ batch is appended to a file beside the store; whatever ends the process, no fini
 from __future__ import annotations
 
 import os
+import uuid
 import zlib
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.errors import StoreError
 from mmap_st.extract.store import store_errors
 
 _MAGIC = "mmap-journal 1"
 _HEADER_BYTES = 128
 #: Records read at a time when a journal is opened again.
 _SCANNED_AT_A_TIME = 4096
+_ATTEMPTS = 20
 
 
 class Journal:
     """An append-only file of rows, each with a check sum; what a killed process left torn is cut off.
 
     Rows that could not be read are not taken over from an earlier process: a share may be back.
+    On reading, rows are held against number and check sum once more.
 
     Parameters
     ----------
@@ -50,17 +56,20 @@ class Journal:
         )
         self._place = np.full(n, -1, np.int64)
         header = f"{_MAGIC} {recipe_sha256} {n} {width}".encode().ljust(_HEADER_BYTES, b"\n")
+        self._count = 0
         with store_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what is written has left the process, and a kill cannot take it back.
-            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-            if self._file.read(_HEADER_BYTES) == header:
-                self._count = self._scan()
-            else:
-                self._file.seek(0)
-                self._write(header)
-                self._count = 0
-            self._file.truncate(self._end())
+            # Always a new file: a writer that lost its lock and does not know yet writes to the old one.
+            draft = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+            self._file = _open_new(draft)
+            self._write(header)
+            if path.exists():
+                with path.open("rb") as before:
+                    if before.read(_HEADER_BYTES) == header:
+                        self._take_over(before)
+            for leftover in path.parent.glob(f"{path.stem}.*.partial"):
+                if leftover != draft:
+                    leftover.unlink(missing_ok=True)
+            draft.replace(path)
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -97,7 +106,13 @@ class Journal:
         with store_errors(self._path):
             for i in np.flatnonzero(places >= 0):
                 self._file.seek(_HEADER_BYTES + int(places[i]) * self._record.itemsize)
-                records[i] = np.frombuffer(self._file.read(self._record.itemsize), self._record)[0]
+                data = self._file.read(self._record.itemsize)
+                record = np.frombuffer(data.ljust(self._record.itemsize, b"\0"), self._record)
+                if record["row"][0] != rows.start + i or record["crc"][0] != _check_sums(record)[0]:
+                    raise StoreError(
+                        f"{self._path} was changed by another program; run the same command again."
+                    )
+                records[i] = record[0]
         return np.array(records["embedding"]), records["valid"] > 0
 
     def clear(self) -> None:
@@ -130,20 +145,34 @@ class Journal:
         while written < len(data):
             written += self._file.write(memoryview(data)[written:]) or 0
 
-    def _scan(self) -> int:
-        """Find the rows of a journal that is there; return how many records are whole."""
-        count = 0
+    def _take_over(self, before: BinaryIO) -> None:
+        """Copy the whole records of readable rows, up to the first that is torn."""
         size = self._record.itemsize
         while True:
-            data = self._file.read(_SCANNED_AT_A_TIME * size)
+            data = before.read(_SCANNED_AT_A_TIME * size)
             records = np.frombuffer(data[: len(data) // size * size], self._record)
             good = (records["crc"] == _check_sums(records)) & (records["row"] < len(self._place))
             whole = len(records) if good.all() else int(np.argmin(good))
-            places = np.arange(count, count + whole)
-            self._place[records["row"][:whole]] = np.where(records["valid"][:whole] > 0, places, -1)
-            count += whole
+            records = records[:whole]
+            kept = records[records["valid"] > 0]
+            self._write(kept.tobytes())
+            self._place[kept["row"]] = np.arange(self._count, self._count + len(kept))
+            self._count += len(kept)
             if whole < _SCANNED_AT_A_TIME:
-                return count
+                return
+
+
+def _open_new(path: Path) -> FileIO:
+    """Open a file for reading and writing; another slide that ends may remove empty folders meanwhile."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what is written has left the process, and a kill cannot take it back.
+            return path.open("w+b", buffering=0)
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def journal_path(store: Path, *names: str) -> Path:

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.extract.engine.session import OF_ONE_SLIDE, Outcome, SlideSession
+from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
 from mmap_st.extract.reading.reader import Windows
 
 _WAITING_BATCHES = 8
@@ -91,8 +91,8 @@ class Keeper:
             return
         try:
             session.keep(windows.source_of, windows.row_of, windows.readable, embedding)
-        except OF_ONE_SLIDE as error:
-            session.failure = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            session.failure = of_one_slide(error)
         else:
             self._kept(len(windows))
 
@@ -100,8 +100,8 @@ class Keeper:
         try:
             if session.failure is None:
                 session.publish()
-        except OF_ONE_SLIDE as error:
-            session.failure = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            session.failure = of_one_slide(error)
         finally:
             session.close()
         self._outcomes.put(Outcome(session.plan, session, session.failure))

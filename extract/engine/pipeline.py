@@ -6,17 +6,15 @@ reading threads -> (bounded) -> device -> (bounded) -> writing thread; the main 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 
-from mmap_st.errors import SlideError, StoppedError
+from mmap_st.errors import StoppedError
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.ahead import Opener, ReadAhead
+from mmap_st.extract.engine.ahead import Opener, ReadAhead, wait_for
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.keeper import Keeper
-from mmap_st.extract.engine.session import Outcome, SlideSession
+from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
 from mmap_st.extract.plan import SlidePlan
 from mmap_st.extract.reading.reader import Windows
 
@@ -51,9 +49,8 @@ def embed_slides(
     StoppedError
         If `stop` asked for it; batches that are embedded are kept.
     """
-    device = DeviceQueue(encoder, stop)
-    with ReadAhead(plans, opener, threads, device.allocate) as ahead, Keeper(kept) as keeper:
-        feed = _Feed(device, keeper)
+    device: _Queue = DeviceQueue(encoder, stop)
+    with ReadAhead(plans, opener, threads, device.allocate, stop) as ahead, Keeper(kept) as keeper:
         current: SlideSession | None = None
         try:
             for item in ahead:
@@ -68,55 +65,53 @@ def embed_slides(
                     session.telemetry.begin()
                     begun(session)
                 if future is None:
-                    feed.drain()
+                    _drain(device, keeper)
                     keeper.end(session)
                 elif session.failure is not None:
                     _leave(future)
-                elif (windows := _result(session, future)) is not None:
-                    feed.put(session, windows)
+                elif (windows := _result(session, future, stop)) is not None:
+                    _put(device, keeper, session, windows)
                 yield from keeper.outcomes()
         finally:
             # Also when the run is stopped: what is embedded is kept.
-            feed.drain()
+            _drain(device, keeper)
         yield from keeper.finish()
 
 
-class _Feed:
-    """The device, and whose batches are on it."""
-
-    def __init__(self, device: DeviceQueue, keeper: Keeper) -> None:
-        self._device, self._keeper = device, keeper
-        self._under_way: deque[tuple[SlideSession, Windows]] = deque()
-
-    def put(self, session: SlideSession, windows: Windows) -> None:
-        """Give a batch to the device; pass on what it has finished where it has enough to do."""
-        busy = self._device.busy_s
-        self._device.put(windows.pixels)
-        self._under_way.append((session, windows))
-        session.telemetry.device_s += self._device.busy_s - busy
-        while self._device.full:
-            self._take()
-
-    def drain(self) -> None:
-        """Pass on all that the device has been given."""
-        while self._under_way:
-            self._take()
-
-    def _take(self) -> None:
-        session, windows = self._under_way.popleft()
-        busy = self._device.busy_s
-        embedding = self._device.take()
-        session.telemetry.device_s += self._device.busy_s - busy
-        self._keeper.keep(session, windows, embedding)
+_Queue = DeviceQueue[tuple[SlideSession, Windows]]
 
 
-def _result(session: SlideSession, future: Future[Windows]) -> Windows | None:
+def _put(device: _Queue, keeper: Keeper, session: SlideSession, windows: Windows) -> None:
+    """Give a batch to the device; pass on what it has finished where it has enough to do."""
+    busy = device.busy_s
+    device.put(windows.pixels, (session, windows.without_pixels()))
+    session.telemetry.device_s += device.busy_s - busy
+    while device.full:
+        _take(device, keeper)
+
+
+def _drain(device: _Queue, keeper: Keeper) -> None:
+    """Pass on all that the device has been given."""
+    while len(device):
+        _take(device, keeper)
+
+
+def _take(device: _Queue, keeper: Keeper) -> None:
+    busy = device.busy_s
+    (session, windows), embedding = device.take()
+    session.telemetry.device_s += device.busy_s - busy
+    keeper.keep(session, windows, embedding)
+
+
+def _result(session: SlideSession, future: Future[Windows], stop: Callable[[], bool]) -> Windows | None:
     """Wait for windows; None, and a failed slide, if they cannot be read."""
     waiting = time.perf_counter()
     try:
-        return future.result()
-    except SlideError as error:
-        session.failure = error
+        return wait_for(future, stop)
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+        session.failure = of_one_slide(error)
         return None
     finally:
         session.telemetry.read_wait_s += time.perf_counter() - waiting
@@ -125,5 +120,4 @@ def _result(session: SlideSession, future: Future[Windows]) -> Windows | None:
 def _leave(future: Future[Windows]) -> None:
     """Do without windows of a slide that failed; while they are being read its image must stay open."""
     if not future.cancel():
-        with suppress(SlideError):
-            future.result()
+        future.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class MagnificationRows:
         Of the store; the caller holds the slide's lock.
     journal
         Of the same magnification.
+    still_mine
+        Raises if the lock is lost; asked before a chunk is written.
     in_bounds, tissue
         (n,) share of every window that lies inside the slide, and that shows tissue.
     skipped
@@ -39,12 +42,13 @@ class MagnificationRows:
         mpp: float,
         writer: MagnificationWriter,
         journal: Journal,
+        still_mine: Callable[[], None],
         in_bounds: NDArray[np.float32],
         tissue: NDArray[np.float32],
         skipped: NDArray[np.bool_],
     ) -> None:
         self.mpp = mpp
-        self._writer, self._journal = writer, journal
+        self._writer, self._journal, self._still_mine = writer, journal, still_mine
         self._in_bounds, self._tissue, self._skipped = in_bounds, tissue, skipped
         self._pending = set(writer.pending())
         self._here = journal.done | skipped
@@ -73,18 +77,18 @@ class MagnificationRows:
         Raises
         ------
         ImageError
-            If too many windows cannot be read: nothing of the magnification counts then.
+            If too many windows cannot be read: those are tried again by the next run, the others are kept.
         StoreError
             If they cannot be written.
         """
         self._journal.append(rows, embedding, valid)
         self._here[rows] = True
         self.invalid += int((~valid).sum())
-        if self.invalid > _LARGEST_INVALID_SHARE * len(self._here):
-            self._writer.discard()
-            self._journal.delete()
+        wanted = len(self._here) - self.skipped
+        if self.invalid > _LARGEST_INVALID_SHARE * wanted:
+            self._writer.reopen()
             raise ImageError(
-                f"{self.invalid} of {len(self._here)} windows at {mpp_key(self.mpp)} um/px cannot be read"
+                f"{self.invalid} of {wanted} windows at {mpp_key(self.mpp)} um/px cannot be read"
                 f"{'' if self._here.all() else ', and more may follow'}; copy the image again."
             )
         for index in sorted({int(row) // self._writer.chunk_rows for row in rows}):
@@ -92,8 +96,9 @@ class MagnificationRows:
 
     def finish(self, record: dict[str, Any]) -> None:
         """Publish; `record` is stored beside the rows."""
-        self._writer.finish(record)
+        # All chunks are in the store; a kill in between leaves nothing but the mark to be set.
         self._journal.delete()
+        self._writer.finish(record)
 
     def close(self) -> None:
         """Let go of the journal's file."""
@@ -104,6 +109,7 @@ class MagnificationRows:
         if index not in self._pending or not self._here[rows].all():
             return
         embedding, valid = self._journal.read(range(rows.start, rows.stop))
+        self._still_mine()
         self._writer.write_chunk(index, embedding, valid, self._in_bounds[rows], self._tissue[rows])
         self._pending.discard(index)
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, MmapError, RecipeMismatchError, SlideError, StoreError, TissueError
+from mmap_st.errors import (
+    ImageError,
+    MmapError,
+    OverviewError,
+    RecipeMismatchError,
+    SlideError,
+    StoppedError,
+    StoreError,
+    TissueError,
+)
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.journal import Journal, journal_path
 from mmap_st.extract.engine.options import ExtractOptions
@@ -20,16 +30,28 @@ from mmap_st.extract.lock import SlideLock
 from mmap_st.extract.plan import SlidePlan
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.reading.reader import WindowReader
-from mmap_st.extract.recipe import sha256_of_json
+from mmap_st.extract.recipe import image_fingerprint, sha256_of_json
 from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.store import FeatureStore, encode_name
-from mmap_st.extract.store_write import MagnificationWriter, write_slide, write_telemetry
+from mmap_st.extract.store_write import MagnificationWriter, versions, write_slide, write_telemetry
 from mmap_st.extract.tissue import find_tissue, share_of_tissue
 from mmap_st.extract.windows import mpp_key, share_in_bounds, window_boxes
 
 _LOG = logging.getLogger(__name__)
 #: Errors that end one slide and leave the others.
 OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
+
+
+def of_one_slide(error: Exception) -> MmapError:
+    """What ends a slide, and no more than that; a defect of the program is said to be one, and logged."""
+    if isinstance(error, OF_ONE_SLIDE):
+        return error
+    _LOG.error("a defect of the program", exc_info=error)
+    defect = ImageError(
+        f"the program failed on it ({type(error).__name__}: {error}); please report this with the log."
+    )
+    defect.__cause__ = error
+    return defect
 
 
 @dataclass
@@ -105,11 +127,16 @@ class SlideSession:
         self.telemetry.decodes = self.reader.decoded
         self.telemetry.end()
         self.lock.check()
-        record = {"device": self.encoder.device, "host_cpus": os.cpu_count()}
-        for rows in self.rows:
-            rows.finish(record)
         if self.telemetry.windows:
             write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
+        record = {
+            "device": self.encoder.device,
+            "compiled": self.encoder.compiled,
+            "host_cpus": os.cpu_count(),
+            "versions": versions(),
+        }
+        for rows in self.rows:
+            rows.finish(record)
         _LOG.info("slide %s: %s", self.name, self.telemetry)
 
     def close(self) -> None:
@@ -138,7 +165,11 @@ class Outcome:
 
 
 def open_session(
-    plan: SlidePlan, store: FeatureStore, encoder: Encoder, options: ExtractOptions
+    plan: SlidePlan,
+    store: FeatureStore,
+    encoder: Encoder,
+    options: ExtractOptions,
+    stop: Callable[[], bool] = lambda: False,
 ) -> SlideSession:
     """Lock a slide, open it, and find what of it is still to be read.
 
@@ -146,12 +177,15 @@ def open_session(
     ------
     SlideError, StoreError, RecipeMismatchError
         If it cannot be embedded; nothing is held then.
+    StoppedError
+        If `stop` asks for it.
     """
     with ExitStack() as resources:
-        lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name)))
+        lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name), stop=stop))
         write_slide(store, plan.info, plan.spots, plan.made_by)
         slide = open_slide(plan.image)
         resources.callback(slide.close)
+        _check_same_image(plan, slide)
         mpps = sorted(plan.recipes)
         boxes = {
             mpp: window_boxes(plan.spots.xy, mpp, encoder.spec.input_px, plan.source.mpp) for mpp in mpps
@@ -160,8 +194,10 @@ def open_session(
         rows = []
         for mpp in mpps:
             in_bounds = share_in_bounds(boxes[mpp], slide.size)
-            rows.append(_rows(plan, mpp, store, encoder, options, in_bounds, tissue[mpp]))
+            rows.append(_rows(plan, mpp, store, encoder, options, lock, in_bounds, tissue[mpp]))
             resources.callback(rows[-1].close)
+        if stop():
+            raise StoppedError("stopped while opening a slide")
         batch = options.batch_size or encoder.step * (8 if encoder.device == "cpu" else 1)
         reading = plan_reading(
             slide.levels,
@@ -170,9 +206,11 @@ def open_session(
             encoder.spec.input_px,
             {mpp: of.missing for mpp, of in zip(mpps, rows, strict=True)},
             batch,
+            options.cache_mb << 20,
         )
         _LOG.info("slide %s: %s", plan.info.name, reading)
         reader = WindowReader(slide, reading, options.cache_mb << 20)
+        resources.callback(reader.close)
         return SlideSession(
             plan=plan,
             encoder=encoder,
@@ -193,6 +231,7 @@ def _rows(
     store: FeatureStore,
     encoder: Encoder,
     options: ExtractOptions,
+    lock: SlideLock,
     in_bounds: NDArray[np.float32],
     tissue: NDArray[np.float32],
 ) -> MagnificationRows:
@@ -206,17 +245,25 @@ def _rows(
     if writer.begun_anew:
         journal.clear()
     skipped = tissue < options.tissue_min if options.tissue_min else np.zeros(len(tissue), np.bool_)
-    return MagnificationRows(mpp, writer, journal, in_bounds, tissue, skipped)
+    return MagnificationRows(mpp, writer, journal, lock.check, in_bounds, tissue, skipped)
+
+
+def _check_same_image(plan: SlidePlan, slide: Slide) -> None:
+    """Refuse an image that was replaced since the run was planned, which may be hours ago."""
+    planned = next(iter(plan.recipes.values()))["image"]
+    if image_fingerprint(plan.image, slide.size) != planned:
+        raise ImageError(f"{plan.image} was changed while the run went on; run the same command again.")
 
 
 def _tissue(
     slide: Slide, plan: SlidePlan, boxes: dict[float, NDArray[np.float64]], least: float
 ) -> dict[float, NDArray[np.float32]]:
-    """(n,) share of tissue of every window, by mpp; NaN where tissue cannot be told from glass."""
+    """(n,) share of tissue of every window, by mpp; NaN where tissue cannot be told from glass, or seen."""
     try:
         tissue = find_tissue(slide, plan.source.mpp)
-    except TissueError:
+    except (TissueError, OverviewError) as error:
         if least:
             raise
+        _LOG.info("slide %s: %s", plan.info.name, error)
         return {mpp: np.full(len(box), np.nan, np.float32) for mpp, box in boxes.items()}
     return {mpp: share_of_tissue(tissue, box) for mpp, box in boxes.items()}

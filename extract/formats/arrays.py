@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.formats.pixels import TILE_PX, Pyramid, as_rgb, levels_of, on_white, pasted, shrunk
+from mmap_st.extract.formats.pixels import TILE_PX, Pyramid, as_rgb, levels_of, on_white, pasted
 
 _LARGEST_TILE_PX = 2048
 
@@ -68,12 +68,6 @@ class ArraySlide(Pyramid):
                 ) from error
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
         return pasted(as_rgb(pixels, self._axes, str(self._path)), inside, box)
-
-    def thumbnail(self, longest_px: int) -> Image.Image:
-        fine_enough = [i for i, level in enumerate(self._levels) if max(level.size) >= longest_px]
-        level = fine_enough[-1] if fine_enough else 0
-        width, height = self._levels[level].size
-        return shrunk(self.read((0, 0, width, height), level), longest_px)
 
     def close(self) -> None:
         self._arrays = []

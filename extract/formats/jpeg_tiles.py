@@ -21,9 +21,14 @@ from mmap_st.extract.formats.pixels import Level
 
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _START = b"\xff\xd8"
-#: Adobe's marker with transform 0: the three components are RGB. Without a marker libjpeg takes them for
-#: YCbCr, and Aperio's tiles have none.
-_COMPONENTS_ARE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+#: Adobe's marker: its last byte tells whether the three components are RGB or YCbCr. The TIFF's photometric
+#: tag decides which, as for OpenSlide; libjpeg alone would go by markers, and guess where there are none.
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_TRANSFORM = {_RGB: b"\x00", _YCBCR: b"\x01"}
+#: Places beyond this are damage, and fit no 64 bits when added up.
+_LARGEST_PLACE = 1 << 62
+_APP0, _APP14, _SCAN, _END = 0xE0, 0xEE, 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: What libjpeg says where it skips bytes that belong to nothing: some scanners write them.
 _UNCLEAR = "extraneous bytes"
 
@@ -32,7 +37,7 @@ _UNCLEAR = "extraneous bytes"
 class _Page:
     """Where the tiles of one level lie.
 
-    Sizes are (width, height) in pixels; the prefix comes before each tile's data.
+    Sizes are (width, height) in pixels; the prefix comes before each tile's own segments.
     """
 
     size: tuple[int, int]
@@ -66,6 +71,7 @@ class JpegTiles:
             for page in pages
         )
         self._file = path.open("rb")
+        self._bytes_in_file = os.fstat(self._file.fileno()).st_size
         self._seeking = threading.Lock()
 
     def read(self, level: int, column: int, row: int) -> NDArray[np.uint8] | None:
@@ -88,21 +94,27 @@ class JpegTiles:
         page = self._pages[level]
         width, height = page.tile
         index = row * -(-page.size[0] // width) + column
-        length = int(page.lengths[index])
+        offset, length = int(page.offsets[index]), int(page.lengths[index])
         if length == 0:
             return None
-        data = self._bytes(int(page.offsets[index]), length)
+        data = self._bytes(offset, length) if offset + length <= self._bytes_in_file else b""
         if len(data) < length:
             raise self._damaged(level, column, row, "the file ends before it does")
-        jpeg = page.prefix + data[len(_START) :]
         try:
-            tile = simplejpeg.decode_jpeg(jpeg)
+            segments, frame, scan = _parse(data)
+        except ValueError as error:
+            raise self._damaged(level, column, row, str(error)) from error
+        if frame is None or frame.bits != 8 or frame.components != 3:
+            return None
+        # Before decoding: a damaged header may claim gigabytes.
+        if frame.size != page.tile:
+            raise self._damaged(level, column, row, f"it is {frame.size[0]} x {frame.size[1]} px")
+        try:
+            tile = simplejpeg.decode_jpeg(page.prefix + segments + scan)
         except ValueError as error:
             if _UNCLEAR in str(error):
                 return None
             raise self._damaged(level, column, row, str(error)) from error
-        if tile.shape != (height, width, 3):
-            raise self._damaged(level, column, row, f"it is {tile.shape[1]} x {tile.shape[0]} px")
         inside = tile[: page.size[1] - row * height, : page.size[0] - column * width]
         return np.asarray(inside, dtype=np.uint8)
 
@@ -130,17 +142,21 @@ def jpeg_pages(pages: Sequence[Any], levels: Sequence[Level]) -> tuple[Any, ...]
     """The pages of a TIFF that hold these levels as JPEG tiles; None if any level is not so."""
     found = []
     for level in levels:
-        page = next((page for page in pages if _holds(page, level.size)), None)
-        if page is None:
+        # Where two pages have one size, which of them is the level cannot be told from here.
+        of_that_size = [page for page in pages if (page.imagewidth, page.imagelength) == level.size]
+        if len(of_that_size) != 1 or not _holds(of_that_size[0], level):
             return None
-        found.append(page)
+        found.append(of_that_size[0])
     return tuple(found)
 
 
-def _holds(page: Any, size: tuple[int, int]) -> bool:
+def _holds(page: Any, level: Level) -> bool:
+    columns, rows = (-(-size // tile) for size, tile in zip(level.size, level.tile, strict=True))
     return (
-        (page.imagewidth, page.imagelength) == size
-        and page.is_tiled
+        page.is_tiled
+        and (page.tilewidth, page.tilelength) == level.tile
+        and len(page.dataoffsets) == len(page.databytecounts) == columns * rows
+        and max(*page.dataoffsets, *page.databytecounts, 0) < _LARGEST_PLACE
         and page.compression == _JPEG
         and page.photometric in (_RGB, _YCBCR)
         and page.samplesperpixel == 3
@@ -151,6 +167,47 @@ def _holds(page: Any, size: tuple[int, int]) -> bool:
 
 
 def _prefix(page: Any) -> bytes:
-    """What comes before a tile's own data: the tables that all tiles share."""
-    tables = page.jpegtables[2:-2] if page.jpegtables else b""
-    return _START + (_COMPONENTS_ARE_RGB if page.photometric == _RGB else b"") + tables
+    """What comes before a tile's own segments: its colours, and the tables that all tiles share."""
+    tables = _parse(page.jpegtables)[0] if page.jpegtables else b""
+    return _START + _ADOBE + _TRANSFORM[page.photometric] + tables
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a JPEG's header says: width and height, bits a component, number of components."""
+
+    size: tuple[int, int]
+    bits: int
+    components: int
+
+
+def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
+    """The segments of a JPEG but those that name its colours, its frame, and its scan with all that follows.
+
+    Raises
+    ------
+    ValueError
+        If it is no JPEG.
+    """
+    if jpeg[:2] != _START:
+        raise ValueError("it is no JPEG")
+    kept: list[bytes] = []
+    frame, at = None, len(_START)
+    while True:
+        if len(jpeg) < at + 4 and jpeg[at : at + 2] != bytes((0xFF, _END)):
+            raise ValueError("its header is cut off")
+        if jpeg[at] != 0xFF:
+            raise ValueError("its header is damaged")
+        marker = jpeg[at + 1]
+        if marker in (_SCAN, _END):
+            return b"".join(kept), frame, jpeg[at:]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker in _FRAMES and end >= at + 10:
+            height, width = (int.from_bytes(jpeg[at + i : at + i + 2], "big") for i in (5, 7))
+            frame = _Frame((width, height), jpeg[at + 4], jpeg[at + 9])
+        if marker not in (_APP0, _APP14):
+            kept.append(jpeg[at:end])
+        at = end

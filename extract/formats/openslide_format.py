@@ -63,24 +63,31 @@ class OpenSlideSlide(Pyramid):
         # OpenSlide wants the corner in level-0 pixels, and takes it to the level by its own downsample, one
         # for both axes: rounding puts the corner off by half a level-0 pixel at most.
         own = self._downsamples[level]
+        where = (round(x0 * own), round(y0 * own)), level, (x1 - x0, y1 - y0)
         try:
-            region = slide.read_region((round(x0 * own), round(y0 * own)), level, (x1 - x0, y1 - y0))
-        except openslide.OpenSlideError as error:
+            region = slide.read_region(*where)
+        except openslide.OpenSlideError:
+            # Of this region, or of one that another thread read: an error stays with the handle.
             self._reopen(slide)
-            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+            region = self._read_alone(where, box)
         return pasted(flatten(region), inside, box)
+
+    def _read_alone(self, where: tuple[Any, int, Any], box: tuple[int, int, int, int]) -> Image.Image:
+        """Read with a handle that nobody else uses."""
+        import openslide
+
+        fresh = self._open()
+        try:
+            region: Image.Image = fresh.read_region(*where)
+        except openslide.OpenSlideError as error:
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+        finally:
+            fresh.close()
+        return region
 
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         tile = self._tiles.read(level, column, row) if self._tiles is not None else None
         return super().read_tile(level, column, row) if tile is None else tile
-
-    def thumbnail(self, longest_px: int) -> Image.Image:
-        import openslide
-
-        try:
-            return flatten(self._slide.get_thumbnail((longest_px, longest_px)))
-        except openslide.OpenSlideError as error:
-            raise ImageError(f"{self._path} cannot be decoded ({error}).") from error
 
     def close(self) -> None:
         self._slide.close()
@@ -88,7 +95,7 @@ class OpenSlideSlide(Pyramid):
             self._tiles.close()
 
     def _reopen(self, failed: object) -> None:
-        """After one error OpenSlide refuses every later read of a handle: take a fresh one, once."""
+        """After one error OpenSlide refuses every later read of a handle: take a fresh one."""
         with self._lock:
             if self._slide is failed:
                 self._slide = self._open()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError
+from mmap_st.errors import ImageError, OverviewError, RegionError
 
 WHITE = (255, 255, 255)
 #: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
@@ -23,6 +23,8 @@ _FINEST_MPP = 0.01
 _OPENING = threading.Lock()
 #: What is read at a time of an image that has no tiles of its own.
 TILE_PX = 256
+#: Side of the blocks, roughly, in which an overview is read.
+_BLOCK_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,26 @@ class Pyramid(ABC):
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         """See `mmap_st.extract.slide.Slide`."""
         return np.array(self.read(tile_box(self._levels[level], column, row), level))
+
+    def thumbnail(self, longest_px: int) -> Image.Image:
+        """See `mmap_st.extract.slide.Slide`; read block by block, so that any slide takes little memory."""
+        fine_enough = [level for level in self._levels if max(level.size) >= longest_px]
+        number = self._levels.index(
+            min(fine_enough, key=lambda level: max(level.size), default=self._levels[0])
+        )
+        width, height = self._levels[number].size
+        reduction = max(max(width, height) // longest_px, 1)
+        small = Image.new("RGB", (-(-width // reduction), -(-height // reduction)))
+        side = reduction * max(_BLOCK_PX // reduction, 1)
+        for y in range(0, height, side):
+            for x in range(0, width, side):
+                box = x, y, min(x + side, width), min(y + side, height)
+                try:
+                    block = self.read(box, number)
+                except RegionError as error:
+                    raise OverviewError(f"its overview cannot be made: {error}") from error
+                small.paste(block.reduce(reduction), (x // reduction, y // reduction))
+        return shrunk(small, longest_px)
 
     @property
     def size(self) -> tuple[int, int]:

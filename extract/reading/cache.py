@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import MmapError, RegionError
+from mmap_st.errors import RegionError
 from mmap_st.extract.reading.plan import NEVER, ReadPlan
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class TileCache:
         self._next_use = np.full(slots + 1, -1, np.int32)
         self._free = list(range(slots, 0, -1))
         self._changed = threading.Condition()
+        self._failure: BaseException | None = None
 
     def acquire(self, step: int) -> NDArray[np.bool_]:
         """Have all tiles of a step in the arena, until `release`; decode those that are not there.
@@ -67,35 +68,37 @@ class TileCache:
         Raises
         ------
         ImageError
-            If the slide cannot be decoded at all; nothing is held then.
+            If the slide cannot be decoded at all; nothing is held then. So do all later steps, and those that
+            wait: what one of them could not decode is no damage of the others' windows.
         """
         tiles, later = self._of(step)
-        mine = self._reserve(tiles, later)
-        failure: MmapError | None = None
-        for tile in mine:
-            state = _READY
-            try:
-                if failure is None:
-                    self._decode(tile, self.arena[self.slot_of[tile]])
-                else:
-                    state = _DAMAGED
-            except RegionError as error:
-                _LOG.warning("%s", error)
-                state = _DAMAGED
-            except MmapError as error:
-                failure, state = error, _DAMAGED
-            except BaseException:
-                # Nobody may wait for tiles that nobody decodes.
-                self._settle(mine, _DAMAGED)
-                self.release(step)
-                raise
-            self._settle([tile], state)
-        if failure is not None:
-            self.release(step)
-            raise failure
-        with self._changed:
-            self._changed.wait_for(lambda: bool((self._state[tiles] >= _READY).all()))
-            return np.asarray(self._state[tiles] == _READY)
+        try:
+            for tile in self._reserve(tiles, later):
+                self._settle(tile, self._decoded(tile))
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._failure is not None or bool((self._state[tiles] >= _READY).all())
+                )
+                self._raise_failure()
+                return np.asarray(self._state[tiles] == _READY)
+        except BaseException as error:
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
+            raise
+
+    def _decoded(self, tile: int) -> int:
+        """Decode a tile into its slot; whether it is ready or damaged."""
+        try:
+            self._decode(tile, self.arena[self.slot_of[tile]])
+        except RegionError as error:
+            _LOG.warning("%s", error)
+            return _DAMAGED
+        return _READY
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def release(self, step: int) -> None:
         """Let go of a step's tiles."""
@@ -107,6 +110,10 @@ class TileCache:
             self._forget(done)
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Give the arena's memory back."""
+        self.arena = np.empty((0, 0), np.uint8)
+
     def _of(self, step: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         part = slice(self._plan.step_tiles[step], self._plan.step_tiles[step + 1])
         return self._plan.needed[part], self._plan.next_use[part]
@@ -115,6 +122,7 @@ class TileCache:
         """Pin all tiles of a step; return those that the caller has to decode."""
         with self._changed:
             while True:
+                self._raise_failure()
                 here = self.slot_of[tiles]
                 held = here[here != _NOWHERE]
                 lacking = len(tiles) - len(held)
@@ -151,7 +159,7 @@ class TileCache:
         self._tile[slots] = _FREE
         self._free.extend(slots.tolist())
 
-    def _settle(self, tiles: list[int], state: int) -> None:
+    def _settle(self, tile: int, state: int) -> None:
         with self._changed:
-            self._state[tiles] = state
+            self._state[tile] = state
             self._changed.notify_all()

@@ -142,6 +142,7 @@ def plan_reading(
     input_px: int,
     wanted: Mapping[float, NDArray[np.int64]],
     windows_a_step: int,
+    cache_bytes: int | None = None,
 ) -> ReadPlan:
     """Plan the reading of one slide.
 
@@ -162,7 +163,26 @@ def plan_reading(
         Spots whose windows are to be read, by mpp.
     windows_a_step
         Windows of a step.
+    cache_bytes
+        Memory for tiles: steps whose tiles would take more get fewer windows, down to one.
     """
+    plan = _plan(levels, xy, source_mpp, input_px, wanted, windows_a_step)
+    if cache_bytes is None:
+        return plan
+    while windows_a_step > 1 and plan.most_tiles * plan.tile_bytes > cache_bytes:
+        windows_a_step = max(windows_a_step // 2, 1)
+        plan = _plan(levels, xy, source_mpp, input_px, wanted, windows_a_step)
+    return plan
+
+
+def _plan(
+    levels: Sequence[Level],
+    xy: NDArray[np.float64],
+    source_mpp: float,
+    input_px: int,
+    wanted: Mapping[float, NDArray[np.int64]],
+    windows_a_step: int,
+) -> ReadPlan:
     sources = tuple(_source(levels, xy, mpp, source_mpp, input_px) for mpp in sorted(wanted))
     # A square of the curve is as wide as a tile of level 0: within it order matters little.
     place = np.empty(len(xy), np.int64)

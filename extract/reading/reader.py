@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.errors import RegionError
 from mmap_st.extract.reading.cache import TileCache
 from mmap_st.extract.reading.kernels import resample_windows, store_tile
 from mmap_st.extract.reading.plan import ReadPlan
@@ -38,6 +39,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.row_of)
 
+    def without_pixels(self) -> Windows:
+        """The same without the memory of the pixels."""
+        return replace(self, pixels=np.empty((0, 0, 0, 3), np.uint8))
+
 
 def _pageable(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     return np.empty(shape, np.uint8)
@@ -60,6 +65,10 @@ class WindowReader:
         self._slide, self._plan = slide, plan
         self._cache = TileCache(plan, cache_bytes // max(plan.tile_bytes, 1), self._decode)
         self._numbers = {level: self._numbers_of(level) for level in {s.level for s in plan.sources}}
+
+    def close(self) -> None:
+        """Give the memory of the tiles back; nothing can be read any more."""
+        self._cache.close()
 
     @property
     def decoded(self) -> int:
@@ -119,6 +128,8 @@ class WindowReader:
         width, height = self._plan.levels[level].tile
         # Tiles that are cut at the slide's edge may be parts of larger arrays.
         tile = np.ascontiguousarray(self._slide.read_tile(level, column, row))
+        if tile.shape[0] > height or tile.shape[1] > width:
+            raise RegionError(f"tile {column}, {row} of level {level} is larger than the slide says.")
         store_tile(tile, slot[: 3 * width * height].reshape(width, height, 3))
 
     def _numbers_of(self, level: int) -> NDArray[np.int32]:

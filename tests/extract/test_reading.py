@@ -200,10 +200,8 @@ def test_an_image_that_is_gone_fails_every_reader_and_nobody_waits_forever() -> 
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(reader.read, step) for step in range(len(plan))]
         for future in futures:
-            if future.exception(timeout=30) is None:
-                assert not future.result().readable.any()  # its tiles were another reader's to decode
-            else:
-                assert isinstance(future.exception(), ImageError)
+            # Also those whose tiles were another reader's to decode: it is no damage of theirs.
+            assert isinstance(future.exception(timeout=30), ImageError)
 
 
 def test_many_threads_share_few_slots_without_getting_in_each_others_way() -> None:
@@ -219,22 +217,19 @@ def test_many_threads_share_few_slots_without_getting_in_each_others_way() -> No
             assert np.array_equal(pixels, read_window(slide, box.tolist(), 32))
 
 
-def test_a_defect_while_decoding_is_raised_and_leaves_the_cache_usable() -> None:
-    plan = plan_of(Picture(300, 300, (50, 50)), [(100.0, 100.0), (200.0, 200.0)], (2.0,), step=1)
-    broken = threading.Event()
-    broken.set()
+def test_a_defect_while_decoding_is_raised_to_all_who_wait_for_the_tiles() -> None:
+    plan = plan_of(Picture(300, 300, (50, 50)), [(100.0, 100.0), (101.0, 101.0)], (2.0,), step=1)
+    waiting = threading.Event()
 
     def decode(tile: int, slot: np.ndarray) -> None:
-        if broken.is_set():
-            raise ZeroDivisionError
-        slot[:] = tile
+        waiting.wait(10)
+        raise ZeroDivisionError
 
-    cache = TileCache(plan, 2, decode)
-    with pytest.raises(ZeroDivisionError):
-        cache.acquire(0)
-    broken.clear()
-    assert cache.acquire(1).any()
-    cache.release(1)
+    cache = TileCache(plan, 40, decode)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cache.acquire, step) for step in (0, 1)]
+        waiting.set()
+        assert all(isinstance(future.exception(timeout=10), ZeroDivisionError) for future in both)
 
 
 @given(st.integers(2, 40), st.integers(2, 40))

@@ -75,7 +75,7 @@ def test_slides_without_spots_get_the_grid_and_the_others_keep_theirs(
     assert stored.slide("A1").spot_ids()[0] == "1x1"
     assert stored.slide("A1").spots_made_by() is None
     new = stored.slide("new")
-    assert new.spots_made_by() == {"layout": "square", "pitch_um": 200.0, "tissue": "otsu-darkest-channel-1"}
+    assert new.spots_made_by() == {"layout": "square", "pitch_um": 200.0, "tissue": "otsu-darkest-channel-2"}
     assert sorted(set(new.spot_xy().ravel())) == [500.0, 700.0, 900.0, 1100.0, 1300.0]
     assert len(new.complete(TINY.spec.name)[1.0].embedding()) == 25
     # Without a grid the row is passed over, as before.

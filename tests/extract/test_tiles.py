@@ -1,5 +1,7 @@
 """Tiles decoded one by one are OpenSlide's, pixel for pixel; damage is an error and never made-up pixels."""
 
+import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +170,105 @@ def test_other_compressions_are_openslides_work(tmp_path: Path, compression: str
     )
     slide = open_slide(tmp_path / "a.tif")
     assert np.array_equal(slide.read_tile(0, 1, 1), pixels[64:100, 64:128])
+
+
+def jpeg_of(picture: Image.Image, **how: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90, subsampling=0, **how)
+    return stream.getvalue()
+
+
+def write_tiles(path: Path, jpegs: list[bytes], photometric: str, tile: int = TILE, **how: object) -> None:
+    """A TIFF of one row of tiles that are these JPEGs, whatever their markers say."""
+    tifffile.imwrite(
+        path,
+        iter(jpegs),
+        shape=(tile, tile * len(jpegs), 3),
+        dtype="uint8",
+        tile=(tile, tile),
+        compression="jpeg",
+        photometric=photometric,
+        metadata=None,
+        **({"subsampling": (1, 1)} if photometric == "ycbcr" else {}),
+        **how,
+    )
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "ycbcr"])
+@pytest.mark.parametrize("components", ["JFIF", "Adobe RGB"])
+def test_the_tag_decides_the_colours_and_not_a_tiles_markers(tmp_path: Path, components, photometric) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64))
+    jpeg = jpeg_of(picture, keep_rgb=components == "Adobe RGB")
+    write_tiles(tmp_path / "a.tif", [jpeg, jpeg], photometric)
+    slide = OpenSlideSlide(tmp_path / "a.tif")
+    assert slide._tiles is not None
+    expected = by_openslide(slide, tmp_path / "a.tif", 0, 1, 0)
+    assert np.array_equal(slide._tiles.read(0, 1, 0), expected)
+
+
+def test_grey_tiles_are_for_another_reader_to_judge(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "a.tif", [jpeg_of(Image.new("L", (64, 64), 90))], "ycbcr")
+    slide = OpenSlideSlide(tmp_path / "a.tif")
+    assert slide._tiles is not None
+    assert slide._tiles.read(0, 0, 0) is None
+
+
+def test_tiles_too_large_to_be_read_at_a_time_are_not_taken_for_smaller_ones(tmp_path: Path) -> None:
+    side = 2064
+    picture = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+    write_tiles(tmp_path / "a.tif", [jpeg_of(picture)], "ycbcr", tile=side)
+    for opened in (OpenSlideSlide, TiffSlide):
+        slide = opened(tmp_path / "a.tif")
+        assert slide._tiles is None
+        assert slide.levels[0].tile == (256, 256)
+        assert slide.read_tile(0, 8, 8).shape == (16, 16, 3)
+
+
+def test_a_page_of_a_levels_size_is_not_taken_for_the_level(tmp_path: Path) -> None:
+    """Two full pages: which of them OpenSlide shows is its own affair."""
+    jpegs = [jpeg_of(Image.new("RGB", (64, 64), colour)) for colour in ("white", "black")]
+    for append, jpeg in zip((False, True), jpegs, strict=True):
+        write_tiles(tmp_path / "a.tif", [jpeg], "ycbcr", append=append)
+    slide = OpenSlideSlide(tmp_path / "a.tif")
+    assert slide._tiles is None
+    assert np.array_equal(slide.read_tile(0, 0, 0), by_openslide(slide, tmp_path / "a.tif", 0, 0, 0))
+
+
+@pytest.mark.parametrize("damage", ["a length of gigabytes", "a header of gigabytes"])
+def test_damage_that_asks_for_much_memory_is_an_error_before_it_is_given(pyramid: Path, damage: str) -> None:
+    data = bytearray(pyramid.read_bytes())
+    offset, _ = segment(pyramid, 0)
+    if damage == "a length of gigabytes":
+        with tifffile.TiffFile(pyramid) as file:
+            counts = file.pages[0].tags["TileByteCounts"]
+        size = counts.valuebytecount // counts.count
+        data[counts.valueoffset : counts.valueoffset + size] = b"\xff" * (size - 1) + b"\x0f"
+    else:
+        frame = data.index(b"\xff\xc0", offset)
+        data[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"
+    pyramid.write_bytes(data)
+    with pytest.raises(RegionError, match=r"the file ends before it does|65500 x 65500 px"):
+        open_slide(pyramid).read_tile(0, 0, 0)
+
+
+def test_threads_agree_on_which_tiles_are_damaged(tmp_path: Path) -> None:
+    """After one error a handle of OpenSlide refuses all that other threads read with it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (640, 640, 3), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, tile=(64, 64), compression="deflate", photometric="rgb", metadata=None)
+    offset, _ = segment(path, 37)
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 40] = bytes(40)
+    path.write_bytes(data)
+    slide = OpenSlideSlide(path)
+
+    def damaged(index: int) -> bool:
+        try:
+            slide.read_tile(0, index % 10, index // 10)
+        except RegionError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert np.flatnonzero(list(pool.map(damaged, range(100)))).tolist() == [37]

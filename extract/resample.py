@@ -13,7 +13,7 @@ from mmap_st.extract.windows import boxes_at_level, filter_regions, level_for
 
 #: What the recipe records: Pillow's bicubic filter, widened when shrinking (antialiased), on the level
 #: that `mmap_st.extract.windows.level_for` chooses.
-RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level eight times as fine"
+RESAMPLING = "pillow bicubic, antialiased when shrinking, from the coarsest level twelve times as fine"
 FILL = "white"
 
 

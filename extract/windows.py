@@ -12,7 +12,7 @@ from mmap_st.errors import RequestError
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0
 _KEY_DECIMALS = 4
-_FINER_THAN_WINDOWS = 8.0
+_FINER_THAN_WINDOWS = 12.0
 #: Pixels of the result that the bicubic filter reaches to either side.
 _FILTER_REACH = 2.0
 
@@ -75,18 +75,18 @@ def window_boxes(
 
 
 def level_for(downsamples: Sequence[tuple[float, float]], shrink: float) -> int:
-    """The level to read windows from: the coarsest that is still eight times as fine as they are.
+    """The level to read windows from: the coarsest that is still twelve times as fine as they are.
 
     Parameters
     ----------
     downsamples
         Of each level along x and y, level 0 first.
     shrink
-        Level-0 pixels to one pixel of a window. Where it is under 8, that is level 0.
+        Level-0 pixels to one pixel of a window. Where it is under 12, that is level 0.
 
-    Eight times, because levels are made by filters of many kinds and compressed once more, which networks
-    notice (benchmarks/README.md has by how much); and since tiles are decoded once for all magnifications,
-    level 0 costs little.
+    Twelve times, because levels are made by filters of many kinds and compressed once more, which networks
+    notice (benchmarks/README.md has by how much): so every embedding stays that of level 0 to a cosine of
+    0.999. Since tiles are decoded once for all magnifications, level 0 costs little.
     """
     fine = [i for i, pair in enumerate(downsamples) if max(pair) * _FINER_THAN_WINDOWS <= shrink * (1 + 1e-9)]
     return max(fine, key=lambda i: max(downsamples[i]), default=0)

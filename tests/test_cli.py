@@ -183,7 +183,7 @@ def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp
 def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
     write_section, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    root = write_section("A1", side=12)
+    root = write_section("A1", side=24)
     words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",
              "--random-weights", "--mpp", "0.5,1,2", "--chunk", "16"]  # fmt: skip
     process = subprocess.Popen(
@@ -194,10 +194,13 @@ def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
         # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list((tmp_path / "f.zarr").rglob("embedding/c/0/0")) and process.poll() is None:
+    journals = tmp_path / "f.zarr.journals"
+    while not any(file.stat().st_size > 1000 for file in journals.rglob("*.rows")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
+    asked = time.monotonic()
     _, complaint = process.communicate(timeout=120)
+    assert time.monotonic() - asked < 10
     if process.returncode == 0:
         pytest.fail("the run ended before it could be stopped")
     assert process.returncode == status

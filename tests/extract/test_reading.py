@@ -93,16 +93,16 @@ def test_windows_beside_the_picture_are_white_though_no_tile_is_held_for_them() 
 def test_lower_levels_are_read_where_they_are_fine_enough() -> None:
     slide = Picture(600, 500, (64, 48), (1, 2, 4))
     xy = [(300.5, 250.25), (10.0, 490.0)]
-    plan = plan_of(slide, xy, (1.0, 8.0, 16.0, 33.0), 16)
+    plan = plan_of(slide, xy, (1.0, 12.0, 24.0, 49.0), 16)
     assert [source.level for source in plan.sources] == [0, 0, 1, 2]
-    check_equals_reference(slide, xy, (1.0, 8.0, 16.0, 33.0), 16, 1.0)
+    check_equals_reference(slide, xy, (1.0, 12.0, 24.0, 49.0), 16, 1.0)
 
 
 @pytest.mark.parametrize(
     ("name", "mpps"),
     [
         ("CMU-1-Small-Region.svs", (0.25, 0.499, 1.0, 2.0, 4.0)),
-        ("her2st_C2_crop_pyramid.tif", (0.5, 1.0, 5.7, 11.4)),
+        ("her2st_C2_crop_pyramid.tif", (0.5, 1.0, 5.7, 17.0)),
     ],
 )
 def test_real_slides_are_read_as_openslide_and_pillow_read_them(shared: Path, name, mpps) -> None:

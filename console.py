@@ -104,11 +104,12 @@ class ExtractionProgress:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", style="dim"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("windows", total=None)
+        self._task = self._progress.add_task("windows", total=None, figures="")
         self._slides = self._number = 0
 
     def __enter__(self) -> ExtractionProgress:
@@ -128,6 +129,9 @@ class ExtractionProgress:
 
     def advance(self, windows: int) -> None:
         self._progress.advance(self._task, windows)
+
+    def figures(self, text: str) -> None:
+        self._progress.update(self._task, figures=text)
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)

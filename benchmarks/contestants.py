@@ -222,8 +222,9 @@ def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
     while len(device):
         device.take()
     rounded = -(-count // job.batch) * job.batch
-    seconds = (time.perf_counter() - began) * count / rounded
-    return {"seconds": seconds, "forward_s": device.busy_s, "versions": {"torch": version("torch")}}
+    share = count / rounded
+    seconds = (time.perf_counter() - began) * share
+    return {"seconds": seconds, "forward_s": device.busy_s * share, "versions": {"torch": version("torch")}}
 
 
 def spec_of(job: SimpleNamespace):  # type: ignore[no-untyped-def]

@@ -46,12 +46,19 @@ def extract(
         int | None, typer.Option(min=1, help="Threads that read windows (default one a CPU core, up to 16).")
     ] = None,
     cache_mb: Annotated[
-        int, typer.Option(min=1, help="Memory for decoded tiles of a slide, in MiB; two slides may be open.")
+        int,
+        typer.Option(
+            min=1, help="Memory for the decoded tiles of a slide, in MiB; up to three slides are in flight."
+        ),
     ] = 256,
-    chunk: Annotated[
-        int, typer.Option(min=1, help="Rows of a chunk: what a killed run loses at most.")
-    ] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
+    chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace what another recipe made; try unreadable windows of finished slides again.",
+        ),
+    ] = False,
     tissue_min: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out windows with a smaller share of tissue.")
     ] = 0.0,

@@ -40,6 +40,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(asked)
     except StoppedError as error:
-        raise SystemExit(128 + asked[0]) from error
+        raise SystemExit(128 + (asked or [signal.SIGINT])[0]) from error
     finally:
         restore()

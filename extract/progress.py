@@ -17,6 +17,9 @@ class Progress(Protocol):
     def advance(self, windows: int) -> None:
         """So many more windows are done, or need not be."""
 
+    def figures(self, text: str) -> None:
+        """What limits the run just now."""
+
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
@@ -31,6 +34,9 @@ class Silent:
         pass
 
     def advance(self, windows: int) -> None:
+        pass
+
+    def figures(self, text: str) -> None:
         pass
 
     def note(self, text: str) -> None:

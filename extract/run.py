@@ -115,7 +115,7 @@ def extract_cohort(
     RequestError
         If nothing can be done at all: no such encoder, another recipe, no store.
     StoppedError
-        If `stop` asked for it; finished chunks are kept.
+        If `stop` asked for it; batches that are finished are kept.
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     store = FeatureStore.open(store_path) if holds_anything(store_path) else None
@@ -156,6 +156,7 @@ def extract_cohort(
     for outcome in _embed(plans, store, encoder, options, progress, stop):
         _count(outcome, report, progress)
     report.telemetry.end()
+    _LOG.info("all slides: %s", report.telemetry)
     return report
 
 
@@ -167,9 +168,16 @@ def _embed(
     progress: Progress,
     stop: Callable[[], bool],
 ) -> Iterator[Outcome]:
+    current: list[SlideSession] = []
+
     def begun(session: SlideSession) -> None:
+        current[:] = [session]
         progress.slide(session.name)
         progress.advance(session.kept)
+
+    def kept(windows: int) -> None:
+        progress.advance(windows)
+        progress.figures(current[0].telemetry.shares())
 
     return embed_slides(
         plans,
@@ -177,7 +185,7 @@ def _embed(
         encoder,
         options.threads,
         begun=begun,
-        kept=progress.advance,
+        kept=kept,
         stop=stop,
     )
 

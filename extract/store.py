@@ -308,8 +308,8 @@ def store_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = {
-            errno.ENOSPC: "free some space and run the same command again; finished chunks are kept",
+            errno.ENOSPC: "free some space and run the same command again; what is finished is kept",
             errno.EROFS: "choose a place that can be written to",
             errno.EACCES: "choose a place that you may write to",
-        }.get(error.errno or 0, "check the disk and run the same command again; finished chunks are kept")
+        }.get(error.errno or 0, "check the disk and run the same command again; what is finished is kept")
         raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error

@@ -139,7 +139,6 @@ class MagnificationWriter:
         self._shape = shape
         with store_errors(self._path):
             parent = store.root.require_group(f"{encode_name(slide)}/{encode_name(encoder)}")
-            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
             group = subgroup(parent, mpp_key(mpp))
             if group is not None and "recipe" in group.attrs:
                 different = differences(_attr(group, "recipe"), recipe)
@@ -149,6 +148,7 @@ class MagnificationWriter:
                     # Nothing of it counts any more, also if the process dies before all is deleted.
                     group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
+            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
             self.begun_anew = group is None or "recipe" not in group.attrs
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)

@@ -29,6 +29,14 @@ from mmap_st.prototypes.select import select_prototypes, selected_count
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
 
+#: Files whose tests run for minutes. Each file stays on one core, so that these must not come last.
+_LONGEST_FIRST = ("test_faults.py", "test_readme.py", "test_cli.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST_FIRST)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 #: A timm model made for tests: 160 px, a few thousand weights.

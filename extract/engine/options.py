@@ -23,7 +23,8 @@ class ExtractOptions:
     overwrite
         Replace what another recipe made.
     cache_mb
-        Memory for decoded tiles, of each slide in flight, in MiB; two slides may be.
+        Memory for decoded tiles, of each slide in flight, in MiB; up to three slides may be: one that is
+        read, one that is opened ahead, one that is written. Windows that need more get more.
     tissue_min
         Windows with a smaller share of tissue are not embedded.
     """

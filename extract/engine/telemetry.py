@@ -45,7 +45,7 @@ class Telemetry:
 
     def summary(self) -> dict[str, float | int]:
         """The figures and what follows from them, as JSON."""
-        seconds = max(self.seconds, 1e-9)
+        seconds = max(self.seconds or time.perf_counter() - self._began, 1e-9)
         figures = {k: round(v, 3) for k, v in asdict(self).items() if not k.startswith("_")}
         return {
             **figures,
@@ -55,11 +55,17 @@ class Telemetry:
             "decode_amplification": round(self.decodes / self.tiles, 4) if self.tiles else 1.0,
         }
 
+    def shares(self) -> str:
+        """Where the time goes, in a few words."""
+        found = self.summary()
+        return (
+            f"device busy {found['device_busy_share']:.0%}, waiting for reads {found['read_wait_share']:.0%}"
+        )
+
     def __str__(self) -> str:
         """One line for people."""
-        shares = self.summary()
+        found = self.summary()
         return (
-            f"{shares['windows_per_s']:.0f} windows/s, device busy {shares['device_busy_share']:.0%},"
-            f" waiting for reads {shares['read_wait_share']:.0%},"
-            f" {shares['decode_amplification']:.2f} decodes a tile"
+            f"{found['windows_per_s']:.0f} windows/s, {self.shares()},"
+            f" {found['decode_amplification']:.2f} decodes a tile"
         )

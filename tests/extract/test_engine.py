@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.formats.pixels import levels_of
 from mmap_st.extract.formats.plain import PlainSlide
+from mmap_st.extract.progress import Silent
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
@@ -42,7 +44,15 @@ def magnification(path: Path, slide: str, mpp: float) -> Any:
 
 
 def test_a_run_records_where_its_time_went(section: Cohort, tmp_path: Path) -> None:
-    report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5, 2.0), OPTIONS)
+    shown: list[str] = []
+
+    class Watching(Silent):
+        def figures(self, text: str) -> None:
+            shown.append(text)
+
+    report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5, 2.0), OPTIONS, Watching())
+    assert shown
+    assert re.fullmatch(r"device busy \d+%, waiting for reads \d+%", shown[-1])
     group = zarr.open_group(tmp_path / "f.zarr", mode="r")["A1/timm%3Atest_efficientnet"]
     figures = group.attrs["telemetry"]
     assert figures["windows"] == report.windows == 72

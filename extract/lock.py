@@ -8,7 +8,6 @@ after its machine slept, finds out before it writes again.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError
-from mmap_st.extract.store import locks_folder
+from mmap_st.extract.store import has_no_file_locks, locks_folder
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -154,7 +153,7 @@ class SlideLock:
             self._file.acquire(timeout=self._wait_s)
             self._locks_files = True
         except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP):
+            if not has_no_file_locks(error):
                 raise
             _LOG.warning("%s has no file locks: only signatures keep writers apart", self._folder)
             self._locks_files = False
@@ -168,6 +167,7 @@ class SlideLock:
             If the signature is touched meanwhile.
         """
         seen: float | None = None
+        began = time.monotonic()
         while (other := self._holder()) is not None:
             if other.machine == self._me.machine and self._locks_files:
                 return  # it would hold the operating system's lock
@@ -177,9 +177,10 @@ class SlideLock:
                 return
             if seen is not None and touched != seen:
                 raise _locked(other)
-            seen = touched
-            if self._now() - touched >= _DEAD_AFTER_S:
+            # The second for signatures from the future, by a clock that was wrong.
+            if self._now() - touched >= _DEAD_AFTER_S or time.monotonic() - began >= _DEAD_AFTER_S:
                 return
+            seen = touched
             if self._stop():
                 raise StoppedError("stopped while waiting for a lock")
             time.sleep(_POLL_S)

@@ -294,11 +294,27 @@ def locks_folder(path: Path) -> Path:
     return path.with_name(path.name + ".locks")
 
 
-def _making(path: Path) -> FileLock:
-    """The lock of making a store: jobs that start together make it once."""
+@contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """Hold the lock of making a store: jobs that start together make it once."""
     folder = locks_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "new.lock")
+    lock = FileLock(folder / "new.lock", fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        if not has_no_file_locks(error):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def has_no_file_locks(error: Exception) -> bool:
+    """Whether an error says that a file system knows no locks."""
+    known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known
 
 
 @contextmanager

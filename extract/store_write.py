@@ -154,7 +154,8 @@ class MagnificationWriter:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
             self._group = group
         self._done = {int(index) for index in _attr(group, "chunks_done")}
-        if overwrite or not self.complete:
+        # Where all is written and only the mark is missing, nothing is begun again.
+        if overwrite or self.pending():
             self.reopen()
 
     def _start(self, parent: zarr.Group, key: str, recipe: Recipe, chunk: int) -> zarr.Group:

@@ -137,6 +137,6 @@ def wait_for(future: Future[_Result], stop: Callable[[], bool]) -> _Result:
             return future.result(timeout=_POLL_S)
         except TimeoutError:
             if future.done():
-                raise
+                return future.result()
             if stop():
                 raise StoppedError("stopped while reading") from None

@@ -137,6 +137,8 @@ class DeviceQueue(Generic[Tag]):
         import torch
 
         batch = _Batch(tag, windows)
+        # On a CPU steps are filled up as ever, so that bits do not depend on when memory was short.
+        filled = self._encoder.step if self._device.type == "cpu" else self.step
         started = time.perf_counter()
         # Streams and events are those of the current device, which need not be the encoder's.
         here = torch.cuda.device(self._device) if self._cuda else nullcontext()
@@ -148,7 +150,7 @@ class DeviceQueue(Generic[Tag]):
                 if self._stop():
                     raise StoppedError("stopped while embedding")
                 pixels = self._upload(windows[start : start + self.step])
-                embedded = self._encoder.forward(pixels, self.step)
+                embedded = self._encoder.forward(pixels, filled)
                 batch.parts.append(self._download(embedded))
             if self._cuda:
                 batch.ended.record()

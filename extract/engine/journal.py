@@ -69,6 +69,8 @@ class Journal:
             for leftover in path.parent.glob(f"{path.stem}.*.partial"):
                 if leftover != draft:
                     leftover.unlink(missing_ok=True)
+            # What was safe on disk before must be so again before the old file goes.
+            os.fsync(self._file.fileno())
             draft.replace(path)
 
     @property
@@ -169,7 +171,7 @@ def _open_new(path: Path) -> FileIO:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: what is written has left the process, and a kill cannot take it back.
             return path.open("w+b", buffering=0)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError

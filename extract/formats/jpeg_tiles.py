@@ -102,6 +102,8 @@ class JpegTiles:
             raise self._damaged(level, column, row, "the file ends before it does")
         try:
             segments, frame, scan = _parse(data)
+        except _UnclearError:
+            return None
         except ValueError as error:
             raise self._damaged(level, column, row, str(error)) from error
         if frame is None or frame.bits != 8 or frame.components != 3:
@@ -163,7 +165,15 @@ def _holds(page: Any, level: Level) -> bool:
         and page.bitspersample == 8
         and page.planarconfig == 1
         and page.imagedepth == 1
+        and _tables_are_clear(page)
     )
+
+
+def _tables_are_clear(page: Any) -> bool:
+    try:
+        return _prefix(page) is not None
+    except ValueError:
+        return False
 
 
 def _prefix(page: Any) -> bytes:
@@ -179,6 +189,10 @@ class _Frame:
     size: tuple[int, int]
     bits: int
     components: int
+
+
+class _UnclearError(ValueError):
+    """A header with bytes that belong to nothing, which some scanners write."""
 
 
 def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
@@ -197,7 +211,7 @@ def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
         if len(jpeg) < at + 4 and jpeg[at : at + 2] != bytes((0xFF, _END)):
             raise ValueError("its header is cut off")
         if jpeg[at] != 0xFF:
-            raise ValueError("its header is damaged")
+            raise _UnclearError("bytes that belong to nothing")
         marker = jpeg[at + 1]
         if marker in (_SCAN, _END):
             return b"".join(kept), frame, jpeg[at:]

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmap_st.errors import RegionError, RequestError
 from mmap_st.extract import run
 from mmap_st.extract.encoders import Encoder, encoder_spec
 from mmap_st.extract.engine import session as sessions
+from mmap_st.extract.engine.ahead import wait_for
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.formats.pixels import levels_of
 from mmap_st.extract.formats.plain import PlainSlide
@@ -27,6 +29,7 @@ from mmap_st.extract.progress import Silent
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store_write import MagnificationWriter
 
 TINY = EncoderRequest(
     encoder_spec("timm:test_efficientnet"), random_weights=True, device="cpu", precision="fp32"
@@ -206,6 +209,39 @@ def test_the_order_of_slides_changes_nothing(write_section, tmp_path: Path) -> N
 
 def make_store(path: str) -> None:
     FeatureStore.create(Path(path))
+
+
+def test_a_result_that_comes_while_the_waiting_is_renewed_is_not_lost() -> None:
+    class JustInTime(Future):  # type: ignore[type-arg]
+        def result(self, timeout: float | None = None) -> str:
+            if timeout is not None:
+                self.set_result("there")
+                raise TimeoutError
+            return super().result()
+
+    assert wait_for(JustInTime(), lambda: False) == "there"
+
+
+def test_a_kill_before_the_last_mark_costs_that_mark_alone(
+    section: Cohort, tmp_path: Path, monkeypatch
+) -> None:
+    read = PlainSlide.read_tile
+
+    def damaged(self: PlainSlide, level: int, column: int, row: int) -> np.ndarray:
+        if (column, row) == (0, 0):
+            raise RegionError("damaged")
+        return read(self, level, column, row)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainSlide, "read_tile", damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr(MagnificationWriter, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5,), OPTIONS)
+    report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5,), OPTIONS)
+    assert (report.done, report.windows) == (["A1"], 0)
 
 
 def test_jobs_that_start_together_make_one_store(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_writer_elsewhere_that_died_is_waited_out_without_a_hand(tmp_path: Pat
         assert time.monotonic() - began > 0.7
 
 
+def test_a_signature_from_the_future_holds_nobody_up(tmp_path: Path) -> None:
+    file = sign_elsewhere(tmp_path / "f.zarr")
+    os.utime(file, (time.time() + 1e6,) * 2)
+    began = time.monotonic()
+    with SlideLock(tmp_path / "f.zarr", "A1"):
+        assert 0.7 < time.monotonic() - began < 5
+
+
 def test_waiting_for_a_writer_elsewhere_can_be_stopped(tmp_path: Path) -> None:
     sign_elsewhere(tmp_path / "f.zarr")
     with pytest.raises(StoppedError):

@@ -15,6 +15,7 @@ from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.grid import GridRequest
 from mmap_st.extract.preview import preview_cohort
+from mmap_st.extract.progress import Silent
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
@@ -28,7 +29,7 @@ LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))
 GRID = GridRequest("square", 200.0)
 
 
-class Notes:
+class Notes(Silent):
     """Keeps what a run says."""
 
     def __init__(self) -> None:
@@ -36,12 +37,6 @@ class Notes:
 
     def begin(self, slides: int, windows: int) -> None:
         self.windows = windows
-
-    def slide(self, name: str) -> None:
-        pass
-
-    def advance(self, windows: int) -> None:
-        pass
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -38,7 +38,12 @@ def _console(*, stderr: bool) -> Console:
 
 def set_up_logging(*, verbose: bool) -> None:
     """Warnings (with `verbose`, all that happens) to standard error."""
-    handler = RichHandler(console=_console(stderr=True), show_path=False, rich_tracebacks=False)
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=_console(stderr=True), show_path=False, rich_tracebacks=False)
+    else:  # rich would fill lines up to the width of a table
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     logging.getLogger("mmap_st").setLevel(logging.INFO if verbose else logging.WARNING)
 

@@ -166,23 +166,6 @@ def plan_reading(
     cache_bytes
         Memory for tiles: steps whose tiles would take more get fewer windows, down to one.
     """
-    plan = _plan(levels, xy, source_mpp, input_px, wanted, windows_a_step)
-    if cache_bytes is None:
-        return plan
-    while windows_a_step > 1 and plan.most_tiles * plan.tile_bytes > cache_bytes:
-        windows_a_step = max(windows_a_step // 2, 1)
-        plan = _plan(levels, xy, source_mpp, input_px, wanted, windows_a_step)
-    return plan
-
-
-def _plan(
-    levels: Sequence[Level],
-    xy: NDArray[np.float64],
-    source_mpp: float,
-    input_px: int,
-    wanted: Mapping[float, NDArray[np.int64]],
-    windows_a_step: int,
-) -> ReadPlan:
     sources = tuple(_source(levels, xy, mpp, source_mpp, input_px) for mpp in sorted(wanted))
     # A square of the curve is as wide as a tile of level 0: within it order matters little.
     place = np.empty(len(xy), np.int64)
@@ -195,7 +178,7 @@ def _plan(
     row_of, source_of = row_of[order], source_of[order]
     step_windows = np.append(np.arange(0, len(row_of), windows_a_step), len(row_of))
     step_of, needed, tiles = _tile_uses(levels, sources, source_of, row_of, windows_a_step)
-    return ReadPlan(
+    plan = ReadPlan(
         input_px,
         tuple(levels),
         sources,
@@ -207,6 +190,10 @@ def _plan(
         needed.astype(np.int32),
         _next_uses(step_of, needed),
     )
+    too_large = cache_bytes is not None and plan.most_tiles * plan.tile_bytes > cache_bytes
+    if too_large and windows_a_step > 1:
+        return plan_reading(levels, xy, source_mpp, input_px, wanted, windows_a_step // 2, cache_bytes)
+    return plan
 
 
 def _source(

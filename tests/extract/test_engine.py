@@ -60,7 +60,8 @@ def test_a_run_records_where_its_time_went(section: Cohort, tmp_path: Path) -> N
     figures = group.attrs["telemetry"]
     assert figures["windows"] == report.windows == 72
     assert figures["windows_per_s"] == pytest.approx(72 / figures["seconds"], rel=0.1)
-    assert figures["decode_amplification"] == 1.0
+    # A thread that is late may find a tile forgotten by one that is ahead.
+    assert 1 <= figures["decode_amplification"] < 1.5
     assert 0 < figures["device_busy_share"] <= 1
     assert 0 <= figures["read_wait_share"] <= 1
     recorded = group["0.5000"].attrs

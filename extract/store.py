@@ -160,6 +160,8 @@ class FeatureStore:
         with store_errors(path), _making(path):
             if (path / "zarr.json").is_file():
                 return cls.open(path, writable=True)  # another process was first
+            for leftover in path.glob("*.partial"):
+                leftover.unlink()  # of a process that was killed here
             zarr.open_group(
                 path,
                 mode="a",

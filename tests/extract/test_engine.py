@@ -255,6 +255,7 @@ def test_what_a_kill_left_while_the_store_was_made_is_no_store(tmp_path: Path) -
     (tmp_path / "f.zarr").mkdir()
     (tmp_path / "f.zarr" / "zarr.0123abcd.partial").write_bytes(b"{")
     assert FeatureStore.create(tmp_path / "f.zarr").slides() == ()
+    assert [file.name for file in (tmp_path / "f.zarr").iterdir()] == ["zarr.json"]
 
 
 def test_steps_need_no_more_tiles_than_there_is_memory_for() -> None:

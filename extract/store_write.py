@@ -43,11 +43,10 @@ def write_slide(
     SlideRecipeError
         If the store has the slide with other spots.
     """
-    key = encode_name(info.name)
     with store_errors(store.path):
-        for leftover in (store.path / key).rglob("*.partial"):
+        for leftover in (store.path / encode_name(info.name)).rglob("*.partial"):
             leftover.unlink(missing_ok=True)  # of a writer that was killed
-        group = store.root.require_group(key)
+        group = store.require_group(info.name)
         group.attrs.update(
             {
                 "name": info.name,
@@ -76,7 +75,7 @@ def write_slide(
 def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, Any]) -> None:
     """Record what the last run that embedded something measured of itself."""
     with store_errors(store.path):
-        group = store.root.require_group(f"{encode_name(slide)}/{encode_name(encoder)}")
+        group = store.require_group(slide, encode_name(encoder))
         group.attrs["telemetry"] = dict(figures)
 
 
@@ -138,7 +137,7 @@ class MagnificationWriter:
         self._path = store.path
         self._shape = shape
         with store_errors(self._path):
-            parent = store.root.require_group(f"{encode_name(slide)}/{encode_name(encoder)}")
+            parent = store.require_group(slide, encode_name(encoder))
             group = subgroup(parent, mpp_key(mpp))
             if group is not None and "recipe" in group.attrs:
                 different = differences(_attr(group, "recipe"), recipe)

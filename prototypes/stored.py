@@ -158,8 +158,7 @@ def _write(
     settings: Mapping[str, Any],
     candidates: Candidates,
 ) -> None:
-    path = f"{encode_name(slide)}/{encode_name(encoder)}/{_GROUP}"
-    parent = store.root.require_group(path)
+    parent = store.require_group(slide, encode_name(encoder), _GROUP)
     group = parent.create_group(key, overwrite=True)
     for name in _ARRAYS:
         group.create_array(name, data=getattr(candidates, name))

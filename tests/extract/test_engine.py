@@ -29,6 +29,8 @@ from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.store_write import MagnificationWriter
+from mmap_st.prototypes.candidates import CandidateSettings
+from mmap_st.prototypes.stored import build_all
 
 TINY = EncoderRequest(
     encoder_spec("timm:test_efficientnet"), random_weights=True, device="cpu", precision="fp32"
@@ -252,6 +254,25 @@ def test_what_a_kill_left_while_the_store_was_made_is_no_store(tmp_path: Path) -
     (tmp_path / "f.zarr" / "zarr.0123abcd.partial").write_bytes(b"{")
     assert FeatureStore.create(tmp_path / "f.zarr").slides() == ()
     assert [file.name for file in (tmp_path / "f.zarr").iterdir()] == ["zarr.json"]
+
+
+def test_nothing_is_drafted_in_the_root_that_a_kill_could_leave_there(
+    section: Cohort, tmp_path: Path, monkeypatch
+) -> None:
+    drafted: list[Path] = []
+    opened = Path.open
+
+    def noting(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self.suffix == ".partial":
+            drafted.append(self.parent)
+        return opened(self, *args, **kwargs)
+
+    store = FeatureStore.create(tmp_path / "f.zarr")
+    monkeypatch.setattr(Path, "open", noting)
+    extract_cohort(section, store.path, TINY, (0.5,), OPTIONS)
+    build_all(store, TINY.spec.name, None, CandidateSettings())
+    assert store.path / "A1" in drafted
+    assert store.path not in drafted
 
 
 def test_steps_need_no_more_tiles_than_there_is_memory_for() -> None:

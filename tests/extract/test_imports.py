@@ -308,7 +308,7 @@ def test_a_head_takes_slides_imported_alike_and_no_mixture(section, tmp_path: Pa
     slides = [opened.slide(name) for name in ("A1", "B1")]
     assert check_same_recipe(slides, "uni", [0.5])["encoder"]["imported"] is True
     mixed = imported(store, "B1").group
-    writable = FeatureStore.open(store, writable=True).root[mixed.path]
+    writable = FeatureStore.open(store).require_group("B1", "uni", "0.5000")
     writable.attrs["recipe"] = {**mixed.attrs["recipe"], "encoder": TINY.spec.recipe()}
     with pytest.raises(HeadError, match=r"B1 was embedded otherwise than A1 \(embeddings: stored imported"):
         check_same_recipe([FeatureStore.open(store).slide(n) for n in ("A1", "B1")], "uni", [0.5])

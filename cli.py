@@ -9,7 +9,7 @@ import typer
 
 import mmap_st
 from mmap_st import console
-from mmap_st.commands import cohorts, downloads, extraction, heads
+from mmap_st.commands import cohorts, downloads, encoders, extraction, heads
 from mmap_st.commands.stopping import STOPPED
 from mmap_st.errors import MmapError, RequestError
 
@@ -29,6 +29,8 @@ app.command("fit-head")(heads.fit_head)
 app.command()(heads.predict)
 app.command()(heads.report)
 app.command()(extraction.info)
+app.command()(encoders.encoders)
+app.command()(encoders.doctor)
 app.command()(heads.demo)
 
 

@@ -69,11 +69,13 @@ def fail(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; the first column is text, the others are set to the right."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()
+) -> None:
+    """A table on standard output; the first column is text, as are those of `left`, others are set right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index == 0 or index in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     _console(stderr=False).print(table)
@@ -88,6 +90,17 @@ def show_reasons(title: str, reasons: Mapping[str, str], what: str = "slide") ->
     table.add_column("reason", overflow="fold")
     for slide, reason in reasons.items():
         table.add_row(escape(slide), escape(reason))
+    _console(stderr=False).print(table)
+
+
+def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
+    """What was examined, what was found, and what is wrong with it (empty: nothing)."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("", "found", "trouble"):
+        table.add_column(column, overflow="fold")
+    for what, found, trouble in findings:
+        mark = Text(trouble, style="red") if trouble else Text("none", style="green")
+        table.add_row(escape(what), escape(found), mark)
     _console(stderr=False).print(table)
 
 

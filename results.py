@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmap_st import console
 
 if TYPE_CHECKING:
+    from mmap_st.extract.encoders.listing import ListedEncoder
+    from mmap_st.extract.encoders.spec import EncoderSpec
     from mmap_st.extract.imports.run import ImportReport
     from mmap_st.extract.preview import PreviewReport
     from mmap_st.extract.run import ExtractReport
@@ -31,6 +34,54 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
         console.say(f"{report.skipped} windows show too little tissue; their rows are NaN and marked invalid")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
+
+
+def show_encoders(found: Sequence[ListedEncoder]) -> None:
+    """A table of encoders."""
+    rows = []
+    for encoder in found:
+        spec = encoder.spec
+        licence = spec.licence + (" (non-commercial)" if _must_say_non_commercial(spec) else "")
+        rows.append(
+            (
+                spec.name,
+                encoder.missing or "ready",
+                _or_unknown(spec.gated),
+                str(spec.width or ""),
+                str(spec.input_px),
+                "" if spec.parameters_m is None else f"{spec.parameters_m:.0f}",
+                ""
+                if spec.gflops is None
+                else f"{spec.gflops:.0f}"
+                if spec.gflops >= 10
+                else f"{spec.gflops}",
+                ", ".join(f"{mpp:g}" for mpp in spec.mpps),
+                licence,
+            )
+        )
+    columns = ("encoder", "here", "gated", "width", "px", "M params", "GFLOPs", "um/px", "licence")
+    console.show_table("encoders", columns, rows, left=(1, 8))
+    ready = sum(encoder.ready for encoder in found)
+    console.say(
+        f"{len(found)} encoders, {ready} ready here; and timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION."
+        " `mmap encoders NAME` shows one."
+    )
+
+
+def show_encoder(encoder: ListedEncoder) -> None:
+    """All that is known of one encoder."""
+    for key, value in encoder.as_json().items():
+        if value not in (None, "", []):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            console.say(f"{key}: {_or_unknown(value) if isinstance(value, bool) else shown}")
+
+
+def _must_say_non_commercial(spec: EncoderSpec) -> bool:
+    return spec.commercial is False and "non-commercial" not in spec.licence
+
+
+def _or_unknown(value: bool | None) -> str:
+    return "?" if value is None else "yes" if value else "no"
 
 
 def show_import(report: ImportReport, store: Path) -> None:

@@ -229,11 +229,11 @@ def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
 
 def spec_of(job: SimpleNamespace):  # type: ignore[no-untyped-def]
     """The job's network as this project's encoder."""
-    from mmap_st.extract.encoders.spec import EncoderSpec
+    from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing, TimmModel
 
     return EncoderSpec(
-        name=job.arch, arch=job.arch, input_px=job.input_px, mean=tuple(job.mean), std=tuple(job.std),
-        pooling="class token", arch_kwargs=job.arch_kwargs,
+        name=job.arch, model=TimmModel(job.arch, job.arch_kwargs), input_px=job.input_px,
+        preprocessing=Preprocessing(tuple(job.mean), tuple(job.std)), pooling=Pooling("cls"),
     )  # fmt: skip
 
 

@@ -27,11 +27,22 @@ def extract(
     magnifications: MagnificationsOption = None,
     mpp: MppOption = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Weights of the encoder (.safetensors, .pth).")
+        Path | None,
+        typer.Option("--weights", help="Weights of the encoder (.safetensors, .pth, or a folder with them)."),
     ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Random weights, to try an encoder without its own.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
+    ] = False,
+    input_px: Annotated[
+        int | None, typer.Option(min=1, help="Side of the windows, for encoders that take other sizes.")
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Keep a grid of so many x so many patch tokens too (default the store's)."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows embedded together (default 32 on a CPU, 256 on a GPU).")
     ] = None,
@@ -84,7 +95,12 @@ def extract(
     if mpps is None and preview is None:
         raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
     slides = open_cohort(cohort)
-    request = EncoderRequest(encoder_spec(encoder), weights, random_weights, device, precision, compiled)
+    spec = encoder_spec(encoder)
+    if input_px is not None:
+        spec = spec.with_input(input_px)
+    request = EncoderRequest(
+        spec, weights, random_weights, device, precision, compiled, tokens, trust_remote_code
+    )
     if preview is not None:
         with console.status() as tell:
             drawn = preview_cohort(slides, store, preview, grid, tell)

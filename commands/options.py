@@ -13,7 +13,12 @@ CohortArgument = Annotated[
     str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
 ]
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")]
-EncoderOption = Annotated[str, typer.Option("--encoder", help="An encoder, or timm:NAME.")]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--encoder", help="An encoder (`mmap encoders`), timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION."
+    ),
+]
 MagnificationsOption = Annotated[
     str | None, typer.Option("--magnifications", help="Such as 20,10,5; 20x is 0.5 um/px.")
 ]

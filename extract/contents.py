@@ -40,6 +40,8 @@ def contents(store: FeatureStore) -> Iterator[ContentLine]:
                 done = magnification.chunks_done
                 total = magnification.n_chunks
                 state = "complete" if magnification.complete else f"unfinished, {done} of {total} chunks"
+                if magnification.tokens:
+                    state += f", {magnification.tokens} x {magnification.tokens} tokens"
                 if is_imported(magnification.recipe):
                     state += f", imported {magnification.recipe['features']['matched']}"
                 yield ContentLine(

@@ -39,6 +39,15 @@ class Magnification:
         """(n, d) float32; rows of windows that could not be read are NaN."""
         return np.asarray(array_in(self.group, "embedding")[:], dtype=np.float32)
 
+    @property
+    def tokens(self) -> int:
+        """Side g of its grid of tokens; 0 where it has none."""
+        return array_in(self.group, "tokens").shape[1] if "tokens" in self.recipe else 0
+
+    def token_rows(self, rows: slice) -> NDArray[np.float32]:
+        """(k, g, g, t) float32 tokens of some rows; rows of windows that could not be read are NaN."""
+        return np.asarray(array_in(self.group, "tokens")[rows], dtype=np.float32)
+
     def valid(self) -> NDArray[np.bool_]:
         """(n,) False where the window could not be read."""
         return np.asarray(array_in(self.group, "valid")[:], dtype=np.bool_)

@@ -131,6 +131,13 @@ def stored_precision(store: FeatureStore, encoder: str) -> str | None:
     return None
 
 
+def stored_tokens(store: FeatureStore, encoder: str) -> int:
+    """Side of the grid of tokens that the store has of an encoder; 0 where it has none."""
+    for _, found in stored_magnifications(store, encoder):
+        return int(found.recipe.get("tokens", 0))
+    return 0
+
+
 def check_run_recipe(store: FeatureStore, shared: Recipe) -> None:
     """Refuse a run whose encoder, weights or precision differ from what the store has of that encoder.
 

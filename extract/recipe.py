@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.spots import Spots
-from mmap_st.extract.encoders.spec import Encoder
+from mmap_st.extract.encoders.encoder import Encoder
 from mmap_st.extract.resample import FILL, RESAMPLING
 from mmap_st.extract.slide import slide_files
 from mmap_st.extract.tissue import METHOD
@@ -52,6 +52,7 @@ def run_recipe(encoder: Encoder, tissue_min: float = 0.0) -> Recipe:
         "precision": encoder.precision,
         "window": {"resampling": RESAMPLING, "fill": FILL},
         "algorithm_version": ALGORITHM_VERSION,
+        **({"tokens": encoder.tokens} if encoder.tokens else {}),
         **({"tissue_min": tissue_min, "tissue_method": METHOD} if tissue_min else {}),
     }
 

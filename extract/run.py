@@ -12,13 +12,21 @@ from mmap_st.errors import MmapError, StoppedError
 from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
 from mmap_st.extract.encoders.build import device_of
 from mmap_st.extract.encoders.precision import auto_precision
+from mmap_st.extract.encoders.scales import note_of_scales
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.engine.pipeline import embed_slides
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide, open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.grid import GridRequest
 from mmap_st.extract.placement import gets_spots
-from mmap_st.extract.plan import SlidePlan, check_run_recipe, check_width, plan_slide, stored_precision
+from mmap_st.extract.plan import (
+    SlidePlan,
+    check_run_recipe,
+    check_width,
+    plan_slide,
+    stored_precision,
+    stored_tokens,
+)
 from mmap_st.extract.progress import Progress, Silent
 from mmap_st.extract.recipe import run_recipe
 from mmap_st.extract.store import FeatureStore, holds_anything
@@ -66,7 +74,15 @@ class ExtractReport:
 
 @dataclass(frozen=True)
 class EncoderRequest:
-    """Which encoder to build, and how; `device` and `precision` may be ``auto``."""
+    """Which encoder to build, and how; see `build_encoder`.
+
+    Attributes
+    ----------
+    device, precision
+        May be ``auto``.
+    tokens
+        Side of the grid of tokens to keep; None: what the store has of this encoder.
+    """
 
     spec: EncoderSpec
     weights: Path | None = None
@@ -74,6 +90,8 @@ class EncoderRequest:
     device: str = "auto"
     precision: str = "auto"
     compiled: bool = False
+    tokens: int | None = None
+    trust_remote_code: bool = False
 
 
 def extract_cohort(
@@ -151,6 +169,8 @@ def extract_cohort(
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
         progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
     progress.begin(len(plans), sum(plan.windows for plan in plans))
+    if plans and (scales := note_of_scales(request.spec, mpps)):
+        progress.note(scales)
     for mpp in mpps:
         _note_enlarged(mpp, plans, progress)
     for outcome in _embed(plans, store, encoder, options, progress, stop):
@@ -211,6 +231,9 @@ def _build(request: EncoderRequest, store: FeatureStore | None, options: Extract
     if precision == "auto":
         stored = stored_precision(store, request.spec.name) if store else None
         precision = auto_precision(request.spec, device, stored)
+    tokens = request.tokens
+    if tokens is None:
+        tokens = stored_tokens(store, request.spec.name) if store else 0
     return build_encoder(
         request.spec,
         weights=request.weights,
@@ -219,6 +242,8 @@ def _build(request: EncoderRequest, store: FeatureStore | None, options: Extract
         precision=precision,
         batch_size=options.batch_size,
         compiled=request.compiled,
+        tokens=tokens,
+        trust_remote_code=request.trust_remote_code,
     )
 
 

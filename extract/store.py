@@ -203,9 +203,9 @@ class FeatureStore:
     def require_group(self, slide: str, *keys: str) -> zarr.Group:
         """The group of a slide, or one within it, for writing; made where there is none.
 
-        The slide's folder is opened as a hierarchy of its own. From the root, zarr would draft a `zarr.json` of
-        the root each time it makes something below, and a kill would leave that draft where nobody may clear
-        it away, since it could be that of another slide's writer.
+        The slide's folder is opened as a hierarchy of its own. From the root, zarr would draft a `zarr.json`
+        of the root each time it makes something below, and a kill would leave that draft where nobody may
+        clear it away, since it could be that of another slide's writer.
         """
         group = zarr.open_group(self.path / encode_name(slide), mode="a", zarr_format=3)
         return group.require_group("/".join(keys)) if keys else group

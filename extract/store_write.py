@@ -1,4 +1,4 @@
-"""The feature store, write side: rows in whole chunks, each recorded after its bytes, `complete` last."""
+"""The feature store, write side: slides with their spots, telemetry, versions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import zarr
-from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 import mmap_st
 from mmap_st.data.spots import Spots
-from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
-from mmap_st.extract.magnification import magnification_in
-from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
+from mmap_st.errors import SlideRecipeError
 from mmap_st.extract.store import (
     FeatureStore,
     SlideInfo,
@@ -92,201 +87,12 @@ def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
         )
 
 
-class MagnificationWriter:
-    """Writes one magnification of one slide; goes on from the chunks that are there.
-
-    Parameters
-    ----------
-    store
-        Open for writing; the caller holds the slide's lock.
-    slide, encoder, mpp
-        Where to.
-    recipe
-        What the rows are made by.
-    shape
-        Number of spots and width of an embedding.
-    chunk
-        Rows of a chunk, for a magnification that is not there yet.
-    overwrite
-        Replace what another recipe made; and where all is there, try chunks with unreadable windows again, as
-        is done anyway where not all is there.
-
-    Attributes
-    ----------
-    begun_anew
-        Whether nothing of it was there, or what was there is being replaced.
-
-    Raises
-    ------
-    RecipeMismatchError
-        If another recipe made what is there, and `overwrite` is False.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        slide: str,
-        encoder: str,
-        mpp: float,
-        recipe: Recipe,
-        shape: tuple[int, int],
-        *,
-        chunk: int,
-        overwrite: bool = False,
-    ) -> None:
-        self._path = store.path
-        self._shape = shape
-        with store_errors(self._path):
-            parent = store.require_group(slide, encode_name(encoder))
-            group = subgroup(parent, mpp_key(mpp))
-            if group is not None and "recipe" in group.attrs:
-                different = differences(_attr(group, "recipe"), recipe)
-                if different and not overwrite:
-                    raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
-                if different or not _whole(group):
-                    # Nothing of it counts any more, also if the process dies before all is deleted.
-                    group.attrs.update({"complete": False, "chunks_done": []})
-                    group = None
-            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
-            self.begun_anew = group is None or "recipe" not in group.attrs
-            if group is None or "recipe" not in group.attrs:
-                group = self._start(parent, mpp_key(mpp), recipe, chunk)
-            self._group = group
-        self._done = {int(index) for index in _attr(group, "chunks_done")}
-        # Where all is written and only the mark is missing, nothing is begun again.
-        if overwrite or self.pending():
-            self.reopen()
-
-    def _start(self, parent: zarr.Group, key: str, recipe: Recipe, chunk: int) -> zarr.Group:
-        group = parent.create_group(key, overwrite=True)
-        n, _ = self._shape
-        self._create_embedding(group, "float16", chunk)
-        group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
-        group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
-        group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
-        # The recipe comes last: a group without one is begun anew.
-        group.attrs.update(
-            {
-                "chunks_done": [],
-                "versions": versions(),
-                "recipe_sha256": sha256_of_json(recipe),
-                "recipe": recipe,
-            }
-        )
-        return group
-
-    def _create_embedding(self, group: zarr.Group, dtype: str, chunk: int) -> zarr.Array[Any]:
-        return group.create_array(
-            "embedding",
-            shape=self._shape,
-            dtype=dtype,
-            chunks=(chunk, self._shape[1]),
-            compressors=ZstdCodec(level=3),
-            fill_value=float("nan"),
-            overwrite=True,
-        )
-
-    @property
-    def complete(self) -> bool:
-        """Whether all is there and published."""
-        return self._group.attrs.get("complete") is True
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of a chunk."""
-        return int(self._array("embedding").chunks[0])
-
-    @property
-    def n_chunks(self) -> int:
-        """Chunks of the whole magnification."""
-        return -(-self._shape[0] // self.chunk_rows)
-
-    def pending(self) -> tuple[int, ...]:
-        """Chunks that are still to be written, in order."""
-        return tuple(index for index in range(self.n_chunks) if index not in self._done)
-
-    def rows(self, index: int) -> range:
-        """Rows of a chunk."""
-        return range(index * self.chunk_rows, min((index + 1) * self.chunk_rows, self._shape[0]))
-
-    def write_chunk(
-        self,
-        index: int,
-        embedding: NDArray[np.float32],
-        valid: NDArray[np.bool_],
-        in_bounds: NDArray[np.float32],
-        tissue: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Write one whole chunk of rows, then record it; rows that are not valid become NaN.
-
-        `tissue` is each window's share of tissue; None where nobody looked.
-        """
-        rows = self.rows(index)
-        where = slice(rows.start, rows.stop)
-        embedding = np.where(valid[:, None], embedding, np.float32(np.nan))
-        # Rounded the same way whatever the array's type, so that neither the order of the chunks nor a
-        # kill in between can change a number.
-        fits = ~(np.abs(embedding) > _FLOAT16_MAX)
-        embedding[fits] = embedding[fits].astype(np.float16)
-        with store_errors(self._path):
-            largest = np.max(np.abs(embedding[valid]), initial=0.0)
-            if largest > _FLOAT16_MAX and self._array("embedding").dtype == np.float16:
-                self._widen()
-            self._array("embedding")[where] = embedding
-            self._array("valid")[where] = valid
-            self._array("in_bounds")[where] = in_bounds
-            if tissue is not None:
-                self._array("tissue")[where] = tissue
-            self._done.add(index)
-            self._group.attrs["chunks_done"] = sorted(self._done)
-
-    def finish(self, record: dict[str, Any]) -> None:
-        """Publish: after this, readers see the magnification. `record` is stored beside it."""
-        if self.pending():
-            raise StoreError(f"chunks {self.pending()} are not written; this is a defect of the program.")
-        with store_errors(self._path):
-            self._group.attrs.update({**record, "complete": True})
-
-    def valid(self, part: slice) -> NDArray[np.bool_]:
-        """Which rows of a part have an embedding."""
-        return np.asarray(self._array("valid")[part], dtype=np.bool_)
-
-    def reopen(self) -> None:
-        """Count chunks with windows that could not be read as not written, so that they are tried again."""
-        with store_errors(self._path):
-            unreadable = np.flatnonzero(magnification_in(self._group).unreadable()) // self.chunk_rows
-            if len(unreadable):
-                self._done -= set(unreadable.tolist())
-                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
-
-    def _widen(self) -> None:
-        """Change the array to float32; a kill in the middle costs its chunks, never wrong rows."""
-        before = np.asarray(self._array("embedding")[:], dtype=np.float32)
-        self._group.attrs["chunks_done"] = []
-        self._create_embedding(self._group, "float32", self.chunk_rows)[:] = before
-
-    def _array(self, key: str) -> zarr.Array[Any]:
-        found = self._group[key]
-        if not isinstance(found, zarr.Array):
-            raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")
-        return found
-
-
-def _whole(group: zarr.Group) -> bool:
-    """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
-    return all(isinstance(group.get(name), zarr.Array) for name in _ARRAYS)
-
-
 def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:
     """What is said where a recipe differs."""
     return (
         f"the store has {encoder} at {mpp_key(mpp)} um/px made with another recipe"
         f" ({'; '.join(different)}); use another store, or --overwrite to replace it."
     )
-
-
-def _attr(group: zarr.Group, key: str) -> Any:
-    return group.attrs[key]
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Encoders: frozen image models with their exact preprocessing and pooling."""
 
 from mmap_st.extract.encoders.build import build_encoder
-from mmap_st.extract.encoders.registry import ENCODERS, encoder_spec
-from mmap_st.extract.encoders.spec import PRECISIONS, Encoder, EncoderSpec
+from mmap_st.extract.encoders.encoder import Encoder
+from mmap_st.extract.encoders.families import ENCODERS
+from mmap_st.extract.encoders.registry import encoder_spec
+from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec
 
 __all__ = ["ENCODERS", "PRECISIONS", "Encoder", "EncoderSpec", "build_encoder", "encoder_spec"]

@@ -1,4 +1,4 @@
-"""Build an encoder: the model, its weights, its device and its precision."""
+"""Build an encoder: the network, its weights, its device and its precision."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmap_st.errors import EncoderError, RequestError
+from mmap_st.extract.encoders.encoder import HALVES, Encoder, autocast
 from mmap_st.extract.encoders.fold import fold_batch_norms
-from mmap_st.extract.encoders.registry import EFFICIENTNET_LITE0
-from mmap_st.extract.encoders.spec import HALVES, PRECISIONS, Encoder, EncoderSpec, autocast
-from mmap_st.extract.encoders.weights import (
-    fit_state,
-    lite0_weights,
-    read_state,
-    sha256_of_file,
-    sha256_of_tensors,
-)
+from mmap_st.extract.encoders.spec import PRECISIONS, CustomModel, EncoderSpec, Rgb
+from mmap_st.extract.encoders.weights import get_weights
 
 if TYPE_CHECKING:
     import torch
 
-_RANDOM_SEED = 0
+    from mmap_st.extract.encoders.network import Embedder
+
 #: On a CPU the network takes this many windows at a time, always: convolutions round differently with the
 #: size of a batch, so one size makes embeddings independent of --batch-size; and small batches are faster
 #: there, since activations stay in the caches (benchmarks/README.md).
@@ -37,6 +32,8 @@ def build_encoder(
     precision: str = "fp32",
     batch_size: int | None = None,
     compiled: bool = False,
+    tokens: int = 0,
+    trust_remote_code: bool = False,
 ) -> Encoder:
     """Build an encoder ready to embed.
 
@@ -45,7 +42,7 @@ def build_encoder(
     spec
         What to build.
     weights
-        File of weights, in place of the encoder's own.
+        File or folder of weights, in place of those that `weights.get_weights` finds or fetches.
     random_weights
         Take random weights, the same each time: for tests of speed and plumbing.
     device
@@ -56,50 +53,52 @@ def build_encoder(
         Windows that a GPU takes at a time; None: 256.
     compiled
         Let torch.compile make the network faster, which takes a while.
+    tokens
+        Side g of a grid of patch tokens to give too; 0: none.
+    trust_remote_code
+        Run code that the encoder's hub repository carries.
 
     Raises
     ------
     EncoderError
-        If the weights are missing or do not fit.
+        If the weights are missing or do not fit, or the network does not do what its spec says.
     RequestError
-        If the device or precision cannot be had.
+        If the device, precision or grid cannot be had.
     """
-    import timm
     import torch
+
+    from mmap_st.extract.encoders.networks import build_random, build_with_weights
+    from mmap_st.extract.encoders.state import sha256_of_tensors
 
     if precision not in PRECISIONS:
         raise RequestError(f"There is no precision {precision!r}; give one of auto, {', '.join(PRECISIONS)}.")
     target = device_of(device)
     if weights is not None and random_weights:
         raise RequestError("Give --weights or --random-weights, not both.")
-    path = weights
-    if path is None and not random_weights:
-        path = _own_weights(spec)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        model: torch.nn.Module = timm.create_model(
-            spec.arch, pretrained=False, num_classes=0, **spec.arch_kwargs
-        )
-    if path is None:
+    if random_weights:
+        model = build_random(spec)
         digest = sha256_of_tensors(model.state_dict())
     else:
-        fit_state(model, read_state(path), _classifier(model), path)
-        digest = sha256_of_file(path)
-    width = int(model.num_features)  # type: ignore[arg-type]
-    if hasattr(model, "head_hidden_size"):
-        width = int(model.head_hidden_size)  # type: ignore[arg-type]
-    model = fold_batch_norms(model.eval().requires_grad_(False), spec.input_px)
+        own = isinstance(spec.model, CustomModel) and weights is None and spec.hub is None
+        path = None if own else get_weights(spec, weights)
+        model, digest = build_with_weights(spec, path, trust_remote_code=trust_remote_code)
+    model = fold_batch_norms(model, spec.input_px)
     if target != "cpu" and precision == "fp32":
         # fp32 means fp32: by default convolutions would take TF32, whose mantissa is that of fp16.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = model.to(target).to(memory_format=torch.channels_last)
+    width, token_width = _measure(model, spec, tokens, target)
+    model.grid = tokens
     if precision != "fp32":
         _keep_weights_in(model, HALVES[precision])
     step = _CPU_STEP if target == "cpu" else batch_size or _GPU_STEP
+    network: torch.nn.Module = model
     if compiled:
-        model = _compile(model, torch.zeros(step, 3, spec.input_px, spec.input_px, device=target), precision)
+        network = _compile(
+            model, torch.zeros(step, 3, spec.input_px, spec.input_px, device=target), precision
+        )
 
-    def per_channel(values: tuple[float, float, float]) -> torch.Tensor:
+    def per_channel(values: Rgb) -> torch.Tensor:
         return torch.tensor(values, device=target).view(1, 3, 1, 1)
 
     return Encoder(
@@ -108,13 +107,56 @@ def build_encoder(
         precision=precision,
         device=target,
         width=width,
+        tokens=tokens,
+        token_width=token_width if tokens else 0,
         step=step,
         fixed_step=compiled or target == "cpu",
         compiled=compiled,
-        _model=model,
-        _mean=per_channel(spec.mean),
-        _std=per_channel(spec.std),
+        _model=network,
+        _mean=per_channel(spec.preprocessing.mean),
+        _std=per_channel(spec.preprocessing.std),
     )
+
+
+def _measure(model: Embedder, spec: EncoderSpec, tokens: int, device: str) -> tuple[int, int]:
+    """Length of an embedding and of a token (0 where they are not asked for), seen in a forward pass.
+
+    Raises
+    ------
+    EncoderError
+        If the network fails, or gives another length than its spec says.
+    RequestError
+        If it has no such grid of tokens.
+    """
+    import torch
+
+    from mmap_st.extract.encoders.network import grid_side, pool
+
+    images = torch.zeros(1, 3, spec.input_px, spec.input_px, device=device)
+    with torch.inference_mode():
+        try:
+            own, features = model.network(images, tokens > 0 or spec.pooling.kind != "own")
+            embedding = pool(own, features, spec.pooling)
+        except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise EncoderError(
+                f"{spec.name} cannot embed a window of {spec.input_px} px ({type(error).__name__}: {first})."
+            ) from error
+    if embedding.ndim != 2 or (spec.width is not None and embedding.shape[1] != spec.width):
+        raise EncoderError(
+            f"{spec.name} should give {spec.width} numbers a window and gives {tuple(embedding.shape)[1:]};"
+            " look at its pooling."
+        )
+    if not tokens:
+        return int(embedding.shape[1]), 0
+    side = 0 if features is None else grid_side(features, spec.pooling.prefix)
+    if features is None or not side:
+        raise RequestError(f"{spec.name} gives no grid of tokens here; leave out --tokens.")
+    if tokens > side:
+        raise RequestError(
+            f"--tokens {tokens}: {spec.name} has {side} x {side} tokens a window; give {side} or fewer."
+        )
+    return int(embedding.shape[1]), int(features.shape[-1] if features.ndim == 3 else features.shape[1])
 
 
 def _keep_weights_in(model: torch.nn.Module, precision: str) -> None:
@@ -148,19 +190,6 @@ def _compile(model: torch.nn.Module, images: torch.Tensor, precision: str) -> to
             " leave out --compile."
         ) from error
     return compiled  # type: ignore[no-any-return]
-
-
-def _own_weights(spec: EncoderSpec) -> Path:
-    if spec.name == EFFICIENTNET_LITE0.name:
-        return lite0_weights()
-    raise EncoderError(f"{spec.name} needs --weights FILE, or --random-weights to try it without.")
-
-
-def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
-    """Names of the layers that a checkpoint has and an encoder drops."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def device_of(name: str) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_DIFFERENCE = 1e-4
+Network = TypeVar("Network", bound="torch.nn.Module")
 
 
-def fold_batch_norms(model: torch.nn.Module, input_px: int) -> torch.nn.Module:
+def fold_batch_norms(model: Network, input_px: int) -> Network:
     """Return a model that computes the same with fewer steps; `model` itself where nothing can be folded.
 
     Which convolution feeds which normalisation is seen in a forward pass rather than guessed from names, and

@@ -27,7 +27,9 @@ def auto_precision(spec: EncoderSpec, device: str, stored: str | None) -> str:
         return stored
     if not is_fast_at_bf16(device):
         return "fp32"
-    return spec.precision or "bf16"
+    recommended = spec.precision or "bf16"
+    # Matrix units of CPUs know bf16; fp16 would be slow there.
+    return "bf16" if device == "cpu" and recommended == "fp16" else recommended
 
 
 def is_fast_at_bf16(device: str) -> bool:

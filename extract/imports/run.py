@@ -21,10 +21,11 @@ from mmap_st.extract.imports.request import ImportRequest, check_request
 from mmap_st.extract.imports.rows import in_bounds_of, match_rows, rows_of_spots
 from mmap_st.extract.imports.slides import SpotSource, find_slide
 from mmap_st.extract.lock import slide_lock
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.plan import stored_magnifications, width_sentence
 from mmap_st.extract.recipe import Recipe, differences, imported_recipe, is_imported
 from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
-from mmap_st.extract.store_write import MagnificationWriter, mismatch_sentence, write_slide
+from mmap_st.extract.store_write import mismatch_sentence, write_slide
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_MPP_RATIO = 1.25

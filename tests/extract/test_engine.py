@@ -24,11 +24,11 @@ from mmap_st.extract.engine.ahead import wait_for
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.formats.pixels import levels_of
 from mmap_st.extract.formats.plain import PlainSlide
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.progress import Silent
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
-from mmap_st.extract.store_write import MagnificationWriter
 from mmap_st.prototypes.candidates import CandidateSettings
 from mmap_st.prototypes.stored import build_all
 

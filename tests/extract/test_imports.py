@@ -19,10 +19,10 @@ from mmap_st.extract.imports.coordinates import CoordinateOptions
 from mmap_st.extract.imports.request import ImportRequest
 from mmap_st.extract.imports.run import import_features
 from mmap_st.extract.lock import slide_lock
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.recipe import head_part, run_part, slide_part
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore, check_same_recipe
-from mmap_st.extract.store_write import MagnificationWriter
 from mmap_st.head.base import parse_settings
 from mmap_st.head.fit import FitRequest, fit_head
 from mmap_st.head.predict import predict_slides

@@ -13,15 +13,7 @@ from mmap_st.extract.resample import read_window
 from mmap_st.extract.slide import open_slide
 
 LITE0 = encoder_spec("efficientnet-lite0")
-VITS = EncoderSpec(
-    name="vits14",
-    arch="vit_small_patch14_dinov2",
-    input_px=224,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    pooling="class token",
-    arch_kwargs={"dynamic_img_size": True},
-)
+VITS = encoder_spec("dinov2-vits14")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +73,7 @@ def test_a_network_that_cannot_be_compiled_is_refused_in_one_sentence(monkeypatc
         ("fpu amx_bf16", LITE0, None, "fp32"),
         ("fpu amx_bf16", VITS, "fp32", "fp32"),
         ("fpu", VITS, "bf16", "bf16"),
+        ("fpu amx_bf16", encoder_spec("uni"), None, "bf16"),  # fp16 is for GPUs
     ],
 )
 def test_auto_is_what_the_store_has_then_what_is_fast_and_recommended(

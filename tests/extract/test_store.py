@@ -19,6 +19,7 @@ from mmap_st.errors import (
     StoreError,
 )
 from mmap_st.extract.lock import slide_lock
+from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.recipe import differences, image_fingerprint, sha256_of_spots
 from mmap_st.extract.store import (
     FeatureStore,
@@ -27,7 +28,7 @@ from mmap_st.extract.store import (
     common_magnifications,
     encode_name,
 )
-from mmap_st.extract.store_write import MagnificationWriter, write_slide
+from mmap_st.extract.store_write import write_slide
 
 SPOTS = Spots(tuple(f"{i}x1" for i in range(10)), np.arange(20.0).reshape(10, 2))
 INFO = SlideInfo("a slide/1", "P", "a.jpg", (100, 80), 0.5, "cohort")

@@ -1,0 +1,76 @@
+"""Commands about encoders and the machine they run on: encoders, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmap_st import console
+from mmap_st.errors import EncoderError
+
+
+def encoders(
+    name: Annotated[
+        str, typer.Argument(metavar="[WORD]", help="Part of a name; a whole name shows all.")
+    ] = "",
+    ready: Annotated[bool, typer.Option("--ready", help="Only those that can be used here.")] = False,
+    open_only: Annotated[bool, typer.Option("--open", help="Leave out those that the hub gates.")] = False,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those whose licence allows commercial use.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")] = False,
+) -> None:
+    """List the encoders that can be named; build none."""
+    from mmap_st.extract.encoders.listing import list_encoders
+    from mmap_st.results import show_encoder, show_encoders
+
+    found = list(list_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
+    if as_json:
+        console.say(json.dumps({"encoders": [encoder.as_json() for encoder in found]}, indent=2))
+        return
+    if not found:
+        raise EncoderError("No encoder is like that; `mmap encoders` lists them all.")
+    exact = [encoder for encoder in found if encoder.spec.name == name]
+    if exact:
+        show_encoder(exact[0])
+    else:
+        show_encoders(found)
+
+
+def doctor(
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Examine this encoder: build, load, embed, compare.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Random weights.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "fp32",
+) -> None:
+    """Say what is wrong with this machine, or with an encoder on it."""
+    from mmap_st.extract.encoders.examination import examine_encoder
+    from mmap_st.extract.encoders.registry import encoder_spec
+    from mmap_st.extract.machine import examine_machine
+
+    with console.status() as tell:
+        if encoder is None:
+            tell("looking at this machine")
+            title, findings = "this machine", list(examine_machine(Path()))
+        else:
+            tell(f"building {encoder}")
+            title = encoder
+            findings = examine_encoder(
+                encoder_spec(encoder),
+                weights=weights,
+                random_weights=random_weights,
+                device=device,
+                precision=precision,
+                trust_remote_code=trust_remote_code,
+            )
+    console.show_findings(title, [(f.what, f.found, f.trouble) for f in findings])
+    raise typer.Exit(1 if any(f.trouble for f in findings) else 0)

@@ -1,0 +1,108 @@
+"""Examine an encoder: build it, load it, embed a picture, hold that against what is known."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import MmapError
+from mmap_st.extract.encoders.build import build_encoder
+from mmap_st.extract.encoders.encoder import Encoder
+from mmap_st.extract.encoders.known import fixed_picture, known_embedding
+from mmap_st.extract.encoders.prepare import prepare_picture
+from mmap_st.extract.encoders.spec import EncoderSpec
+
+_LARGEST_DIFFERENCE = 1e-3
+_LEAST_COSINE = 0.999
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    what
+        The thing.
+    found
+        What was found of it.
+    trouble
+        What is wrong and what to do; empty where all is well.
+    """
+
+    what: str
+    found: str
+    trouble: str = ""
+
+
+def examine_encoder(
+    spec: EncoderSpec,
+    *,
+    weights: Path | None = None,
+    random_weights: bool = False,
+    device: str = "auto",
+    precision: str = "fp32",
+    trust_remote_code: bool = False,
+) -> list[Finding]:
+    """Build an encoder, embed a fixed picture twice, and hold the embedding against what is known of it."""
+    began = time.perf_counter()
+    try:
+        encoder = build_encoder(
+            spec,
+            weights=weights,
+            random_weights=random_weights,
+            device=device,
+            precision=precision,
+            trust_remote_code=trust_remote_code,
+        )
+    except MmapError as error:
+        return [Finding("builds and loads", "no", str(error))]
+    seconds = time.perf_counter() - began
+    findings = [
+        Finding("builds and loads", f"in {seconds:.1f} s, on {encoder.device} at {precision}"),
+        Finding("weights", f"sha256 {encoder.weights_sha256}"),
+    ]
+    window = prepare_picture(fixed_picture().crop((0, 0, 271, 271)), spec)
+    first, second = encoder.embed(window[None])[0], encoder.embed(window[None])[0]
+    finite = bool(np.isfinite(first).all())
+    findings.append(
+        Finding(
+            "embeds a picture",
+            f"{len(first)} numbers, of length {np.linalg.norm(first):.4g}",
+            "" if finite else "some are not finite; try --precision fp32.",
+        )
+    )
+    findings.append(
+        Finding(
+            "does so again",
+            "the same" if np.array_equal(first, second) else "others",
+            "" if np.array_equal(first, second) else "the device does not repeat itself; see its driver.",
+        )
+    )
+    findings.append(_compare(encoder, first))
+    began = time.perf_counter()
+    windows = np.broadcast_to(window, (encoder.step, *window.shape)).copy()
+    encoder.embed(windows)
+    rate = encoder.step / (time.perf_counter() - began)
+    findings.append(Finding("speed", f"{rate:.1f} windows/s, {encoder.step} at a time"))
+    return findings
+
+
+def _compare(encoder: Encoder, embedding: NDArray[np.float32]) -> Finding:
+    """Hold an embedding against the known one of these weights."""
+    known = known_embedding(encoder.spec.name, encoder.weights_sha256)
+    what = "agrees with what is known"
+    if known is None:
+        return Finding(what, "nothing is known of these weights")
+    difference = float(np.linalg.norm(embedding - known) / np.linalg.norm(known))
+    cosine = float(embedding @ known / np.linalg.norm(embedding) / np.linalg.norm(known))
+    exact = encoder.precision == "fp32"
+    good = difference < _LARGEST_DIFFERENCE if exact else cosine > _LEAST_COSINE
+    trouble = (
+        "" if good else "these are other numbers than elsewhere; update torch and timm, or try --device cpu."
+    )
+    return Finding(what, f"relative difference {difference:.1e}, cosine {cosine:.6f}", trouble)

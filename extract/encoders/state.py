@@ -1,0 +1,144 @@
+"""Weights files: read safely, fitted strictly, named by their sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmap_st.data.spots import some
+from mmap_st.errors import EncoderError
+from mmap_st.extract.encoders.layouts import LAYOUTS, WRAPPERS, State, as_timm_converts
+from mmap_st.extract.encoders.network import TimmNetwork
+from mmap_st.extract.encoders.spec import EncoderSpec
+
+if TYPE_CHECKING:
+    import torch
+
+# What torch.load raises on files that are no checkpoints, or cut off.
+_DAMAGED = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError)
+#: What torch's data-parallel training puts before every name.
+_PARALLEL = "module."
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_tensors(state: State) -> str:
+    """Hex sha256 of a state dict: names, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from a .safetensors file, or from a .pth, .pt or .bin without running code in it.
+
+    A table of tensors within one of `WRAPPERS` is taken out of it.
+
+    Raises
+    ------
+    EncoderError
+        If the file is missing, damaged, or holds anything but tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise EncoderError(f"The weights {path} do not exist; give a .safetensors or .pth file.")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, *_DAMAGED) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EncoderError(
+            f"The weights {path} cannot be read ({first}); fetch the file again, or save the model's"
+            " state_dict"
+            " as .safetensors."
+        ) from error
+    if not _is_table(state) and isinstance(state, Mapping):
+        state = next((state[key] for key in WRAPPERS if _is_table(state.get(key))), state)
+    if not _is_table(state):
+        raise EncoderError(f"The weights {path} are no plain table of tensors; save the model's state_dict.")
+    if all(key.startswith(_PARALLEL) for key in state):
+        state = {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
+    return dict(state)
+
+
+def _is_table(found: object) -> bool:
+    import torch
+
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+    )
+
+
+def fit_state(network: torch.nn.Module, state: State, spec: EncoderSpec, path: Path) -> None:
+    """Load a published file's tensors into a network, strictly.
+
+    Tensors that the encoder does without (`EncoderSpec.drops`) are left out. A file whose names do not fit is
+    tried as timm converts it.
+
+    Raises
+    ------
+    EncoderError
+        If keys are missing or left over, or shapes differ; it lists them.
+    """
+    model: torch.nn.Module = getattr(network, "model", network)
+    if spec.layout is not None:
+        state = LAYOUTS[spec.layout](model, state)
+    state = _without(state, spec, model)
+    if state.keys() != model.state_dict().keys() and isinstance(network, TimmNetwork):
+        converted = _without(as_timm_converts(model, state), spec, model)
+        if converted.keys() == model.state_dict().keys():
+            state = converted
+    problems = _problems(model.state_dict(), state)
+    if problems:
+        raise EncoderError(
+            f"The weights {path} do not fit {spec.name}; {'; '.join(problems)}. Give weights of this encoder."
+        )
+    # A checkpoint in half precision is brought to the network's.
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def _without(state: State, spec: EncoderSpec, model: torch.nn.Module) -> State:
+    dropped = (*spec.drops, *(f"{name}." for name in _classifiers(model)))
+    base = f"{getattr(model, 'base_model_prefix', '')}."
+    if len(base) > 1 and not any(key.startswith(base) for key in model.state_dict()):
+        # transformers saves a model with a task's head under this name.
+        state = {key.removeprefix(base): tensor for key, tensor in state.items()}
+    return {key: tensor for key, tensor in state.items() if not (dropped and key.startswith(dropped))}
+
+
+def _classifiers(model: torch.nn.Module) -> tuple[str, ...]:
+    """Names of the layers that timm's checkpoints have and an encoder drops."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _problems(own: State, state: State) -> list[str]:
+    misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    return [
+        f"{len(keys)} tensors {what}: {some(sorted(keys))}"
+        for keys, what in (
+            (own.keys() - state.keys(), "are missing"),
+            (state.keys() - own.keys(), "are not the model's"),
+            (misshapen, "have another shape"),
+        )
+        if keys
+    ]

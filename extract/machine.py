@@ -55,7 +55,7 @@ def _device() -> Finding:
         return Finding(
             "GPU",
             "none that torch sees, though nvidia-smi is here",
-            f"torch {version('torch')} may be without CUDA or newer than the driver; see pytorch.org/get-started.",
+            f"torch {version('torch')} may lack CUDA, or want a newer driver; see pytorch.org/get-started.",
         )
     return Finding("GPU", "none; encoders run on the CPU")
 

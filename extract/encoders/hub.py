@@ -6,12 +6,14 @@ heeded.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.spec import Hub
 
 _ELSE = "or give the weights with --weights"
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _ENVIRONMENT = "HF_ENDPOINT names another hub, where a mirror is reachable"
 
 
@@ -93,7 +95,7 @@ def hub_sentence(error: Exception, hub: Hub, name: str) -> str:
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"{name}: no token is stored; {log_in}, {path}."
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return _not_cached(error, hub, name, page)
+        return _not_cached(error, hub, name)
     if isinstance(error, errors.EntryNotFoundError):
         return f"{name}: {page} has none of the files {', '.join(hub.files)}; look there what it has, {path}."
     if isinstance(error, errors.OfflineModeIsEnabled):
@@ -108,7 +110,7 @@ def hub_sentence(error: Exception, hub: Hub, name: str) -> str:
     return f"{name}: the hub at {constants.ENDPOINT} does not answer ({_first_line(error)}); {_try(hub)}"
 
 
-def _not_cached(error: Exception, hub: Hub, name: str, page: str) -> str:
+def _not_cached(error: Exception, hub: Hub, name: str) -> str:
     """The weights are not in the cache and cannot be fetched: why, is in the cause."""
     from huggingface_hub import constants, errors
 
@@ -116,7 +118,7 @@ def _not_cached(error: Exception, hub: Hub, name: str, page: str) -> str:
     if isinstance(cause, errors.OfflineModeIsEnabled) or (cause is None and constants.HF_HUB_OFFLINE):
         return _offline(hub, name)
     if isinstance(cause, errors.HfHubHTTPError):
-        return _http(cause, name, page)
+        return hub_sentence(cause, hub, name)
     return f"{name}: the hub at {constants.ENDPOINT} cannot be reached from here; {_try(hub)}"
 
 
@@ -138,6 +140,8 @@ def _try(hub: Hub) -> str:
 def _http(error: Exception, name: str, page: str) -> str:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
+    if status == 401 and _token() is None:
+        return f"{name}: the hub asks who you are; log in with `hf auth login` or set HF_TOKEN, {_ELSE} FILE."
     if status == 401:
         return (
             f"{name}: the hub does not accept your token; renew it with `hf auth login` or in"
@@ -172,7 +176,7 @@ def _token() -> str | None:
 
 
 def _is_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno is not None and error.filename is not None
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
 
 
 def _first_line(error: Exception) -> str:

@@ -161,7 +161,12 @@ def _load_transformers(spec: EncoderSpec, model: TransformersModel, path: Path) 
     state = {k: v for k, v in read_state(path).items() if not (spec.drops and k.startswith(spec.drops))}
     with _quietly(classes):
         built, report = getattr(classes, model.model).from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True, **_poolerless(model)
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            **_poolerless(model),
         )
     _check_report(spec, path, report)
     return TransformersNetwork(built)

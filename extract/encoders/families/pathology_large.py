@@ -28,7 +28,8 @@ _BY_TRANSFORMERS = "the authors' repository, by transformers"
 UNI = EncoderSpec(
     name="uni",
     model=TimmModel(
-        "vit_large_patch16_224", {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True}
+        "vit_large_patch16_224",
+        {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "dynamic_img_size": True},
     ),
     input_px=224,
     preprocessing=IMAGENET_224,

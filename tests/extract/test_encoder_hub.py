@@ -1,0 +1,326 @@
+"""What the hub can answer, replayed by a small server: each becomes one sentence that says what to do."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+from huggingface_hub import constants, errors
+from safetensors.torch import save
+
+from mmap_st.errors import EncoderError
+from mmap_st.extract.encoders import build_encoder, encoder_spec
+from mmap_st.extract.encoders.hub import cached_file, fetch, hub_sentence
+from mmap_st.extract.encoders.spec import Hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO = Hub("org/model")
+
+
+@dataclass
+class FakeHub:
+    """A hub that holds files and, where `answer` is set, refuses all with it."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    answer: tuple[int, dict[str, str]] | None = None
+    cut: bool = False
+    asked: list[str] = field(default_factory=list)
+    address: str = ""
+
+    def put(self, repo: str, name: str, data: bytes) -> None:
+        self.files[f"/{repo}/resolve/main/{name}"] = data
+        self.files[f"/{repo}/resolve/{COMMIT}/{name}"] = data
+
+
+def serve(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.reply(body=False)
+
+        def do_GET(self) -> None:
+            self.reply(body=True)
+
+        def reply(self, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            hub.asked.append(path)
+            if hub.answer is not None:
+                self.head(*hub.answer, b"")
+            elif path.startswith("/api/"):
+                repo = path.removeprefix("/api/models/").split("/revision")[0].split("/tree")[0]
+                names = [
+                    k.rpartition("/main/")[2] for k in hub.files if k.startswith(f"/{repo}/resolve/main/")
+                ]
+                known: Any = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+                if "/tree" in path:
+                    known = [
+                        {
+                            "type": "file",
+                            "path": name,
+                            "size": 1,
+                            "oid": hashlib.sha1(name.encode()).hexdigest(),
+                        }
+                        for name in names
+                    ]
+                data = json.dumps(known).encode()
+                self.head(200, {"Content-Type": "application/json"}, data)
+                self.wfile.write(data)
+            elif path not in hub.files:
+                self.head(404, {"X-Error-Code": "EntryNotFound"}, b"")
+            else:
+                data = hub.files[path]
+                self.head(
+                    200, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data
+                )
+                if body:
+                    self.wfile.write(data[: len(data) // 2] if hub.cut else data)
+
+        def head(self, status: int, headers: dict[str, str], data: bytes) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+
+    return Handler
+
+
+def look_at(hub: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT and HF_HOME do, which huggingface_hub reads when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    fake = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), serve(fake))
+    fake.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    look_at(fake.address, tmp_path / "hub", monkeypatch)
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/model is restricted"}
+SITUATIONS: dict[str, tuple[int, dict[str, str], str | None, str]] = {
+    "gated, no token": (401, GATED, None, r"uni is gated: ask for access at http\S+/org/model, then log in with `hf auth login`"),
+    "gated, no token, as 403": (403, GATED, None, "uni is gated: ask for access"),
+    "gated, not approved": (403, GATED, "hf_x", "your account has no access yet: ask for it at"),
+    "gated, not approved, as 401": (401, GATED, "hf_x", "your account has no access yet"),
+    "no such repository": (404, {"X-Error-Code": "RepoNotFound"}, "hf_x", "does not exist, or is private and you are not logged in; check the name"),
+    "private, no token": (401, {"X-Error-Code": "RepoNotFound"}, None, "is private and you are not logged in"),
+    "bare 401": (401, {}, None, "the hub asks who you are; log in"),
+    "token not valid": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "hf_x", "does not accept your token; renew it"),
+    "token without permission": (403, {}, "hf_x", "your token may not read .*permission to read gated repositories"),
+    "switched off": (403, {"X-Error-Message": "Access to this resource is disabled."}, None, "the hub has switched off"),
+    "no such revision": (404, {"X-Error-Code": "RevisionNotFound"}, None, "has no revision main"),
+    "no such file": (404, {"X-Error-Code": "EntryNotFound"}, None, "has none of the files model.safetensors, pytorch_model.bin; look there"),
+    "too many requests": (429, {}, None, "too many requests from here; wait some minutes"),
+    "out of order": (500, {}, None, r"out of order \(status 500\); run the same command again later"),
+    "bad gateway": (502, {}, None, r"out of order \(status 502\)"),
+    "unavailable": (503, {}, None, r"out of order \(status 503\)"),
+    "bad request": (400, {}, None, r"refused .*\(status 400"),
+    "gone": (410, {}, None, r"refused .*\(status 410"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_each_answer_of_the_hub_is_one_sentence_that_says_what_to_do(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, situation: str
+) -> None:
+    status, headers, token, sentence = SITUATIONS[situation]
+    hub.answer = (status, headers)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(EncoderError, match=sentence) as error:
+        fetch(REPO, "uni")
+    said = str(error.value)
+    assert said.startswith("uni")
+    assert said.endswith(
+        (
+            "give the weights with --weights FILE.",
+            "(HF_ENDPOINT names another hub, where a mirror is reachable).",
+        )
+    )
+    assert "\n" not in said
+    assert error.value.__cause__ is not None
+
+
+def test_a_dataset_is_asked_for_at_its_own_page(hub: FakeHub) -> None:
+    hub.answer = (403, GATED)
+    with pytest.raises(EncoderError, match=r"/datasets/org/model, then"):
+        fetch(Hub("org/model", kind="dataset"), "chief")
+
+
+def test_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.utils._http.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match="HF_HUB_OFFLINE forbids to fetch it; unset it, copy org/model"):
+        fetch(REPO, "uni")
+    assert not hub.asked
+
+
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_at("http://127.0.0.1:9", tmp_path, monkeypatch)  # nobody listens there
+    with pytest.raises(EncoderError, match=r"cannot be reached from here; run the same command again later"):
+        fetch(REPO, "uni")
+
+
+def test_a_name_that_is_none(hub: FakeHub) -> None:
+    with pytest.raises(EncoderError, match="'org/mo del' is no name of a hub repository; write ORG/NAME"):
+        fetch(Hub("org/mo del"), "hf-hub:org/mo del")
+
+
+def test_a_download_that_is_cut_leaves_nothing_that_counts(hub: FakeHub) -> None:
+    hub.put("org/model", "model.safetensors", bytes(100_000))
+    hub.cut = True
+    with pytest.raises(EncoderError, match="uni: the hub at"):
+        fetch(REPO, "uni")
+    assert cached_file(REPO) is None
+    hub.cut = False
+    assert fetch(REPO, "uni").read_bytes() == bytes(100_000)
+
+
+def test_a_cache_that_cannot_be_written(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("org/model", "model.safetensors", b"weights")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    with pytest.raises(
+        EncoderError, match=r"the cache \S+ cannot be written .*; set HF_HOME to another place"
+    ):
+        fetch(REPO, "uni")
+
+
+def test_a_full_disk(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(EncoderError, match=r"No space left on device.*set HF_HOME"):
+        fetch(REPO, "uni")
+
+
+def test_errors_that_no_server_gives() -> None:
+    no_token = hub_sentence(errors.LocalTokenNotFoundError("none"), REPO, "uni")
+    assert no_token.startswith("uni: no token is stored; log in")
+    assert "HF_HUB_OFFLINE forbids" in hub_sentence(errors.OfflineModeIsEnabled("off"), REPO, "uni")
+    lonely = hub_sentence(errors.LocalEntryNotFoundError("not cached"), REPO, "uni")
+    assert "cannot be reached from here" in lonely
+    assert "does not answer (odd)" in hub_sentence(RuntimeError("odd"), REPO, "uni")
+
+
+# What is fetched
+
+
+def test_the_first_name_that_there_is_is_fetched_once(hub: FakeHub) -> None:
+    hub.put("org/model", "pytorch_model.bin", b"weights")
+    assert cached_file(REPO) is None
+    found = fetch(REPO, "uni")
+    assert found.read_bytes() == b"weights"
+    assert cached_file(REPO) == found
+    assert [path.rpartition("/")[2] for path in hub.asked][:2] == ["model.safetensors", "pytorch_model.bin"]
+
+
+def test_what_must_lie_beside_the_weights_comes_with_them(hub: FakeHub) -> None:
+    with_code = Hub("org/model", beside=("config.json", "*.py"))
+    for name in ("model.safetensors", "config.json", "modeling.py", "picture.png"):
+        hub.put("org/model", name, name.encode())
+    found = fetch(with_code, "hibou-b")
+    assert {file.name for file in found.parent.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "modeling.py",
+    }
+    assert cached_file(with_code) == found
+    (found.parent / "modeling.py").unlink()
+    assert cached_file(with_code) is None  # half of it is as good as nothing
+
+
+def test_an_encoder_of_the_hub_is_built_from_its_configuration(hub: FakeHub) -> None:
+    model = timm.create_model("test_vit", num_classes=7, global_pool="avg")
+    config = {
+        "architecture": "test_vit",
+        "num_classes": 7,
+        "global_pool": "avg",
+        "pretrained_cfg": {
+            "input_size": [3, 160, 160], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": "mit",
+            "interpolation": "bilinear",
+        },
+    }  # fmt: skip
+    hub.put("org/model", "config.json", json.dumps(config).encode())
+    hub.put(
+        "org/model", "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()})
+    )
+    spec = encoder_spec("hf-hub:org/model")
+    assert (spec.input_px, spec.preprocessing.mean, spec.licence) == (160, (0.1, 0.2, 0.3), "mit")
+    assert str(spec.preprocessing).startswith("Resize(182, bilinear), CenterCrop(160)")
+    encoder = build_encoder(spec, device="cpu")
+    assert encoder.width == model.num_features
+    assert encoder.spec.recipe()["arch_kwargs"] == {"global_pool": "avg"}
+
+
+@pytest.mark.parametrize("config", [b"{}", b"not json", b'{"architecture": "test_vit"}', b"[]"])
+def test_a_repository_that_timm_cannot_build_says_what_else_to_give(hub: FakeHub, config: bytes) -> None:
+    hub.put("org/model", "config.json", config)
+    with pytest.raises(
+        EncoderError, match=r"does not say how timm builds it .*; give timm:ARCH and --weights"
+    ):
+        encoder_spec("hf-hub:org/model")
+
+
+def test_a_repository_of_a_newer_timm(hub: FakeHub) -> None:
+    config = {
+        "architecture": "vit_from_the_future",
+        "input_size": [3, 8, 8],
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+    }
+    hub.put("org/model", "config.json", json.dumps(config).encode())
+    with pytest.raises(EncoderError, match="which this timm does not have; update timm"):
+        encoder_spec("hf-hub:org/model")
+
+
+def test_the_environment_is_heeded_and_an_extraction_that_lacks_weights_leaves_no_store(
+    hub: FakeHub, tmp_path: Path, write_section
+) -> None:
+    """HF_ENDPOINT, HF_HOME and HF_TOKEN by themselves, in a process of its own."""
+    hub.answer = (403, GATED)
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_x",
+    }
+    command = [
+        sys.executable, "-m", "mmap_st", "extract", f"her2st:{write_section('A1')}", str(tmp_path / "f.zarr"),
+        "--encoder", "uni", "--magnifications", "20", "--device", "cpu",
+    ]  # fmt: skip
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 2, shown.stderr
+    assert (
+        f"error: uni is gated and your account has no access yet: ask for it at {hub.address}/MahmoodLab/UNI"
+        in shown.stderr
+    )
+    assert not (tmp_path / "f.zarr").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +298,36 @@ def test_the_doctor_ends_with_its_finding(tmp_path: Path) -> None:
     ill = run("doctor", "--encoder", "uni", "--weights", str(tmp_path / "no.pth"), "--device", "cpu")
     assert ill.returncode == 1
     assert "do not exist" in ill.stdout
+
+
+def test_the_documented_encoder_embeds(write_section, tmp_path: Path) -> None:
+    """The example of docs/encoders.md, as a user would run it."""
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+    (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0])
+    words = [
+        "extract",
+        f"her2st:{write_section('A1')}",
+        "f.zarr",
+        "--encoder",
+        "mine.py:make",
+        "--magnifications",
+        "20,10",
+    ]
+    shown = subprocess.run(
+        [sys.executable, "-m", "mmap_st", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert shown.returncode == 0, shown.stderr
+    stored = FeatureStore.open(tmp_path / "f.zarr").slide("A1").complete("colour-grid")
+    assert {mpp: m.width for mpp, m in stored.items()} == {0.5: 48, 1.0: 48}
+
+
+def test_the_documented_names_and_options_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+    helps = (
+        run("extract", "--help").stdout + run("encoders", "--help").stdout + run("doctor", "--help").stdout
+    )
+    for option in set(re.findall(r"`(--[a-z-]+)", text)):
+        assert option in helps, option
+    for name in ("phikon", "midnight-12k", "exaone-path", "genbio-pathfm", "conch-v1.5", "virchow2:cls"):
+        assert name in text
+        assert name in ENCODERS

@@ -109,6 +109,11 @@ class SlideLockedError(SlideError):
     """Another process is writing this slide."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean a, b?)"`` with the nearest known words, or ``""``."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)

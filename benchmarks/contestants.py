@@ -229,7 +229,8 @@ def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
 
 def spec_of(job: SimpleNamespace):  # type: ignore[no-untyped-def]
     """The job's network as this project's encoder."""
-    from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing, TimmModel
+    from mmap_st.extract.encoders.models import TimmModel
+    from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing
 
     return EncoderSpec(
         name=job.arch, model=TimmModel(job.arch, job.arch_kwargs), input_px=job.input_px,

@@ -3,7 +3,19 @@
 from mmap_st.extract.encoders.build import build_encoder
 from mmap_st.extract.encoders.encoder import Encoder
 from mmap_st.extract.encoders.families import ENCODERS
+from mmap_st.extract.encoders.models import CustomModel, TimmModel
 from mmap_st.extract.encoders.registry import encoder_spec
-from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec
+from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec, Pooling, Preprocessing
 
-__all__ = ["ENCODERS", "PRECISIONS", "Encoder", "EncoderSpec", "build_encoder", "encoder_spec"]
+__all__ = [
+    "ENCODERS",
+    "PRECISIONS",
+    "CustomModel",
+    "Encoder",
+    "EncoderSpec",
+    "Pooling",
+    "Preprocessing",
+    "TimmModel",
+    "build_encoder",
+    "encoder_spec",
+]

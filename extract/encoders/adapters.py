@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmap_st.errors import EncoderError, MissingDependencyError
+from mmap_st.extract.encoders.models import PackageModel
 from mmap_st.extract.encoders.network import ModuleNetwork, Output
-from mmap_st.extract.encoders.spec import EncoderSpec, PackageModel
+from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.encoders.state import fit_state, read_state
 from mmap_st.extract.encoders.weights import code_folder
 

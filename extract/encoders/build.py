@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmap_st.errors import EncoderError, RequestError
+from mmap_st.errors import EncoderError, RequestError, first_line
 from mmap_st.extract.encoders.encoder import HALVES, Encoder, autocast
 from mmap_st.extract.encoders.fold import fold_batch_norms
-from mmap_st.extract.encoders.spec import PRECISIONS, CustomModel, EncoderSpec, Rgb
+from mmap_st.extract.encoders.models import CustomModel
+from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec, Rgb
 from mmap_st.extract.encoders.weights import get_weights
 
 if TYPE_CHECKING:
@@ -138,9 +139,9 @@ def _measure(model: Embedder, spec: EncoderSpec, tokens: int, device: str) -> tu
             own, features = model.network(images, tokens > 0 or spec.pooling.kind != "own")
             embedding = pool(own, features, spec.pooling)
         except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            first = (str(error).strip().splitlines() or [""])[0]
             raise EncoderError(
-                f"{spec.name} cannot embed a window of {spec.input_px} px ({type(error).__name__}: {first})."
+                f"{spec.name} cannot embed a window of {spec.input_px} px"
+                f" ({type(error).__name__}: {first_line(error)})."
             ) from error
     if embedding.ndim != 2 or (spec.width is not None and embedding.shape[1] != spec.width):
         raise EncoderError(
@@ -186,8 +187,7 @@ def _compile(model: torch.nn.Module, images: torch.Tensor, precision: str) -> to
             compiled(images)
     except Exception as error:  # of many kinds, by what is missing
         raise RequestError(
-            f"torch cannot compile this network here ({str(error).strip().splitlines()[0]});"
-            " leave out --compile."
+            f"torch cannot compile this network here ({first_line(error)}); leave out --compile."
         ) from error
     return compiled  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from mmap_st.errors import EncoderError
+from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.spec import Hub
 
 _ELSE = "or give the weights with --weights"
@@ -107,7 +107,7 @@ def hub_sentence(error: Exception, hub: Hub, name: str) -> str:
     if isinstance(error, errors.CacheNotFound) or _is_disk(error):
         where = constants.HF_HUB_CACHE
         return f"{name}: the cache {where} cannot be written ({error}); set HF_HOME to another place, {path}."
-    return f"{name}: the hub at {constants.ENDPOINT} does not answer ({_first_line(error)}); {_try(hub)}"
+    return f"{name}: the hub at {constants.ENDPOINT} does not answer ({first_line(error)}); {_try(hub)}"
 
 
 def _not_cached(error: Exception, hub: Hub, name: str) -> str:
@@ -164,7 +164,7 @@ def _http(error: Exception, name: str, page: str) -> str:
             f" {_ELSE} FILE."
         )
     return (
-        f"{name}: the hub refused {page} (status {status}: {_first_line(error)});"
+        f"{name}: the hub refused {page} (status {status}: {first_line(error)});"
         f" {_ELSE.removeprefix('or ')} FILE."
     )
 
@@ -177,8 +177,3 @@ def _token() -> str | None:
 
 def _is_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _OF_THE_DISK
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -8,14 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmap_st.extract.encoders.models import CustomModel, PackageModel, RemoteCodeModel, TransformersModel
 from mmap_st.extract.encoders.registry import known_encoders
-from mmap_st.extract.encoders.spec import (
-    CustomModel,
-    EncoderSpec,
-    PackageModel,
-    RemoteCodeModel,
-    TransformersModel,
-)
+from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.encoders.weights import find_weights, read_configuration
 
 

@@ -14,8 +14,15 @@ import torch
 from torch import nn
 
 from mmap_st.data.spots import some
-from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
+from mmap_st.errors import EncoderError, MissingDependencyError, RequestError, first_line
 from mmap_st.extract.encoders.adapters import build_by_package
+from mmap_st.extract.encoders.models import (
+    CustomModel,
+    PackageModel,
+    RemoteCodeModel,
+    TimmModel,
+    TransformersModel,
+)
 from mmap_st.extract.encoders.network import (
     Embedder,
     KeepNetwork,
@@ -23,14 +30,7 @@ from mmap_st.extract.encoders.network import (
     TimmNetwork,
     TransformersNetwork,
 )
-from mmap_st.extract.encoders.spec import (
-    CustomModel,
-    EncoderSpec,
-    PackageModel,
-    RemoteCodeModel,
-    TimmModel,
-    TransformersModel,
-)
+from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.encoders.state import fit_state, read_state, sha256_of_file, sha256_of_tensors
 
 #: Strings of `TimmModel.kwargs` that begin so stand for objects.
@@ -155,7 +155,7 @@ def _load_transformers(spec: EncoderSpec, model: TransformersModel, path: Path) 
             config = config_class.from_pretrained(path.parent)
         except (OSError, ValueError, TypeError) as error:
             raise EncoderError(
-                f"{path.parent / 'config.json'} is no configuration of {spec.name} ({_first_line(error)});"
+                f"{path.parent / 'config.json'} is no configuration of {spec.name} ({first_line(error)});"
                 " copy the repository again, or the weights alone."
             ) from error
     state = {k: v for k, v in read_state(path).items() if not (spec.drops and k.startswith(spec.drops))}
@@ -209,7 +209,7 @@ def _load_remote(spec: EncoderSpec, output: str, path: Path, *, trusted: bool) -
         except Exception as error:  # of many kinds: it is others' code
             raise EncoderError(
                 f"{spec.name} cannot be built by the code beside {path}"
-                f" ({type(error).__name__}: {_first_line(error)}); it may want another version of"
+                f" ({type(error).__name__}: {first_line(error)}); it may want another version of"
                 " transformers."
             ) from error
     _check_report(spec, path, report)
@@ -238,8 +238,3 @@ def _quietly(classes: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,8 @@ from typing import Any
 from mmap_st.errors import EncoderError, did_you_mean
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.hub import cached_file, fetch
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing, TimmModel
+from mmap_st.extract.encoders.models import TimmModel
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 from mmap_st.extract.encoders.user import installed_encoders, spec_from_file
 
 TIMM_PREFIX = "timm:"

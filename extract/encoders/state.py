@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmap_st.data.spots import some
-from mmap_st.errors import EncoderError
+from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.layouts import LAYOUTS, WRAPPERS, State, as_timm_converts
 from mmap_st.extract.encoders.network import TimmNetwork
 from mmap_st.extract.encoders.spec import EncoderSpec
@@ -62,11 +62,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *_DAMAGED) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderError(
-            f"The weights {path} cannot be read ({first}); fetch the file again, or save the model's"
-            " state_dict"
-            " as .safetensors."
+            f"The weights {path} cannot be read ({first_line(error)}); fetch the file again, or save the"
+            " model's state_dict as .safetensors."
         ) from error
     if not _is_table(state) and isinstance(state, Mapping):
         state = next((state[key] for key in WRAPPERS if _is_table(state.get(key))), state)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.families import ENCODERS
-from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec
+from mmap_st.extract.encoders.models import CustomModel
+from mmap_st.extract.encoders.spec import EncoderSpec
 
 ENTRY_POINTS = "mmap_st.encoders"
 

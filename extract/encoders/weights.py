@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mmap_st.errors import EncoderError, MissingDependencyError
 from mmap_st.extract.encoders.hub import cached_file, fetch
-from mmap_st.extract.encoders.spec import EncoderSpec, RemoteCodeModel
+from mmap_st.extract.encoders.models import RemoteCodeModel
+from mmap_st.extract.encoders.spec import EncoderSpec
 
 CONFIGURATION_VARIABLE = "MMAP_ENCODERS"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".torch")

@@ -15,19 +15,18 @@ from torch import nn
 
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import ENCODERS, EncoderSpec, encoder_spec
-from mmap_st.extract.encoders.network import Embedder, grid_side, pool
-from mmap_st.extract.encoders.networks import build_random
-from mmap_st.extract.encoders.prepare import prepare_picture
-from mmap_st.extract.encoders.scales import note_of_scales
-from mmap_st.extract.encoders.spec import (
+from mmap_st.extract.encoders.models import (
     CustomModel,
     PackageModel,
-    Pooling,
-    Preprocessing,
     RemoteCodeModel,
     TimmModel,
     TransformersModel,
 )
+from mmap_st.extract.encoders.network import Embedder, grid_side, pool
+from mmap_st.extract.encoders.networks import build_random
+from mmap_st.extract.encoders.prepare import prepare_picture
+from mmap_st.extract.encoders.scales import note_of_scales
+from mmap_st.extract.encoders.spec import Pooling, Preprocessing
 
 OFFLINE = [s for s in ENCODERS.values() if not isinstance(s.model, PackageModel | RemoteCodeModel)]
 #: Of the layouts of tokens that there are, a small network each: blocks fewer and narrower, tokens the same.

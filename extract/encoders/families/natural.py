@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mmap_st.extract.encoders.families.common import IMAGENET, INCEPTION, timm_hub
-from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing, TimmModel
+from mmap_st.extract.encoders.models import TimmModel
+from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing
 
 EFFICIENTNET_LITE0 = EncoderSpec(
     name="efficientnet-lite0",

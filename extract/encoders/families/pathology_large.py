@@ -12,15 +12,8 @@ from mmap_st.extract.encoders.families.common import (
     PACKED_SWIGLU,
     timm_hub,
 )
-from mmap_st.extract.encoders.spec import (
-    EncoderSpec,
-    Hub,
-    Pooling,
-    Preprocessing,
-    RemoteCodeModel,
-    TimmModel,
-    TransformersModel,
-)
+from mmap_st.extract.encoders.models import RemoteCodeModel, TimmModel, TransformersModel
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
 _BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 _BY_TRANSFORMERS = "the authors' repository, by transformers"

@@ -10,15 +10,8 @@ from mmap_st.extract.encoders.families.common import (
     PACKED_SWIGLU,
     timm_hub,
 )
-from mmap_st.extract.encoders.spec import (
-    EncoderSpec,
-    Hub,
-    PackageModel,
-    Pooling,
-    Preprocessing,
-    TimmModel,
-    TransformersModel,
-)
+from mmap_st.extract.encoders.models import PackageModel, TimmModel, TransformersModel
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
 CTRANSPATH = EncoderSpec(
     name="ctranspath",

@@ -50,7 +50,7 @@ def doctor(
         bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "fp32",
 ) -> None:
     """Say what is wrong with this machine, or with an encoder on it."""
     from mmap_st.extract.encoders.examination import examine_encoder

@@ -10,9 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmap_st.errors import MmapError
+from mmap_st.errors import MmapError, did_you_mean
 from mmap_st.extract.encoders.examination import Finding
 from mmap_st.extract.encoders.precision import is_fast_at_bf16
+from mmap_st.extract.encoders.registry import known_encoders
+from mmap_st.extract.encoders.user import installed_encoders
 from mmap_st.extract.encoders.weights import configuration_path, read_configuration
 from mmap_st.extract.engine.options import usable_cores
 
@@ -36,6 +38,8 @@ def examine_machine(folder: Path) -> Iterator[Finding]:
         found = _version({"open_clip": "open_clip_torch"}.get(package, package))
         yield Finding(package, found or f"not installed, which is well without {encoders} and the like")
     yield _configuration()
+    for name, trouble in installed_encoders().broken.items():
+        yield Finding(f"encoder {name}", "broken", trouble)
     yield _hub()
     free = shutil.disk_usage(folder).free / 1e9
     little = free < _LITTLE_SPACE_GB
@@ -92,11 +96,18 @@ def _configuration() -> Finding:
         configuration = read_configuration()
     except MmapError as error:
         return Finding("encoders.toml", str(path), str(error))
+    known = [spec.name for spec in known_encoders()]
     lost = [f"{name} ({where})" for name, where in configuration.weights.items() if not where.exists()]
     if lost:
         return Finding(
             "encoders.toml", str(path), f"weights do not exist: {', '.join(lost)}; mend the paths."
         )
+    unknown = [
+        n for n in (*configuration.weights, *configuration.code) if n not in known and did_you_mean(n, known)
+    ]
+    if unknown:
+        hints = ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown)
+        return Finding("encoders.toml", str(path), f"no encoder is called {hints}.")
     named = len(configuration.weights)
     return Finding("encoders.toml", f"{path}, {named} weights" if path.is_file() else f"none ({path})")
 

@@ -11,7 +11,8 @@ from zarr.codecs import ZstdCodec
 
 from mmap_st.errors import RecipeMismatchError, StoreError
 from mmap_st.extract.magnification import magnification_in
-from mmap_st.extract.recipe import Recipe, differences, sha256_of_json
+from mmap_st.extract.recipe import Recipe, differences
+from mmap_st.extract.recipe_json import sha256_of_json
 from mmap_st.extract.store import FeatureStore, encode_name, store_errors, subgroup
 from mmap_st.extract.store_write import mismatch_sentence, versions
 from mmap_st.extract.windows import mpp_key

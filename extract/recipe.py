@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.spots import Spots
 from mmap_st.extract.encoders.encoder import Encoder
+from mmap_st.extract.recipe_json import canonical_json, sha256_of_json
 from mmap_st.extract.resample import FILL, RESAMPLING
 from mmap_st.extract.slide import slide_files
 from mmap_st.extract.tissue import METHOD
@@ -29,16 +29,6 @@ _MIB = 1 << 20
 _SLIDE_PARTS = ("source_mpp", "spots_sha256", "image", "features")
 #: Parts that must agree for a head to take the embeddings.
 _HEAD_PARTS = ("encoder", "weights_sha256")
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def sha256_of_json(value: object) -> str:
-    """Hex sha256 of the canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def run_recipe(encoder: Encoder, tissue_min: float = 0.0) -> Recipe:

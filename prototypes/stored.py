@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
 from mmap_st.extract.lock import slide_lock
-from mmap_st.extract.recipe import sha256_of_json
+from mmap_st.extract.recipe_json import sha256_of_json
 from mmap_st.extract.store import (
     FeatureStore,
     StoredSlide,

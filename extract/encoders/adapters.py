@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmap_st.errors import EncoderError, MissingDependencyError
+from mmap_st.data.spots import some
+from mmap_st.errors import EncoderError, MissingDependencyError, MmapError, first_line
 from mmap_st.extract.encoders.models import PackageModel
 from mmap_st.extract.encoders.network import ModuleNetwork, Output
 from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.encoders.state import fit_state, read_state
 from mmap_st.extract.encoders.weights import code_folder
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 _EXAONE_TARGET = "macenko_target/target_TCGA-55-A48X_coords_[19440  9824]_[4096 4096].png"
 
 
@@ -74,16 +76,10 @@ class OpenClipNetwork(nn.Module):
 
 
 def conch(spec: EncoderSpec, options: Mapping[str, Any], path: Path) -> nn.Module:
-    """CONCH by its package, which loads without complaint what does not fit: so that is checked here."""
+    """CONCH by its package."""
     factory: Any = import_module("conch.open_clip_custom")
     model, _ = factory.create_model_from_pretrained("conch_ViT-B-16", str(path))
-    state = read_state(path)
-    missing = sorted(key for key in model.state_dict() if key.startswith("visual.") and key not in state)
-    if missing:
-        raise EncoderError(
-            f"The weights {path} do not fit {spec.name}; {len(missing)} tensors are missing, {missing[0]}"
-            " the first."
-        )
+    _check_taken(spec, model, path, "visual.")
     return ConchNetwork(model, **options)
 
 
@@ -95,15 +91,16 @@ def musk(spec: EncoderSpec, options: Mapping[str, Any], path: Path) -> nn.Module
     utilities: Any = import_module("musk.utils")
     model = timm.create_model("musk_large_patch16_384")
     utilities.load_model_and_may_interpolate(str(path), model, "model|module", "")
+    _check_taken(spec, model, path, "")
     return MuskNetwork(model, **options)
 
 
 def open_clip(spec: EncoderSpec, options: Mapping[str, Any], path: Path) -> nn.Module:
     """A picture tower by open_clip, from a folder with its ``open_clip_config.json``."""
     package: Any = import_module("open_clip")
-    if not (path.parent / "open_clip_config.json").is_file():
+    if not (path.parent / OPEN_CLIP_CONFIG).is_file():
         raise EncoderError(
-            f"{spec.name} needs open_clip_config.json beside {path}; copy the whole repository {_repo(spec)}."
+            f"{spec.name} needs {OPEN_CLIP_CONFIG} beside {path}; copy the whole repository {_repo(spec)}."
         )
     model = package.create_model(f"local-dir:{path.parent}", load_weights=False)
     network = OpenClipNetwork(model.visual)
@@ -142,6 +139,24 @@ def _by_picture(normaliser: Callable[[Any], Tensor]) -> Callable[[Tensor], Tenso
     return prepare
 
 
+def _check_taken(spec: EncoderSpec, model: nn.Module, path: Path, prefix: str) -> None:
+    """See that a network has the tensors of a file: packages load without complaint what does not fit."""
+    state = read_state(path)
+    own = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(prefix)}
+    lost = [
+        key
+        for key, tensor in own.items()
+        if key not in state
+        or state[key].shape != tensor.shape
+        or not torch.equal(state[key].to(tensor), tensor)
+    ]
+    if lost:
+        raise EncoderError(
+            f"The weights {path} do not fit {spec.name}; {len(lost)} of {len(own)} tensors are not in it, or"
+            f" not the same: {some(sorted(lost))}. Give weights of this encoder."
+        )
+
+
 def _repo(spec: EncoderSpec) -> str:
     return spec.hub.repo if spec.hub else spec.name
 
@@ -168,4 +183,12 @@ def build_by_package(spec: EncoderSpec, model: PackageModel, path: Path) -> nn.M
         raise MissingDependencyError(
             f"{spec.name} needs the package {model.package}: {model.install}."
         ) from error
-    return _ADAPTERS[model.adapter](spec, model.options, path)
+    try:
+        return _ADAPTERS[model.adapter](spec, model.options, path)
+    except MmapError:
+        raise
+    except Exception as error:  # of many kinds: it is others' code
+        raise EncoderError(
+            f"{spec.name} cannot be built by {model.package} from {path}"
+            f" ({type(error).__name__}: {first_line(error)}); copy its files again, or {model.install}."
+        ) from error

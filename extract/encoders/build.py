@@ -10,7 +10,7 @@ from mmap_st.extract.encoders.encoder import HALVES, Encoder, autocast
 from mmap_st.extract.encoders.fold import fold_batch_norms
 from mmap_st.extract.encoders.models import CustomModel
 from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec, Rgb
-from mmap_st.extract.encoders.weights import get_weights
+from mmap_st.extract.encoders.weights import find_weights, get_weights
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def build_encoder(
     """
     import torch
 
-    from mmap_st.extract.encoders.networks import build_random, build_with_weights
+    from mmap_st.extract.encoders.networks import build_random, build_with_weights, own_failures
     from mmap_st.extract.encoders.state import sha256_of_tensors
 
     if precision not in PRECISIONS:
@@ -80,10 +80,12 @@ def build_encoder(
         model = build_random(spec)
         digest = sha256_of_tensors(model.state_dict())
     else:
-        own = isinstance(spec.model, CustomModel) and weights is None and spec.hub is None
-        path = None if own else get_weights(spec, weights)
+        brings_its_own = isinstance(spec.model, CustomModel) and spec.hub is None
+        nowhere = weights is None and brings_its_own and find_weights(spec) is None
+        path = None if nowhere else get_weights(spec, weights)
         model, digest = build_with_weights(spec, path, trust_remote_code=trust_remote_code)
-    model = fold_batch_norms(model, spec.input_px)
+    with own_failures(spec):
+        model = fold_batch_norms(model, spec.input_px)
     if target != "cpu" and precision == "fp32":
         # fp32 means fp32: by default convolutions would take TF32, whose mantissa is that of fp16.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -136,9 +138,11 @@ def _measure(model: Embedder, spec: EncoderSpec, tokens: int, device: str) -> tu
     images = torch.zeros(1, 3, spec.input_px, spec.input_px, device=device)
     with torch.inference_mode():
         try:
-            own, features = model.network(images, tokens > 0 or spec.pooling.kind != "own")
+            own, features = model.network(images, tokens > 0 or spec.pooling.kind not in ("own", "map"))
             embedding = pool(own, features, spec.pooling)
-        except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of many kinds: the network may be anyone's
             raise EncoderError(
                 f"{spec.name} cannot embed a window of {spec.input_px} px"
                 f" ({type(error).__name__}: {first_line(error)})."

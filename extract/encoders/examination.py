@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import MmapError
-from mmap_st.extract.encoders.build import build_encoder
+from mmap_st.errors import MmapError, first_line
+from mmap_st.extract.encoders.build import build_encoder, device_of
 from mmap_st.extract.encoders.encoder import Encoder
 from mmap_st.extract.encoders.known import fixed_picture, known_embedding
+from mmap_st.extract.encoders.precision import auto_precision
 from mmap_st.extract.encoders.prepare import prepare_picture
 from mmap_st.extract.encoders.spec import EncoderSpec
 
 _LARGEST_DIFFERENCE = 1e-3
 _LEAST_COSINE = 0.999
+_WINDOWS = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ def examine_encoder(
     """Build an encoder, embed a fixed picture twice, and hold the embedding against what is known of it."""
     began = time.perf_counter()
     try:
+        device = device_of(device)
+        if precision == "auto":
+            precision = auto_precision(spec, device, None)
         encoder = build_encoder(
             spec,
             weights=weights,
@@ -66,8 +71,11 @@ def examine_encoder(
         Finding("builds and loads", f"in {seconds:.1f} s, on {encoder.device} at {precision}"),
         Finding("weights", f"sha256 {encoder.weights_sha256}"),
     ]
-    window = prepare_picture(fixed_picture().crop((0, 0, 271, 271)), spec)
-    first, second = encoder.embed(window[None])[0], encoder.embed(window[None])[0]
+    try:
+        window = _window(spec)
+        first, second = encoder.embed(window[None])[0], encoder.embed(window[None])[0]
+    except (RuntimeError, MmapError) as error:
+        return [*findings, Finding("embeds a picture", "no", f"{first_line(error)}; try another --device.")]
     finite = bool(np.isfinite(first).all())
     findings.append(
         Finding(
@@ -84,12 +92,21 @@ def examine_encoder(
         )
     )
     findings.append(_compare(encoder, first))
+    windows = np.broadcast_to(window, (min(encoder.step, _WINDOWS), *window.shape)).copy()
     began = time.perf_counter()
-    windows = np.broadcast_to(window, (encoder.step, *window.shape)).copy()
     encoder.embed(windows)
-    rate = encoder.step / (time.perf_counter() - began)
-    findings.append(Finding("speed", f"{rate:.1f} windows/s, {encoder.step} at a time"))
+    rate = len(windows) / (time.perf_counter() - began)
+    findings.append(Finding("speed", f"{rate:.1f} windows/s, {len(windows)} at a time"))
     return findings
+
+
+def _window(spec: EncoderSpec) -> NDArray[np.uint8]:
+    """The fixed picture as the encoder is fed it; scaled where its rule says nothing of size."""
+    picture = fixed_picture().crop((0, 0, 271, 271))
+    rule = spec.preprocessing
+    if rule.resize is None and rule.crop is None:
+        picture = picture.resize((spec.input_px, spec.input_px))
+    return prepare_picture(picture, spec)
 
 
 def _compare(encoder: Encoder, embedding: NDArray[np.float32]) -> Finding:

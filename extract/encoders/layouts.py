@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 State = Mapping[str, "torch.Tensor"]
 #: What files have around the tensors: training code saves them so.
-WRAPPERS = ("state_dict", "model", "teacher")
+WRAPPERS = ("state_dict", "model", "module", "teacher")
 
+#: Endings of tensors that networks make themselves, or need for training alone.
+_CONSTANTS = ("mask_token", "attn_mask", "relative_position_index")
 _LITE0_FIRST_KEY = "_conv_stem.weight"
 
 
@@ -42,14 +44,26 @@ def keep(model: torch.nn.Module, state: State) -> State:
 
 
 def as_timm_converts(model: torch.nn.Module, state: State) -> State:
-    """What timm makes of layouts that it knows, such as DINOv2's and CLIP's; else `state` itself."""
+    """What timm makes of layouts that it knows, such as DINOv2's and old Swins'; else `state` itself.
+
+    timm also resamples what has another size and drops what it does not know. That is no renaming, so it
+    does not count: every tensor must keep its size, positions apart from that of a class token.
+    """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
     try:
-        return dict(convert(dict(state), model))
-    except (KeyError, ValueError, RuntimeError, AttributeError):
-        return state  # none of them: what does not fit is listed then
+        found: State = dict(convert(dict(state), model))
+    except Exception:  # noqa: BLE001 - none of its layouts: what does not fit is listed then
+        return state
+    kept = [tensor for key, tensor in state.items() if not key.endswith(_CONSTANTS)]
+    sizes = {tensor.numel() for tensor in kept}
+    width = next((tensor.shape[-1] for key, tensor in found.items() if key == "pos_embed"), 0)
+    same = all(
+        tensor.numel() in sizes or (key == "pos_embed" and tensor.numel() + width in sizes)
+        for key, tensor in found.items()
+    )
+    return found if same and len(found) == len(kept) else state
 
 
 LAYOUTS: dict[str, Callable[[torch.nn.Module, State], State]] = {"lite0": lite0, "gpfm": gpfm, "keep": keep}

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.models import CustomModel, PackageModel, RemoteCodeModel, TransformersModel
 from mmap_st.extract.encoders.registry import known_encoders
 from mmap_st.extract.encoders.spec import EncoderSpec
@@ -88,14 +89,18 @@ def list_encoders(
     EncoderError
         If the user's configuration cannot be read.
     """
+    read_configuration()
     for spec in known_encoders():
         if (
-            word.lower() not in spec.name
+            word.lower() not in spec.name.lower()
             or (open_only and spec.gated)
             or (commercial and not spec.commercial)
         ):
             continue
-        found = _look(spec)
+        try:
+            found = _look(spec)
+        except EncoderError as error:  # one wrong path in the configuration hides no other encoder
+            found = ListedEncoder(spec, None, str(error))
         if found.ready or not ready:
             yield found
 

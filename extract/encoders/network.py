@@ -29,15 +29,18 @@ class TimmNetwork(nn.Module):
     def __init__(self, model: nn.Module, own: bool) -> None:
         super().__init__()
         self.model = model
-        self._own = own and hasattr(model, "forward_head")
+        self._stages = not hasattr(model, "forward_head")
+        self._own = own
 
     def forward(self, images: Tensor, features: bool) -> Output:
         """Embed images (b, 3, px, px)."""
         model: Any = self.model
-        if not hasattr(model, "forward_features"):
+        if self._stages:
             return None, model(images)[-1]
+        if self._own and not features:
+            return model(images), None
         found = model.forward_features(images)
-        own = model.forward_head(found, pre_logits=True) if self._own else None
+        own = model.forward_head(found) if self._own else None
         if found.ndim == 4 and str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC"):
             found = found.permute(0, 3, 1, 2)
         return own, found
@@ -118,7 +121,7 @@ class Embedder(nn.Module):
         -------
         (b, d): the embedding; with a grid, (b, d + g * g * t): the embedding, then the grid's tokens by row.
         """
-        pooled_here = self.pooling.kind != "own"
+        pooled_here = self.pooling.kind not in ("own", "map")
         own, features = self.network(images, pooled_here or self.grid > 0)
         embedding = pool(own, features, self.pooling)
         if not self.grid:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmap_st.errors import EncoderError, did_you_mean
+from mmap_st.errors import EncoderError, did_you_mean, first_line
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.hub import cached_file, fetch
 from mmap_st.extract.encoders.models import TimmModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing, Rgb
 from mmap_st.extract.encoders.user import installed_encoders, spec_from_file
 
 TIMM_PREFIX = "timm:"
 HUB_PREFIX = "hf-hub:"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def known_encoders() -> Iterator[EncoderSpec]:
     """All that can be named: those declared here, then those of installed packages."""
     yield from ENCODERS.values()
-    yield from installed_encoders().values()
+    yield from installed_encoders().specs.values()
 
 
 def encoder_spec(name: str) -> EncoderSpec:
@@ -47,10 +49,12 @@ def encoder_spec(name: str) -> EncoderSpec:
     if ".py:" in name:
         return spec_from_file(name)
     installed = installed_encoders()
-    if name in installed:
-        return installed[name]
+    if name in installed.specs:
+        return installed.specs[name]
+    if name in installed.broken:
+        raise EncoderError(installed.broken[name])
     raise EncoderError(
-        f"There is no encoder {name!r}{did_you_mean(name, [*ENCODERS, *installed])}; `mmap encoders`"
+        f"There is no encoder {name!r}{did_you_mean(name, [*ENCODERS, *installed.specs])}; `mmap encoders`"
         " lists them,"
         f" and there are {TIMM_PREFIX}NAME, {HUB_PREFIX}ORG/NAME and FILE.py:FUNCTION."
     )
@@ -62,8 +66,18 @@ def _timm_spec(name: str) -> EncoderSpec:
     arch = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(arch):
         raise EncoderError(f"timm has no model {arch!r}{did_you_mean(arch, timm.list_models())}.")
-    config: Any = timm.get_pretrained_cfg(arch, allow_unregistered=True)
-    return _timms(name, arch, {}, config.to_dict(), config.license or "", "timm", None)
+    try:
+        known: Any = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+        config = known.to_dict()
+    except (RuntimeError, AttributeError) as error:  # no such tag; no configuration at all
+        tags = timm.list_pretrained(f"{arch.partition('.')[0]}.*")
+        there = f"it has {', '.join(tags)}" if tags else "give another"
+        raise EncoderError(f"timm does not say how {arch} is fed; {there}.") from error
+    repository = config.get("hf_hub_id")
+    if repository and repository.endswith("/"):
+        repository += f"{config['architecture']}.{config['tag']}"
+    hub = Hub(repository) if repository else None
+    return _timms(name, arch, {}, config, config.get("license") or "", "timm", hub)
 
 
 def _hub_spec(name: str) -> EncoderSpec:
@@ -71,25 +85,37 @@ def _hub_spec(name: str) -> EncoderSpec:
     import timm
 
     repository = name.removeprefix(HUB_PREFIX)
+    if not _REPOSITORY.fullmatch(repository):
+        raise EncoderError(f"{repository!r} is no name of a hub repository; write {HUB_PREFIX}ORG/NAME.")
     where = Hub(repository, ("config.json",))
-    path = cached_file(where) or fetch(where, name)
+    try:
+        path = cached_file(where) or fetch(where, name)
+    except EncoderError as error:
+        raise EncoderError(
+            f"{error} With {TIMM_PREFIX}ARCH and --weights its configuration is not needed."
+        ) from error
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        arch, pretrained = config["architecture"], config.get("pretrained_cfg", config)
+        arch, pretrained = str(config["architecture"]), dict(config.get("pretrained_cfg", config))
         kwargs = dict(config.get("model_args") or {})
-        pretrained["input_size"], pretrained["mean"], pretrained["std"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        kwargs.pop("num_classes", None)
+        if config.get("global_pool") is not None:
+            kwargs.setdefault("global_pool", config["global_pool"])
+        if pretrained.get("fixed_input_size"):
+            # As timm does: the arch's own size need not be that of these weights.
+            kwargs.setdefault("img_size", int(pretrained["input_size"][-1]))
+        if not timm.is_model(arch):
+            raise EncoderError(f"{name} is a {arch!r}, which this timm does not have; update timm.")
+        return _timms(
+            name, arch, kwargs, pretrained, str(pretrained.get("license") or ""), "the hub", Hub(repository)
+        )
+    except EncoderError:
+        raise
+    except Exception as error:  # it may hold anything
         raise EncoderError(
-            f"{name}: {path} does not say how timm builds it ({type(error).__name__}: {error}); give"
-            " timm:ARCH and"
-            " --weights, or FILE.py:FUNCTION."
+            f"{name}: {path} does not say how timm builds it ({type(error).__name__}: {first_line(error)});"
+            f" give {TIMM_PREFIX}ARCH and --weights, or FILE.py:FUNCTION."
         ) from error
-    if not timm.is_model(arch):
-        raise EncoderError(f"{name} is a {arch!r}, which this timm does not have; update timm.")
-    if config.get("global_pool") is not None:
-        kwargs.setdefault("global_pool", config["global_pool"])
-    hub = Hub(repository)
-    return _timms(name, arch, kwargs, pretrained, str(pretrained.get("license") or ""), "the hub", hub)
 
 
 def _timms(
@@ -112,8 +138,8 @@ def _timms(
         model=TimmModel(arch, kwargs),
         input_px=height,
         preprocessing=Preprocessing(
-            tuple(config["mean"]),
-            tuple(config["std"]),
+            _rgb(config["mean"]),
+            _rgb(config["std"]),
             resize=resize,
             crop=height,
             interpolation=interpolation,
@@ -125,6 +151,11 @@ def _timms(
         licence=licence,
         source=source,
     )
+
+
+def _rgb(values: Any) -> Rgb:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _prefix_tokens(arch: str, kwargs: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmap_st.data.spots import some
 from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.layouts import LAYOUTS, WRAPPERS, State, as_timm_converts
+from mmap_st.extract.encoders.models import Model, TimmModel
 from mmap_st.extract.encoders.network import TimmNetwork
 from mmap_st.extract.encoders.spec import EncoderSpec
 
@@ -32,11 +33,13 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_tensors(state: State) -> str:
     """Hex sha256 of a state dict: names, shapes and bytes, in order of name."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.reshape(-1).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -56,14 +59,17 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise EncoderError(f"The weights {path} do not exist; give a .safetensors or .pth file.")
+    _refuse_no_weights(path)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *_DAMAGED) as error:
+        # What torch says of files that hold more than tensors is long, and advises to run them.
+        said = "it holds more than tensors" if "eights only" in str(error) else first_line(error)
         raise EncoderError(
-            f"The weights {path} cannot be read ({first_line(error)}); fetch the file again, or save the"
+            f"The weights {path} cannot be read ({said}); fetch the file again, or save the"
             " model's state_dict as .safetensors."
         ) from error
     if not _is_table(state) and isinstance(state, Mapping):
@@ -75,13 +81,25 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
+def _refuse_no_weights(path: Path) -> None:
+    """Say plainly what a download that went wrong has left."""
+    with path.open("rb") as file:
+        begins = file.read(64).lstrip().lower()
+    if begins.startswith((b"<!doctype", b"<html", b"{")):
+        raise EncoderError(f"The weights {path} are a page of text, not weights; fetch the file itself.")
+    if begins.startswith(b"version https://git-lfs"):
+        raise EncoderError(
+            f"The weights {path} are a pointer of git-lfs; fetch the file itself (git lfs pull)."
+        )
+
+
 def _is_table(found: object) -> bool:
     import torch
 
     return (
         isinstance(found, Mapping)
         and bool(found)
-        and all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+        and all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in found.items())
     )
 
 
@@ -114,19 +132,29 @@ def fit_state(network: torch.nn.Module, state: State, spec: EncoderSpec, path: P
 
 
 def _without(state: State, spec: EncoderSpec, model: torch.nn.Module) -> State:
-    dropped = (*spec.drops, *(f"{name}." for name in _classifiers(model)))
     base = f"{getattr(model, 'base_model_prefix', '')}."
     if len(base) > 1 and not any(key.startswith(base) for key in model.state_dict()):
         # transformers saves a model with a task's head under this name.
         state = {key.removeprefix(base): tensor for key, tensor in state.items()}
-    return {key: tensor for key, tensor in state.items() if not (dropped and key.startswith(dropped))}
+    heads = classifier_keys(spec.model)
+    return {
+        key: tensor
+        for key, tensor in state.items()
+        if key not in heads and not (spec.drops and key.startswith(spec.drops))
+    }
 
 
-def _classifiers(model: torch.nn.Module) -> tuple[str, ...]:
-    """Names of the layers that timm's checkpoints have and an encoder drops."""
-    config = getattr(model, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+def classifier_keys(wanted: Model) -> frozenset[str]:
+    """Names of the tensors that a model of timm has with its classifier, and an encoder does without."""
+    import timm
+    import torch
+
+    if not isinstance(wanted, TimmModel):
+        return frozenset()
+    with torch.device("meta"):
+        whole = timm.create_model(wanted.arch, pretrained=False)
+        encoder = timm.create_model(wanted.arch, pretrained=False, num_classes=0)
+    return frozenset(whole.state_dict().keys() - encoder.state_dict().keys())
 
 
 def _problems(own: State, state: State) -> list[str]:

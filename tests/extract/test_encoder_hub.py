@@ -20,7 +20,7 @@ from huggingface_hub import constants, errors
 from safetensors.torch import save
 
 from mmap_st.errors import EncoderError
-from mmap_st.extract.encoders import build_encoder, encoder_spec
+from mmap_st.extract.encoders import ENCODERS, build_encoder, encoder_spec
 from mmap_st.extract.encoders.hub import cached_file, fetch, hub_sentence
 from mmap_st.extract.encoders.spec import Hub
 
@@ -243,19 +243,27 @@ def test_the_first_name_that_there_is_is_fetched_once(hub: FakeHub) -> None:
     assert [path.rpartition("/")[2] for path in hub.asked][:2] == ["model.safetensors", "pytorch_model.bin"]
 
 
-def test_what_must_lie_beside_the_weights_comes_with_them(hub: FakeHub) -> None:
-    with_code = Hub("org/model", beside=("config.json", "*.py"))
-    for name in ("model.safetensors", "config.json", "modeling.py", "picture.png"):
-        hub.put("org/model", name, name.encode())
-    found = fetch(with_code, "hibou-b")
+@pytest.mark.parametrize("name", ["hibou-b", "hibou-l", "genbio-pathfm", "conch-v1.5"])
+def test_code_comes_with_the_weights_that_need_it(hub: FakeHub, name: str) -> None:
+    declared = ENCODERS[name].hub
+    assert declared is not None
+    for file in ("model.safetensors", "config.json", "modeling.py", "picture.png"):
+        hub.put(declared.repo, file, file.encode())
+    found = fetch(declared, name)
     assert {file.name for file in found.parent.iterdir()} == {
         "model.safetensors",
         "config.json",
         "modeling.py",
     }
-    assert cached_file(with_code) == found
+    assert cached_file(declared) == found
     (found.parent / "modeling.py").unlink()
-    assert cached_file(with_code) is None  # half of it is as good as nothing
+    assert cached_file(declared) is None  # half of it is as good as nothing
+
+
+def test_the_configuration_comes_with_the_weights_of_transformers(hub: FakeHub) -> None:
+    for file in ("model.safetensors", "config.json"):
+        hub.put("kaiko-ai/midnight", file, file.encode())
+    assert (fetch(ENCODERS["midnight-12k"].hub, "midnight-12k").parent / "config.json").is_file()
 
 
 def test_an_encoder_of_the_hub_is_built_from_its_configuration(hub: FakeHub) -> None:
@@ -281,13 +289,40 @@ def test_an_encoder_of_the_hub_is_built_from_its_configuration(hub: FakeHub) -> 
     assert encoder.spec.recipe()["arch_kwargs"] == {"global_pool": "avg"}
 
 
-@pytest.mark.parametrize("config", [b"{}", b"not json", b'{"architecture": "test_vit"}', b"[]"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"{}",
+        b"not json",
+        b'{"architecture": "test_vit"}',
+        b"[]",
+        b'{"architecture": "test_vit", "input_size": 160, "mean": [0, 0, 0], "std": [1, 1, 1]}',
+        b'{"architecture": "test_vit", "input_size": [3, 160, 160], "mean": null, "std": [1, 1, 1]}',
+        b'{"architecture": "test_vit", "input_size": [3, 160, 160], "mean": [0, 0], "std": [1, 1, 1]}',
+        b'{"architecture": "test_vit", "input_size": [3, 160, 160], "mean": [0, 0, 0], "std": [1, 1, 1],'
+        b' "model_args": {"no_such": 1}}',
+    ],
+)
 def test_a_repository_that_timm_cannot_build_says_what_else_to_give(hub: FakeHub, config: bytes) -> None:
     hub.put("org/model", "config.json", config)
     with pytest.raises(
         EncoderError, match=r"does not say how timm builds it .*; give timm:ARCH and --weights"
     ):
         encoder_spec("hf-hub:org/model")
+
+
+def test_a_repository_of_another_size_than_its_architectures(hub: FakeHub) -> None:
+    config = {
+        "architecture": "test_vit",
+        "model_args": {"num_classes": 5},
+        "pretrained_cfg": {
+            "input_size": [3, 96, 96], "fixed_input_size": True, "mean": [0, 0, 0], "std": [1, 1, 1],
+        },
+    }  # fmt: skip
+    hub.put("org/model", "config.json", json.dumps(config).encode())
+    state = timm.create_model("test_vit", img_size=96, num_classes=5).state_dict()
+    hub.put("org/model", "model.safetensors", save({k: v.contiguous() for k, v in state.items()}))
+    assert build_encoder(encoder_spec("hf-hub:org/model"), device="cpu").spec.input_px == 96
 
 
 def test_a_repository_of_a_newer_timm(hub: FakeHub) -> None:

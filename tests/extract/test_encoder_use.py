@@ -284,11 +284,22 @@ def test_the_doctor_of_the_machine(tmp_path: Path, monkeypatch) -> None:
     findings = {f.what: f for f in examine_machine(tmp_path)}
     assert {"Python", "GPU", "CPU", "faiss", "slides", "hub", "disk"} <= findings.keys()
     assert "weights do not exist: uni" in findings["encoders.toml"].trouble
+    (tmp_path / "encoders.toml").write_text('[weights]\nunni = "gone.pth"\n')
+    (tmp_path / "gone.pth").write_text("")
+    misspelt = {f.what: f for f in examine_machine(tmp_path)}
+    assert "no encoder is called unni (did you mean uni" in misspelt["encoders.toml"].trouble
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1e9})())
     worse = {f.what: f for f in examine_machine(tmp_path)}
     assert "mmap-st[cpu]" in worse["faiss"].trouble
     assert worse["disk"].trouble == "make room."
+
+
+def test_the_doctor_examines_encoders_of_any_size_at_auto_precision(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text("utf-8")
+    (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0])
+    findings = examine_encoder(encoder_spec(f"{tmp_path / 'mine.py'}:make"), device="cpu", precision="auto")
+    assert not any(finding.trouble for finding in findings)
 
 
 def test_the_doctor_ends_with_its_finding(tmp_path: Path) -> None:

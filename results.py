@@ -36,12 +36,24 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
     console.show_paths([store])
 
 
+#: Narrower terminals get the columns that one chooses by.
+_WIDE = 130
+
+
 def show_encoders(found: Sequence[ListedEncoder]) -> None:
     """A table of encoders."""
+    wide = console.width() >= _WIDE
     rows = []
     for encoder in found:
         spec = encoder.spec
-        licence = spec.licence + (" (non-commercial)" if _must_say_non_commercial(spec) else "")
+        gflops = (
+            "" if spec.gflops is None else f"{spec.gflops:.0f}" if spec.gflops >= 10 else f"{spec.gflops}"
+        )
+        more = (
+            "" if spec.parameters_m is None else f"{spec.parameters_m:.0f}",
+            gflops,
+            ", ".join(f"{mpp:g}" for mpp in spec.mpps),
+        )
         rows.append(
             (
                 spec.name,
@@ -49,35 +61,49 @@ def show_encoders(found: Sequence[ListedEncoder]) -> None:
                 _or_unknown(spec.gated),
                 str(spec.width or ""),
                 str(spec.input_px),
-                "" if spec.parameters_m is None else f"{spec.parameters_m:.0f}",
-                ""
-                if spec.gflops is None
-                else f"{spec.gflops:.0f}"
-                if spec.gflops >= 10
-                else f"{spec.gflops}",
-                ", ".join(f"{mpp:g}" for mpp in spec.mpps),
-                licence,
+                *(more if wide else ()),
+                _licence(spec, whole=wide),
             )
         )
-    columns = ("encoder", "here", "gated", "width", "px", "M params", "GFLOPs", "um/px", "licence")
-    console.show_table("encoders", columns, rows, left=(1, 8))
+    more_columns = ("M params", "GFLOPs", "um/px") if wide else ()
+    columns = ("encoder", "here", "gated", "width", "px", *more_columns, "licence" if wide else "commercial")
+    console.show_table("", columns, rows, left=(1, len(columns) - 1))
     ready = sum(encoder.ready for encoder in found)
     console.say(
-        f"{len(found)} encoders, {ready} ready here; and timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION."
-        " `mmap encoders NAME` shows one."
+        f"{ready} of {len(found)} ready here; there are timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION too."
+        " `mmap encoders NAME` shows one whole."
     )
 
 
+def _licence(spec: EncoderSpec, *, whole: bool) -> str:
+    if not whole:
+        return {True: "yes", False: "non-commercial", None: "?"}[spec.commercial]
+    marked = spec.commercial is False and "non-commercial" not in spec.licence
+    return spec.licence + (" (non-commercial)" if marked else "")
+
+
 def show_encoder(encoder: ListedEncoder) -> None:
-    """All that is known of one encoder."""
-    for key, value in encoder.as_json().items():
-        if value not in (None, "", []):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            console.say(f"{key}: {_or_unknown(value) if isinstance(value, bool) else shown}")
-
-
-def _must_say_non_commercial(spec: EncoderSpec) -> bool:
-    return spec.commercial is False and "non-commercial" not in spec.licence
+    """All that is known of one encoder, a line each."""
+    known = encoder.as_json()
+    labels = {
+        "parameters_m": "parameters (millions)",
+        "gflops": "GFLOPs a window",
+        "recommended_mpp": "recommended um/px",
+        "precision": "recommended precision",
+        "to_get_it": "to get it",
+        "commercial": "commercial use",
+    }
+    for key, value in known.items():
+        # The statistics are in the preprocessing.
+        if (
+            value in ("", [])
+            or key in ("mean", "std")
+            or (value is None and key not in ("gated", "commercial"))
+        ):
+            continue
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        shown = _or_unknown(value) if value is None or isinstance(value, bool) else shown
+        console.say(f"{labels.get(key, key.replace('_', ' '))}: {shown}")
 
 
 def _or_unknown(value: bool | None) -> str:

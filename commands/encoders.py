@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmap_st import console
-from mmap_st.errors import EncoderError
+from mmap_st.errors import EncoderError, RequestError
 
 
 def encoders(
@@ -24,18 +24,20 @@ def encoders(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")] = False,
 ) -> None:
     """List the encoders that can be named; build none."""
-    from mmap_st.extract.encoders.listing import list_encoders
+    from mmap_st.extract.encoders.listing import list_encoders, look_at
     from mmap_st.results import show_encoder, show_encoders
 
     found = list(list_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
+    filtered = ready or open_only or commercial
+    if not found and name and filtered and list(list_encoders(name)):
+        raise EncoderError(f"No encoder like {name!r} is left by these filters; leave some out.")
+    one = next((encoder for encoder in found if encoder.spec.name == name.lower()), None)
+    if not found or one is not None:
+        found = [look_at(name)] if one is None else [one]
     if as_json:
         console.say(json.dumps({"encoders": [encoder.as_json() for encoder in found]}, indent=2))
-        return
-    if not found:
-        raise EncoderError("No encoder is like that; `mmap encoders` lists them all.")
-    exact = [encoder for encoder in found if encoder.spec.name == name]
-    if exact:
-        show_encoder(exact[0])
+    elif len(found) == 1 and name and not filtered:
+        show_encoder(found[0])
     else:
         show_encoders(found)
 
@@ -57,6 +59,8 @@ def doctor(
     from mmap_st.extract.encoders.registry import encoder_spec
     from mmap_st.extract.machine import examine_machine
 
+    if encoder is None and (weights is not None or random_weights):
+        raise RequestError("--weights and --random-weights are of an encoder; give --encoder NAME too.")
     with console.status() as tell:
         if encoder is None:
             tell("looking at this machine")

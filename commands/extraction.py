@@ -15,6 +15,7 @@ from mmap_st.commands.options import (
     MppOption,
     SeedOption,
     StoreArgument,
+    stored_encoder,
 )
 from mmap_st.commands.stopping import stop_on_signals
 from mmap_st.errors import RequestError
@@ -192,7 +193,11 @@ def prototypes(
     settings = CandidateSettings(kind, number, seed=seed)
     with console.status() as tell:
         report = build_all(
-            FeatureStore.open(store), encoder, parse_magnifications(magnifications, mpp), settings, tell
+            FeatureStore.open(store),
+            stored_encoder(encoder),
+            parse_magnifications(magnifications, mpp),
+            settings,
+            tell,
         )
     rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
     console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)

@@ -18,6 +18,7 @@ from mmap_st.commands.options import (
     StoreArgument,
     ValuesOption,
     parse_values,
+    stored_encoder,
 )
 
 
@@ -60,7 +61,7 @@ def fit_head(
     method = head_method(head)
     pairs = [*(set_ or []), *([f"prototypes={prototypes}"] if prototypes is not None else [])]
     request = FitRequest(
-        encoder=encoder,
+        encoder=stored_encoder(encoder),
         method=method,
         settings=parse_settings(method, pairs),
         genes=genes,

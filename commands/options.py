@@ -29,6 +29,15 @@ ValuesOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 
+def stored_encoder(name: str) -> str:
+    """What a store calls an encoder: one of a file has the name that its spec says."""
+    if ".py:" not in name:
+        return name
+    from mmap_st.extract.encoders.registry import encoder_spec
+
+    return encoder_spec(name).name
+
+
 def parse_values(text: str | None) -> str | None:
     """Check what ``--values`` says; None for counts, the default.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mmap_st.extract.encoders.build import RANDOM
 from mmap_st.extract.recipe import is_imported
 from mmap_st.extract.store import FeatureStore, StoredSlide, subgroup
 from mmap_st.extract.windows import mpp_key
@@ -40,6 +41,8 @@ def contents(store: FeatureStore) -> Iterator[ContentLine]:
                 done = magnification.chunks_done
                 total = magnification.n_chunks
                 state = "complete" if magnification.complete else f"unfinished, {done} of {total} chunks"
+                if str(magnification.recipe["weights_sha256"]).startswith(RANDOM):
+                    state += ", random weights"
                 if magnification.tokens:
                     state += f", {magnification.tokens} x {magnification.tokens} tokens"
                 if is_imported(magnification.recipe):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mmap_st.errors import MmapError, did_you_mean
 from mmap_st.extract.encoders.examination import Finding
@@ -116,12 +117,20 @@ def _hub() -> Finding:
     from huggingface_hub import constants, get_token
 
     cache = Path(constants.HF_HUB_CACHE)
-    parts = [constants.ENDPOINT, "a token" if get_token() else "no token", f"cache {cache}"]
-    if constants.HF_HUB_OFFLINE:
-        parts.append("offline")
+    try:
+        token = "a token" if get_token() else "no token"
+    except OSError as error:
+        return Finding(
+            "hub", f"its folder {cache.parent}", f"it cannot be read ({error.strerror}); set HF_HOME."
+        )
+    parts = [constants.ENDPOINT, token, f"cache {cache}", *(["offline"] if constants.HF_HUB_OFFLINE else [])]
     near = next((folder for folder in (cache, *cache.parents) if folder.exists()), cache)
-    writable = os.access(near, os.W_OK)
-    return Finding("hub", ", ".join(parts), "" if writable else "the cache cannot be written; set HF_HOME.")
+    trouble = (
+        "" if near.is_dir() and os.access(near, os.W_OK) else "the cache cannot be written; set HF_HOME."
+    )
+    if not urlsplit(constants.ENDPOINT).hostname:
+        trouble = "HF_ENDPOINT is no address, such as https://huggingface.co; mend or unset it."
+    return Finding("hub", ", ".join(parts), trouble)
 
 
 def _version(package: str) -> str | None:

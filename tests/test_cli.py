@@ -97,7 +97,7 @@ def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> No
         (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "efficientnet-lite0"), "Give --magnifications"),
         (("extract", "{tmp}/no.csv", "{tmp}/f.zarr", "--encoder", "efficientnet-lite0", "--mpp", "1"),
          "does not exist"),
-        (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "timm:test_vit", "--mpp", "1"),
+        (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "ctranspath", "--mpp", "1"),
          "needs --weights FILE"),
         (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "efficientnet-lite0", "--mpp", "1", "--spots", "100"),
          "--spots 100: give grid:100"),

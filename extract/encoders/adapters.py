@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmap_st.data.spots import some
-from mmap_st.errors import EncoderError, MissingDependencyError, MmapError, first_line
+from mmap_st.errors import EncoderError, MmapError, first_line
 from mmap_st.extract.encoders.models import PackageModel
 from mmap_st.extract.encoders.network import ModuleNetwork, Output
 from mmap_st.extract.encoders.spec import EncoderSpec
@@ -174,15 +174,9 @@ def build_by_package(spec: EncoderSpec, model: PackageModel, path: Path) -> nn.M
 
     Raises
     ------
-    MissingDependencyError
-        If the package is not installed; it gives the command.
+    EncoderError
+        If the package fails, or the weights do not fit.
     """
-    try:
-        import_module(model.package)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{spec.name} needs the package {model.package}: {model.install}."
-        ) from error
     try:
         return _ADAPTERS[model.adapter](spec, model.options, path)
     except MmapError:

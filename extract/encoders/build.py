@@ -9,6 +9,7 @@ from mmap_st.errors import EncoderError, RequestError, first_line
 from mmap_st.extract.encoders.encoder import HALVES, Encoder, autocast
 from mmap_st.extract.encoders.fold import fold_batch_norms
 from mmap_st.extract.encoders.models import CustomModel
+from mmap_st.extract.encoders.requirements import check_requirements
 from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec, Rgb
 from mmap_st.extract.encoders.weights import find_weights, get_weights
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 #: there, since activations stay in the caches (benchmarks/README.md).
 _CPU_STEP = 4
 _GPU_STEP = 256
+#: Stands before the sha256 of random weights, so that nobody takes them for others.
+RANDOM = "random"
 
 
 def build_encoder(
@@ -78,12 +81,13 @@ def build_encoder(
         raise RequestError("Give --weights or --random-weights, not both.")
     if random_weights:
         model = build_random(spec)
-        digest = sha256_of_tensors(model.state_dict())
+        digest = f"{RANDOM} {sha256_of_tensors(model.state_dict())}"
     else:
+        check_requirements(spec, trust_remote_code=trust_remote_code)
         brings_its_own = isinstance(spec.model, CustomModel) and spec.hub is None
         nowhere = weights is None and brings_its_own and find_weights(spec) is None
         path = None if nowhere else get_weights(spec, weights)
-        model, digest = build_with_weights(spec, path, trust_remote_code=trust_remote_code)
+        model, digest = build_with_weights(spec, path)
     with own_failures(spec):
         model = fold_batch_norms(model, spec.input_px)
     if target != "cpu" and precision == "fp32":

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import MmapError, first_line
+from mmap_st.errors import MmapError, RequestError, first_line
 from mmap_st.extract.encoders.build import build_encoder, device_of
 from mmap_st.extract.encoders.encoder import Encoder
 from mmap_st.extract.encoders.known import fixed_picture, known_embedding
 from mmap_st.extract.encoders.precision import auto_precision
 from mmap_st.extract.encoders.prepare import prepare_picture
-from mmap_st.extract.encoders.spec import EncoderSpec
+from mmap_st.extract.encoders.spec import PRECISIONS, EncoderSpec
 
 _LARGEST_DIFFERENCE = 1e-3
 _LEAST_COSINE = 0.999
@@ -50,12 +50,20 @@ def examine_encoder(
     precision: str = "fp32",
     trust_remote_code: bool = False,
 ) -> list[Finding]:
-    """Build an encoder, embed a fixed picture twice, and hold the embedding against what is known of it."""
+    """Build an encoder, embed a fixed picture twice, and hold the embedding against what is known of it.
+
+    Raises
+    ------
+    RequestError
+        If there is no such device or precision.
+    """
+    device = device_of(device)
+    if precision == "auto":
+        precision = auto_precision(spec, device, None)
+    if precision not in PRECISIONS:
+        raise RequestError(f"There is no precision {precision!r}; give one of auto, {', '.join(PRECISIONS)}.")
     began = time.perf_counter()
     try:
-        device = device_of(device)
-        if precision == "auto":
-            precision = auto_precision(spec, device, None)
         encoder = build_encoder(
             spec,
             weights=weights,
@@ -70,6 +78,7 @@ def examine_encoder(
     findings = [
         Finding("builds and loads", f"in {seconds:.1f} s, on {encoder.device} at {precision}"),
         Finding("weights", f"sha256 {encoder.weights_sha256}"),
+        Finding("window", f"{spec.input_px} px; {spec.preprocessing}"),
     ]
     try:
         window = _window(spec)

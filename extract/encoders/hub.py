@@ -7,7 +7,11 @@ heeded.
 from __future__ import annotations
 
 import errno
+import logging
+import socket
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.spec import Hub
@@ -45,6 +49,11 @@ def fetch(hub: Hub, name: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     missing: Exception | None = None
+    if not _name_is_known():  # else the hub's library would ask for half a minute
+        raise EncoderError(_unreachable(hub, name))
+    chatter = logging.getLogger("huggingface_hub")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)  # of its retries: what comes of them is said below
     try:
         for file in hub.files:
             try:
@@ -59,6 +68,8 @@ def fetch(hub: Hub, name: str) -> Path:
             return Path(found)
     except Exception as error:  # of HTTP, of the cache, of the disk, of names, by huggingface_hub's version
         raise EncoderError(hub_sentence(error, hub, name)) from error
+    finally:
+        chatter.setLevel(level)
     assert missing is not None
     raise EncoderError(hub_sentence(missing, hub, name)) from missing
 
@@ -119,7 +130,26 @@ def _not_cached(error: Exception, hub: Hub, name: str) -> str:
         return _offline(hub, name)
     if isinstance(cause, errors.HfHubHTTPError):
         return hub_sentence(cause, hub, name)
+    return _unreachable(hub, name)
+
+
+def _unreachable(hub: Hub, name: str) -> str:
+    from huggingface_hub import constants
+
     return f"{name}: the hub at {constants.ENDPOINT} cannot be reached from here; {_try(hub)}"
+
+
+def _name_is_known() -> bool:
+    """Whether the hub's name can be looked up here; behind a proxy that is the proxy's business."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def _offline(hub: Hub, name: str) -> str:
@@ -176,4 +206,5 @@ def _token() -> str | None:
 
 
 def _is_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+    local = isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename is not None
+    return local or (isinstance(error, OSError) and error.errno in _OF_THE_DISK)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 from torch import nn
 
 from mmap_st.data.spots import some
-from mmap_st.errors import EncoderError, MissingDependencyError, RequestError, first_line
+from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.models import TransformersModel
 from mmap_st.extract.encoders.network import ModuleNetwork, TransformersNetwork
+from mmap_st.extract.encoders.requirements import check_requirements
 from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.encoders.state import fit_state, read_state
 
@@ -38,10 +38,7 @@ def random_transformers(spec: EncoderSpec, model: TransformersModel) -> nn.Modul
 
 
 def _transformers(spec: EncoderSpec) -> Any:
-    if find_spec("transformers") is None:
-        raise MissingDependencyError(
-            f"{spec.name} needs the package transformers: pip install 'mmap-st[transformers]'."
-        )
+    check_requirements(spec, trust_remote_code=True)
     return import_module("transformers")
 
 
@@ -119,23 +116,16 @@ def _key(entry: Any) -> str:
     return entry if isinstance(entry, str) else str(entry[0])
 
 
-def load_remote(spec: EncoderSpec, output: str, path: Path, *, trusted: bool) -> nn.Module:
-    """Build by the code beside a file of weights, and load that file, strictly.
+def load_remote(spec: EncoderSpec, output: str, path: Path) -> nn.Module:
+    """Build by the code beside a file of weights, which the user has agreed to run; load that file, strictly.
 
     Raises
     ------
-    RequestError
-        If the user has not said that the code may run.
     EncoderError
         If it does not build, or the weights do not fit.
     """
     classes = _transformers(spec)
     repository = spec.hub.repo if spec.hub else spec.name
-    if not trusted:
-        raise RequestError(
-            f"{spec.name} runs code that the hub repository {repository} carries; read it, then say"
-            " --trust-remote-code."
-        )
     try:
         named = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["auto_map"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

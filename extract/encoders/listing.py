@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmap_st.errors import EncoderError
-from mmap_st.extract.encoders.models import CustomModel, PackageModel, RemoteCodeModel, TransformersModel
-from mmap_st.extract.encoders.registry import known_encoders
+from mmap_st.extract.encoders.models import CustomModel, RemoteCodeModel
+from mmap_st.extract.encoders.registry import HUB_PREFIX, TIMM_PREFIX, encoder_spec, known_encoders
+from mmap_st.extract.encoders.requirements import missing_package
 from mmap_st.extract.encoders.spec import EncoderSpec
-from mmap_st.extract.encoders.weights import find_weights, read_configuration
+from mmap_st.extract.encoders.user import installed_encoders
+from mmap_st.extract.encoders.weights import find_weights, no_weights, read_configuration
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class ListedEncoder:
             "ready": self.ready,
             "missing": self.missing or None,
             "weights": None if self.weights is None else str(self.weights),
-            "install": spec.model.install if isinstance(spec.model, PackageModel) else None,
+            "to_get_it": _to_get_it(self),
+            "runs_code_of_its_repository": isinstance(spec.model, RemoteCodeModel),
             "hub": None if spec.hub is None else spec.hub.repo,
             "gated": spec.gated,
             "licence": spec.licence,
@@ -111,26 +113,43 @@ def _look(spec: EncoderSpec) -> ListedEncoder:
     weights = find_weights(spec)
     path = None if weights is None else weights[0]
     package = missing_package(spec)
-    if package:
-        return ListedEncoder(spec, path, f"needs {package}")
+    if package is not None:
+        return ListedEncoder(spec, path, f"needs {package[0]}")
     if path is None:
-        return ListedEncoder(
-            spec, None, "weights not here" if spec.hub else "weights not here, give --weights"
-        )
+        return ListedEncoder(spec, None, "not fetched yet" if spec.hub else "give --weights")
     return ListedEncoder(spec, path, "")
 
 
-def missing_package(spec: EncoderSpec) -> str:
-    """The package that an encoder needs and that is not installed, or ``""``."""
-    match spec.model:
-        case TransformersModel() | RemoteCodeModel():
-            needed = "transformers"
-        case PackageModel(package):
-            needed = package
-        case _:
-            return ""
-    if find_spec(needed) is None:
-        return needed
-    if isinstance(spec.model, PackageModel) and spec.model.adapter == "exaone_path":
-        return "" if spec.name in read_configuration().code else "the code of its authors"
-    return ""
+def look_at(name: str) -> ListedEncoder:
+    """One encoder by the name that ``--encoder`` takes; upper and lower case are one.
+
+    Raises
+    ------
+    EncoderError
+        If there is none; it names those that are near.
+    """
+    return _look(encoder_spec(name if _is_free(name) else name.lower()))
+
+
+def _is_free(name: str) -> bool:
+    """Whether a name is not one of the list's."""
+    return name.startswith((TIMM_PREFIX, HUB_PREFIX)) or ".py:" in name or name in installed_encoders().specs
+
+
+def _to_get_it(encoder: ListedEncoder) -> str | None:
+    """What to do for an encoder that is not ready, in one line."""
+    spec = encoder.spec
+    package = missing_package(spec)
+    steps = [] if package is None else [package[1]]
+    if encoder.weights is None and spec.hub is None and not encoder.ready:
+        steps.append(no_weights(spec))
+    elif encoder.weights is None and spec.hub is not None:
+        kind = "datasets/" if spec.hub.kind == "dataset" else ""
+        if spec.gated:
+            steps.append(
+                f"ask for access at https://huggingface.co/{kind}{spec.hub.repo}, then `hf auth login`"
+            )
+        steps.append("the first run fetches its weights")
+    if isinstance(spec.model, RemoteCodeModel):
+        steps.append("say --trust-remote-code, since it runs code of its hub repository")
+    return "; ".join(steps) or None

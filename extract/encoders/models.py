@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmap_st.errors import RequestError
+
 if TYPE_CHECKING:
     import torch
 
@@ -95,6 +97,17 @@ class CustomModel:
 
     make: Callable[[], torch.nn.Module]
     code: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a network in place of the function that makes one.
+
+        Raises
+        ------
+        RequestError
+            If it is no function.
+        """
+        if not callable(self.make) or hasattr(self.make, "state_dict"):
+            raise RequestError("CustomModel takes the function that makes a network, not a network.")
 
 
 Model = TimmModel | TransformersModel | RemoteCodeModel | PackageModel | CustomModel

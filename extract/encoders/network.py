@@ -134,7 +134,12 @@ def pool(own: Tensor | None, features: Tensor | None, pooling: Pooling) -> Tenso
     """One embedding (b, d) of what a network gives, by the exact slices of `Pooling`."""
     if pooling.kind in ("own", "map") and own is not None:
         return own
-    assert features is not None, "the network gives no tokens"
+    if features is None:
+        raise ValueError(
+            f"it gives one vector a window, which pooling {pooling.kind!r} cannot pool; say 'own'"
+        )
+    if pooling.kind == "own":
+        raise ValueError(f"it gives {tuple(features.shape)}, which pooling 'own' does not pool; say another")
     if pooling.kind == "map":
         return features.mean((2, 3))
     patches = features[:, pooling.prefix :]
@@ -142,9 +147,7 @@ def pool(own: Tensor | None, features: Tensor | None, pooling: Pooling) -> Tenso
         return features[:, 0]
     if pooling.kind == "mean_patch":
         return patches.mean(1)
-    if pooling.kind == "cls+mean_patch":
-        return torch.cat([features[:, 0], patches.mean(1)], dim=-1)
-    raise AssertionError(f"no such pooling: {pooling.kind}")
+    return torch.cat([features[:, 0], patches.mean(1)], dim=-1)
 
 
 def token_grid(features: Tensor, prefix: int, side: int) -> Tensor:

@@ -60,17 +60,13 @@ def build_random(spec: EncoderSpec) -> Embedder:
     return Embedder(network.eval().requires_grad_(False), spec.pooling)
 
 
-def build_with_weights(
-    spec: EncoderSpec, path: Path | None, *, trust_remote_code: bool
-) -> tuple[Embedder, str]:
+def build_with_weights(spec: EncoderSpec, path: Path | None) -> tuple[Embedder, str]:
     """The network of a spec with the weights of a file, and what names them.
 
     Parameters
     ----------
     path
         The weights; None for a user's network that brings its own.
-    trust_remote_code
-        Whether the user agrees to run code that a hub repository carries.
 
     Returns
     -------
@@ -97,7 +93,7 @@ def build_with_weights(
             # A configuration beside the file makes other numbers of the same weights.
             digest = _sha256_of_both(digest, changes) if changes else digest
         case RemoteCodeModel(output):
-            network = load_remote(spec, output, path, trusted=trust_remote_code)
+            network = load_remote(spec, output, path)
             code = [*sorted(path.parent.glob("*.py")), path.parent / "config.json"]
             digest = _sha256_of_both(digest, {file.name: sha256_of_file(file) for file in code})
         case PackageModel(package="open_clip"):

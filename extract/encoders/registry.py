@@ -53,9 +53,9 @@ def encoder_spec(name: str) -> EncoderSpec:
         return installed.specs[name]
     if name in installed.broken:
         raise EncoderError(installed.broken[name])
+    near = did_you_mean(name.lower(), [*ENCODERS, *installed.specs])
     raise EncoderError(
-        f"There is no encoder {name!r}{did_you_mean(name, [*ENCODERS, *installed.specs])}; `mmap encoders`"
-        " lists them,"
+        f"There is no encoder {name!r}{near}; `mmap encoders` lists them,"
         f" and there are {TIMM_PREFIX}NAME, {HUB_PREFIX}ORG/NAME and FILE.py:FUNCTION."
     )
 

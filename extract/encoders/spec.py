@@ -9,6 +9,7 @@ from mmap_st.errors import RequestError
 from mmap_st.extract.encoders.models import Model, model_recipe
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+POOLINGS = ("cls", "cls+mean_patch", "mean_patch", "map", "own")
 
 Rgb = tuple[float, float, float]
 
@@ -32,6 +33,17 @@ class Pooling:
     kind: str
     prefix: int = 1
     text: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a pooling that there is not.
+
+        Raises
+        ------
+        RequestError
+            Naming those that there are.
+        """
+        if self.kind not in POOLINGS:
+            raise RequestError(f"There is no pooling {self.kind!r}; give one of {', '.join(POOLINGS)}.")
 
     def __str__(self) -> str:
         """The exact slices."""

@@ -67,7 +67,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *_DAMAGED) as error:
         # What torch says of files that hold more than tensors is long, and advises to run them.
-        said = "it holds more than tensors" if "eights only" in str(error) else first_line(error)
+        torchs = isinstance(error, RuntimeError) and "eights only" not in str(error)
+        known = torchs or isinstance(error, OSError | SafetensorError)
+        said = first_line(error) if known else "it is no table of tensors, or is cut off"
         raise EncoderError(
             f"The weights {path} cannot be read ({said}); fetch the file again, or save the"
             " model's state_dict as .safetensors."
@@ -124,6 +126,9 @@ def fit_state(network: torch.nn.Module, state: State, spec: EncoderSpec, path: P
             state = converted
     problems = _problems(model.state_dict(), state)
     if problems:
+        first = {key.partition(".")[0] for key in state}
+        if len(first) == 1 and {key.partition(".")[2] for key in state} == model.state_dict().keys():
+            problems.append(f"all names begin with {first.pop()}.: take that away")
         raise EncoderError(
             f"The weights {path} do not fit {spec.name}; {'; '.join(problems)}. Give weights of this encoder."
         )

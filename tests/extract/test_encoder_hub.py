@@ -186,6 +186,17 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch(REPO, "uni")
 
 
+def test_a_hub_whose_name_is_not_known_is_not_asked_for_half_a_minute(tmp_path: Path, monkeypatch) -> None:
+    look_at("http://no-such-host.invalid", tmp_path, monkeypatch)
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
+    with pytest.raises(EncoderError, match=r"no-such-host.invalid cannot be reached from here"):
+        fetch(REPO, "uni")
+
+
 def test_a_name_that_is_none(hub: FakeHub) -> None:
     with pytest.raises(EncoderError, match="'org/mo del' is no name of a hub repository; write ORG/NAME"):
         fetch(Hub("org/mo del"), "hf-hub:org/mo del")

@@ -189,8 +189,10 @@ def test_the_list_and_its_filters(tmp_path: Path) -> None:
     assert [one["name"] for one in listed] == list(ENCODERS)
     by_name = {one["name"]: one for one in listed}
     assert by_name["efficientnet-lite0"]["ready"] is True
-    assert by_name["uni"]["missing"] == "weights not here"
-    assert by_name["conch"]["install"].startswith("pip install git+https://github.com/mahmoodlab/CONCH")
+    assert by_name["uni"]["missing"] == "not fetched yet"
+    assert "ask for access at https://huggingface.co/MahmoodLab/UNI" in by_name["uni"]["to_get_it"]
+    assert by_name["hibou-b"]["runs_code_of_its_repository"] is True
+    assert by_name["conch"]["to_get_it"].startswith("pip install git+https://github.com/mahmoodlab/CONCH")
     assert by_name["virchow2"]["recommended_mpp"] == [0.25, 0.5, 1.0, 2.0]
     open_ones = json.loads(run("encoders", "--json", "--open", "--commercial", **home).stdout)["encoders"]
     assert open_ones
@@ -206,6 +208,23 @@ def test_the_list_and_its_filters(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[")
     assert run("encoders", MMAP_ENCODERS=str(broken)).returncode == 2
+
+
+def test_one_encoder_by_any_name_that_can_be_given(tmp_path: Path) -> None:
+    home = {"HF_HOME": str(tmp_path), "MMAP_ENCODERS": ""}
+    upper = run("encoders", "UNI", **home)
+    assert "to get it: ask for access at https://huggingface.co/MahmoodLab/UNI" in upper.stdout
+    assert "name: timm:test_vit" in run("encoders", "timm:test_vit", **home).stdout
+    near = run("encoders", "uni2h", **home)
+    assert (near.returncode, "did you mean uni2-h" in near.stderr) == (2, True)
+    assert "is left by these filters" in run("encoders", "conch", "--ready", **home).stderr
+    one = json.loads(run("encoders", "virchow2", "--json", **home).stdout)["encoders"]
+    assert [encoder["name"] for encoder in one] == ["virchow2"]
+
+
+def test_random_weights_leave_a_trace(section: Cohort, tmp_path: Path) -> None:
+    extract_cohort(section, tmp_path / "f.zarr", request(), (0.5,))
+    assert "random weights" in next(contents(FeatureStore.open(tmp_path / "f.zarr"))).state
 
 
 HEAVY = ("torch", "timm", "transformers", "open_clip", "torchvision", "zarr", "anndata", "faiss")
@@ -293,6 +312,13 @@ def test_the_doctor_of_the_machine(tmp_path: Path, monkeypatch) -> None:
     worse = {f.what: f for f in examine_machine(tmp_path)}
     assert "mmap-st[cpu]" in worse["faiss"].trouble
     assert worse["disk"].trouble == "make room."
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "nowhere")
+    assert "HF_ENDPOINT is no address" in machine._hub().trouble
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "gone.pth" / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert "set HF_HOME" in machine._hub().trouble
 
 
 def test_the_doctor_examines_encoders_of_any_size_at_auto_precision(tmp_path: Path) -> None:
@@ -308,6 +334,8 @@ def test_the_doctor_ends_with_its_finding(tmp_path: Path) -> None:
     assert "windows/s" in well.stdout
     ill = run("doctor", "--encoder", "uni", "--weights", str(tmp_path / "no.pth"), "--device", "cpu")
     assert ill.returncode == 1
+    assert run("doctor", "--weights", "w.pth").returncode == 2
+    assert run("doctor", "--encoder", "uni", "--precision", "fp8").returncode == 2
     assert "do not exist" in ill.stdout
 
 
@@ -328,6 +356,11 @@ def test_the_documented_encoder_embeds(write_section, tmp_path: Path) -> None:
         [sys.executable, "-m", "mmap_st", *words], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert shown.returncode == 0, shown.stderr
+    words = ["prototypes", "f.zarr", "--encoder", "mine.py:make"]  # the same name does for what is stored
+    again = subprocess.run(
+        [sys.executable, "-m", "mmap_st", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
     stored = FeatureStore.open(tmp_path / "f.zarr").slide("A1").complete("colour-grid")
     assert {mpp: m.width for mpp, m in stored.items()} == {0.5: 48, 1.0: 48}
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
-from mmap_st.extract.encoders import ENCODERS, EncoderSpec, build_encoder, encoder_spec, hugging, user
-from mmap_st.extract.encoders.listing import list_encoders, missing_package
+from mmap_st.extract.encoders import ENCODERS, EncoderSpec, build_encoder, encoder_spec, requirements, user
+from mmap_st.extract.encoders.listing import list_encoders
 from mmap_st.extract.encoders.models import CustomModel, TimmModel, TransformersModel
 from mmap_st.extract.encoders.networks import build_random, build_with_weights
+from mmap_st.extract.encoders.requirements import missing_package
 from mmap_st.extract.encoders.spec import Pooling
 from mmap_st.extract.encoders.state import fit_state, read_state, sha256_of_file, sha256_of_tensors
 from mmap_st.extract.encoders.weights import find_weights, get_weights, read_configuration
@@ -43,7 +45,7 @@ def shrunk(name: str, **kwargs: Any) -> EncoderSpec:
 
 def loaded(spec: EncoderSpec, state: dict[str, Any], path: Path) -> nn.Module:
     torch.save(state, path)
-    return build_with_weights(spec, path, trust_remote_code=False)[0]
+    return build_with_weights(spec, path)[0]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -282,7 +284,7 @@ def test_dinov2_of_transformers_loads_by_the_names_of_published_files(tmp_path: 
     else:
         path = tmp_path / "w.safetensors"
         save_file({published(k): v.contiguous() for k, v in network.state_dict().items()}, path)
-    found, digest = build_with_weights(spec, path, trust_remote_code=False)
+    found, digest = build_with_weights(spec, path)
     assert same(found, model)
     assert len(digest) == 64
 
@@ -297,12 +299,12 @@ def test_what_does_not_fit_a_transformers_model_is_listed(tmp_path: Path) -> Non
     with pytest.raises(
         EncoderError, match=r"missing: embeddings.cls_token; 1 tensors are not the model's: stranger"
     ):
-        build_with_weights(spec, tmp_path / "bad.safetensors", trust_remote_code=False)
+        build_with_weights(spec, tmp_path / "bad.safetensors")
     state["embeddings.cls_token"] = torch.zeros(1, 1, 7)
     del state["stranger"]
     save_file(state, tmp_path / "bad.safetensors")
     with pytest.raises(EncoderError, match=r"another shape: embeddings.cls_token"):
-        build_with_weights(spec, tmp_path / "bad.safetensors", trust_remote_code=False)
+        build_with_weights(spec, tmp_path / "bad.safetensors")
 
 
 def test_phikons_pooler_and_plips_text_tower_are_left_out(tmp_path: Path) -> None:
@@ -311,9 +313,7 @@ def test_phikons_pooler_and_plips_text_tower_are_left_out(tmp_path: Path) -> Non
     state = {f"vit.{k}": v.contiguous() for k, v in network.state_dict().items()}
     pooled = {published(k): v for k, v in state.items()} | {"vit.pooler.dense.weight": torch.zeros(48, 48)}
     save_file({k.removeprefix("vit."): v for k, v in pooled.items()}, tmp_path / "w.safetensors")
-    assert same(
-        build_with_weights(spec, tmp_path / "w.safetensors", trust_remote_code=False)[0], build_random(spec)
-    )
+    assert same(build_with_weights(spec, tmp_path / "w.safetensors")[0], build_random(spec))
 
     import transformers
 
@@ -338,7 +338,7 @@ def test_phikons_pooler_and_plips_text_tower_are_left_out(tmp_path: Path) -> Non
 
 
 def test_without_transformers_the_command_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(hugging, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     with pytest.raises(
         MissingDependencyError, match=r"phikon needs the package transformers: pip install 'mmap-st"
     ):
@@ -410,6 +410,13 @@ def test_a_package_that_is_not_there_is_named_with_its_command(tmp_path: Path, n
     assert missing_package(ENCODERS[name])
 
 
+def stand_in(name: str) -> types.ModuleType:
+    """A module that counts as installed."""
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    return module
+
+
 class Tower(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -432,7 +439,7 @@ class Tower(nn.Module):
 @pytest.mark.parametrize(("name", "contrast"), [("conch", False), ("conch:contrast", True)])
 def test_conch_is_called_as_its_readme_says(tmp_path: Path, monkeypatch, name: str, contrast: bool) -> None:
     tower = Tower(512)
-    package, inner = types.ModuleType("conch"), types.ModuleType("conch.open_clip_custom")
+    package, inner = stand_in("conch"), types.ModuleType("conch.open_clip_custom")
     calls = []
 
     def create(*words: str) -> tuple[nn.Module, None]:
@@ -465,7 +472,7 @@ def test_musk_is_called_as_its_readme_says(
     utilities = types.ModuleType("musk.utils")
     utilities.load_model_and_may_interpolate = lambda *words: calls.append(words)
     for module, made in (
-        ("musk", types.ModuleType("musk")),
+        ("musk", stand_in("musk")),
         ("musk.modeling", types.ModuleType("m")),
         ("musk.utils", utilities),
     ):
@@ -514,7 +521,7 @@ def test_quilt_by_open_clip_itself(tmp_path: Path) -> None:
 
 
 def test_exaone_path_normalises_stains_first(tmp_path: Path, configured: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchstain", types.ModuleType("torchstain"))
+    monkeypatch.setitem(sys.modules, "torchstain", stand_in("torchstain"))
     spec = ENCODERS["exaone-path"]
     state = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
     torch.save({"state_dict": state}, tmp_path / "EXAONEPath.ckpt")
@@ -583,7 +590,7 @@ def test_an_encoder_of_a_file(tmp_path: Path) -> None:
         ("clash", "calls its encoder uni, which is another's name"),
         ("wrong", "gives int, not an EncoderSpec"),
         ("fails", "fails .ValueError: no.; mend it"),
-        ("nothing", "AttributeError"),
+        ("nothing", "has no function .nothing."),
     ):
         with pytest.raises(EncoderError, match=said):
             encoder_spec(f"{path}:{function}")
@@ -679,18 +686,18 @@ def test_a_configuration_beside_the_weights_that_changes_numbers_changes_their_n
     alone = tmp_path / "alone" / "w.safetensors"
     alone.parent.mkdir()
     alone.write_bytes(path.read_bytes())
-    digests = [build_with_weights(spec, file, trust_remote_code=False)[1] for file in (path, alone)]
+    digests = [build_with_weights(spec, file)[1] for file in (path, alone)]
     assert digests[0] == digests[1]  # the configuration says nothing new
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
-    assert build_with_weights(spec, path, trust_remote_code=False)[1] != digests[0]
+    assert build_with_weights(spec, path)[1] != digests[0]
     (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-    rounded, digest = build_with_weights(spec, path, trust_remote_code=False)
+    rounded, digest = build_with_weights(spec, path)
     assert digest == digests[0]
     assert same(rounded, build_random(spec))  # weights are not rounded by what a configuration says
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
     with pytest.raises(EncoderError, match="is no configuration of phikon"):
-        build_with_weights(spec, path, trust_remote_code=False)
+        build_with_weights(spec, path)
 
 
 def test_remote_code_loads_the_file_that_was_named(tmp_path: Path) -> None:
@@ -843,7 +850,7 @@ def test_the_classifier_of_any_timm_model_is_left_out(tmp_path: Path, name: str)
     spec = encoder_spec(name)
     assert isinstance(spec.model, TimmModel)
     torch.save(timm.create_model(spec.model.arch).state_dict(), tmp_path / "w.pth")
-    build_with_weights(spec, tmp_path / "w.pth", trust_remote_code=False)
+    build_with_weights(spec, tmp_path / "w.pth")
 
 
 def test_models_without_one_map_are_embedded_too() -> None:
@@ -881,3 +888,54 @@ def test_a_wrong_path_in_the_configuration_hides_no_other_encoder(configured: Pa
     assert found.keys() == ENCODERS.keys()
     assert "do not exist" in found["uni"].missing
     assert found["efficientnet-lite0"].ready
+
+
+def test_a_network_in_place_of_its_maker_is_refused() -> None:
+    with pytest.raises(RequestError, match="takes the function that makes a network"):
+        CustomModel(nn.Linear(3, 3))
+    with pytest.raises(RequestError, match="There is no pooling 'mean'; give one of cls"):
+        Pooling("mean")
+
+
+def test_a_pooling_that_does_not_suit_the_network_says_what_the_network_gives() -> None:
+    maps = dataclasses.replace(
+        TINY,
+        name="mine",
+        model=CustomModel(lambda: nn.Conv2d(3, 4, 32, 32)),
+        pooling=Pooling("own"),
+        hub=None,
+    )
+    with pytest.raises(EncoderError, match=r"it gives \(1, 4, 5, 5\), which pooling 'own' does not pool"):
+        build_encoder(maps, device="cpu")
+    assert build_encoder(dataclasses.replace(maps, pooling=Pooling("map")), device="cpu").width == 4
+    vector = dataclasses.replace(
+        maps,
+        model=CustomModel(lambda: nn.Sequential(nn.AvgPool2d(160), nn.Flatten())),
+        pooling=Pooling("cls"),
+    )
+    with pytest.raises(EncoderError, match="gives one vector a window, which pooling 'cls' cannot pool"):
+        build_encoder(vector, device="cpu")
+
+
+def test_names_with_one_beginning_are_said_to_have_it(tmp_path: Path) -> None:
+    torch.save({f"backbone.{key}": tensor for key, tensor in tiny_state().items()}, tmp_path / "w.pth")
+    with pytest.raises(EncoderError, match=r"all names begin with backbone.: take that away"):
+        build_encoder(TINY, weights=tmp_path / "w.pth", device="cpu")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 9, b"slide,patient\nA,B\n"])
+def test_files_that_are_no_weights_are_said_to_be_none_in_our_words(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(EncoderError, match=r"\(it is no table of tensors, or is cut off\)"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_packages_and_consent_are_asked_for_before_anything_is_fetched(monkeypatch) -> None:
+    def fetched(*_: Any) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("mmap_st.extract.encoders.weights.fetch", fetched)
+    with pytest.raises(MissingDependencyError, match="pip install git"):
+        build_encoder(ENCODERS["conch"], device="cpu")
+    with pytest.raises(RequestError, match="--trust-remote-code"):
+        build_encoder(ENCODERS["hibou-b"], device="cpu")

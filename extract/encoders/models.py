@@ -106,7 +106,8 @@ class CustomModel:
         RequestError
             If it is no function.
         """
-        if not callable(self.make) or hasattr(self.make, "state_dict"):
+        is_network = hasattr(self.make, "state_dict") and not isinstance(self.make, type)
+        if is_network or not callable(self.make):
             raise RequestError("CustomModel takes the function that makes a network, not a network.")
 
 

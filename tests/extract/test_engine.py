@@ -313,4 +313,4 @@ def test_embeddings_that_are_not_finite_fail_the_slide(section: Cohort, tmp_path
     monkeypatch.setattr(Encoder, "forward", overflow)
     report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5,), OPTIONS)
     assert "are not finite" in report.failed["A1"]
-    assert "try --precision fp32" in report.failed["A1"]
+    assert "precision fp32; look at its weights" in report.failed["A1"]

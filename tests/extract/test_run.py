@@ -19,7 +19,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide, write_cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.encoders.weights import lite0_weights
+from mmap_st.extract.encoders.weights import get_weights
 from mmap_st.extract.engine.options import ExtractOptions
 from mmap_st.extract.formats.plain import PlainSlide
 from mmap_st.extract.lock import slide_lock
@@ -53,7 +53,7 @@ def ten_line_reference(image: Path, xy: np.ndarray, mpp: float, source_mpp: floa
         box = (x - side / 2 - left, y - side / 2 - top, x + side / 2 - left, y + side / 2 - top)
         crops.append(np.asarray(crop.resize((224, 224), Image.Resampling.BICUBIC, box=box)))
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
-    state = list(torch.load(lite0_weights(), weights_only=True).values())
+    state = list(torch.load(get_weights(LITE0.spec, None), weights_only=True).values())
     model.load_state_dict(dict(zip(model.state_dict(), state, strict=False)))
     with torch.inference_mode():
         images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255

@@ -40,6 +40,7 @@ def fit_head(
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
     mpp: MppOption = None,
+    protocol: Annotated[str, typer.Option(help="How it is evaluated: default or legacy-mmap.")] = "default",
     prototypes: Annotated[
         str | None, typer.Option(help="kmeans, none, random or learned (head mmap).")
     ] = None,
@@ -55,6 +56,7 @@ def fit_head(
     from mmap_st.head.base import parse_settings
     from mmap_st.head.fit import FitRequest
     from mmap_st.head.fit import fit_head as fit
+    from mmap_st.head.protocols import evaluation_protocol
     from mmap_st.head.registry import head_method
     from mmap_st.head.run_folder import METRICS
 
@@ -71,6 +73,7 @@ def fit_head(
         mpps=parse_magnifications(magnifications, mpp),
         seed=seed,
         gene_set=gene_set,
+        protocol=evaluation_protocol(protocol),
     )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
@@ -81,7 +84,7 @@ def fit_head(
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
     results.show_metrics(report.metrics, head)
     console.show_reasons("failed", report.failed)
-    console.show_paths([out / METRICS] if test else [out])
+    console.show_paths([out / METRICS] if report.metrics["test"] else [out])
     raise typer.Exit(1 if report.failed else 0)
 
 

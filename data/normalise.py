@@ -14,12 +14,15 @@ from mmap_st.errors import NormalisationError
 
 #: Name of the default normalisation, recorded with every head.
 LOG1P_10K = "log1p-10k"
+#: Of the released MMAP code: the library is that of the panel alone, and an empty one is 0.
+LOG10_PANEL = "log10-10k-panel"
 #: Of tables that hold log-normalised values: none.
 AS_GIVEN = "lognorm-as-given"
 
 #: What each normalisation is, for people.
 UNITS = {
     LOG1P_10K: "log1p of counts scaled to 10,000 a spot over all genes",
+    LOG10_PANEL: "log10(x + 1) of counts scaled to 10,000 a spot over the panel's genes",
     AS_GIVEN: "log-normalised values as the table has them",
 }
 
@@ -38,6 +41,15 @@ def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     return scaled
 
 
+def log10_10k_panel(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
+    """Scale `columns` (n, g) to 10,000 a spot over these genes alone and take log10(x + 1); stays sparse."""
+    library = np.asarray(columns.sum(axis=1), np.float64).ravel()
+    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
+    scaled = sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)
+    scaled.data = np.log10(scaled.data + 1.0)
+    return scaled
+
+
 def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     """`columns` as they are, for values that were log-normalised before."""
     return sparse.csr_array(columns, dtype=np.float64)
@@ -45,6 +57,7 @@ def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
 
 NORMALISATIONS: dict[str, Callable[[Counts, sparse.csr_array], sparse.csr_array]] = {
     LOG1P_10K: log1p_10k,
+    LOG10_PANEL: log10_10k_panel,
     AS_GIVEN: as_given,
 }
 
@@ -70,11 +83,12 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
 def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:
     """Return the (n, len(genes)) float32 targets of one slide.
 
-    NaN marks what is undefined: the whole row of a spot whose library size is 0, and the whole column of
-    a gene that the slide lacks.
+    NaN marks what is undefined: the whole row of a spot whose library size is 0 (under `LOG10_PANEL` it is
+    0), and the whole column of a gene that the slide lacks.
     """
     columns, present = counts.columns_of(genes)
     values: NDArray[np.float32] = NORMALISATIONS[normalisation](counts, columns).toarray().astype(np.float32)
-    values[counts.library <= 0] = np.nan
+    if normalisation != LOG10_PANEL:
+        values[counts.library <= 0] = np.nan
     values[:, ~present] = np.nan
     return values

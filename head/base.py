@@ -58,6 +58,18 @@ class Validation:
     folds: tuple[tuple[tuple[HeadSlide, ...], tuple[HeadSlide, ...]], ...]
     refit: bool
 
+    def row_folds(self, train: Sequence[HeadSlide]) -> list[NDArray[np.int64]]:
+        """(n,) number of the fold of every spot of each training slide, for fits that leave one fold out.
+
+        The folds are those that are judged on; where slides of their own validate, those that would be.
+        """
+        if not self.refit:
+            return plan_validation(train, ()).row_folds(train)
+        if len(train) == 1:
+            return [spatial_blocks(train[0].xy)]
+        fold_of = {s.name: number for number, (_, judged) in enumerate(self.folds) for s in judged}
+        return [np.full(len(slide), fold_of[slide.name]) for slide in train]
+
 
 @dataclass(frozen=True)
 class HeadMethod:
@@ -93,8 +105,13 @@ class Shape:
     genes: int
 
 
-def plan_validation(train: Sequence[HeadSlide], validation: Sequence[HeadSlide]) -> Validation:
-    """Settle how choices are made: on the validation slides if there are any, else by inner folds."""
+def plan_validation(
+    train: Sequence[HeadSlide], validation: Sequence[HeadSlide], *, by_slide: bool = False
+) -> Validation:
+    """Settle how choices are made: on the validation slides if there are any, else by inner folds.
+
+    `by_slide` asks for folds of slides even where there are patients enough.
+    """
     train = [slide for slide in train if slide.usable.any()]
     if not train:
         raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
@@ -103,7 +120,8 @@ def plan_validation(train: Sequence[HeadSlide], validation: Sequence[HeadSlide])
         if not validation:
             raise HeadError("no validation spot has both a valid embedding and a target; check the counts.")
         return Validation("validation slides", ((tuple(train), tuple(validation)),), refit=False)
-    rule, folds = inner_folds([s.name for s in train], [s.patient for s in train])
+    patients = [None if by_slide else slide.patient for slide in train]
+    rule, folds = inner_folds([slide.name for slide in train], patients)
     if folds:
         pairs = [
             (

@@ -10,10 +10,10 @@ from typing import Any
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.harmonise import harmonise_genes
-from mmap_st.data.normalise import normalisation_of
+from mmap_st.data.normalise import AS_GIVEN, normalisation_of
 from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
 from mmap_st.data.splits import Split, resolve_split
-from mmap_st.errors import HeadError, SplitError
+from mmap_st.errors import HeadError, NormalisationError, SplitError
 from mmap_st.extract.recipe import Recipe
 from mmap_st.extract.store import (
     FeatureStore,
@@ -24,8 +24,9 @@ from mmap_st.extract.store import (
 from mmap_st.head.base import FittedHead, HeadMethod, Validation, plan_validation, settings_values
 from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
-from mmap_st.head.metrics import most_variable, summarise
+from mmap_st.head.metrics import most_variable, pooled_errors, summarise
 from mmap_st.head.predictions import prediction_file, write_prediction
+from mmap_st.head.protocols import DEFAULT, EvaluationProtocol
 from mmap_st.head.ridge import RIDGE, RidgeSettings
 from mmap_st.head.run_folder import (
     METRICS,
@@ -59,6 +60,8 @@ class FitRequest:
         Magnifications; None: all that are complete on every slide used.
     gene_set
         Genes that a panel is chosen from, see `mmap_st.data.panel.choose_panel`.
+    protocol
+        How it is evaluated.
     """
 
     encoder: str
@@ -71,6 +74,7 @@ class FitRequest:
     mpps: tuple[float, ...] | None = None
     seed: int = 0
     gene_set: str = INTERSECTION
+    protocol: EvaluationProtocol = DEFAULT
 
 
 @dataclass
@@ -108,7 +112,7 @@ def fit_head(
         If nothing can be fitted, or the request contradicts itself.
     """
     check_run_folder(out)
-    asked = resolve_split(cohort, request.train, request.validation, request.test)
+    asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     measured = measure(cohort, store, asked, request.encoder, request.mpps, tell)
     if not measured.counts and not measured.failed:
         check_encoder(store, request.encoder)
@@ -125,7 +129,7 @@ def fit_head(
     mpps = common_magnifications(stored, request.encoder, request.mpps)
     recipe = check_same_recipe(stored, request.encoder, mpps)
     counts = harmonise_genes({name: measured.counts[name] for name in names})
-    normalisation = normalisation_of(counts)
+    normalisation = _normalisation(request.protocol, normalisation_of(counts))
     training = {name: counts[name] for name in split.train}
     panel = choose_panel(request.genes, training, normalisation, request.gene_set)
 
@@ -143,7 +147,7 @@ def fit_head(
 
     train = [slides[name] for name in split.train]
     held_back = [slides[name] for name in split.validation]
-    validation = plan_validation(train, held_back)
+    validation = plan_validation(train, held_back, by_slide=request.protocol.folds_by_slide)
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
@@ -205,7 +209,7 @@ def _metrics(
     invalid = {s.name: int((~s.valid).sum()) for s in used}
     lacking = {s.name: s.genes_lacking for s in used}
     protocol = {
-        "name": "default",
+        "name": request.protocol.name,
         "validation": validation.rule,
         "train": list(split.train),
         "val": list(split.validation),
@@ -226,19 +230,31 @@ def _metrics(
         heads["baseline_mean"] = MEAN.fit(train, validation, MeanSettings(), request.seed, tell)
         heads["baseline_ridge"] = RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell)
     for key, fitted in heads.items():
-        result[key] = _score(fitted, test, hvg) if test else None
+        result[key] = _score(fitted, test, hvg, request.protocol) if test else None
     return {**result, "seconds": seconds}
 
 
-def _score(head: FittedHead, test: Sequence[HeadSlide], hvg: Sequence[int]) -> dict[str, Any]:
+def _normalisation(protocol: EvaluationProtocol, suits: str) -> str:
+    """The protocol's own, or the one that suits the tables."""
+    if protocol.normalisation is None:
+        return suits
+    if suits == AS_GIVEN:
+        raise NormalisationError(
+            f"--protocol {protocol.name} needs counts, and the tables hold log-normalised values."
+        )
+    return protocol.normalisation
+
+
+def _score(
+    head: FittedHead, test: Sequence[HeadSlide], hvg: Sequence[int], protocol: EvaluationProtocol
+) -> dict[str, Any]:
     scored = [slide for slide in test if slide.usable.any()]
     if not scored:
         raise HeadError("no test spot has both a valid embedding and a target; check the counts.")
-    return summarise(
-        {s.name: head.predict(s) for s in scored},
-        {s.name: s.target for s in scored if s.target is not None},
-        hvg,
-    )
+    predicted = {s.name: head.predict(s) for s in scored}
+    measured = {s.name: s.target for s in scored if s.target is not None}
+    summary = summarise(predicted, measured, hvg)
+    return {**summary, **pooled_errors(predicted, measured)} if protocol.released_errors else summary
 
 
 def _card(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mmap_st.errors import HeadError
+from mmap_st.errors import HeadError, first_line
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
-from mmap_st.head.mean import training_mean
-from mmap_st.head.network import MmapNetwork
+from mmap_st.head.components import Components
+from mmap_st.head.mmap_fit import MmapFit, make_network
+from mmap_st.head.mmap_head import MmapHead
+from mmap_st.head.slide_level import SlideLevel
 from mmap_st.head.slides import HeadSlide
-from mmap_st.head.training import SlideTensors, TrainingSettings, judge, predict_slide, train_epochs
+from mmap_st.head.training import TrainingSettings
 
 PROTOTYPES = ("kmeans", "none", "random", "learned")
 
@@ -37,6 +34,10 @@ class MmapSettings:
         L, candidates that a spot attends to; None: half of them.
     learned
         Number of learned prototypes.
+    components
+        Principal components of the embeddings at each magnification that the head sees.
+    alpha
+        Strength of ridge; None: chosen among `mmap_st.head.mmap_fit.ALPHAS`.
     width, heads
         D and the number of attention heads.
     dropout, input_dropout
@@ -45,6 +46,8 @@ class MmapSettings:
         See `mmap_st.head.training.TrainingSettings`.
     contrastive, margin
         See there too.
+    blend, members
+        How much of learned attention is added to ridge; of how many networks it is the mean.
     device
         ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
     """
@@ -53,18 +56,22 @@ class MmapSettings:
     clusters: int | None = None
     selected: int | None = None
     learned: int = 40
+    components: int = 128
+    alpha: float | None = None
     width: int = 128
     heads: int = 4
     dropout: float = 0.2
     input_dropout: float = 0.3
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
-    epochs: int = 40
+    epochs: int = 20
     slides_per_step: int = 2
     spots_per_slide: int = 128
     steps_per_epoch: int = 4
-    contrastive: float = 0.1
+    contrastive: float = 0.0
     margin: float = 0.2
+    blend: float = 0.5
+    members: int = 3
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -81,8 +88,12 @@ class MmapSettings:
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")
-        for name in ("learned", "width", "heads", "epochs", "slides_per_step", "spots_per_slide",
-                     "steps_per_epoch", "learning_rate"):  # fmt: skip
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend is {self.blend}, it must be from 0 to 1")
+        for name in ("learned", "components", "width", "heads", "epochs", "slides_per_step",
+                     "spots_per_slide", "steps_per_epoch", "learning_rate", "members"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be greater than 0")
 
@@ -98,27 +109,6 @@ class MmapSettings:
         return TrainingSettings(**{name: getattr(self, name) for name in names})
 
 
-@dataclass
-class MmapHead:
-    """A trained network and the training mean that it adds to."""
-
-    network: MmapNetwork
-    mean: NDArray[np.float32]
-    device: str
-    history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
-        mean = torch.from_numpy(self.mean).to(self.device)
-        predicted = predict_slide(self.network, mean, SlideTensors.of(slide, self.device))
-        predicted[~slide.valid] = np.nan
-        return predicted
-
-    def tensors(self) -> Tensors:
-        weights = {k: v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
-        return {**weights, "mean": self.mean}
-
-
 def fit_mmap(
     train: Sequence[HeadSlide],
     validation: Validation,
@@ -126,106 +116,49 @@ def fit_mmap(
     seed: int,
     tell: Callable[[str], None],
 ) -> MmapHead:
-    """Train; the number of epochs is that of least squared error on the validation slides.
+    """Fit ridge on fixed attention, then let learned attention explain what it leaves.
 
-    With inner folds, each is trained to the end and the errors are averaged epoch by epoch; then all
-    training slides are fitted for the number of epochs chosen. With validation slides of their own, the
-    network of the best epoch is the result.
+    The strength of ridge and the number of epochs are chosen on the validation slides, or by folds of the
+    training slides; 0 epochs: ridge alone. Learned attention is trained on what ridge leaves of spots that
+    it was not fitted on.
     """
-    curves = []
-    best_head: MmapHead | None = None
-    for number, (fitted_on, judged_on) in enumerate(validation.folds, start=1):
-        tell(f"mmap: fold {number} of {len(validation.folds)}")
-        curve, head = _fit_judged(fitted_on, judged_on, settings, seed)
-        curves.append(curve)
-        best_head = head
-    errors = np.mean([[row["validation_mse"] for row in curve] for curve in curves], axis=0)
-    epochs = int(np.argmin(errors)) + 1
-    history = [
-        {key: float(np.mean([curve[i][key] for curve in curves])) for key in curves[0][i]}
-        for i in range(len(errors))
-    ]
-    if not validation.refit:
-        assert best_head is not None
-        best_head.history, best_head.chosen = history, {"epochs": epochs}
-        return best_head
-    tell(f"mmap: final fit, {epochs} epochs")
-    with _seeded(seed, settings.resolved_device()):
-        network, mean, tensors = _prepare(train, settings)
-        for epoch, _ in train_epochs(network, mean, tensors, settings.training(), seed):
-            if epoch == epochs:
-                break
-    return MmapHead(network, training_mean(train), settings.resolved_device(), history, {"epochs": epochs})
+    fit = MmapFit(train, validation, settings, seed)
+    tell("mmap: ridge on fixed attention")
+    fit.choose_strength()
+    for number in range(len(fit.trials)):
+        tell(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
+        fit.try_epochs(number)
+    tell("mmap: final fit")
+    return fit.finish()
 
 
 def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHead:
     """Load a trained one."""
-    network = _network(settings, shape)
-    state = {key: torch.from_numpy(value) for key, value in tensors.items() if key != "mean"}
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise HeadError(f"The saved weights do not fit the head: {str(error).splitlines()[0]}") from error
-    return MmapHead(network, tensors["mean"], "cpu")
-
-
-def _fit_judged(
-    fitted_on: Sequence[HeadSlide], judged_on: Sequence[HeadSlide], settings: MmapSettings, seed: int
-) -> tuple[list[dict[str, float]], MmapHead]:
-    """Train to the end; the curve of each epoch, and the head of the epoch of least error."""
-    with _seeded(seed, settings.resolved_device()):
-        network, mean, tensors = _prepare(fitted_on, settings)
-        judges = [SlideTensors.of(slide, settings.resolved_device()) for slide in judged_on]
-        curve: list[dict[str, float]] = []
-        least, best = np.inf, copy.deepcopy(network)
-        for epoch, loss in train_epochs(network, mean, tensors, settings.training(), seed):
-            mse, pcc = judge(network, mean, judges)
-            curve.append(
-                {"epoch": epoch, "training_loss": loss, "validation_mse": mse, "validation_pcc": pcc}
-            )
-            if mse < least:
-                least, best = mse, copy.deepcopy(network)
-    return curve, MmapHead(best, training_mean(fitted_on), settings.resolved_device())
-
-
-@contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    """Draw initial weights and dropout from `seed`, and leave torch's own generators as they were."""
-    cuda = [torch.device(device)] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        yield
-
-
-def _prepare(
-    train: Sequence[HeadSlide], settings: MmapSettings
-) -> tuple[MmapNetwork, torch.Tensor, list[SlideTensors]]:
-    target = train[0].target
-    assert target is not None
-    shape = Shape(train[0].embedding.shape[1], train[0].embedding.shape[2], target.shape[1])
-    network = _network(settings, shape).to(settings.resolved_device())
-    mean = torch.from_numpy(training_mean(train)).to(settings.resolved_device())
-    return network, mean, [SlideTensors.of(slide, settings.resolved_device()) for slide in train]
-
-
-def _network(settings: MmapSettings, shape: Shape) -> MmapNetwork:
-    network = MmapNetwork(
-        shape.magnifications,
-        shape.width,
-        shape.genes,
-        width=settings.width,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        input_dropout=settings.input_dropout,
-        prototypes=settings.prototypes != "none",
-        learned_prototypes=settings.learned if settings.prototypes == "learned" else 0,
-    )
-    # Training starts from the training mean.
-    for layer in (network.local_out, network.global_out):
-        if layer is not None:
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
-    return network
+        level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
+        components = Components(tensors["components"])
+        members: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("network."):
+                number, name = key.removeprefix("network.").split(".", 1)
+                members.setdefault(int(number), {})[name] = torch.from_numpy(value)
+        networks = []
+        for _, state in sorted(members.items()):
+            network = make_network(settings, components, shape.genes)
+            network.load_state_dict(state)
+            networks.append(network)
+        return MmapHead(
+            components,
+            tensors["block_scale"],
+            tensors["weight"],
+            tensors["mean"],
+            SlideLevel(**level) if level else None,
+            networks,
+            settings.blend,
+            "cpu",
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error
 
 
 MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap, uses_prototypes=True)

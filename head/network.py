@@ -16,7 +16,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.norm_query = nn.LayerNorm(width)
         self.norm_key = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
@@ -28,22 +28,19 @@ class Attention(nn.Module):
         key, value = self.key_value(self.norm_key(tokens)).chunk(2, dim=-1)
         return self._split(key), self._split(value)
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Attend from queries (b, q, width) to keys; `mask` (b, q, t) is True where it may."""
-        q = self._split(self.query(self.norm_query(query)))
-        attended = F.scaled_dot_product_attention(
-            q,
-            key,
-            value,
-            attn_mask=None if mask is None else mask.unsqueeze(-3),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+    def queries(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Queries (..., heads, t, width / heads), scaled so that their products with keys are logits."""
+        query = self._split(self.query(self.norm_query(tokens)))
+        scaled: torch.Tensor = query * query.shape[-1] ** -0.5
+        return scaled
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attend from tokens (..., q, width) to keys and values (..., heads, t, width / heads)."""
+        weight = torch.softmax(self.queries(query) @ key.transpose(-2, -1), dim=-1)
+        return self.join(self.drop(weight) @ value)
+
+    def join(self, attended: torch.Tensor) -> torch.Tensor:
+        """(..., t, width) of what the heads (..., heads, t, width / heads) attended to."""
         joined: torch.Tensor = self.out(attended.transpose(-2, -3).flatten(-2))
         return joined
 
@@ -147,14 +144,13 @@ class MmapNetwork(nn.Module):
         """Step 4: attention from z over z itself and the selected prototypes; (n, D)."""
         attention = self.global_attention
         assert attention is not None
-        key, value = attention.keys(prototypes.unsqueeze(0))  # (1, h, K, D/h), once a slide
-        own_key, own_value = attention.keys(z.unsqueeze(1))  # (n, h, 1, D/h)
-        n = len(z)
-        key = torch.cat([own_key, key.expand(n, -1, -1, -1)], dim=2)
-        value = torch.cat([own_value, value.expand(n, -1, -1, -1)], dim=2)
-        mask = F.pad(selected, (1, 0), value=True).unsqueeze(1)
-        attended: torch.Tensor = attention.attend(z.unsqueeze(1), key, value, mask)[:, 0]
-        return attended
+        key, value = attention.keys(prototypes)  # (h, K, D/h): once a slide, for all its spots
+        own_key, own_value = attention.keys(z)  # (h, n, D/h): of each spot itself
+        query = attention.queries(z)
+        logit = torch.cat([(query * own_key).sum(-1, keepdim=True), query @ key.transpose(-2, -1)], dim=-1)
+        mask = F.pad(selected, (1, 0), value=True)
+        weight = attention.drop(torch.softmax(logit.masked_fill(~mask, -torch.inf), dim=-1))
+        return attention.join(weight[..., :1] * own_value + weight[..., 1:] @ value)
 
 
 def masked_mse(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 
 from mmap_st.errors import HeadError
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
+from mmap_st.head.choice import best_of
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.slides import HeadSlide
@@ -24,7 +25,6 @@ from mmap_st.head.standardise import standardise
 
 #: Strengths that are tried where none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))
-_PCC_TOLERANCE = 0.02
 
 Matrix = NDArray[np.float64]
 
@@ -181,11 +181,7 @@ def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> Ridge
 def _choose_alpha(
     validation: Validation, settings: RidgeSettings, tell: Callable[[str], None]
 ) -> tuple[float, list[dict[str, float]]]:
-    """Among the strengths whose per-slide PCC is within 2% of the best, that of least squared error.
-
-    PCC alone does not see the scale of a prediction: it stays level as the penalty shrinks all predictions
-    towards the mean, and would choose the strongest.
-    """
+    """The strength that does best on the validation slides, and how each did."""
     scores: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
     for number, (fitted_on, judged_on) in enumerate(validation.folds, start=1):
         tell(f"ridge: fold {number} of {len(validation.folds)}")
@@ -204,9 +200,7 @@ def _choose_alpha(
     ]
     if not history:
         raise HeadError("no validation spot has a target to choose the strength by; give --set alpha=1e5.")
-    best = max(row["validation_pcc"] for row in history)
-    good = [row for row in history if row["validation_pcc"] >= best - _PCC_TOLERANCE * abs(best)]
-    return min(good, key=lambda row: row["validation_mse"])["alpha"], history
+    return best_of(history)["alpha"], history
 
 
 def _judge(head: RidgeHead, slide: HeadSlide) -> tuple[float, float]:

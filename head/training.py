@@ -1,18 +1,17 @@
-"""Training of the `mmap` head: batches of spots of few slides, early stopping, refit."""
+"""Training of the attention of the `mmap` head: batches of spots of few slides, on what ridge leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.metrics import slide_metrics
+from mmap_st.head.features import SlideFeatures
 from mmap_st.head.network import MmapNetwork, contrastive_similarity, masked_mse
-from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import standardise
 
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT = 1.0
@@ -48,41 +47,61 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class SlideTensors:
-    """One slide on the device: standardised embeddings (n, M, d), candidates (K, M, d), their mask (n, K)."""
+    """What the network sees of a slide, on the device.
 
-    embedding: torch.Tensor
+    Attributes
+    ----------
+    tokens
+        (n, 2 M, c): the spot at each magnification, then what is near it.
+    centre
+        (K, 2 M, c) candidates: each stands for its surroundings too.
+    selected
+        (n, K) bool.
+    """
+
+    tokens: torch.Tensor
     centre: torch.Tensor | None
     selected: torch.Tensor | None
-    target: torch.Tensor | None
-    usable: NDArray[np.int64]
 
     @classmethod
-    def of(cls, slide: HeadSlide, device: str) -> SlideTensors:
-        """Standardise a slide and move it to the device."""
-        embedding, centre = standardise(slide)
+    def of(cls, features: SlideFeatures, device: str) -> SlideTensors:
+        """Move a slide's features to the device."""
+        own = features.own
+        near = (features.near @ own.reshape(len(own), -1)).reshape(own.shape)
+        tokens = torch.from_numpy(np.concatenate([own, near], axis=1)).to(device)
+        if features.centre is None or features.attention is None:
+            return cls(tokens, None, None)
+        centre = np.concatenate([features.centre] * 2, axis=1)
+        selected = torch.from_numpy(features.attention > 0)
+        return cls(tokens, torch.from_numpy(centre).to(device), selected.to(device))
 
-        def moved(array: NDArray[np.generic] | None) -> torch.Tensor | None:
-            return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        on_device = moved(embedding)
-        assert on_device is not None
-        return cls(
-            on_device, moved(centre), moved(slide.selected), moved(slide.target), np.flatnonzero(slide.usable)
-        )
+@dataclass(frozen=True)
+class TrainingSlide:
+    """A slide to train on: its tensors, what is left to explain (n, G), NaN where unknown, and the rows."""
+
+    tensors: SlideTensors
+    target: torch.Tensor
+    rows: NDArray[np.int64]
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Draw initial weights and dropout from `seed`, and leave torch's own generators as they were."""
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
 
 
 def train_epochs(
-    network: MmapNetwork,
-    mean: torch.Tensor,
-    train: Sequence[SlideTensors],
-    settings: TrainingSettings,
-    seed: int,
+    network: MmapNetwork, train: Sequence[TrainingSlide], settings: TrainingSettings, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more."""
     rng = np.random.default_rng(seed)
-    usable = [slide for slide in train if len(slide.usable)]
+    usable = [slide for slide in train if len(slide.rows)]
     batch = settings.slides_per_step * settings.spots_per_slide
-    steps = max(settings.steps_per_epoch, -(-sum(len(s.usable) for s in usable) // batch))
+    steps = max(settings.steps_per_epoch, -(-sum(len(s.rows) for s in usable) // batch))
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -97,8 +116,7 @@ def train_epochs(
         total = 0.0
         for _ in range(steps):
             chosen = rng.choice(len(usable), min(settings.slides_per_step, len(usable)), replace=False)
-            losses = [_slide_loss(network, mean, usable[i], settings, rng) for i in chosen]
-            loss = torch.stack(losses).mean()
+            loss = torch.stack([_slide_loss(network, usable[i], settings, rng) for i in chosen]).mean()
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
@@ -108,38 +126,24 @@ def train_epochs(
         yield epoch, total / steps
 
 
-def predict_slide(network: MmapNetwork, mean: torch.Tensor, slide: SlideTensors) -> NDArray[np.float32]:
-    """(n, G) prediction of all spots of a slide."""
+def network_output(network: MmapNetwork, slide: SlideTensors) -> NDArray[np.float32]:
+    """(n, G) output for all spots of a slide."""
     network.eval()
     with torch.inference_mode():
-        output, _, _ = network(slide.embedding, slide.centre, slide.selected)
-        predicted: NDArray[np.float32] = (output + mean).float().cpu().numpy()
-    return predicted
-
-
-def judge(network: MmapNetwork, mean: torch.Tensor, slides: Sequence[SlideTensors]) -> tuple[float, float]:
-    """Mean squared error and per-slide PCC on validation slides, unweighted means over slides."""
-    metrics = [
-        slide_metrics(predict_slide(network, mean, s)[s.usable], s.target.cpu().numpy()[s.usable])
-        for s in slides
-        if s.target is not None and len(s.usable)
-    ]
-    return float(np.mean([m["mse"] for m in metrics])), float(np.mean([m["pcc"] for m in metrics]))
+        output, _, _ = network(slide.tokens, slide.centre, slide.selected)
+        values: NDArray[np.float32] = output.float().cpu().numpy()
+    return values
 
 
 def _slide_loss(
-    network: MmapNetwork,
-    mean: torch.Tensor,
-    slide: SlideTensors,
-    settings: TrainingSettings,
-    rng: np.random.Generator,
+    network: MmapNetwork, slide: TrainingSlide, settings: TrainingSettings, rng: np.random.Generator
 ) -> torch.Tensor:
-    assert slide.target is not None
-    count = min(settings.spots_per_slide, len(slide.usable))
-    rows = torch.from_numpy(rng.choice(slide.usable, count, replace=False)).to(slide.embedding.device)
-    selected = None if slide.selected is None else slide.selected[rows]
-    output, z, g = network(slide.embedding[rows], slide.centre, selected)
-    loss = masked_mse(output + mean, slide.target[rows])
+    count = min(settings.spots_per_slide, len(slide.rows))
+    rows = torch.from_numpy(rng.choice(slide.rows, count, replace=False)).to(slide.target.device)
+    tensors = slide.tensors
+    selected = None if tensors.selected is None else tensors.selected[rows]
+    output, z, g = network(tensors.tokens[rows], tensors.centre, selected)
+    loss = masked_mse(output, slide.target[rows])
     if settings.contrastive and network.global_out is not None:
         loss = loss + settings.contrastive * contrastive_similarity(z, g, settings.margin)
     return loss

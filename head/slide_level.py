@@ -1,0 +1,113 @@
+"""How far a slide's mean expression lies from the training mean, told from its prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Widths of the kernel, in median squared distances of training slides, and strengths that are tried.
+SCALES = (0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Levels are used where they leave at most this share of the squared error without them.
+_WORTH_IT = 0.9
+_FEWEST_SLIDES = 3
+
+
+@dataclass(frozen=True)
+class SlideLevel:
+    """Kernel regression from a slide's descriptor to its mean expression's distance from the training mean.
+
+    A slide unlike all training slides gets 0: the training mean.
+
+    Attributes
+    ----------
+    descriptor
+        (S, D) float32 of the training slides.
+    weight
+        (S, G) float32.
+    width
+        (1,) float32, squared distance at which the kernel falls to 1/e.
+    """
+
+    descriptor: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    width: NDArray[np.float32]
+
+    def of(self, descriptor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(G,) level of a slide with this (D,) descriptor."""
+        kernel = np.exp(-_squared_distance(descriptor[None], self.descriptor) / self.width)
+        level: NDArray[np.float32] = (kernel @ self.weight)[0].astype(np.float32)
+        return level
+
+
+def slide_descriptor(centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(M * d,) mean of a slide's prototype candidates (K, M, d), as they are: not standardised."""
+    mean: NDArray[np.float32] = centre.mean(axis=0, dtype=np.float64).ravel().astype(np.float32)
+    return mean
+
+
+def fit_slide_level(
+    descriptors: Sequence[NDArray[np.float32]], levels: NDArray[np.float32], folds: Sequence[int]
+) -> tuple[SlideLevel | None, dict[str, float]]:
+    """Fit, with width and strength chosen by folds; None where levels are not worth using.
+
+    Parameters
+    ----------
+    descriptors
+        Of the training slides.
+    levels
+        (S, G) mean target of each slide less the training mean; NaN where the slide lacks the gene.
+    folds
+        Of each slide.
+
+    Returns
+    -------
+    The fitted levels, and what was chosen: scale, strength, and the share of squared error that is left on
+    slides of other folds.
+    """
+    known = np.nan_to_num(levels.astype(np.float64))
+    fold = np.array(folds)
+    if len(fold) < _FEWEST_SLIDES or len(set(folds)) < 2:
+        return None, {}
+    points = np.stack(descriptors)
+    distance = _squared_distance(points, points)
+    typical = float(np.median(distance[np.triu_indices(len(distance), 1)]))
+    if typical <= 0:
+        return None, {}
+    nothing = float((known**2).sum())
+    tried = {
+        (scale, strength): _left_out_error(np.exp(-distance / (scale * typical)), strength, known, fold)
+        for scale in SCALES
+        for strength in STRENGTHS
+    }
+    (scale, strength), error = min(tried.items(), key=lambda item: item[1])
+    if nothing <= 0 or error > _WORTH_IT * nothing:
+        return None, {}
+    width = scale * typical
+    weight = _solve(np.exp(-distance / width), strength, known)
+    fitted = SlideLevel(points, weight.astype(np.float32), np.array([width], np.float32))
+    return fitted, {"scale": scale, "strength": strength, "error_left": error / nothing}
+
+
+def _left_out_error(
+    kernel: NDArray[np.float64], strength: float, levels: NDArray[np.float64], fold: NDArray[np.int64]
+) -> float:
+    error = 0.0
+    for number in np.unique(fold):
+        out, kept = fold == number, fold != number
+        predicted = kernel[np.ix_(out, kept)] @ _solve(kernel[np.ix_(kept, kept)], strength, levels[kept])
+        error += float(((levels[out] - predicted) ** 2).sum())
+    return error
+
+
+def _solve(kernel: NDArray[np.float64], strength: float, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.solve(kernel + strength * np.eye(len(kernel)), levels), np.float64)
+
+
+def _squared_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    difference = a[:, None].astype(np.float64) - b[None].astype(np.float64)
+    squared: NDArray[np.float64] = (difference**2).sum(axis=2)
+    return squared

@@ -28,7 +28,7 @@ from mmap_st.head.registry import head_method
 from mmap_st.head.ridge import ALPHAS
 
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
-STRENGTHS = tuple(f"alpha={alpha:g}" for alpha in ALPHAS if alpha >= 1e3)
+STRENGTHS = ",".join(f"{alpha:g}" for alpha in ALPHAS if alpha >= 1e3)
 FIELDS = ("encoder", "split", "row", "seed", *METRICS, "seconds")
 
 
@@ -59,7 +59,8 @@ def jobs_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     common = {key: getattr(arguments, key) for key in ("cohort", "store", "genes", "out")}
     mpps = tuple(float(mpp) for mpp in arguments.mpp.split(","))
     rows: list[tuple[str, str, list[str], tuple[float, ...], int]] = [("mean", "mean", [], mpps, 1)]
-    rows += [(f"ridge {s}", "ridge", [s], mpps, 1) for s in (*STRENGTHS, "alpha=auto")]
+    strengths = [s for s in arguments.strengths.split(",") if s]
+    rows += [(f"ridge alpha={s}", "ridge", [f"alpha={s}"], mpps, 1) for s in (*strengths, "auto")]
     rows += [("mmap", "mmap", [], mpps, arguments.seeds)]
     if arguments.ablate:
         rows += [("mmap, no prototypes", "mmap", ["prototypes=none"], mpps, arguments.seeds)]
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--genes", default="hvg:250")
     parser.add_argument("--mpp", default="0.25,0.5,1,2")
     parser.add_argument("--split", action="append", required=True, help="such as C2,C3>C4")
+    parser.add_argument("--strengths", default=STRENGTHS, help="of ridge; empty: only its own choice")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

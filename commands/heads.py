@@ -29,7 +29,7 @@ def fit_head(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
     head: Annotated[str, typer.Option(help="mmap, ridge or mean.")] = "mmap",
     genes: Annotated[
-        str, typer.Option(help="all, hvg:N, mean:N, or a file with one gene a line.")
+        str, typer.Option(help="all, hvg:N, mean:N, svg:N, or a file with one gene a line.")
     ] = "hvg:250",
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
     val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from mmap_st.data.counts import Counts
 from mmap_st.data.genes import canonical_gene, in_any, in_common, is_ensembl
 from mmap_st.data.normalise import LOG1P_10K, NORMALISATIONS
+from mmap_st.data.spatial import morans_i, neighbour_weights
 from mmap_st.data.spots import duplicates, some
 from mmap_st.errors import PanelError
 
@@ -42,7 +44,11 @@ class Panel:
 
 
 def choose_panel(
-    text: str, training: Mapping[str, Counts], normalisation: str = LOG1P_10K, gene_set: str = INTERSECTION
+    text: str,
+    training: Mapping[str, Counts],
+    normalisation: str = LOG1P_10K,
+    gene_set: str = INTERSECTION,
+    xy: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Panel:
     """Choose the genes that ``--genes`` asks for.
 
@@ -50,8 +56,8 @@ def choose_panel(
     ----------
     text
         ``all``: every gene of the set; ``hvg:N``: the N of greatest variance of
-        targets over the training spots, greatest first; ``mean:N``: the N of greatest mean; or the path of
-        a file with one gene a line.
+        targets over the training spots, greatest first; ``mean:N``: the N of greatest mean; ``svg:N``: the N
+        that vary most from place to place, by Moran's I; or the path of a file with one gene a line.
     training
         Counts of the training slides, by name. Spots with an empty library do not count.
     normalisation
@@ -59,24 +65,34 @@ def choose_panel(
     gene_set
         ``intersection``: genes that every training slide has may be chosen; ``union``: those that any has.
         Slides that lack a gene tell nothing of it.
+    xy
+        (n, 2) positions of the spots of each training slide, for ``svg:N``.
 
     Raises
     ------
     PanelError
         If the request is not one of these, or asks for more genes than there are.
     """
-    panel = _choose(text, training, normalisation, gene_set)
+    panel = _choose(text, training, normalisation, gene_set, xy or {})
     return replace(panel, gene_ids=_ids_of(panel.genes, training))
 
 
-def _choose(text: str, training: Mapping[str, Counts], normalisation: str, gene_set: str) -> Panel:
+def _choose(
+    text: str,
+    training: Mapping[str, Counts],
+    normalisation: str,
+    gene_set: str,
+    xy: Mapping[str, NDArray[np.float64]],
+) -> Panel:
     kind, colon, number = text.partition(":")
-    if text == "all" or (colon and kind in ("hvg", "mean") and not Path(text).exists()):
+    if text == "all" or (colon and kind in ("hvg", "mean", "svg") and not Path(text).exists()):
         genes, mean, variance = target_moments(training, normalisation, gene_set)
         how = text if gene_set == INTERSECTION else f"{text} of the {gene_set}"
         if text == "all":
             return Panel(genes, how, tuple(training))
-        score = variance if kind == "hvg" else mean
+        score = {"hvg": variance, "mean": mean}.get(kind)
+        if score is None:
+            score = mean_morans_i(genes, training, normalisation, xy)
         return Panel(_greatest(genes, score, _parse_number(text, number)), how, tuple(training))
     return read_panel(Path(text), {gene for counts in training.values() for gene in counts.genes})
 
@@ -96,7 +112,8 @@ def read_panel(path: Path, known: set[str]) -> Panel:
     """Read a panel file: one gene a line, in order; genes that no training slide has are an error."""
     if not path.is_file():
         raise PanelError(
-            f"--genes {path}: there is no such file; give all, hvg:N, mean:N or a file with one gene a line."
+            f"--genes {path}: there is no such file; give all, hvg:N, mean:N, svg:N or a file with one gene"
+            " a line."
         )
     genes = [canonical_gene(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not genes:
@@ -133,6 +150,23 @@ def target_moments(
         squares += values.multiply(values).sum(axis=0)
     mean = total / np.maximum(spots, 1)
     return genes, mean, np.maximum(squares / np.maximum(spots, 1) - mean**2, 0.0)
+
+
+def mean_morans_i(
+    genes: Sequence[str],
+    training: Mapping[str, Counts],
+    normalisation: str,
+    xy: Mapping[str, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """(g,) Moran's I of targets, a mean over the slides that have the gene, weighted by their spots."""
+    total, spots = np.zeros(len(genes)), np.zeros(len(genes))
+    for name, counts in training.items():
+        columns, present = counts.columns_of(genes)
+        kept = np.flatnonzero(counts.library > 0)
+        values = sparse.csr_array(NORMALISATIONS[normalisation](counts, columns)[kept])
+        total += present * len(kept) * morans_i(values, neighbour_weights(xy[name][kept]))
+        spots += present * len(kept)
+    return total / np.maximum(spots, 1)
 
 
 def _greatest(genes: Sequence[str], score: NDArray[np.float64], number: int) -> tuple[str, ...]:

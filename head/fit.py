@@ -131,7 +131,8 @@ def fit_head(
     counts = harmonise_genes({name: measured.counts[name] for name in names})
     normalisation = _normalisation(request.protocol, normalisation_of(counts))
     training = {name: counts[name] for name in split.train}
-    panel = choose_panel(request.genes, training, normalisation, request.gene_set)
+    places = {name: store.slide(name).spot_xy() for name in split.train}
+    panel = choose_panel(request.genes, training, normalisation, request.gene_set, places)
 
     draft = begin_run_folder(out)
     started = time.perf_counter()

@@ -87,11 +87,20 @@ class TrainingSlide:
 
 @contextmanager
 def seeded(seed: int, device: str) -> Iterator[None]:
-    """Draw initial weights and dropout from `seed`, and leave torch's own generators as they were."""
+    """Draw initial weights and dropout from `seed`, on one thread; leave torch as it was.
+
+    The network's operations are too small to share: a second thread gains a fifth on an idle machine, and
+    waits for the first on a busy one, which took ten times as long.
+    """
     cuda = [torch.device(device)] if device.startswith("cuda") else []
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        yield
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def train_epochs(

@@ -10,13 +10,14 @@ import pytest
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort, read_counts
-from mmap_st.errors import HeadError, PanelError, RequestError, SplitError, StoreError
+from mmap_st.errors import HeadError, NormalisationError, PanelError, RequestError, SplitError, StoreError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
 from mmap_st.head.fit import FitReport, FitRequest, fit_head
 from mmap_st.head.metrics import summarise
 from mmap_st.head.predict import predict_slides
 from mmap_st.head.predictions import read_prediction
+from mmap_st.head.protocols import evaluation_protocol
 from mmap_st.head.registry import head_method
 from mmap_st.head.run_folder import read_head
 
@@ -247,6 +248,52 @@ def test_naming_slides_of_one_patient_warns(simulated: Path, store: FeatureStore
     assert report.metrics["protocol"]["shared_patients"] == ["P"]
     assert report.metrics["protocol"]["validation"] == "inner folds by slide"
     assert "patients P" in report.warnings[0]
+
+
+def test_the_legacy_protocol_scales_to_the_panel_and_folds_by_slide(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    panel = tmp_path / "panel.txt"
+    genes = read_counts(cohort["A1"]).genes[:6]
+    panel.write_text("\n".join(genes))
+    legacy = evaluation_protocol("legacy-mmap")
+    report = fit_head(cohort, store, request(genes=str(panel), protocol=legacy), tmp_path / "run")
+    table = read_prediction(tmp_path / "run" / "predictions" / "E1.h5ad")
+    counts = read_counts(cohort["E1"]).rows_of(list(table.obs_names)).columns_of(genes)[0].toarray()
+    expected = np.log10(counts / counts.sum(1, keepdims=True) * 1e4 + 1)
+    np.testing.assert_allclose(table.layers["measured"], expected, rtol=1e-5)
+    assert table.uns["mmap"]["units"].startswith("log10(x + 1)")
+    metrics = report.metrics
+    assert metrics["protocol"]["name"] == "legacy-mmap"
+    assert metrics["protocol"]["validation"] == "inner folds by slide"
+    assert metrics["protocol"]["normalisation"] == "log10-10k-panel"
+    assert metrics["test"]["mse_pooled"] == pytest.approx(((table.X - expected) ** 2).mean(), rel=1e-4)
+    assert metrics["baseline_mean"]["mse_zscored"] == pytest.approx(1.0)
+    with pytest.raises(SplitError, match="has no slide F1, G2, H1"):
+        fit_head(cohort, store, request(test=None, protocol=legacy), tmp_path / "other")
+    with pytest.raises(RequestError, match="did you mean legacy-mmap"):
+        evaluation_protocol("legacy-map")
+
+
+def test_the_legacy_protocol_gives_an_empty_library_zeros(
+    simulated: Path, store: FeatureStore, tmp_path: Path
+) -> None:
+    cohort = edit_counts(
+        simulated,
+        tmp_path / "her2st",
+        "E1",
+        lambda rows: [rows[0], [rows[1][0], *["0"] * (len(rows[1]) - 1)], *rows[2:]],
+    )
+    legacy = evaluation_protocol("legacy-mmap")
+    report = fit_head(cohort, store, request(protocol=legacy), tmp_path / "run")
+    assert report.metrics["test"]["slides"]["E1"]["n_spots"] == len(store.slide("E1").spot_ids())
+    assert report.metrics["protocol"]["spots_without_target"] == {}
+
+
+def test_the_legacy_protocol_needs_counts(cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
+    lognorm = Cohort(tuple(replace(s, values="lognorm") for s in cohort.slides), "lognorm")
+    with pytest.raises(NormalisationError, match="legacy-mmap needs counts"):
+        fit_head(lognorm, store, request(protocol=evaluation_protocol("legacy-mmap")), tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["none", "random", "learned"])

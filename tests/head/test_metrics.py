@@ -3,8 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
+from sklearn.metrics import mean_absolute_error, mean_squared_error
+from sklearn.preprocessing import StandardScaler
 
-from mmap_st.head.metrics import mean_pcc, most_variable, pearson_per_gene, slide_metrics, summarise
+from mmap_st.head.metrics import (
+    mean_pcc,
+    most_variable,
+    pearson_per_gene,
+    pooled_errors,
+    slide_metrics,
+    summarise,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -95,3 +104,22 @@ def test_the_most_variable_genes_are_those_of_all_spots_pooled() -> None:
     large[5, 2] = np.nan
     assert most_variable([small, large], 2) == [1, 2]
     assert most_variable([small], 50) == sorted(range(3), key=lambda i: -small[:, i].var())
+
+
+def test_pooled_errors_are_those_of_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(n, 4)) for name, n in (("a", 20), ("b", 30))}
+    y = {name: rng.normal(1.0, 2.0, values.shape) for name, values in x.items()}
+    found = pooled_errors(x, y)
+    px, py = (np.concatenate(list(v.values())) for v in (x, y))
+    zx, zy = (StandardScaler().fit_transform(v) for v in (px, py))
+    assert found["mse_pooled"] == pytest.approx(mean_squared_error(py, px))
+    assert found["mae_pooled"] == pytest.approx(mean_absolute_error(py, px))
+    assert found["mse_zscored"] == pytest.approx(mean_squared_error(zy, zx))
+    assert found["mae_zscored"] == pytest.approx(mean_absolute_error(zy, zx))
+    y["a"][3] = np.nan
+    kept = np.isfinite(np.concatenate(list(y.values()))).all(1)
+    py = np.concatenate(list(y.values()))[kept]
+    assert pooled_errors(x, y)["mse_pooled"] == pytest.approx(mean_squared_error(py, px[kept]))
+    zx, zy = (StandardScaler().fit_transform(v) for v in (px[kept], py))
+    assert pooled_errors(x, y)["mse_zscored"] == pytest.approx(mean_squared_error(zy, zx))

@@ -170,11 +170,12 @@ def test_it_uses_the_slides_context_where_only_that_tells(head_slides) -> None:
 
 def test_the_same_seed_gives_the_same_head_and_leaves_torchs_generator_alone(head_slides) -> None:
     *train, val = curved(head_slides(slides=3, spots=150, width=6))
-    before = torch.random.get_rng_state()
+    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
     settings = replace(FAST, epochs=8, learning_rate=1e-2, dropout=0.0, input_dropout=0.0)
     validation = plan_validation(train, [val])
     first, second = (fit_mmap(train, validation, settings, 5, silent) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.get_num_threads() == threads
     for name, value in first.tensors().items():
         assert np.array_equal(value, second.tensors()[name]), name
     other = fit_mmap(train, validation, settings, 6, silent)

@@ -250,6 +250,30 @@ def test_naming_slides_of_one_patient_warns(simulated: Path, store: FeatureStore
     assert "patients P" in report.warnings[0]
 
 
+@pytest.mark.parametrize("head", ["mmap", "ridge"])
+def test_nothing_of_a_test_slides_counts_reaches_the_head(
+    simulated: Path, store: FeatureStore, tmp_path: Path, head: str
+) -> None:
+    """Not the panel, not a scale, not a choice, not a prediction: the files are the same to the bit."""
+
+    def turned(rows):
+        return [rows[0], *[[r[0], *[str(97 - int(v) % 7) for v in r[1:]][::-1]] for r in rows[1:]]]
+
+    cohorts = (open_cohort(f"her2st:{simulated}"), edit_counts(simulated, tmp_path / "her2st", "E1", turned))
+    pairs = ("epochs=2", "width=16") if head == "mmap" else ()
+    outs = []
+    for number, cohort in enumerate(cohorts):
+        outs.append(tmp_path / f"run{number}")
+        fit_head(cohort, store, request(head, *pairs, genes="svg:12"), outs[-1])
+    for name in ("head.safetensors", "history.csv"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+    first, second = (json.loads((out / "head.json").read_text()) for out in outs)
+    assert first == second
+    tables = [read_prediction(out / "predictions" / "E1.h5ad") for out in outs]
+    np.testing.assert_array_equal(tables[0].X, tables[1].X)
+    assert not np.array_equal(tables[0].layers["measured"], tables[1].layers["measured"])
+
+
 def test_the_legacy_protocol_scales_to_the_panel_and_folds_by_slide(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split, shared_patients
 from mmap_st.data.spots import some
 from mmap_st.errors import CountsError, SlideError
-from mmap_st.extract.store import FeatureStore, StoredSlide
+from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.slides import HeadSlide
@@ -99,12 +99,6 @@ def measure(
             except SlideError as error:
                 measured.failed[name] = str(error)
     return measured
-
-
-def _is_embedded(slide: StoredSlide, encoder: str, mpps: Sequence[float] | None) -> bool:
-    """Whether a slide has all of the magnifications, or any where none are named."""
-    complete = slide.complete(encoder)
-    return bool(complete) if mpps is None else all(mpp in complete for mpp in mpps)
 
 
 def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:

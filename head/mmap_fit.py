@@ -17,7 +17,7 @@ from mmap_st.head.components import Components, fit_components
 from mmap_st.head.features import SlideFeatures, slide_features
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
-from mmap_st.head.mmap_head import MmapHead, block_scales, joined_blocks
+from mmap_st.head.mmap_head import MmapHead, block_scales, joined_blocks, level_of
 from mmap_st.head.network import MmapNetwork
 from mmap_st.head.slide_level import SlideLevel, fit_slide_level, slide_descriptor
 from mmap_st.head.slides import HeadSlide
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: Strengths of ridge that are tried; features have a mean squared length of 1.
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_FOLDS_APART = 1000
+# Seeds of trials and members lie apart, so that no two networks of a fit start alike.
+_TRIALS_APART, _MEMBERS_APART = 1_000, 1_000_000
 
 Array = NDArray[np.float32]
 
@@ -132,7 +133,7 @@ class MmapFit:
         base = [p.blocks @ weight for p, _ in trial.judged]
         curve = [{"epoch": 0.0, "training_loss": float("nan"), **self._score(trial, base)}]
         slides = self._left_to_explain(trial.without)
-        seed = self._seed + _FOLDS_APART * (number + 1)
+        seed = self._seed + _TRIALS_APART * (number + 1)
         with seeded(seed, self._device):
             network = self._network()
             for epoch, loss in train_epochs(network, slides, self._settings.training(), seed):
@@ -151,7 +152,7 @@ class MmapFit:
         slides = self._left_to_explain(())
         networks = []
         for member in range(self._settings.members if epochs else 0):
-            seed = self._seed + _FOLDS_APART * _FOLDS_APART * (member + 1)
+            seed = self._seed + _MEMBERS_APART * (member + 1)
             with seeded(seed, self._device):
                 network = self._network()
                 for epoch, _ in train_epochs(network, slides, self._settings.training(), seed):
@@ -187,7 +188,7 @@ class MmapFit:
             rows = prepared.slide.usable & (np.isin(prepared.fold, without) | (prepared.fold < 0))
             if rows.any():
                 pairs.append((prepared, np.flatnonzero(rows)))
-        levels = tuple(_level_of(level, p.slide, p.target.shape[1]) for p, _ in pairs)
+        levels = tuple(level_of(level, p.slide, p.target.shape[1]) for p, _ in pairs)
         return Trial(without, tuple(pairs), training_mean(kept), levels)
 
     def _fit_level(self, without: Collection[int]) -> tuple[SlideLevel | None, dict[str, float]]:
@@ -263,12 +264,6 @@ def _by_fold(prepared: Prepared) -> list[tuple[int, NDArray[np.int64]]]:
     usable = prepared.slide.usable
     folds = np.unique(prepared.fold[usable])
     return [(int(fold), np.flatnonzero(usable & (prepared.fold == fold))) for fold in folds]
-
-
-def _level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
-    if level is None or slide.centre is None:
-        return np.zeros(genes, np.float32)
-    return level.of(slide_descriptor(slide.centre))
 
 
 def _mean_of(rows: Sequence[Any]) -> dict[str, float]:

@@ -29,7 +29,7 @@ class MmapHead:
     components
         Axes of the embeddings.
     block_scale
-        (B,) float32: what each block of features is multiplied with, so that all weigh the same.
+        (B,) float32: what each block of features is multiplied with, see `block_scales`.
     weight
         (B * M * c, G) float32, ridge on the blocks.
     mean
@@ -54,8 +54,7 @@ class MmapHead:
     def predict(self, slide: HeadSlide) -> Array:
         features = slide_features(slide, self.components)
         predicted = self.mean + joined_blocks(features, self.block_scale) @ self.weight
-        if self.level is not None and slide.centre is not None:
-            predicted += self.level.of(slide_descriptor(slide.centre))
+        predicted += level_of(self.level, slide, len(self.mean))
         if self.networks:
             tensors = SlideTensors.of(features, self.device)
             outputs = [network_output(network, tensors) for network in self.networks]
@@ -76,6 +75,13 @@ class MmapHead:
             state = network.state_dict()
             found |= {f"network.{number}.{k}": v.detach().cpu().numpy() for k, v in state.items()}
         return found
+
+
+def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
+    """(G,) level of a slide; 0 where levels are not used, or the slide has no candidates."""
+    if level is None or slide.centre is None:
+        return np.zeros(genes, np.float32)
+    return level.of(slide_descriptor(slide.centre))
 
 
 def joined_blocks(features: SlideFeatures, scale: Array) -> Array:

@@ -153,6 +153,11 @@ def edit_counts(root: Path, target: Path, name: str, edit) -> Cohort:
     return open_cohort(f"her2st:{target}")
 
 
+def first_spot_empty(rows):
+    """Rows of a count table whose first spot has no transcript at all."""
+    return [rows[0], [rows[1][0], *["0"] * (len(rows[1]) - 1)], *rows[2:]]
+
+
 def test_a_gene_that_a_test_slide_lacks_is_left_out_of_its_metrics(
     simulated: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
@@ -193,10 +198,7 @@ def test_a_gene_that_a_training_slide_lacks_is_masked(
 def test_spots_without_a_library_are_left_out_and_counted(
     simulated: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
-    def empty(rows):
-        return [rows[0], [rows[1][0], *["0"] * (len(rows[1]) - 1)], *rows[2:]]
-
-    cohort = edit_counts(simulated, tmp_path / "her2st", "E1", empty)
+    cohort = edit_counts(simulated, tmp_path / "her2st", "E1", first_spot_empty)
     report = fit_head(cohort, store, request(), tmp_path / "run")
     slide = report.metrics["test"]["slides"]["E1"]
     assert slide["n_spots"] == len(store.slide("E1").spot_ids()) - 1
@@ -302,12 +304,7 @@ def test_the_legacy_protocol_scales_to_the_panel_and_folds_by_slide(
 def test_the_legacy_protocol_gives_an_empty_library_zeros(
     simulated: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
-    cohort = edit_counts(
-        simulated,
-        tmp_path / "her2st",
-        "E1",
-        lambda rows: [rows[0], [rows[1][0], *["0"] * (len(rows[1]) - 1)], *rows[2:]],
-    )
+    cohort = edit_counts(simulated, tmp_path / "her2st", "E1", first_spot_empty)
     legacy = evaluation_protocol("legacy-mmap")
     report = fit_head(cohort, store, request(protocol=legacy), tmp_path / "run")
     assert report.metrics["test"]["slides"]["E1"]["n_spots"] == len(store.slide("E1").spot_ids())

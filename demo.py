@@ -19,8 +19,9 @@ from mmap_st.extract.progress import Progress
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 from mmap_st.report.run_report import report_run
 
 ENCODER = "efficientnet-lite0"

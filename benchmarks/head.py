@@ -23,8 +23,9 @@ import torch
 from mmap_st.data.readers import open_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 from mmap_st.head.ridge import ALPHAS
 
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")

@@ -54,10 +54,10 @@ def fit_head(
     from mmap_st.extract.store import FeatureStore
     from mmap_st.extract.windows import parse_magnifications
     from mmap_st.head.base import parse_settings
-    from mmap_st.head.fit import FitRequest
     from mmap_st.head.fit import fit_head as fit
     from mmap_st.head.protocols import evaluation_protocol
     from mmap_st.head.registry import head_method
+    from mmap_st.head.request import FitRequest
     from mmap_st.head.run_folder import METRICS
 
     method = head_method(head)

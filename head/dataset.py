@@ -45,7 +45,7 @@ def prototype_settings(settings: Any, seed: int) -> PrototypeSettings | None:
 
 @dataclass
 class Measured:
-    """Counts of the slides of a split, in the spot order of the store.
+    """Counts of slides, in the spot order of the store.
 
     Attributes
     ----------
@@ -74,14 +74,14 @@ class Measured:
 def measure(
     cohort: Cohort,
     store: FeatureStore,
-    split: Split,
+    names: Sequence[str],
     encoder: str,
     mpps: Sequence[float] | None,
     tell: Callable[[str], None],
 ) -> Measured:
-    """Read the counts of every slide of a split that is embedded; others are passed over."""
+    """Read the counts of every slide of `names` that is embedded; others are passed over."""
     measured = Measured()
-    for name in (*split.train, *split.validation, *split.test):
+    for name in names:
         row = cohort[name]
         if row.counts is None:
             measured.passed_over[name] = "the cohort names no counts for it"

@@ -39,7 +39,7 @@ def mean_pcc(per_gene: NDArray[np.float64]) -> float:
     return float(np.nan_to_num(per_gene).mean()) if len(per_gene) else float("nan")
 
 
-def slide_metrics(predicted: Array, measured: Array) -> dict[str, float | int]:
+def slide_metrics(predicted: Array, measured: Array) -> dict[str, float]:
     """``n_spots``, ``pcc``, ``mse``, ``mae`` and ``undefined_genes`` of one slide.
 
     Genes that the slide lacks (columns all NaN) and spots without a target are left out.
@@ -83,18 +83,43 @@ def summarise(
         for name in predicted
     }
     slides = {name: slide_metrics(predicted[name], kept[name]) for name in predicted}
-    hvg = [slide_metrics(predicted[name][:, hvg50], kept[name][:, hvg50])["pcc"] for name in predicted]
+    for name, row in slides.items():
+        row["pcc_hvg50"] = slide_metrics(predicted[name][:, hvg50], kept[name][:, hvg50])["pcc"]
     x = np.concatenate([np.asarray(predicted[name], np.float64) for name in predicted])
     y = np.concatenate([kept[name] for name in predicted])
     measured_somewhere = np.isfinite(y).any(axis=0)
     return {
         "slides": slides,
         "pcc_slide": _mean(slide["pcc"] for slide in slides.values()),
-        "pcc_slide_hvg50": _mean(hvg),
+        "pcc_slide_hvg50": _mean(slide["pcc_hvg50"] for slide in slides.values()),
         "pcc_pooled": mean_pcc(pearson_per_gene(x[:, measured_somewhere], y[:, measured_somewhere])),
         "mse": _mean(slide["mse"] for slide in slides.values()),
         "mae": _mean(slide["mae"] for slide in slides.values()),
     }
+
+
+def gene_table(predicted: Mapping[str, Array], measured: Mapping[str, Array]) -> dict[str, list[Any]]:
+    """Scores of each gene over the slides that have it.
+
+    Returns
+    -------
+    Columns of length g: ``slides``, on how many it is measured; ``pcc``, the mean of its correlation over
+    each slide's spots, an undefined one counting 0; ``mse`` and ``mae``, means over slides. NaN for a gene
+    that no slide has.
+    """
+    pcc, mse, mae = [], [], []
+    for name in measured:
+        x, y = np.asarray(predicted[name], np.float64), np.asarray(measured[name], np.float64)
+        error = np.where(np.isfinite(x), x - y, np.nan)
+        count = np.isfinite(error).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            mse.append(np.nansum(error**2, axis=0) / count)
+            mae.append(np.nansum(np.abs(error), axis=0) / count)
+        pcc.append(np.where(count > 0, np.nan_to_num(pearson_per_gene(x, y)), np.nan))
+    slides = np.isfinite(mse).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means = {k: np.nansum(v, axis=0) / slides for k, v in (("pcc", pcc), ("mse", mse), ("mae", mae))}
+    return {"slides": slides.tolist(), **{key: value.tolist() for key, value in means.items()}}
 
 
 def pooled_errors(predicted: Mapping[str, Array], measured: Mapping[str, Array]) -> dict[str, float]:

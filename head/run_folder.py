@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from mmap_st.head.base import FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
 
 FORMAT_VERSION = 1
-HEAD_JSON, WEIGHTS, METRICS, HISTORY, PREDICTIONS = (
+HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "head.json",
     "head.safetensors",
     "metrics.json",
     "history.csv",
+    "genes.csv",
     "predictions",
 )
 
@@ -98,7 +99,7 @@ def finish_run_folder(draft: Path, path: Path) -> None:
     """Put a finished run in the place of `path`; files there that no run writes are kept."""
     path = path.resolve()
     for other in path.iterdir() if path.exists() else ():
-        if other.name not in (HEAD_JSON, WEIGHTS, METRICS, HISTORY, PREDICTIONS):
+        if other.name not in (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS):
             other.rename(draft / other.name)
     before = path.with_name(f".{path.name}.before")
     shutil.rmtree(before, ignore_errors=True)
@@ -116,7 +117,7 @@ def write_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in head.tensors().items()}, folder / WEIGHTS)
     full = {"format_version": FORMAT_VERSION, "package_version": mmap_st.__version__, **card}
     write_json(folder / HEAD_JSON, full)
-    _write_history(folder / HISTORY, head.history)
+    write_table(folder / HISTORY, head.history, ("epoch",))
 
 
 def read_head(folder: Path) -> SavedHead:
@@ -171,8 +172,9 @@ def _finite(value: object) -> object:
     return value
 
 
-def _write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:
+    """Write rows as CSV; `columns` name those of a table without rows."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["epoch"])
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else list(columns))
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)

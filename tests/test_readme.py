@@ -12,8 +12,9 @@ import pytest
 from mmap_st.data.cohort import read_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

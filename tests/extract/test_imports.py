@@ -24,9 +24,10 @@ from mmap_st.extract.recipe import head_part, run_part, slide_part
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore, check_same_recipe
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.predict import predict_slides
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 
 TINY = EncoderRequest(encoder_spec("timm:test_efficientnet"), random_weights=True)
 PATCH = 224

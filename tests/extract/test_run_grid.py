@@ -19,10 +19,11 @@ from mmap_st.extract.progress import Silent
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.predict import predict_slides
 from mmap_st.head.predictions import read_prediction
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 
 TINY = EncoderRequest(encoder_spec("timm:test_efficientnet"), random_weights=True)
 LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))

@@ -13,12 +13,13 @@ from mmap_st.data.readers import open_cohort, read_counts
 from mmap_st.errors import HeadError, NormalisationError, PanelError, RequestError, SplitError, StoreError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitReport, FitRequest, fit_head
+from mmap_st.head.fit import FitReport, fit_head
 from mmap_st.head.metrics import summarise
 from mmap_st.head.predict import predict_slides
 from mmap_st.head.predictions import read_prediction
 from mmap_st.head.protocols import evaluation_protocol
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 from mmap_st.head.run_folder import read_head
 
 ENCODER = "efficientnet-lite0"
@@ -40,7 +41,7 @@ def fitted(cohort: Cohort, store: FeatureStore, tmp_path_factory) -> tuple[Path,
 def test_a_run_holds_what_the_design_says(fitted) -> None:
     out, _ = fitted
     assert {p.name for p in out.iterdir()} == {
-        "head.safetensors", "head.json", "metrics.json", "history.csv", "predictions",
+        "head.safetensors", "head.json", "metrics.json", "history.csv", "genes.csv", "predictions",
     }  # fmt: skip
     card = json.loads((out / "head.json").read_text())
     assert card["format_version"] == 1
@@ -90,6 +91,12 @@ def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store
     again = summarise({"E1": table.X}, {"E1": table.layers["measured"]}, hvg50=[0])
     assert again["pcc_slide"] == pytest.approx(report.metrics["test"]["pcc_slide"])
     assert again["mse"] == pytest.approx(report.metrics["test"]["mse"])
+    genes = pl.read_csv(out / "genes.csv")
+    assert genes["gene"].to_list() == list(table.var_names)
+    assert genes["pcc"].mean() == pytest.approx(report.metrics["test"]["pcc_slide"])
+    assert genes["mse"].mean() == pytest.approx(report.metrics["test"]["mse"])
+    assert genes["ridge_pcc"].mean() == pytest.approx(report.metrics["baseline_ridge"]["pcc_slide"])
+    assert genes["slides"].to_list() == [1] * len(genes)
 
 
 def test_predict_gives_the_same_numbers_and_needs_no_counts(
@@ -173,7 +180,7 @@ def test_a_gene_that_a_test_slide_lacks_is_left_out_of_its_metrics(
     assert lacking == [genes[2]]
     assert np.isfinite(table.X).all()
     kept = [i for i in range(6) if i != 2]
-    by_hand = summarise({"E1": table.X[:, kept]}, {"E1": table.layers["measured"][:, kept]}, hvg50=[0])
+    by_hand = summarise({"E1": table.X[:, kept]}, {"E1": table.layers["measured"][:, kept]}, hvg50=range(5))
     assert report.metrics["test"]["slides"]["E1"] == pytest.approx(by_hand["slides"]["E1"])
 
 

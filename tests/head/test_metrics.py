@@ -7,6 +7,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
 from mmap_st.head.metrics import (
+    gene_table,
     mean_pcc,
     most_variable,
     pearson_per_gene,
@@ -65,7 +66,7 @@ def test_the_summary_by_hand() -> None:
     predicted = {"a": np.array([[2.0, 5], [4, 5], [6, 5]]), "b": np.array([[3.0, 1], [3, 1], [3, 1]])}
     found = summarise(predicted, measured, hvg50=[0])
     assert found["slides"]["a"] == {
-        "n_spots": 3, "pcc": pytest.approx(0.5),
+        "n_spots": 3, "pcc": pytest.approx(0.5), "pcc_hvg50": pytest.approx(1.0),
         "mse": pytest.approx(14 / 6), "mae": 1.0, "undefined_genes": 1,
     }  # fmt: skip
     assert found["slides"]["b"]["pcc"] == 0.0
@@ -79,6 +80,21 @@ def test_the_summary_by_hand() -> None:
         pearsonr([5, 5, 5, 1, 1, 1], [5, 5, 5, 1, 2, 3]).statistic,
     ]
     assert found["pcc_pooled"] == pytest.approx(np.mean(pooled))
+
+
+def test_the_table_of_genes_is_the_summary_gene_by_gene() -> None:
+    measured = {"a": RNG.normal(size=(9, 3)), "b": RNG.normal(size=(7, 3))}
+    predicted = {name: values + RNG.normal(size=values.shape) for name, values in measured.items()}
+    predicted["a"][4] = np.nan
+    measured["b"][:, 1] = np.nan
+    table = gene_table(predicted, measured)
+    assert table["slides"] == [2, 1, 2]
+    for gene in range(3):
+        here = {name: values[:, [gene]] for name, values in measured.items() if name == "a" or gene != 1}
+        alone = summarise({name: predicted[name][:, [gene]] for name in here}, here, hvg50=[0])
+        assert table["pcc"][gene] == pytest.approx(alone["pcc_slide"])
+        assert table["mse"][gene] == pytest.approx(alone["mse"])
+        assert table["mae"][gene] == pytest.approx(alone["mae"])
 
 
 def test_a_slide_that_lacks_all_hvg_genes_does_not_count_there() -> None:

@@ -7,9 +7,10 @@ from PIL import Image
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import FitRequest, fit_head
+from mmap_st.head.fit import fit_head
 from mmap_st.head.predict import predict_slides
 from mmap_st.head.registry import head_method
+from mmap_st.head.request import FitRequest
 from mmap_st.report.figure import spot_distance
 from mmap_st.report.maps import SlideMap, best_genes, expression_map
 from mmap_st.report.run_report import load_map, report_run

@@ -1,0 +1,48 @@
+"""What to fit, as the commands ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION
+from mmap_st.head.base import HeadMethod
+from mmap_st.head.protocols import DEFAULT, EvaluationProtocol
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit, and on what.
+
+    Attributes
+    ----------
+    encoder
+        Name of an encoder in the store.
+    method, settings, seed
+        The head.
+    genes
+        Panel, see `mmap_st.data.panel.choose_panel`.
+    train, validation, test
+        WHERE of each role, see `mmap_st.data.splits.resolve_split`.
+    mpps
+        Magnifications; None: all that are complete on every slide used.
+    gene_set
+        Genes that a panel is chosen from, see `mmap_st.data.panel.choose_panel`.
+    protocol
+        How it is evaluated.
+    baselines
+        Whether the training mean and ridge are fitted and scored beside it.
+    """
+
+    encoder: str
+    method: HeadMethod
+    settings: Any
+    genes: str = DEFAULT_PANEL
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    mpps: tuple[float, ...] | None = None
+    seed: int = 0
+    gene_set: str = INTERSECTION
+    protocol: EvaluationProtocol = DEFAULT
+    baselines: bool = True

@@ -17,6 +17,10 @@ class StoppedError(MmapError):
     """The user asked to stop: what is finished is kept, and the same command goes on from there."""
 
 
+class EvaluationError(MmapError):
+    """A cross-validation broke off: the folds that are finished are kept (exit status 1)."""
+
+
 class RequestError(MmapError):
     """The request itself cannot be met: nothing was done (exit status 2)."""
 

@@ -169,5 +169,54 @@ def show_metrics(metrics: dict[str, Any], head: str) -> None:
     console.show_table("test slides", columns, rows)
 
 
+def show_evaluation(metrics: dict[str, Any], head: str) -> None:
+    """Scores of a cross-validation, with intervals over patients."""
+    protocol = metrics["protocol"]
+    seeds = "1 seed" if len(protocol["seeds"]) == 1 else f"{len(protocol['seeds'])} seeds"
+    genes = "to ".join(f"{n} " for n in sorted({protocol["genes"][0], protocol["genes"][-1]}))
+    console.say(
+        f"{len(metrics['test']['slides'])} slides of {protocol['patients']} patients in"
+        f" {len(protocol['fold_slides'])} folds ({protocol['folds']}), {seeds};"
+        f" {genes}genes ({protocol['panel']}); {', '.join(protocol['validation'])}"
+    )
+    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
+    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+    rows = [
+        (name, *(_with_interval(metrics[key][k], metrics[key]["intervals"][k]) for k in keys))
+        for name, key in named.items()
+        if key in metrics
+    ]
+    for name, key in (("over ridge", "gain_over_ridge"), ("over the mean", "gain_over_mean")):
+        if key in metrics:
+            apart = metrics[key]
+            rows.append((name, *(_with_interval(apart[k]["mean"], apart[k]["interval"], "+") for k in keys)))
+    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE")
+    enough = metrics["test"]["intervals"]["pcc_slide"] is not None
+    what = "with 95% intervals over patients" if enough else "too few patients for intervals"
+    console.show_table(f"held-out slides, {what}", columns, rows)
+
+
+def show_ablations(rows: Sequence[dict[str, Any]]) -> None:
+    """Each ablation beside the head as it is."""
+    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+    shown = []
+    for row in rows:
+        apart = row["difference"]
+        change = (
+            _with_interval(apart["pcc_slide"]["mean"], apart["pcc_slide"]["interval"], "+") if apart else ""
+        )
+        shown.append((row["variant"], *(_number(row[key]) for key in keys), change))
+    columns = ("variant", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE", "PCC, to the head as it is")
+    console.show_table("ablations", columns, shown)
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None, sign: str = "") -> str:
+    """A number, and its interval where there is one."""
+    if value is None or value != value:
+        return "undefined"
+    shown = f"{value:{sign}.4f}"
+    return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
+
+
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"

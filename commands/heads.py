@@ -12,9 +12,15 @@ from mmap_st import console, results
 from mmap_st.commands.options import (
     CohortArgument,
     EncoderOption,
+    GeneSetOption,
+    GenesOption,
+    HeadOption,
     MagnificationsOption,
     MppOption,
+    ProtocolOption,
+    PrototypesOption,
     SeedOption,
+    SetOption,
     StoreArgument,
     ValuesOption,
     parse_values,
@@ -27,45 +33,34 @@ def fit_head(
     store: StoreArgument,
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
-    head: Annotated[str, typer.Option(help="mmap, ridge or mean.")] = "mmap",
-    genes: Annotated[
-        str, typer.Option(help="all, hvg:N, mean:N, svg:N, or a file with one gene a line.")
-    ] = "hvg:250",
+    head: HeadOption = "mmap",
+    genes: GenesOption = "hvg:250",
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
     val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
     test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
-    gene_set: Annotated[
-        str, typer.Option(help="Panels are chosen from genes on every training slide, or on any: union.")
-    ] = "intersection",
+    gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
     mpp: MppOption = None,
-    protocol: Annotated[str, typer.Option(help="How it is evaluated: default or legacy-mmap.")] = "default",
-    prototypes: Annotated[
-        str | None, typer.Option(help="kmeans, none, random or learned (head mmap).")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting.")
-    ] = None,
+    protocol: ProtocolOption = "default",
+    prototypes: PrototypesOption = None,
+    set_: SetOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Train one head, predict the test slides and score them."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.store import FeatureStore
     from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.head.base import parse_settings
     from mmap_st.head.fit import fit_head as fit
-    from mmap_st.head.protocols import evaluation_protocol
-    from mmap_st.head.registry import head_method
-    from mmap_st.head.request import FitRequest
+    from mmap_st.head.request import fit_request
     from mmap_st.head.run_folder import METRICS
 
-    method = head_method(head)
-    pairs = [*(set_ or []), *([f"prototypes={prototypes}"] if prototypes is not None else [])]
-    request = FitRequest(
-        encoder=stored_encoder(encoder),
-        method=method,
-        settings=parse_settings(method, pairs),
+    request = fit_request(
+        stored_encoder(encoder),
+        head,
+        protocol,
+        set_ or (),
+        prototypes,
         genes=genes,
         train=train,
         validation=val,
@@ -73,7 +68,6 @@ def fit_head(
         mpps=parse_magnifications(magnifications, mpp),
         seed=seed,
         gene_set=gene_set,
-        protocol=evaluation_protocol(protocol),
     )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:

@@ -26,6 +26,25 @@ MppOption = Annotated[str | None, typer.Option("--mpp", help="The same in um/px,
 ValuesOption = Annotated[
     str | None, typer.Option("--values", help="What count tables hold: counts, or lognorm on purpose.")
 ]
+GenesOption = Annotated[
+    str, typer.Option("--genes", help="all, hvg:N, mean:N, svg:N, or a file with one gene a line.")
+]
+GeneSetOption = Annotated[
+    str,
+    typer.Option(
+        "--gene-set", help="Panels are chosen from genes on every training slide, or on any: union."
+    ),
+]
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", help="How it is evaluated: default or legacy-mmap.")
+]
+PrototypesOption = Annotated[
+    str | None, typer.Option("--prototypes", help="kmeans, none, random or learned (head mmap).")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting.")
+]
+HeadOption = Annotated[str, typer.Option("--head", help="mmap, ridge or mean.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 

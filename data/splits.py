@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,10 +113,15 @@ def inner_folds(names: Sequence[str], patients: Sequence[str | None]) -> tuple[s
         groups = {name: [name] for name in names}
     else:
         return "spatial blocks of the one slide", []
-    folds: list[list[str]] = [[] for _ in range(min(_MOST_FOLDS, len(groups)))]
+    return rule, balanced_folds(groups, min(_MOST_FOLDS, len(groups)))
+
+
+def balanced_folds(groups: Mapping[str, Sequence[str]], number: int) -> list[tuple[str, ...]]:
+    """Put whole groups of slides into `number` folds of about equal numbers of slides."""
+    folds: list[list[str]] = [[] for _ in range(number)]
     for members in sorted(groups.values(), key=len, reverse=True):
         min(folds, key=len).extend(members)
-    return rule, [tuple(fold) for fold in folds]
+    return [tuple(fold) for fold in folds]
 
 
 def spatial_blocks(xy: NDArray[np.float64], blocks: int = 3) -> NDArray[np.int64]:

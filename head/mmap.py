@@ -17,6 +17,7 @@ from mmap_st.head.slides import HeadSlide
 from mmap_st.head.training import TrainingSettings
 
 PROTOTYPES = ("kmeans", "none", "random", "learned")
+FUSIONS = ("attention", "concatenate")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class MmapSettings:
         L, candidates that a spot attends to; None: half of them.
     learned
         Number of learned prototypes.
+    fusion
+        How the network joins magnifications: ``attention`` from the finest to all, or ``concatenate``.
     components
         Principal components of the embeddings at each magnification that the head sees.
     alpha
@@ -47,7 +50,8 @@ class MmapSettings:
     contrastive, margin
         See there too.
     blend, members
-        How much of learned attention is added to ridge; of how many networks it is the mean.
+        How much of learned attention is added to ridge, 0: none is trained; of how many networks it is the
+        mean.
     device
         ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
     """
@@ -56,6 +60,7 @@ class MmapSettings:
     clusters: int | None = None
     selected: int | None = None
     learned: int = 40
+    fusion: str = "attention"
     components: int = 128
     alpha: float | None = None
     width: int = 128
@@ -77,6 +82,8 @@ class MmapSettings:
     def __post_init__(self) -> None:
         if self.prototypes not in PROTOTYPES:
             raise ValueError(f"prototypes is {self.prototypes!r}, it must be one of {', '.join(PROTOTYPES)}")
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion is {self.fusion!r}, it must be {' or '.join(FUSIONS)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.selected is not None and self.selected < 1:
@@ -125,7 +132,7 @@ def fit_mmap(
     fit = MmapFit(train, validation, settings, seed)
     tell("mmap: ridge on fixed attention")
     fit.choose_strength()
-    for number in range(len(fit.trials)):
+    for number in range(len(fit.trials) if settings.blend else 0):
         tell(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
         fit.try_epochs(number)
     tell("mmap: final fit")

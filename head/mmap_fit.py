@@ -147,8 +147,9 @@ class MmapFit:
     def finish(self) -> MmapHead:
         """Fit all training slides with what was chosen."""
         assert self._alpha is not None
-        history = [_mean_of([curve[i] for curve in self._curves]) for i in range(len(self._curves[0]))]
-        epochs = int(best_of(history)["epoch"])
+        steps = zip(*self._curves, strict=True)
+        history = [_mean_of(scores) for scores in steps]
+        epochs = int(best_of(history)["epoch"]) if history else 0
         slides = self._left_to_explain(())
         networks = []
         for member in range(self._settings.members if epochs else 0):
@@ -251,6 +252,7 @@ def make_network(settings: MmapSettings, components: Components, genes: int) -> 
         input_dropout=settings.input_dropout,
         prototypes=settings.prototypes != "none",
         learned_prototypes=settings.learned if settings.prototypes == "learned" else 0,
+        concatenate=settings.fusion == "concatenate",
     )
     for layer in (network.local_out, network.global_out):
         if layer is not None:

@@ -66,6 +66,8 @@ class MmapNetwork(nn.Module):
         False: no global attention; the output is the local layer's.
     learned_prototypes
         Number of prototypes that are learned and shared by all slides, in place of candidates.
+    concatenate
+        Join the magnifications and project them together, in place of local attention.
     """
 
     def __init__(
@@ -80,8 +82,12 @@ class MmapNetwork(nn.Module):
         input_dropout: float,
         prototypes: bool,
         learned_prototypes: int = 0,
+        concatenate: bool = False,
     ) -> None:
         super().__init__()
+        self.concatenate = concatenate
+        if concatenate:
+            magnifications, embedding_width = 1, magnifications * embedding_width
         self.project = nn.ModuleList(nn.Linear(embedding_width, width) for _ in range(magnifications))
         self.input_dropout = nn.Dropout(input_dropout)
         self.dropout = nn.Dropout(dropout)
@@ -97,6 +103,8 @@ class MmapNetwork(nn.Module):
         """Step 1: (n, M, d) to (n, D): the finest magnification plus what it attends to in all."""
         # One draw for all spots of the call: as good a regulariser as one each, and much cheaper.
         dropped = embedding * self.input_dropout(torch.ones_like(embedding[:1]))
+        if self.concatenate:
+            dropped = dropped.flatten(1)[:, None]
         tokens = torch.stack([p(dropped[:, m]) for m, p in enumerate(self.project)], dim=1)
         tokens = self.dropout(tokens)
         finest: torch.Tensor = tokens[:, 0]

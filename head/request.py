@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION
-from mmap_st.head.base import HeadMethod
-from mmap_st.head.protocols import DEFAULT, EvaluationProtocol
+from mmap_st.head.base import HeadMethod, parse_settings
+from mmap_st.head.protocols import DEFAULT, EvaluationProtocol, evaluation_protocol
+from mmap_st.head.registry import head_method
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,30 @@ class FitRequest:
     gene_set: str = INTERSECTION
     protocol: EvaluationProtocol = DEFAULT
     baselines: bool = True
+
+
+def fit_request(
+    encoder: str, head: str, protocol: str, pairs: Sequence[str], prototypes: str | None, **others: Any
+) -> FitRequest:
+    """A request from the words of a command line.
+
+    Parameters
+    ----------
+    head, protocol
+        By name.
+    pairs
+        ``KEY=VALUE`` settings of the head.
+    prototypes
+        Its setting of that name; None: not given.
+    others
+        Further attributes of the request.
+
+    Raises
+    ------
+    RequestError
+        If a name or a setting is not known.
+    """
+    method = head_method(head)
+    given = [*pairs, *([f"prototypes={prototypes}"] if prototypes is not None else [])]
+    settings = parse_settings(method, given)
+    return FitRequest(encoder, method, settings, protocol=evaluation_protocol(protocol), **others)

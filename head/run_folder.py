@@ -173,8 +173,9 @@ def _finite(value: object) -> object:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:
-    """Write rows as CSV; `columns` name those of a table without rows."""
+    """Write rows as CSV, what is not a number empty; `columns` name those of a table without rows."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else list(columns))
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({key: "" if value != value else value for key, value in row.items()})

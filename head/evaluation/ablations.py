@@ -1,0 +1,147 @@
+"""`mmap evaluate --ablate`: the `mmap` head without each of its parts, on the same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmap_st.errors import RequestError
+from mmap_st.extract.windows import mpp_key
+from mmap_st.head.evaluation.cross_validation import EvaluateReport, Prepared, cross_validate
+from mmap_st.head.evaluation.request import EvaluateRequest
+from mmap_st.head.evaluation.summary import PER_SLIDE, gain
+from mmap_st.head.mmap import MmapSettings
+from mmap_st.head.run_folder import write_json, write_table
+
+ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
+#: L and K that are tried, as in the paper's Figure 4.
+SELECTED = (5, 10, 20, 40)
+CLUSTERS = (16, 32, 64, 128)
+_CONTRASTIVE = 0.1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The head with one thing changed.
+
+    Attributes
+    ----------
+    key
+        Name of its folder.
+    name
+        For people.
+    settings, mpps
+        With the change.
+    """
+
+    key: str
+    name: str
+    settings: MmapSettings
+    mpps: tuple[float, ...]
+
+
+def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
+    """All ablations of a head; those that would change nothing are left out."""
+    found = []
+
+    def add(key: str, name: str, **changes: Any) -> None:
+        changed = replace(settings, **changes)
+        if changed != settings:
+            found.append(Variant(key, name, changed, mpps))
+
+    if len(mpps) > 1:
+        found += [Variant(f"only-{mpp_key(mpp)}", f"{mpp:g} um/px alone", settings, (mpp,)) for mpp in mpps]
+        add("concatenated", "magnifications concatenated", fusion="concatenate")
+    add("no-prototypes", "no prototypes", prototypes="none")
+    add("random", "random candidates", prototypes="random")
+    add("learned", "learned prototypes", prototypes="learned")
+    if settings.prototypes in ("kmeans", "random"):
+        for count in SELECTED:
+            add(f"selected-{count}", f"L = {count}", selected=count)
+        add("selected-adaptive", "L = K / 2", selected=None)
+        for count in CLUSTERS:
+            add(f"clusters-{count}", f"K = {count}", clusters=count)
+        add("clusters-adaptive", "K by the number of spots", clusters=None)
+    add("no-attention", "no learned attention", blend=0.0)
+    if settings.contrastive:
+        add("no-contrastive", "no contrastive loss", contrastive=0.0)
+    else:
+        add("contrastive", f"contrastive loss {_CONTRASTIVE:g}", contrastive=_CONTRASTIVE)
+    return found
+
+
+def check_ablation(request: EvaluateRequest) -> MmapSettings:
+    """The settings of the head that is to be ablated.
+
+    Raises
+    ------
+    RequestError
+        If it is another head than `mmap`.
+    """
+    settings = request.fit.settings
+    if not isinstance(settings, MmapSettings):
+        raise RequestError(f"--ablate takes the head mmap apart; {request.fit.method.name} has no parts.")
+    return settings
+
+
+def evaluate_ablations(
+    ready: Prepared,
+    request: EvaluateRequest,
+    whole: Mapping[str, Any],
+    out: Path,
+    report: EvaluateReport,
+    tell: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Evaluate every variant on the folds of the whole head, and write ablations.csv and ablations.json.
+
+    Parameters
+    ----------
+    whole
+        metrics.json of the head as it is.
+
+    Returns
+    -------
+    One row a variant, the whole head first: its scores, and ``difference`` to the whole head by metric.
+    """
+    rows: list[dict[str, Any]] = [
+        {"key": "whole", "variant": "as it is", **_scores(whole), "difference": None}
+    ]
+    found = variants(check_ablation(request), ready.mpps)
+    for number, variant in enumerate(found, start=1):
+
+        def tell_which(text: str, variant: Variant = variant, number: int = number) -> None:
+            tell(f"{variant.name} ({number} of {len(found)}): {text}")
+
+        fit = replace(request.fit, settings=variant.settings, baselines=False)
+        folder = out / ABLATIONS / variant.key
+        metrics = cross_validate(
+            replace(ready, mpps=variant.mpps), replace(request, fit=fit), folder, report, tell_which
+        )
+        difference = gain(metrics["test"], whole["test"], ready.patients)
+        rows.append(
+            {"key": variant.key, "variant": variant.name, **_scores(metrics), "difference": difference}
+        )
+    write_json(out / ABLATIONS_JSON, rows)
+    write_table(out / ABLATIONS_CSV, [_flat(row) for row in rows])
+    return rows
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {metric: metrics["test"][metric] for metric in (*PER_SLIDE, "pcc_pooled")}
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the CSV: differences beside the scores."""
+    flat = {key: value for key, value in row.items() if key not in ("key", "difference")}
+    for metric in PER_SLIDE:
+        apart = row["difference"][metric] if row["difference"] else {}
+        low, high = apart.get("interval") or ("", "")
+        flat |= {
+            f"{metric}_difference": apart.get("mean", ""),
+            f"{metric}_low": low,
+            f"{metric}_high": high,
+            f"{metric}_p": apart.get("p_value") if apart.get("p_value") is not None else "",
+        }
+    return flat

@@ -1,0 +1,204 @@
+"""The fits of an evaluation, side by side where cores and memory allow; a finished one is never repeated."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.data.counts import Counts
+from mmap_st.data.folds import Fold
+from mmap_st.errors import EvaluationError, RequestError
+from mmap_st.extract.engine.options import usable_cores
+from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.head.fit import fit_split
+from mmap_st.head.request import FitRequest
+from mmap_st.head.run_folder import METRICS
+
+FOLDS = "folds"
+# Of the embeddings of all slides: they are held as they are, standardised, and in parts of a fit.
+_COPIES = 4.0
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: a fold, a seed, and the folder of its run."""
+
+    fold: Fold
+    request: FitRequest
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"fold {self.fold.name}, seed {self.request.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether its run is finished: a run's folder appears whole, or not at all."""
+        return (self.out / METRICS).is_file()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all jobs share: the cohort, where its store is, and the counts in the store's order of spots."""
+
+    cohort: Cohort
+    store: Path
+    counts: Mapping[str, Counts]
+
+
+def plan_jobs(request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path) -> list[Job]:
+    """One job a fold and seed; baselines, which no seed changes, are fitted with the first."""
+    return [
+        Job(
+            fold,
+            replace(request, seed=seed, baselines=request.baselines and seed == seeds[0]),
+            out / FOLDS / encode_name(fold.name) / f"seed{seed}",
+        )
+        for seed in seeds
+        for fold in folds
+    ]
+
+
+def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell) -> dict[str, str]:
+    """Run the jobs that are not done.
+
+    Returns
+    -------
+    Folds that cannot be fitted or scored, with the reason.
+
+    Raises
+    ------
+    EvaluationError
+        If a process died.
+    """
+    left = [job for job in jobs if not job.done]
+    began = time.monotonic()
+    failed = {}
+    for number, (job, reason) in enumerate(_finished(material, left, side_by_side, tell), start=1):
+        if reason:
+            failed[job.fold.name] = reason
+        seconds = (time.monotonic() - began) / number * (len(left) - number)
+        done = len(jobs) - len(left) + number
+        tell(f"{job.name} done; {done} of {len(jobs)} fits, {_minutes(seconds)} left")
+    return failed
+
+
+def jobs_side_by_side(asked: int | None, jobs: int, embeddings_bytes: int) -> int:
+    """How many fits run at a time: what was asked, else what cores and half of the free memory allow."""
+    if asked is not None:
+        return max(1, min(asked, jobs))
+    fit = int(0.5 * _free_memory() / max(_COPIES * embeddings_bytes, 1.0))
+    return max(1, min(usable_cores(), jobs, fit))
+
+
+def _finished(
+    material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell
+) -> Iterator[tuple[Job, str]]:
+    """Run jobs, and yield each when it is done, with the reason if it cannot be."""
+    if side_by_side <= 1 or len(jobs) <= 1:
+        store = FeatureStore.open(material.store)
+        for job in jobs:
+            yield job, _fit(material, store, job, tell)
+        return
+    with _pool(material, side_by_side) as pool:
+        tell(f"{len(jobs)} fits, {side_by_side} at a time")
+        running: dict[Future[str], Job] = {pool.submit(_fit_in_worker, job): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                "a fit's process died, perhaps for want of memory; run the same command again with --jobs 1:"
+                " finished folds are kept."
+            ) from error
+
+
+def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
+    """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
+    try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        fit_split(
+            material.cohort,
+            store,
+            job.request,
+            job.fold.split,
+            material.counts,
+            job.out,
+            lambda text: tell(f"{job.name}: {text}"),
+        )
+    except RequestError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _pool(material: Material, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with this one, however it ends."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, usable_cores() // workers)
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (material, threads))
+    try:
+        yield pool
+    except BaseException:
+        # Jobs that run are given up: what they have not finished is done again by the next run.
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+# A worker's own material: set once when it begins, read by its jobs.
+_worker: dict[str, Any] = {}
+
+
+def _begin_worker(material: Material, threads: int) -> None:
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
+    _worker["material"], _worker["store"] = material, FeatureStore.open(material.store)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing: another run may take the folder over."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _fit_in_worker(job: Job) -> str:
+    return _fit(_worker["material"], _worker["store"], job, lambda text: None)
+
+
+def _free_memory() -> int:
+    """Bytes; without limit where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 1 << 60
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

@@ -1,0 +1,42 @@
+"""`mmap evaluate`: cross-validate one head, and where it is asked for, the head without each of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head.evaluation.ablations import check_ablation, evaluate_ablations
+from mmap_st.head.evaluation.cross_validation import (
+    EvaluateReport,
+    cross_validate,
+    evaluation_folder,
+    prepare,
+)
+from mmap_st.head.evaluation.request import EvaluateRequest
+
+
+def evaluate(
+    cohort: Cohort,
+    store: FeatureStore,
+    request: EvaluateRequest,
+    out: Path,
+    tell: Callable[[str], None] = lambda text: None,
+) -> EvaluateReport:
+    """Cross-validate a head and write RUN/; folds that a killed run finished are kept.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be evaluated, or `out` holds something else.
+    """
+    if request.ablate:
+        check_ablation(request)
+    report = EvaluateReport()
+    ready = prepare(cohort, store, request, report, tell)
+    with evaluation_folder(out):
+        report.metrics = cross_validate(ready, request, out, report, tell)
+        if request.ablate:
+            report.ablations = evaluate_ablations(ready, request, report.metrics, out, report, tell)
+    return report

@@ -1,0 +1,92 @@
+"""Figures of ablations: what each part of a head is worth, and how many prototypes a spot needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from mmap_st.report.figure import FONT, new_figure, save_figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+_WHOLE, _PART, _GRID = "#31688e", "#444444", "#dddddd"
+#: Metrics that are drawn, and whether more is better.
+_SHOWN = {"pcc_slide": ("PCC, per slide", True), "mse": ("MSE", False)}
+
+
+def draw_ablations(rows: Rows, folder: Path) -> list[Path]:
+    """Draw ablations.png, and selected.png where L was varied.
+
+    Parameters
+    ----------
+    rows
+        As `mmap_st.head.evaluation.ablations.evaluate_ablations` returns them.
+    """
+    written = [_draw_parts(rows, folder / "ablations.png")]
+    by_count = _by_selected(rows)
+    if by_count:
+        written.append(_draw_selected(by_count, folder / "selected.png"))
+    return written
+
+
+def _draw_parts(rows: Rows, path: Path) -> Path:
+    """A dot a variant: its difference to the head as it is, with the interval over patients."""
+    parts = [row for row in rows if row["difference"]]
+    figure = new_figure(7.2, 0.9 + 0.2 * len(parts))
+    axes = figure.subplots(1, len(_SHOWN), sharey=True)
+    place = np.arange(len(parts))[::-1]
+    for axis, (metric, (label, more)) in zip(axes, _SHOWN.items(), strict=True):
+        axis.axvline(0, color=_WHOLE, lw=1)
+        for y, row in zip(place, parts, strict=True):
+            apart = row["difference"][metric]
+            if apart["interval"]:
+                axis.plot(apart["interval"], [y, y], color=_PART, lw=1)
+            axis.plot(apart["mean"], y, "o", color=_PART, ms=3.5)
+        better = "right" if more else "left"
+        axis.set_xlabel(f"{label}: difference to the head as it is\n(better to the {better})", fontsize=FONT)
+        axis.set_ylim(-0.7, len(parts) - 0.3)
+        axis.grid(axis="x", color=_GRID, lw=0.5)
+        _plain(axis)
+    axes[0].set_yticks(place, [row["variant"] for row in parts], fontsize=FONT)
+    return save_figure(figure, path)
+
+
+def _draw_selected(by_count: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> Path:
+    """Scores by L, the number of prototypes that each spot attends to (Figure 4 of arXiv 2510.11344)."""
+    shown = {"pcc_slide": "PCC, per slide", "mse": "MSE", "mae": "MAE"}
+    figure = new_figure(7.2, 2.1)
+    place = np.arange(len(by_count))
+    for axis, (metric, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
+        values = [row[metric] for _, row in by_count]
+        axis.plot(place[:-1], values[:-1], "o-", color=_PART, ms=3.5, lw=1)
+        axis.plot(place[-1:], values[-1:], "D", color=_WHOLE, ms=4.5)
+        axis.set_xticks(place, [name for name, _ in by_count], fontsize=FONT)
+        axis.set_xlabel("L, prototypes of a spot", fontsize=FONT)
+        axis.set_ylabel(label, fontsize=FONT)
+        axis.margins(x=0.12, y=0.2)
+        axis.grid(axis="y", color=_GRID, lw=0.5)
+        _plain(axis)
+    return save_figure(figure, path)
+
+
+def _by_selected(rows: Rows) -> list[tuple[str, Mapping[str, Any]]]:
+    """Rows by L, the adaptive one last; none where L was not varied."""
+    prefix, adaptive = "selected-", "selected-adaptive"
+    named = {str(row["key"]): row for row in rows}
+    fixed = [key for key in named if key.startswith(prefix) and key != adaptive]
+    if not fixed:
+        return []
+    return [
+        *((key.removeprefix(prefix), named[key]) for key in fixed),
+        ("K / 2", named.get(adaptive, named["whole"])),
+    ]
+
+
+def _plain(axis: Axes) -> None:
+    axis.tick_params(labelsize=FONT, length=2)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

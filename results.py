@@ -167,6 +167,17 @@ def show_metrics(metrics: dict[str, Any], head: str) -> None:
     rows = [(name, *(_number(metrics[key][metric]) for metric in keys)) for name, key in named.items()]
     columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")
     console.show_table("test slides", columns, rows)
+    _show_coverage(metrics)
+
+
+def _show_coverage(metrics: dict[str, Any]) -> None:
+    """How often prediction intervals held the truth."""
+    found = metrics.get("prediction_intervals")
+    if found is not None:
+        console.say(
+            f"{found['level']:.0%} prediction intervals hold {found['coverage']:.1%} of the test targets"
+            f" (calibrated on {found['patients']} patients: {found['calibrated_on']})"
+        )
 
 
 def show_evaluation(metrics: dict[str, Any], head: str) -> None:
@@ -194,6 +205,7 @@ def show_evaluation(metrics: dict[str, Any], head: str) -> None:
     enough = metrics["test"]["intervals"]["pcc_slide"] is not None
     what = "with 95% intervals over patients" if enough else "too few patients for intervals"
     console.show_table(f"held-out slides, {what}", columns, rows)
+    _show_coverage(metrics)
 
 
 def show_ablations(rows: Sequence[dict[str, Any]]) -> None:

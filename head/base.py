@@ -17,6 +17,31 @@ from mmap_st.head.slides import HeadSlide
 Tensors = dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of some spots of a slide, by a fit that did not see them.
+
+    Attributes
+    ----------
+    slide
+        With targets.
+    rows
+        (k,) which of its spots.
+    predicted
+        (k, G) float32.
+    """
+
+    slide: HeadSlide
+    rows: NDArray[np.int64]
+    predicted: NDArray[np.float32]
+
+    @property
+    def target(self) -> NDArray[np.float32]:
+        """(k, G), NaN where undefined."""
+        assert self.slide.target is not None
+        return self.slide.target[self.rows]
+
+
 class FittedHead(Protocol):
     """A trained head.
 
@@ -37,6 +62,13 @@ class FittedHead(Protocol):
 
     def tensors(self) -> Tensors:
         """Its weights, by name."""
+        ...
+
+    def held_out(self) -> Sequence[HeldOut]:
+        """Predictions of the training spots by fits of the inner folds, with what was chosen.
+
+        Only a head that was just fitted has them; where other slides validate, there are none.
+        """
         ...
 
 
@@ -138,6 +170,21 @@ def plan_validation(
     if not pairs:
         raise HeadError("the one training slide has too few spots to choose by; add slides.")
     return Validation(rule, tuple(pairs), refit=True)
+
+
+def cross_fit(
+    validation: Validation | None, fit: Callable[[Sequence[HeadSlide]], FittedHead]
+) -> list[HeldOut]:
+    """Fit on each inner fold, and predict the spots that it leaves out; none where other slides validate."""
+    if validation is None or not validation.refit:
+        return []
+    found = []
+    for fitted_on, judged_on in validation.folds:
+        head = fit(fitted_on)
+        for slide in judged_on:
+            rows = np.flatnonzero(slide.usable)
+            found.append(HeldOut(slide, rows, head.predict(slide)[rows]))
+    return found
 
 
 def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:

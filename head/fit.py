@@ -24,7 +24,7 @@ from mmap_st.extract.store import (
     check_same_recipe,
     common_magnifications,
 )
-from mmap_st.head.base import FittedHead, plan_validation
+from mmap_st.head.base import FittedHead, HeldOut, plan_validation
 from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
 from mmap_st.head.predictions import prediction_file, write_prediction
@@ -44,6 +44,7 @@ from mmap_st.head.run_folder import (
 )
 from mmap_st.head.run_metrics import Fitted
 from mmap_st.head.slides import HeadSlide
+from mmap_st.head.uncertainty import Spread, fit_spread
 
 Tell = Callable[[str], None]
 
@@ -152,12 +153,14 @@ def fit_split(
 
     started = time.perf_counter()
     predicted = _predict(head, test)
+    spread = fit_spread(_held_out(head, held_back))
     for slide in test:
-        _write_prediction(cohort, store, fitted, slide, predicted[slide.name], draft / PREDICTIONS)
+        _write_prediction(cohort, store, fitted, slide, predicted[slide.name], spread, draft / PREDICTIONS)
     seconds["predict"] = time.perf_counter() - started
 
     metrics: dict[str, Any] = {"protocol": fitted.protocol()}
     metrics |= {"test": fitted.scores(predicted) if test else None}
+    metrics["prediction_intervals"] = fitted.intervals(spread, predicted) if test and spread else None
     ridge = None
     if request.baselines:
         mean = MEAN.fit(train, validation, MeanSettings(), request.seed, tell) if test else None
@@ -168,7 +171,7 @@ def fit_split(
     metrics["seconds"] = seconds
     if test:
         write_table(draft / GENES, fitted.genes(predicted, ridge))
-    write_head(draft, head, fitted.card())
+    write_head(draft, head, fitted.card(), spread)
     write_json(draft / METRICS, metrics)
     finish_run_folder(draft, out)
     return metrics
@@ -182,6 +185,14 @@ def shared_patients_warning(patients: Sequence[str]) -> str:
     )
 
 
+def _held_out(head: FittedHead, held_back: Sequence[HeadSlide]) -> Sequence[HeldOut]:
+    """Predictions to calibrate on: of the slides that validate, else of the inner folds."""
+    if not held_back:
+        return head.held_out()
+    rows = {slide.name: np.flatnonzero(slide.usable) for slide in held_back}
+    return [HeldOut(s, rows[s.name], head.predict(s)[rows[s.name]]) for s in held_back]
+
+
 def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray[np.float32]]:
     return {slide.name: head.predict(slide) for slide in slides}
 
@@ -192,6 +203,7 @@ def _write_prediction(
     fitted: Fitted,
     slide: HeadSlide,
     predicted: NDArray[np.float32],
+    spread: Spread | None,
     folder: Path,
 ) -> None:
     image = cohort[slide.name].image
@@ -202,7 +214,8 @@ def _write_prediction(
         "image": None if image is None else str(image.resolve()),
         "source_mpp": store.slide(slide.name).source_mpp,
     }
-    write_prediction(prediction_file(folder, slide.name), slide, predicted, fitted.panel.genes, about)
+    path = prediction_file(folder, slide.name)
+    write_prediction(path, slide, predicted, fitted.panel.genes, about, spread)
 
 
 def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:

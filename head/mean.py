@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
+from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.head.slides import HeadSlide
 
 
@@ -20,9 +20,10 @@ class MeanSettings:
 
 @dataclass
 class MeanHead:
-    """(G,) mean of the training targets."""
+    """(G,) mean of the training targets, and how choices would be made."""
 
     mean: NDArray[np.float32]
+    validation: Validation | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
 
@@ -33,6 +34,9 @@ class MeanHead:
 
     def tensors(self) -> Tensors:
         return {"mean": self.mean}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return cross_fit(self.validation, lambda fitted_on: MeanHead(training_mean(fitted_on)))
 
 
 def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
@@ -55,7 +59,7 @@ def fit_mean(
     tell: Callable[[str], None],
 ) -> MeanHead:
     """Average the training targets."""
-    return MeanHead(training_mean(train))
+    return MeanHead(training_mean(train), validation)
 
 
 def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHead:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.base import Validation
+from mmap_st.head.base import HeldOut, Validation
 from mmap_st.head.choice import best_of
 from mmap_st.head.closed_form import FoldedRidge, Rows
 from mmap_st.head.components import Components, fit_components
@@ -109,7 +109,10 @@ class MmapFit:
                 for s in validation.folds[0][1]
             ]
             self.trials = [self._trial((), judged)]
+        self._refit = validation.refit
         self._curves: list[list[dict[str, float]]] = []
+        # Of each trial, the network after each epoch: which is used is known only when all have run.
+        self._states: list[list[dict[str, torch.Tensor]]] = []
         self._alpha = settings.alpha
 
     def choose_strength(self) -> None:
@@ -132,6 +135,7 @@ class MmapFit:
         weight = self._ridge.weight(self._alpha, trial.without)
         base = [p.blocks @ weight for p, _ in trial.judged]
         curve = [{"epoch": 0.0, "training_loss": float("nan"), **self._score(trial, base)}]
+        states: list[dict[str, torch.Tensor]] = [{}]
         slides = self._left_to_explain(trial.without)
         seed = self._seed + _TRIALS_APART * (number + 1)
         with seeded(seed, self._device):
@@ -142,7 +146,9 @@ class MmapFit:
                     for b, (p, _) in zip(base, trial.judged, strict=True)
                 ]
                 curve.append({"epoch": float(epoch), "training_loss": loss, **self._score(trial, added)})
+                states.append({key: value.clone() for key, value in network.state_dict().items()})
         self._curves.append(curve)
+        self._states.append(states)
 
     def finish(self) -> MmapHead:
         """Fit all training slides with what was chosen."""
@@ -170,9 +176,27 @@ class MmapFit:
             networks,
             self._settings.blend,
             self._device,
+            self._held_out(epochs) if self._refit else (),
             history,
             {"alpha": self._alpha, "epochs": epochs, "level": chosen_level},
         )
+
+    def _held_out(self, epochs: int) -> list[HeldOut]:
+        """Predictions of each trial's judged rows, by what was fitted on the others."""
+        assert self._alpha is not None
+        found = []
+        for number, trial in enumerate(self.trials):
+            weight = self._ridge.weight(self._alpha, trial.without)
+            network = self._network()
+            if epochs:
+                network.load_state_dict(self._states[number][epochs])
+            for (prepared, rows), level in zip(trial.judged, trial.level, strict=True):
+                predicted = trial.mean + level + prepared.blocks[rows] @ weight
+                if epochs:
+                    added = network_output(network, prepared.tensors)[rows]
+                    predicted += np.float32(self._settings.blend) * added
+                found.append(HeldOut(prepared.slide, rows, predicted.astype(np.float32)))
+        return found
 
     def _prepare(self, slide: HeadSlide, features: SlideFeatures, fold: NDArray[np.int64]) -> Prepared:
         tensors = SlideTensors.of(features, self._device)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.head.base import Tensors
+from mmap_st.head.base import HeldOut, Tensors
 from mmap_st.head.components import Components
 from mmap_st.head.features import SHARES, SlideFeatures, slide_features
 from mmap_st.head.network import MmapNetwork
@@ -38,6 +38,8 @@ class MmapHead:
         Of slides; None: not used.
     networks
         Members of the ensemble; their mean, times `blend`, is added.
+    left_out
+        Predictions of the training spots by fits of the inner folds.
     """
 
     components: Components
@@ -48,6 +50,7 @@ class MmapHead:
     networks: Sequence[MmapNetwork]
     blend: float
     device: str
+    left_out: Sequence[HeldOut] = ()
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +78,9 @@ class MmapHead:
             state = network.state_dict()
             found |= {f"network.{number}.{k}": v.detach().cpu().numpy() for k, v in state.items()}
         return found
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.left_out
 
 
 def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:

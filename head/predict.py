@@ -101,5 +101,5 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Pat
         "normalisation": saved.card["normalisation"]["targets"],
         "source_mpp": stored.source_mpp,
     }
-    write_prediction(path, slide, saved.head.predict(slide), saved.genes, about)
+    write_prediction(path, slide, saved.head.predict(slide), saved.genes, about, saved.spread)
     return path

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
+from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.head.choice import best_of
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
@@ -61,10 +61,14 @@ class RidgeHead:
         (M * d, G) float32.
     mean
         (G,) float32, mean of the training targets.
+    validation, pca
+        How choices were made, and see `RidgeSettings`; of a head that was just fitted.
     """
 
     weight: NDArray[np.float32]
     mean: NDArray[np.float32]
+    validation: Validation | None = None
+    pca: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +79,13 @@ class RidgeHead:
 
     def tensors(self) -> Tensors:
         return {"weight": self.weight, "mean": self.mean}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        def fit(fitted_on: Sequence[HeadSlide]) -> RidgeHead:
+            weight = RidgePath(fitted_on, self.pca).weight(self.chosen["alpha"])
+            return RidgeHead(weight, training_mean(fitted_on))
+
+        return cross_fit(self.validation, fit)
 
 
 class RidgePath:
@@ -170,7 +181,7 @@ def fit_ridge(
     if alpha is None:
         alpha, history = _choose_alpha(validation, settings, tell)
     weight = RidgePath(train, settings.pca).weight(alpha)
-    return RidgeHead(weight, training_mean(train), history, {"alpha": alpha})
+    return RidgeHead(weight, training_mean(train), validation, settings.pca, history, {"alpha": alpha})
 
 
 def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> RidgeHead:

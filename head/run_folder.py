@@ -14,6 +14,7 @@ import mmap_st
 from mmap_st.errors import HeadError, RequestError
 from mmap_st.head.base import FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
+from mmap_st.head.uncertainty import Spread, saved_spread
 
 FORMAT_VERSION = 1
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
@@ -38,12 +39,15 @@ class SavedHead:
         What it is.
     card
         Contents of head.json.
+    spread
+        Of its predictions; None where it was not calibrated.
     """
 
     head: FittedHead
     method: HeadMethod
     settings: Any
     card: dict[str, Any]
+    spread: Spread | None
 
     @property
     def genes(self) -> list[str]:
@@ -109,12 +113,13 @@ def finish_run_folder(draft: Path, path: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def write_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
+def write_head(folder: Path, head: FittedHead, card: dict[str, Any], spread: Spread | None) -> None:
     """Write head.safetensors, head.json and history.csv."""
     import numpy as np
     from safetensors.numpy import save_file
 
-    save_file({k: np.ascontiguousarray(v) for k, v in head.tensors().items()}, folder / WEIGHTS)
+    tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
     full = {"format_version": FORMAT_VERSION, "package_version": mmap_st.__version__, **card}
     write_json(folder / HEAD_JSON, full)
     write_table(folder / HISTORY, head.history, ("epoch",))
@@ -145,7 +150,7 @@ def read_head(folder: Path) -> SavedHead:
     method = head_method(card["head"])
     settings = make_settings(method, card["settings"])
     head = method.load(tensors, settings, Shape(**card["shape"]))
-    return SavedHead(head, method, settings, card)
+    return SavedHead(head, method, settings, card, saved_spread(tensors))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mmap_st.head.base import FittedHead, Validation, settings_values
 from mmap_st.head.metrics import gene_table, most_variable, pooled_errors, summarise
 from mmap_st.head.request import FitRequest
 from mmap_st.head.slides import HeadSlide
+from mmap_st.head.uncertainty import LEVEL, Spread, coverage
 
 #: How the embeddings that heads see are normalised.
 EMBEDDINGS = "standardised within each slide"
@@ -88,6 +89,16 @@ class Fitted:
         if self.request.protocol.released_errors:
             summary |= pooled_errors(predicted, measured)
         return summary
+
+    def intervals(self, spread: Spread, predicted: Predictions) -> dict[str, Any]:
+        """``prediction_intervals`` of metrics.json: how often they hold the truth on the test slides."""
+        calibrated = self.held_back or self.train
+        return {
+            "level": LEVEL,
+            "calibrated_on": self.validation.rule,
+            "patients": len({slide.patient or slide.name for slide in calibrated}),
+            **coverage(spread, predicted, self._measured(predicted)),
+        }
 
     def genes(self, predicted: Predictions, ridge: Predictions | None) -> list[dict[str, Any]]:
         """Rows of genes.csv: each gene of the panel, its scores on the test slides, and ridge's."""

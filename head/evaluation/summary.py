@@ -47,12 +47,33 @@ def evaluation_metrics(runs: Runs, patients: Mapping[str, str], rule: str, proto
         found = {key: run[row] for key, run in runs.items() if row in run}
         if found:
             result[row] = _row(found, patients)
+    result["prediction_intervals"] = _coverage(runs)
     for name, row in (("gain_over_mean", "baseline_mean"), ("gain_over_ridge", "baseline_ridge")):
         if row in result:
             result[name] = gain(result["test"], result[row], patients)
     seconds = [run["seconds"] for run in runs.values()]
     result["seconds"] = {key: sum(one[key] for one in seconds) for key in seconds[0]}
     return result
+
+
+def _coverage(runs: Runs) -> dict[str, Any] | None:
+    """How often intervals held the truth: means over slides, each a mean over seeds."""
+    found = [run["prediction_intervals"] for run in runs.values() if run.get("prediction_intervals")]
+    if not found:
+        return None
+    slides = {
+        name: _mean([one["slides"][name] for one in found if name in one["slides"]])
+        for one in found
+        for name in one["slides"]
+    }
+    return {
+        "level": found[0]["level"],
+        "calibrated_on": ", ".join(sorted({one["calibrated_on"] for one in found})),
+        "patients": min(one["patients"] for one in found),
+        "coverage": _mean(list(slides.values())),
+        "width": _mean([one["width"] for one in found]),
+        "slides": slides,
+    }
 
 
 def gain(

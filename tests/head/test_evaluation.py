@@ -70,6 +70,10 @@ def test_scores_are_means_over_the_held_out_slides(evaluated) -> None:
         by_slide = [fold[row]["slides"][f"{p}1"]["mse"] for fold, p in zip(folds, "ABCDE", strict=True)]
         interval = interval_over_patients(by_slide, list("ABCDE"))
         assert report.metrics[row]["intervals"]["mse"] == pytest.approx(interval)
+    covered = [
+        fold["prediction_intervals"]["slides"][f"{p}1"] for fold, p in zip(folds, "ABCDE", strict=True)
+    ]
+    assert report.metrics["prediction_intervals"]["coverage"] == pytest.approx(np.mean(covered))
     gain = report.metrics["gain_over_mean"]["pcc_slide"]
     assert gain["mean"] == pytest.approx(report.metrics["test"]["pcc_slide"])
     assert gain["patients"] == 5

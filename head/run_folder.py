@@ -27,6 +27,10 @@ HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
 )
 
 
+#: Of a cross-validation: each fold's runs, one a seed.
+FOLDS = "folds"
+
+
 @dataclass(frozen=True)
 class SavedHead:
     """A trained head with all that it needs to predict.

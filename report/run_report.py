@@ -15,7 +15,7 @@ from mmap_st.extract.slide import open_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.dataset import prototype_settings
 from mmap_st.head.predictions import MEASURED, UNS, read_prediction
-from mmap_st.head.run_folder import PREDICTIONS, SavedHead, read_head
+from mmap_st.head.run_folder import FOLDS, HEAD_JSON, PREDICTIONS, SavedHead, read_head
 from mmap_st.prototypes.candidates import CandidateSettings
 from mmap_st.prototypes.stored import stored_candidates
 from mmap_st.report.figure import save_figure
@@ -39,7 +39,7 @@ def report_run(
     Parameters
     ----------
     run
-        Folder of `mmap fit-head`, or one of .h5ad files of `mmap predict`.
+        Folder of `mmap fit-head` or `mmap evaluate`, or one of .h5ad files of `mmap predict`.
     out
         Folder for the pictures.
     genes
@@ -58,7 +58,8 @@ def report_run(
     files = sorted(folder.glob("*.h5ad"))
     if not files:
         raise RequestError(
-            f"{run} holds no predictions; `mmap fit-head --test ...` or `mmap predict` writes them."
+            f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
+            " writes them."
         )
     written = []
     for file in files:
@@ -72,7 +73,7 @@ def report_run(
         figure = expression_map(slide, chosen, "" if genes else _how_chosen(slide))
         written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
         if store is not None:
-            figure = _prototypes_of(store, slide, read_head(run))
+            figure = _prototypes_of(store, slide, _some_head(run))
             written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
     return written
 
@@ -80,6 +81,14 @@ def report_run(
 def _how_chosen(slide: SlideMap) -> str:
     score = "greatest spread" if slide.measured is None else "highest PCC"
     return f"the genes of {score} on this slide"
+
+
+def _some_head(run: Path) -> SavedHead:
+    """The head of a run; of a cross-validation, that of its first fold: all see the same candidates."""
+    if not (run / HEAD_JSON).is_file():
+        folds = sorted(run.glob(f"{FOLDS}/*/seed*"))
+        run = folds[0] if folds else run
+    return read_head(run)
 
 
 def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Figure:

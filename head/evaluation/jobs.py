@@ -24,9 +24,8 @@ from mmap_st.extract.engine.options import usable_cores
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.head.fit import fit_split
 from mmap_st.head.request import FitRequest
-from mmap_st.head.run_folder import METRICS
+from mmap_st.head.run_folder import FOLDS, METRICS
 
-FOLDS = "folds"
 # Of the embeddings of all slides: they are held as they are, standardised, and in parts of a fit.
 _COPIES = 4.0
 

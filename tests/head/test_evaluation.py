@@ -25,6 +25,7 @@ from mmap_st.head.evaluation.run import evaluate
 from mmap_st.head.predictions import read_prediction
 from mmap_st.head.request import fit_request
 from mmap_st.head.statistics import interval_over_patients
+from mmap_st.report.run_report import report_run
 
 ENCODER = "efficientnet-lite0"
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
@@ -99,6 +100,12 @@ def test_genes_have_names_and_the_number_of_folds_that_chose_them(evaluated) -> 
     found = genes.filter(pl.col("gene") == everywhere)
     assert found["pcc"][0] == pytest.approx(np.mean(scores))
     assert found["ridge_pcc"][0] == pytest.approx(np.mean(scores))
+
+
+def test_the_held_out_slides_are_drawn(evaluated, store: FeatureStore, tmp_path: Path) -> None:
+    paths = report_run(evaluated[0], tmp_path, number=1, store=store)
+    assert [p.name for p in paths[:2]] == ["A1_maps.png", "A1_prototypes.png"]
+    assert len(paths) == 10
 
 
 def test_a_finished_fold_is_not_fitted_again_and_more_seeds_may_follow(

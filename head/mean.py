@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.targets import Targets
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
 from mmap_st.head.slides import HeadSlide
 
@@ -37,12 +38,13 @@ class MeanHead:
 
 def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
     """(G,) mean of the targets over all usable spots, undefined ones left out; 0 for a gene without any."""
-    total, count = 0.0, 0.0
-    for slide in train:
-        assert slide.target is not None
-        target = slide.target[slide.usable].astype(np.float64)
-        total = total + np.nansum(target, axis=0)
-        count = count + np.isfinite(target).sum(axis=0)
+    return mean_target([(slide.targets, slide.usable) for slide in train])
+
+
+def mean_target(parts: Sequence[tuple[Targets, NDArray[np.bool_]]]) -> NDArray[np.float32]:
+    """(G,) mean over some spots (n,) of each slide; 0 for a gene that none of them has."""
+    total = sum(targets.total(use) for targets, use in parts)
+    count = sum(targets.present * float((use & targets.defined).sum()) for targets, use in parts)
     mean: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
     return mean
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from mmap_st.data.counts import Counts
 from mmap_st.data.spots import some
+from mmap_st.data.targets import Targets
 from mmap_st.errors import NormalisationError
 
 #: Name of the default normalisation, recorded with every head.
@@ -80,15 +81,18 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
 
-def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:
-    """Return the (n, len(genes)) float32 targets of one slide.
+def sparse_targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> Targets:
+    """Return the targets of one slide on the panel `genes`.
 
-    NaN marks what is undefined: the whole row of a spot whose library size is 0 (under `LOG10_PANEL` it is
-    0), and the whole column of a gene that the slide lacks.
+    Undefined are a spot whose library size is 0 (under `LOG10_PANEL` it is 0), and a gene that the slide
+    lacks.
     """
     columns, present = counts.columns_of(genes)
-    values: NDArray[np.float32] = NORMALISATIONS[normalisation](counts, columns).toarray().astype(np.float32)
-    if normalisation != LOG10_PANEL:
-        values[counts.library <= 0] = np.nan
-    values[:, ~present] = np.nan
-    return values
+    values = sparse.csr_array(NORMALISATIONS[normalisation](counts, columns), dtype=np.float32)
+    everywhere = normalisation == LOG10_PANEL
+    return Targets(values, np.ones(len(counts.ids), np.bool_) if everywhere else counts.library > 0, present)
+
+
+def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:
+    """Return `sparse_targets` as (n, len(genes)) float32, NaN where undefined."""
+    return sparse_targets(counts, genes, normalisation).dense()

@@ -37,7 +37,11 @@ class Magnification:
 
     def embedding(self) -> NDArray[np.float32]:
         """(n, d) float32; rows of windows that could not be read are NaN."""
-        return np.asarray(array_in(self.group, "embedding")[:], dtype=np.float32)
+        return self.embedding_rows(slice(None))
+
+    def embedding_rows(self, rows: slice) -> NDArray[np.float32]:
+        """(k, d) float32 of some rows; those of windows that could not be read are NaN."""
+        return np.asarray(array_in(self.group, "embedding")[rows], dtype=np.float32)
 
     @property
     def tokens(self) -> int:

@@ -14,6 +14,9 @@ from mmap_st.data.splits import inner_folds, spatial_blocks
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.slides import HeadSlide
 
+# Of predictions that intervals are calibrated on.
+_MOST_ENTRIES = 1 << 25
+
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -35,11 +38,9 @@ class HeldOut:
     rows: NDArray[np.int64]
     predicted: NDArray[np.float32]
 
-    @property
-    def target(self) -> NDArray[np.float32]:
-        """(k, G), NaN where undefined."""
-        assert self.slide.target is not None
-        return self.slide.target[self.rows]
+    def target(self, genes: slice = slice(None)) -> NDArray[np.float32]:
+        """(k, g) of some genes, NaN where undefined."""
+        return self.slide.targets.dense(self.rows, genes)
 
 
 class FittedHead(Protocol):
@@ -172,19 +173,29 @@ def plan_validation(
     return Validation(rule, tuple(pairs), refit=True)
 
 
-def cross_fit(
-    validation: Validation | None, fit: Callable[[Sequence[HeadSlide]], FittedHead]
-) -> list[HeldOut]:
-    """Fit on each inner fold, and predict the spots that it leaves out; none where other slides validate."""
-    if validation is None or not validation.refit:
+def cross_fit(validation: Validation, without: Callable[[int], FittedHead]) -> list[HeldOut]:
+    """Predict the spots of each inner fold by the head `without` it; none where other slides validate."""
+    if not validation.refit:
         return []
-    found = []
-    for fitted_on, judged_on in validation.folds:
-        head = fit(fitted_on)
-        for slide in judged_on:
-            rows = np.flatnonzero(slide.usable)
-            found.append(HeldOut(slide, rows, head.predict(slide)[rows]))
-    return found
+    judged = [slide for _, slides in validation.folds for slide in slides]
+    step = thinned(sum(int(slide.usable.sum()) for slide in judged), judged[0].targets.genes)
+    return [
+        held_out_by(head, slide, step)
+        for number, (_, slides) in enumerate(validation.folds)
+        for head in [without(number)]
+        for slide in slides
+    ]
+
+
+def held_out_by(head: FittedHead, slide: HeadSlide, step: int) -> HeldOut:
+    """What a head predicts of every `step`-th usable spot of a slide that it did not see."""
+    rows = np.flatnonzero(slide.usable)[::step]
+    return HeldOut(slide, rows, head.predict(slide)[rows])
+
+
+def thinned(spots: int, genes: int) -> int:
+    """How many spots to take one of, so that calibration holds no more than some hundred MB."""
+    return -(-spots * genes // _MOST_ENTRIES)
 
 
 def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:

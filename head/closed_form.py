@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,89 +12,158 @@ from scipy.linalg import cho_factor, cho_solve
 
 Matrix = NDArray[np.float64]
 Weight = NDArray[np.float32]
+Chunk = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Group:
     """Training rows of one slide and one fold.
 
     Attributes
     ----------
-    features
-        (n, p) float32.
-    target
-        (n, G) float32; a column is NaN where the slide lacks the gene.
     fold
         Number of the fold that they belong to.
+    present
+        (r,) targets that the slide has.
+    chunks
+        Features (k, p) and targets (k, r), float32, of one part of the rows after another. Targets that the
+        slide lacks may be NaN.
     """
 
-    features: NDArray[np.float32]
-    target: NDArray[np.float32]
     fold: int
+    present: NDArray[np.bool_]
+    chunks: Iterable[Chunk]
+
+
+@dataclass
+class _Moments:
+    """Sums over groups of one fold that have the same targets, each group centred: (p, p) and (p, r)."""
+
+    fold: int
+    present: NDArray[np.bool_]
+    gram: Matrix
+    moment: Matrix
 
 
 class FoldedRidge:
     """Ridge without any of the folds, at any strength.
 
-    Features and targets are centred within each group of rows, so that slides differ in nothing but their
-    spots. Where there are fewer rows than features, the rows' Gram matrix is made once and its parts are
-    solved; else each group's moments are added up. Both give the same weights.
+    Targets, and features unless they come so, are centred within each group of rows, so that slides differ
+    in nothing but their spots. Where there are fewer rows than features, all are kept, and parts of their
+    Gram matrix are solved; else moments are added up, by fold and by the targets that are there. Both give
+    the same weights.
 
     Parameters
     ----------
     groups
-        Rows of all slides; a gene that a group lacks is fitted on the others.
+        Rows of all slides, read once; a target that a group lacks is fitted on the others.
+    centre
+        Whether features are to be centred.
     """
 
-    def __init__(self, groups: Sequence[Rows]) -> None:
-        self._fold = np.array([group.fold for group in groups])
-        present = np.array([np.isfinite(group.target).any(axis=0) for group in groups])
-        # Genes that the same groups have are solved together: mostly, that is all of them.
-        self._patterns, self._pattern_of = np.unique(present, axis=1, return_inverse=True)
-        x = [_centred(group.features) for group in groups]
-        self._y = [_centred(np.nan_to_num(group.target)) for group in groups]
-        self._width = x[0].shape[1]
-        self._dual = sum(map(len, x)) <= self._width
-        if self._dual:
-            self._x = np.concatenate(x)
-            self._gram = [self._x @ self._x.T]
-            self._group = np.repeat(np.arange(len(groups)), [len(rows) for rows in x])
-            self._target = np.concatenate(self._y)
+    def __init__(self, groups: Iterable[Group], *, centre: bool = True) -> None:
+        self._centre = centre
+        seen: list[Group] = []
+
+        def stream() -> Iterator[tuple[int, Chunk]]:
+            for group in groups:
+                seen.append(group)
+                for chunk in group.chunks:
+                    yield len(seen) - 1, chunk
+
+        chunks = stream()
+        held: list[tuple[int, Chunk]] = []
+        for item in chunks:
+            held.append(item)
+            self._width = item[1][0].shape[1]
+            if sum(len(x) for _, (x, _) in held) > self._width:
+                break
         else:
-            self._gram = [rows.T @ rows for rows in x]
-            self._moment = [rows.T @ y for rows, y in zip(x, self._y, strict=True)]
+            self._hold(seen, held)
+            return
+        self._x: Matrix | None = None
+        self._parts: list[_Moments] = []
+        for number, items in groupby(chain(held, chunks), key=lambda item: item[0]):
+            self._add(seen[number], (chunk for _, chunk in items))
+        self._settle([(part.fold, part.present) for part in self._parts])
+
+    def _hold(self, groups: list[Group], held: list[tuple[int, Chunk]]) -> None:
+        """Keep all rows."""
+        self._row_part = np.concatenate([np.full(len(x), number) for number, (x, _) in held])
+        self._x = np.concatenate([x for _, (x, _) in held]).astype(np.float64)
+        self._y = np.nan_to_num(np.concatenate([y for _, (_, y) in held]).astype(np.float64))
+        for number in np.unique(self._row_part):
+            rows = self._row_part == number
+            if self._centre:
+                self._x[rows] -= self._x[rows].mean(axis=0)
+            self._y[rows] -= self._y[rows].mean(axis=0)
+        self._gram = self._x @ self._x.T
+        self._settle([(group.fold, group.present) for group in groups])
+
+    def _add(self, group: Group, chunks: Iterable[Chunk]) -> None:
+        """Add one group to the moments of its fold."""
+        same = (p for p in self._parts if p.fold == group.fold and (p.present == group.present).all())
+        part = next(same, None)
+        if part is None:
+            width, number = self._width, len(group.present)
+            part = _Moments(group.fold, group.present, np.zeros((width, width)), np.zeros((width, number)))
+            self._parts.append(part)
+        rows, total_x, total_y = 0, np.zeros(self._width), np.zeros(len(group.present))
+        for features, target in chunks:
+            x, y = features.astype(np.float64), np.nan_to_num(target.astype(np.float64))
+            part.gram += x.T @ x
+            part.moment += x.T @ y
+            rows += len(x)
+            total_x += x.sum(axis=0)
+            total_y += y.sum(axis=0)
+        if self._centre:
+            part.gram -= np.outer(total_x, total_x / max(rows, 1))
+        part.moment -= np.outer(total_x, total_y / max(rows, 1))
+
+    def _settle(self, parts: list[tuple[int, NDArray[np.bool_]]]) -> None:
+        """Targets that the same parts have are solved together: mostly, that is all of them."""
+        self._fold = np.array([fold for fold, _ in parts])
+        present = np.array([present for _, present in parts])
+        self._patterns, self._pattern_of = np.unique(present, axis=1, return_inverse=True)
+
+    def rescale(self, factor: NDArray[np.float32]) -> None:
+        """Multiply each of the p features by its factor, as if they had come so."""
+        scale = factor.astype(np.float64)
+        if self._x is not None:
+            self._x *= scale
+            self._gram = self._x @ self._x.T
+            return
+        for part in self._parts:
+            part.gram *= scale[:, None] * scale
+            part.moment *= scale[:, None]
 
     def weight(self, alpha: float, without: Collection[int] = ()) -> Weight:
-        """(p, G) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
+        """(p, r) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
         kept = ~np.isin(self._fold, list(without))
         weight = np.zeros((self._width, len(self._pattern_of)), np.float32)
         for number, pattern in enumerate(self._patterns.T):
-            genes = np.flatnonzero(self._pattern_of == number)
-            groups = np.flatnonzero(kept & pattern)
-            if len(groups):
-                weight[:, genes] = self._solve(alpha, groups, genes)
+            targets = np.flatnonzero(self._pattern_of == number)
+            parts = np.flatnonzero(kept & pattern)
+            if len(parts):
+                weight[:, targets] = self._solve(alpha, parts, targets)
         return weight
 
-    def _solve(self, alpha: float, groups: NDArray[np.int64], genes: NDArray[np.int64]) -> Matrix:
-        if self._dual:
-            rows = np.flatnonzero(np.isin(self._group, groups))
-            gram = self._gram[0][np.ix_(rows, rows)]
-            solved = _solve_positive(gram, alpha, self._target[np.ix_(rows, genes)])
+    def _solve(self, alpha: float, parts: NDArray[np.int64], targets: NDArray[np.int64]) -> Matrix:
+        if self._x is not None:
+            rows = np.flatnonzero(np.isin(self._row_part, parts))
+            solved = _solve_positive(self._gram[np.ix_(rows, rows)], alpha, self._y[np.ix_(rows, targets)])
             weight: Matrix = self._x[rows].T @ solved
             return weight
-        gram = np.add.reduce([self._gram[g] for g in groups])
-        moment = np.add.reduce([self._moment[g][:, genes] for g in groups])
+        first, *others = (self._parts[number] for number in parts)
+        gram, moment = first.gram.copy(), first.moment[:, targets]
+        for part in others:
+            gram += part.gram
+            moment += part.moment[:, targets]
         return _solve_positive(gram, alpha, moment)
 
 
-def _centred(values: NDArray[np.float32]) -> Matrix:
-    centred: Matrix = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
-    return centred
-
-
 def _solve_positive(gram: Matrix, alpha: float, right: Matrix) -> Matrix:
-    """(gram + alpha)^-1 right."""
-    shifted = gram.copy()
-    shifted.flat[:: len(gram) + 1] += alpha
-    solved: Matrix = cho_solve(cho_factor(shifted, overwrite_a=True, check_finite=False), right)
+    """(gram + alpha)^-1 right; `gram` is overwritten."""
+    gram.flat[:: len(gram) + 1] += alpha
+    solved: Matrix = cho_solve(cho_factor(gram, overwrite_a=True, check_finite=False), right)
     return solved

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import standardise
 
 # Axes are those of a sample: they hardly change with more spots.
 _MOST_SPOTS = 20_000
@@ -50,7 +49,7 @@ def fit_components(slides: Sequence[HeadSlide], most: int) -> Components:
     """
     total = sum(int(slide.valid.sum()) for slide in slides)
     step = max(1, -(-total // _MOST_SPOTS))
-    sample = np.concatenate([standardise(slide)[0][np.flatnonzero(slide.valid)[::step]] for slide in slides])
+    sample = np.concatenate([slide.standardised(np.flatnonzero(slide.valid)[::step]) for slide in slides])
     count = min(most, *sample.shape[::2])
     return Components(
         np.stack([_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])])

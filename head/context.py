@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -20,36 +23,55 @@ def spot_pitch(xy: NDArray[np.float64]) -> float:
     return float(np.median(apart)) if len(apart) else 1.0
 
 
-def gaussian_neighbours(
-    xy: NDArray[np.float64], use: NDArray[np.bool_], width: float, pitch: float
-) -> sparse.csr_array:
-    """Averages over neighbours, nearer ones counting more.
+@dataclass(frozen=True)
+class Surroundings:
+    """Where the spots of one slide lie, to find what is near some of them.
 
-    Parameters
+    Attributes
     ----------
     xy
         (n, 2) centres of the spots.
     use
-        (n,) spots that may be averaged; the rows and columns of others are empty.
-    width
-        Standard deviation of the Gaussian, in spot pitches.
+        (n,) spots that may be averaged.
     pitch
         Distance of neighbouring spots, in the units of `xy`.
-
-    Returns
-    -------
-    (n, n) float32 whose rows sum to 1; a spot takes part in its own average.
     """
-    rows = np.flatnonzero(use)
-    if not len(rows):
-        return sparse.csr_array((len(xy), len(xy)), dtype=np.float32)
-    tree = cKDTree(xy[rows])
-    pairs = tree.query_pairs(_REACH * width * pitch, output_type="ndarray")
-    i = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(len(rows))])
-    j = np.concatenate([pairs[:, 1], pairs[:, 0], np.arange(len(rows))])
-    squared = ((xy[rows[i]] - xy[rows[j]]) ** 2).sum(axis=1) / pitch**2
-    weight = np.exp(-squared / (2 * width**2))
-    total = np.bincount(i, weight, minlength=len(rows))
-    return sparse.csr_array(
-        ((weight / total[i]).astype(np.float32), (rows[i], rows[j])), shape=(len(xy), len(xy))
-    )
+
+    xy: NDArray[np.float64]
+    use: NDArray[np.bool_]
+    pitch: float
+
+    @cached_property
+    def _tree(self) -> tuple[cKDTree, NDArray[np.int64]]:
+        rows = np.flatnonzero(self.use)
+        return cKDTree(self.xy[rows]), rows
+
+    def gaussian(self, rows: NDArray[np.int64], width: float) -> sparse.csr_array:
+        """Averages over the neighbours of some spots, nearer ones counting more.
+
+        Parameters
+        ----------
+        rows
+            (k,) which spots.
+        width
+            Standard deviation of the Gaussian, in spot pitches.
+
+        Returns
+        -------
+        (k, n) float32 whose rows sum to 1; a spot takes part in its own average. Rows of spots that may not
+        be averaged are empty.
+        """
+        tree, of_tree = self._tree
+        asked = np.flatnonzero(self.use[rows])
+        if not len(asked):
+            return sparse.csr_array((len(rows), len(self.xy)), dtype=np.float32)
+        found = cKDTree(self.xy[rows[asked]]).sparse_distance_matrix(
+            tree, _REACH * width * self.pitch, output_type="ndarray"
+        )
+        i, j = asked[found["i"]], of_tree[found["j"]]
+        squared = ((self.xy[rows[i]] - self.xy[j]) ** 2).sum(axis=1) / self.pitch**2
+        weight = np.exp(-squared / (2 * width**2))
+        total = np.bincount(i, weight, minlength=len(rows))
+        return sparse.csr_array(
+            ((weight / total[i]).astype(np.float32), (i, j)), shape=(len(rows), len(self.xy))
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.normalise import targets
+from mmap_st.data.normalise import sparse_targets
 from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split, shared_patients
 from mmap_st.data.spots import some
@@ -19,7 +19,7 @@ from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.slides import HeadSlide
 from mmap_st.prototypes.candidates import CandidateSettings
 from mmap_st.prototypes.select import select_prototypes, selected_count
-from mmap_st.prototypes.stored import read_embeddings, stored_candidates
+from mmap_st.prototypes.stored import stored_candidates, stored_embeddings
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def load_slide(
     patient: str | None = None,
     prototypes: PrototypeSettings | None = None,
 ) -> HeadSlide:
-    """Read one slide of a store: embeddings and, if asked, candidates (built where they are missing)."""
+    """One slide of a store: embeddings, read on demand, and candidates if asked (built where missing)."""
     stored = store.slide(name)
-    embedding, valid = read_embeddings(stored, encoder, mpps)
+    embedding, valid = stored_embeddings(stored, encoder, mpps)
     extra: dict[str, Any] = {}
     if prototypes is not None:
         candidates, _ = stored_candidates(store, stored, encoder, mpps, prototypes.candidates)
@@ -147,6 +147,6 @@ def with_targets(
 ) -> dict[str, HeadSlide]:
     """The slides with their targets on a panel."""
     return {
-        name: replace(slide, target=targets(counts[name], genes, normalisation))
+        name: replace(slide, target=sparse_targets(counts[name], genes, normalisation))
         for name, slide in slides.items()
     }

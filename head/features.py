@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
+from mmap_st.extract.embeddings import BLOCK_BYTES, row_blocks
 from mmap_st.head.components import Components
-from mmap_st.head.context import gaussian_neighbours, spot_pitch
+from mmap_st.head.context import Surroundings, spot_pitch
 from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import standardise
 
 #: Widths of the two averages over neighbours, in spot pitches (docs/recipe.md).
 NEAR, WIDE = 0.7, 1.5
@@ -31,41 +30,45 @@ class SlideFeatures:
         (n, M, c) float32; 0 for spots that are not valid.
     centre
         (K, M, c) float32, its prototype candidates; None where they are not used.
-    attention
-        (n, K) float32, how much each spot attends to each candidate: rows sum to 1, and candidates that are
-        not selected get 0.
-    near, wide
-        (n, n) averages over neighbours.
+    selected
+        (n, K) bool, the candidates that each spot attends to.
+    surroundings
+        Where its spots lie.
     """
 
     own: NDArray[np.float32]
     centre: NDArray[np.float32] | None
-    attention: NDArray[np.float32] | None
-    near: sparse.csr_array
-    wide: sparse.csr_array
+    selected: NDArray[np.bool_] | None
+    surroundings: Surroundings
 
-    def blocks(self) -> list[NDArray[np.float32]]:
-        """(n, M * c) each: the spot itself, what is near, what is wide around it, and its prototypes.
+    def blocks(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """(k, B, M * c): the spot itself, what is near, what is wide around it, and its prototypes.
 
-        The prototypes are averaged over what is near too: neighbours attend to much the same ones.
+        The prototypes are averaged over what is near too: neighbours attend to much the same ones. What is
+        not kept for all spots is computed for these `rows` alone; None: all.
         """
+        rows = np.arange(len(self.own)) if rows is None else rows
+        near, wide = (self.surroundings.gaussian(rows, width) for width in (NEAR, WIDE))
         own = self.own.reshape(len(self.own), -1)
-        blocks = [own, self.near @ own, self.wide @ own]
-        if self.centre is not None and self.attention is not None:
-            blocks.append(self.near @ (self.attention @ self.centre.reshape(len(self.centre), -1)))
-        return blocks
+        blocks = [own[rows], near @ own, wide @ own]
+        if self.centre is not None and self.selected is not None:
+            neighbours = np.unique(near.indices)
+            attention = prototype_attention(self.own[neighbours], self.centre, self.selected[neighbours])
+            attended = attention @ self.centre.reshape(len(self.centre), -1)
+            blocks.append(near[:, neighbours] @ attended)
+        return np.stack(blocks, axis=1)
 
 
-def slide_features(slide: HeadSlide, components: Components) -> SlideFeatures:
-    """Compute the features of a slide; its expression is not looked at."""
-    embedding, centre = standardise(slide)
-    own = components.of(embedding)
-    pitch = spot_pitch(slide.xy)
-    near, wide = (gaussian_neighbours(slide.xy, slide.valid, width, pitch) for width in (NEAR, WIDE))
-    if centre is None or slide.selected is None:
-        return SlideFeatures(own, None, None, near, wide)
-    reduced = components.of(centre)
-    return SlideFeatures(own, reduced, prototype_attention(own, reduced, slide.selected), near, wide)
+def slide_features(slide: HeadSlide, components: Components, block_bytes: int = BLOCK_BYTES) -> SlideFeatures:
+    """Compute the features of a slide, its embeddings read in blocks; its expression is not looked at."""
+    own = np.empty((len(slide), *components.axes.shape[::2]), np.float32)
+    for _, rows in row_blocks(slide.embedding, np.arange(len(slide)), block_bytes):
+        own[rows] = components.of(slide.standardised(rows))
+    surroundings = Surroundings(slide.xy, slide.valid, spot_pitch(slide.xy))
+    if slide.centre is None or slide.selected is None:
+        return SlideFeatures(own, None, None, surroundings)
+    centre = components.of(slide.standard.of(slide.centre))
+    return SlideFeatures(own, centre, slide.selected, surroundings)
 
 
 def prototype_attention(

@@ -24,7 +24,7 @@ from mmap_st.extract.store import (
     check_same_recipe,
     common_magnifications,
 )
-from mmap_st.head.base import FittedHead, HeldOut, plan_validation
+from mmap_st.head.base import FittedHead, HeldOut, held_out_by, plan_validation, thinned
 from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
 from mmap_st.head.predictions import prediction_file, write_prediction
@@ -189,8 +189,8 @@ def _held_out(head: FittedHead, held_back: Sequence[HeadSlide]) -> Sequence[Held
     """Predictions to calibrate on: of the slides that validate, else of the inner folds."""
     if not held_back:
         return head.held_out()
-    rows = {slide.name: np.flatnonzero(slide.usable) for slide in held_back}
-    return [HeldOut(s, rows[s.name], head.predict(s)[rows[s.name]]) for s in held_back]
+    step = thinned(sum(int(slide.usable.sum()) for slide in held_back), held_back[0].targets.genes)
+    return [held_out_by(head, slide, step) for slide in held_back]
 
 
 def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray[np.float32]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.targets import Targets
 from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.head.slides import HeadSlide
 
@@ -20,10 +21,10 @@ class MeanSettings:
 
 @dataclass
 class MeanHead:
-    """(G,) mean of the training targets, and how choices would be made."""
+    """(G,) mean of the training targets, and what makes the predictions of `held_out`."""
 
     mean: NDArray[np.float32]
-    validation: Validation | None = None
+    left_out: Callable[[], Sequence[HeldOut]] = tuple
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
 
@@ -36,17 +37,18 @@ class MeanHead:
         return {"mean": self.mean}
 
     def held_out(self) -> Sequence[HeldOut]:
-        return cross_fit(self.validation, lambda fitted_on: MeanHead(training_mean(fitted_on)))
+        return self.left_out()
 
 
 def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
     """(G,) mean of the targets over all usable spots, undefined ones left out; 0 for a gene without any."""
-    total, count = 0.0, 0.0
-    for slide in train:
-        assert slide.target is not None
-        target = slide.target[slide.usable].astype(np.float64)
-        total = total + np.nansum(target, axis=0)
-        count = count + np.isfinite(target).sum(axis=0)
+    return mean_target([(slide.targets, slide.usable) for slide in train])
+
+
+def mean_target(parts: Sequence[tuple[Targets, NDArray[np.bool_]]]) -> NDArray[np.float32]:
+    """(G,) mean over some spots (n,) of each slide; 0 for a gene that none of them has."""
+    total = sum(targets.total(use) for targets, use in parts)
+    count = sum(targets.present * float((use & targets.defined).sum()) for targets, use in parts)
     mean: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
     return mean
 
@@ -59,7 +61,11 @@ def fit_mean(
     tell: Callable[[str], None],
 ) -> MeanHead:
     """Average the training targets."""
-    return MeanHead(training_mean(train), validation)
+
+    def without(number: int) -> MeanHead:
+        return MeanHead(training_mean(validation.folds[number][0]))
+
+    return MeanHead(training_mean(train), lambda: cross_fit(validation, without))
 
 
 def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHead:

@@ -9,7 +9,9 @@ import torch
 
 from mmap_st.errors import HeadError, first_line
 from mmap_st.head.base import HeadMethod, Shape, Tensors, Validation
+from mmap_st.head.basis import Basis
 from mmap_st.head.components import Components
+from mmap_st.head.limits import LIMITS, Limits
 from mmap_st.head.mmap_fit import MmapFit, make_network
 from mmap_st.head.mmap_head import MmapHead
 from mmap_st.head.slide_level import SlideLevel
@@ -39,6 +41,9 @@ class MmapSettings:
         How the network joins magnifications: ``attention`` from the finest to all, or ``concatenate``.
     components
         Principal components of the embeddings at each magnification that the head sees.
+    rank
+        Number of axes of expression that are fitted; None: the genes themselves up to
+        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
     alpha
         Strength of ridge; None: chosen among `mmap_st.head.mmap_fit.ALPHAS`.
     width, heads
@@ -62,6 +67,7 @@ class MmapSettings:
     learned: int = 40
     fusion: str = "attention"
     components: int = 128
+    rank: int | None = None
     alpha: float | None = None
     width: int = 128
     heads: int = 4
@@ -88,6 +94,8 @@ class MmapSettings:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.selected is not None and self.selected < 1:
             raise ValueError(f"selected is {self.selected}, it must be 1 or more")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}, it must be auto, cpu or cuda")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -122,6 +130,7 @@ def fit_mmap(
     settings: MmapSettings,
     seed: int,
     tell: Callable[[str], None],
+    limits: Limits = LIMITS,
 ) -> MmapHead:
     """Fit ridge on fixed attention, then let learned attention explain what it leaves.
 
@@ -129,8 +138,8 @@ def fit_mmap(
     training slides; 0 epochs: ridge alone. Learned attention is trained on what ridge leaves of spots that
     it was not fitted on.
     """
-    fit = MmapFit(train, validation, settings, seed)
     tell("mmap: ridge on fixed attention")
+    fit = MmapFit(train, validation, settings, seed, limits)
     fit.choose_strength()
     for number in range(len(fit.trials) if settings.blend else 0):
         tell(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
@@ -144,6 +153,7 @@ def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHea
     try:
         level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
         components = Components(tensors["components"])
+        basis = Basis.load(tensors, shape.genes)
         members: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("network."):
@@ -151,7 +161,7 @@ def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHea
                 members.setdefault(int(number), {})[name] = torch.from_numpy(value)
         networks = []
         for _, state in sorted(members.items()):
-            network = make_network(settings, components, shape.genes)
+            network = make_network(settings, components, basis.rank)
             network.load_state_dict(state)
             networks.append(network)
         return MmapHead(
@@ -159,6 +169,7 @@ def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHea
             tensors["block_scale"],
             tensors["weight"],
             tensors["mean"],
+            basis,
             SlideLevel(**level) if level else None,
             networks,
             settings.blend,

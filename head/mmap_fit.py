@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.base import HeldOut, Validation
+from mmap_st.head.base import HeldOut, Validation, thinned
+from mmap_st.head.basis import fit_basis, judged_genes
 from mmap_st.head.choice import best_of
-from mmap_st.head.closed_form import FoldedRidge, Rows
 from mmap_st.head.components import Components, fit_components
-from mmap_st.head.features import SlideFeatures, slide_features
-from mmap_st.head.mean import training_mean
+from mmap_st.head.limits import LIMITS, Limits
+from mmap_st.head.mean import mean_target, training_mean
 from mmap_st.head.metrics import slide_metrics
-from mmap_st.head.mmap_head import MmapHead, block_scales, joined_blocks, level_of
+from mmap_st.head.mmap_head import MmapHead, level_of
 from mmap_st.head.network import MmapNetwork
+from mmap_st.head.prepare import Preparation, Prepared
 from mmap_st.head.slide_level import SlideLevel, fit_slide_level, slide_descriptor
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.training import SlideTensors, TrainingSlide, network_output, seeded, train_epochs
@@ -35,79 +36,73 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One slide with what is computed from it once.
+class Judged:
+    """Kept spots of one slide that a trial is judged on.
 
     Attributes
     ----------
-    slide, features
-        The slide and its components.
-    blocks
-        (n, p) float32, input of ridge.
-    tensors
-        Input of the network.
-    fold
-        (n,) fold of each spot; -1 for slides that validate.
+    prepared, positions
+        The slide, and which of its kept spots.
+    level
+        (G,) of the slide, fitted as the trial is.
+    measured
+        (k, g) targets of the genes that choices are made by.
     """
 
-    slide: HeadSlide
-    features: SlideFeatures
-    blocks: Array
-    tensors: SlideTensors
-    fold: NDArray[np.int64]
+    prepared: Prepared
+    positions: NDArray[np.int64]
+    level: Array
+    measured: Array
 
     @property
-    def target(self) -> Array:
-        """(n, G)."""
-        assert self.slide.target is not None
-        return self.slide.target
+    def tensors(self) -> SlideTensors:
+        """Input of the network."""
+        return self.prepared.tensors.rows(torch.from_numpy(self.positions))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fit on some folds, judged on rows of other slides or folds.
+    """A fit on some folds, judged on spots of other slides or folds.
 
     Attributes
     ----------
     without
         Folds that are not fitted.
+    mean
+        (G,) training mean of the fitted spots.
     judged
-        Slides and the rows of each.
-    mean, level
-        Training mean of the fitted rows, and the level of each judged slide, (G,) each.
+        What it is judged on, slide by slide.
     """
 
     without: tuple[int, ...]
-    judged: tuple[tuple[Prepared, NDArray[np.int64]], ...]
     mean: Array
-    level: tuple[Array, ...]
+    judged: tuple[Judged, ...]
 
 
 class MmapFit:
     """The steps of one fit; `mmap_st.head.mmap.fit_mmap` calls them in order."""
 
     def __init__(
-        self, train: Sequence[HeadSlide], validation: Validation, settings: MmapSettings, seed: int
+        self,
+        train: Sequence[HeadSlide],
+        validation: Validation,
+        settings: MmapSettings,
+        seed: int,
+        limits: Limits = LIMITS,
     ) -> None:
         self._settings, self._seed, self._device = settings, seed, settings.resolved_device()
+        self._limits = limits
         train = [slide for slide in train if slide.usable.any()]
         self._components = fit_components(train, settings.components)
-        features = [slide_features(slide, self._components) for slide in train]
-        self._scale = block_scales(features, [slide.usable for slide in train])
-        folds = validation.row_folds(train)
-        self._train = [self._prepare(s, f, fold) for s, f, fold in zip(train, features, folds, strict=True)]
-        groups = [
-            Rows(p.blocks[rows], p.target[rows], fold) for p in self._train for fold, rows in _by_fold(p)
-        ]
-        self._ridge = FoldedRidge(groups)
-        self._folds = sorted({group.fold for group in groups})
+        self._basis, self._genes = fit_basis(train, settings.rank), judged_genes(train)
+        preparation = Preparation(self._components, self._basis, self._device, limits)
+        self._row_fold = validation.row_folds(train)
+        self._train, self._ridge, self._scale = preparation.train(train, self._row_fold, limits.attention)
+        self._folds = sorted({int(fold) for p in self._train for fold in p.fold})
         if validation.refit:
             self.trials = [self._trial((fold,), self._train) for fold in self._folds]
         else:
-            judged = [
-                self._prepare(s, slide_features(s, self._components), np.full(len(s), -1))
-                for s in validation.folds[0][1]
-            ]
+            judged = preparation.judge(validation.folds[0][1], limits.judged)
             self.trials = [self._trial((), judged)]
         self._refit = validation.refit
         self._curves: list[list[dict[str, float]]] = []
@@ -121,10 +116,7 @@ class MmapFit:
             return
         rows = []
         for alpha in ALPHAS:
-            scores = []
-            for trial in self.trials:
-                weight = self._ridge.weight(alpha, trial.without)
-                scores.append(self._score(trial, [p.blocks @ weight for p, _ in trial.judged]))
+            scores = [self._score(trial, self._explained(trial, alpha)) for trial in self.trials]
             rows.append({"alpha": alpha, **_mean_of(scores)})
         self._alpha = best_of(rows)["alpha"]
 
@@ -132,18 +124,18 @@ class MmapFit:
         """Train learned attention on a trial's folds, and record how it does after each epoch."""
         trial = self.trials[number]
         assert self._alpha is not None
-        weight = self._ridge.weight(self._alpha, trial.without)
-        base = [p.blocks @ weight for p, _ in trial.judged]
+        base = self._explained(trial, self._alpha)
         curve = [{"epoch": 0.0, "training_loss": float("nan"), **self._score(trial, base)}]
         states: list[dict[str, torch.Tensor]] = [{}]
         slides = self._left_to_explain(trial.without)
+        tensors = [judged.tensors for judged in trial.judged]
         seed = self._seed + _TRIALS_APART * (number + 1)
         with seeded(seed, self._device):
             network = self._network()
-            for epoch, loss in train_epochs(network, slides, self._settings.training(), seed):
+            for epoch, loss in self._epochs(network, slides, seed):
                 added = [
-                    b + self._settings.blend * network_output(network, p.tensors)
-                    for b, (p, _) in zip(base, trial.judged, strict=True)
+                    b + self._settings.blend * network_output(network, inputs)
+                    for b, inputs in zip(base, tensors, strict=True)
                 ]
                 curve.append({"epoch": float(epoch), "training_loss": loss, **self._score(trial, added)})
                 states.append({key: value.clone() for key, value in network.state_dict().items()})
@@ -162,7 +154,7 @@ class MmapFit:
             seed = self._seed + _MEMBERS_APART * (member + 1)
             with seeded(seed, self._device):
                 network = self._network()
-                for epoch, _ in train_epochs(network, slides, self._settings.training(), seed):
+                for epoch, _ in self._epochs(network, slides, seed):
                     if epoch == epochs:
                         break
             networks.append(network)
@@ -172,6 +164,7 @@ class MmapFit:
             self._scale,
             self._ridge.weight(self._alpha),
             training_mean([p.slide for p in self._train]),
+            self._basis,
             level,
             networks,
             self._settings.blend,
@@ -182,39 +175,49 @@ class MmapFit:
         )
 
     def _held_out(self, epochs: int) -> list[HeldOut]:
-        """Predictions of each trial's judged rows, by what was fitted on the others."""
+        """Predictions of spots that each trial is judged on, by what was fitted on the others."""
         assert self._alpha is not None
         found = []
+        step = thinned(
+            sum(len(j.positions) for trial in self.trials for j in trial.judged), self._basis.genes
+        )
         for number, trial in enumerate(self.trials):
-            weight = self._ridge.weight(self._alpha, trial.without)
             network = self._network()
             if epochs:
                 network.load_state_dict(self._states[number][epochs])
-            for (prepared, rows), level in zip(trial.judged, trial.level, strict=True):
-                predicted = trial.mean + level + prepared.blocks[rows] @ weight
+            for judged, output in zip(trial.judged, self._explained(trial, self._alpha), strict=True):
                 if epochs:
-                    added = network_output(network, prepared.tensors)[rows]
-                    predicted += np.float32(self._settings.blend) * added
-                found.append(HeldOut(prepared.slide, rows, predicted.astype(np.float32)))
+                    output += np.float32(self._settings.blend) * network_output(network, judged.tensors)
+                predicted = trial.mean + judged.level + self._basis.expression(output[::step])
+                rows = judged.prepared.rows[judged.positions[::step]]
+                found.append(HeldOut(judged.prepared.slide, rows, predicted))
         return found
 
-    def _prepare(self, slide: HeadSlide, features: SlideFeatures, fold: NDArray[np.int64]) -> Prepared:
-        tensors = SlideTensors.of(features, self._device)
-        return Prepared(slide, features, joined_blocks(features, self._scale), tensors, fold)
-
     def _network(self) -> MmapNetwork:
-        return make_network(self._settings, self._components, self._train[0].target.shape[1]).to(self._device)
+        return make_network(self._settings, self._components, self._basis.rank).to(self._device)
+
+    def _epochs(
+        self, network: MmapNetwork, slides: Sequence[TrainingSlide], seed: int
+    ) -> Iterator[tuple[int, float]]:
+        return train_epochs(network, slides, self._settings.training(), seed, self._limits.epoch)
 
     def _trial(self, without: tuple[int, ...], judged: Sequence[Prepared]) -> Trial:
-        kept = [p.slide.rows(~np.isin(p.fold, without)) for p in self._train]
+        fitted = [
+            (p.slide.targets, p.slide.usable & ~np.isin(fold, without))
+            for p, fold in zip(self._train, self._row_fold, strict=True)
+        ]
         level, _ = self._fit_level(without)
-        pairs = []
+        found = []
+        step = max(1, -(-sum(len(p.rows) for p in judged) // self._limits.judged))
         for prepared in judged:
-            rows = prepared.slide.usable & (np.isin(prepared.fold, without) | (prepared.fold < 0))
-            if rows.any():
-                pairs.append((prepared, np.flatnonzero(rows)))
-        levels = tuple(level_of(level, p.slide, p.target.shape[1]) for p, _ in pairs)
-        return Trial(without, tuple(pairs), training_mean(kept), levels)
+            positions = np.flatnonzero(np.isin(prepared.fold, without) | (prepared.fold < 0))[::step]
+            if len(positions):
+                targets = prepared.slide.targets
+                measured = targets.dense(prepared.rows[positions], self._genes)
+                found.append(
+                    Judged(prepared, positions, level_of(level, prepared.slide, targets.genes), measured)
+                )
+        return Trial(without, mean_target(fitted), tuple(found))
 
     def _fit_level(self, without: Collection[int]) -> tuple[SlideLevel | None, dict[str, float]]:
         """Levels of slides, fitted on those that lie whole in other folds."""
@@ -222,11 +225,16 @@ class MmapFit:
         if not fitted or any(p.slide.centre is None for p in fitted):
             return None, {}
         mean = training_mean([p.slide for p in fitted])
-        levels = np.stack([np.nan_to_num(training_mean([p.slide]) - mean) for p in fitted])
+        levels = np.stack([training_mean([p.slide]) - mean for p in fitted])
         for row, p in zip(levels, fitted, strict=True):
-            row[~np.isfinite(p.target).any(axis=0)] = 0.0
+            row[~p.slide.targets.present] = 0.0
         descriptors = [slide_descriptor(p.slide.centre) for p in fitted if p.slide.centre is not None]
         return fit_slide_level(descriptors, levels, [int(p.fold[0]) for p in fitted])
+
+    def _explained(self, trial: Trial, alpha: float) -> list[Array]:
+        """(k, r) what ridge says of the spots that a trial is judged on."""
+        weight = self._ridge.weight(alpha, trial.without)
+        return [judged.prepared.scaled(judged.positions, self._scale) @ weight for judged in trial.judged]
 
     def _left_to_explain(self, without: Collection[int]) -> list[TrainingSlide]:
         """What ridge leaves of each spot's difference from its slide, by ridge that did not see its fold.
@@ -235,16 +243,16 @@ class MmapFit:
         """
         assert self._alpha is not None
         kept = [fold for fold in self._folds if fold not in without]
-        left = [np.full_like(p.target, np.nan) for p in self._train]
+        left = [np.full((len(p.rows), self._basis.rank), np.nan, np.float32) for p in self._train]
         for fold in kept:
             hidden = {*without, fold} if len(kept) > 1 else set(without)
             weight = self._ridge.weight(self._alpha, hidden)
             for values, prepared in zip(left, self._train, strict=True):
-                rows = np.flatnonzero(prepared.slide.usable & (prepared.fold == fold))
-                if len(rows):
-                    target = prepared.target[rows]
-                    explained = prepared.blocks[rows] @ weight
-                    values[rows] = target - target.mean(axis=0) - (explained - explained.mean(axis=0))
+                positions = np.flatnonzero(prepared.fold == fold)
+                if len(positions):
+                    target = prepared.coordinates.rows(prepared.rows[positions])
+                    explained = prepared.scaled(positions, self._scale) @ weight
+                    values[positions] = target - target.mean(axis=0) - (explained - explained.mean(axis=0))
         return [
             TrainingSlide(
                 p.tensors,
@@ -255,21 +263,21 @@ class MmapFit:
         ]
 
     def _score(self, trial: Trial, outputs: Sequence[Array]) -> dict[str, float]:
-        """Mean per-slide PCC and squared error of a trial's judged rows."""
-        scores = [
-            slide_metrics(trial.mean + level + output[rows], prepared.target[rows])
-            for (prepared, rows), output, level in zip(trial.judged, outputs, trial.level, strict=True)
-        ]
+        """Mean per-slide PCC and squared error of the spots that a trial is judged on."""
+        scores = []
+        for judged, output in zip(trial.judged, outputs, strict=True):
+            base = trial.mean[self._genes] + judged.level[self._genes]
+            scores.append(slide_metrics(base + self._basis.expression(output, self._genes), judged.measured))
         return _mean_of([{"validation_mse": s["mse"], "validation_pcc": s["pcc"]} for s in scores])
 
 
-def make_network(settings: MmapSettings, components: Components, genes: int) -> MmapNetwork:
+def make_network(settings: MmapSettings, components: Components, outputs: int) -> MmapNetwork:
     """An untrained network whose output is 0."""
     magnifications, _, count = components.axes.shape
     network = MmapNetwork(
         2 * magnifications,
         count,
-        genes,
+        outputs,
         width=settings.width,
         heads=settings.heads,
         dropout=settings.dropout,
@@ -283,13 +291,6 @@ def make_network(settings: MmapSettings, components: Components, genes: int) -> 
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
     return network
-
-
-def _by_fold(prepared: Prepared) -> list[tuple[int, NDArray[np.int64]]]:
-    """The usable rows of each fold that a slide has."""
-    usable = prepared.slide.usable
-    folds = np.unique(prepared.fold[usable])
-    return [(int(fold), np.flatnonzero(usable & (prepared.fold == fold))) for fold in folds]
 
 
 def _mean_of(rows: Sequence[Any]) -> dict[str, float]:

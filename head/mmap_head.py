@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.head.base import HeldOut, Tensors
+from mmap_st.head.basis import Basis
 from mmap_st.head.components import Components
 from mmap_st.head.features import SHARES, SlideFeatures, slide_features
+from mmap_st.head.limits import LIMITS
 from mmap_st.head.network import MmapNetwork
 from mmap_st.head.slide_level import SlideLevel, slide_descriptor
 from mmap_st.head.slides import HeadSlide
@@ -31,9 +33,11 @@ class MmapHead:
     block_scale
         (B,) float32: what each block of features is multiplied with, see `block_scales`.
     weight
-        (B * M * c, G) float32, ridge on the blocks.
+        (B * M * c, r) float32, ridge on the blocks.
     mean
         (G,) float32, the training mean.
+    basis
+        From the r coordinates that are fitted to the genes.
     level
         Of slides; None: not used.
     networks
@@ -46,6 +50,7 @@ class MmapHead:
     block_scale: Array
     weight: Array
     mean: Array
+    basis: Basis
     level: SlideLevel | None
     networks: Sequence[MmapNetwork]
     blend: float
@@ -56,21 +61,32 @@ class MmapHead:
 
     def predict(self, slide: HeadSlide) -> Array:
         features = slide_features(slide, self.components)
-        predicted = self.mean + joined_blocks(features, self.block_scale) @ self.weight
-        predicted += level_of(self.level, slide, len(self.mean))
-        if self.networks:
-            tensors = SlideTensors.of(features, self.device)
-            outputs = [network_output(network, tensors) for network in self.networks]
-            predicted += np.float32(self.blend) * np.mean(outputs, axis=0)
-        predicted[~slide.valid] = np.nan
+        base: Array = self.mean + level_of(self.level, slide, len(self.mean))
+        predicted = np.full((len(slide), len(base)), np.nan, np.float32)
+        valid = np.flatnonzero(slide.valid)
+        for start in range(0, len(valid), LIMITS.block):
+            rows = valid[start : start + LIMITS.block]
+            predicted[rows] = base + self.basis.expression(self._coordinates(features, rows))
         return predicted
 
+    def _coordinates(self, features: SlideFeatures, rows: NDArray[np.int64]) -> Array:
+        """(k, r) of some spots: ridge, and what the networks add."""
+        blocks = features.blocks(rows)
+        scaled: Array = (blocks * self.block_scale[:, None]).reshape(len(rows), -1)
+        coordinates: Array = scaled @ self.weight
+        if self.networks:
+            tensors = SlideTensors.of(features, rows, blocks, self.device)
+            added: Array = np.mean([network_output(network, tensors) for network in self.networks], axis=0)
+            coordinates += np.float32(self.blend) * added
+        return coordinates
+
     def tensors(self) -> Tensors:
-        found = {
+        found: Tensors = {
             "components": self.components.axes,
             "block_scale": self.block_scale,
             "weight": self.weight,
             "mean": self.mean,
+            **self.basis.tensors(),
         }
         if self.level is not None:
             found |= {f"level.{key}": value for key, value in vars(self.level).items()}
@@ -90,17 +106,16 @@ def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
     return level.of(slide_descriptor(slide.centre))
 
 
-def joined_blocks(features: SlideFeatures, scale: Array) -> Array:
-    """(n, B * M * c) blocks side by side, each times its scale."""
-    return np.concatenate([b * s for b, s in zip(features.blocks(), scale, strict=True)], axis=1)
+def block_scales(squares: NDArray[np.float64], count: int) -> Array:
+    """(B,) factors that give blocks mean squared lengths in the proportion of `SHARES`, together 1.
 
-
-def block_scales(slides: Sequence[SlideFeatures], rows: Sequence[NDArray[np.bool_]]) -> Array:
-    """(B,) factors that give blocks mean squared lengths in the proportion of `SHARES`, together 1."""
-    total, count = np.zeros(len(slides[0].blocks())), 0
-    for features, kept in zip(slides, rows, strict=True):
-        total += [float((block[kept].astype(np.float64) ** 2).sum()) for block in features.blocks()]
-        count += int(kept.sum())
-    share = np.array(SHARES[: len(total)]) / sum(SHARES[: len(total)])
-    mean = total / max(count, 1)
+    Parameters
+    ----------
+    squares
+        (B,) sums of the squared lengths of each block.
+    count
+        Over how many spots.
+    """
+    share = np.array(SHARES[: len(squares)]) / sum(SHARES[: len(squares)])
+    mean = squares / max(count, 1)
     return np.sqrt(np.divide(share, mean, out=np.zeros_like(mean), where=mean > 0)).astype(np.float32)

@@ -64,7 +64,7 @@ def write_prediction(
         obs=pd.DataFrame({"valid": slide.valid}, index=pd.Index(slide.ids, dtype=object)),
         var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)),
         obsm={"spatial": slide.xy},
-        layers={} if slide.target is None else {MEASURED: slide.target},
+        layers={} if slide.target is None else {MEASURED: slide.target.dense()},
     )
     if spread is not None:
         table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32))

@@ -7,7 +7,7 @@ from its slide's mean is worth. This is the strong baseline that most published 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from mmap_st.data.targets import Index
 from mmap_st.errors import HeadError
+from mmap_st.extract.embeddings import row_blocks
 from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.head.basis import Basis, fit_basis, judged_genes
 from mmap_st.head.choice import best_of
+from mmap_st.head.closed_form import Chunk, FoldedRidge, Group
+from mmap_st.head.limits import LIMITS, Limits
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
-from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import standardise
+from mmap_st.head.slides import HeadSlide, evenly
 
 #: Strengths that are tried where none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))
 
-Matrix = NDArray[np.float64]
+# Axes are those of a sample: they hardly change with more spots.
+_MOST_SPOTS = 20_000
+# Rows become float64 or panels of genes: smaller blocks than those that are read elsewhere.
+_BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -39,133 +46,105 @@ class RidgeSettings:
         Strength of the penalty; None: chosen among `ALPHAS` on the validation slides.
     pca
         Number of principal components of the training embeddings to regress on; None: all columns.
+    rank
+        Number of axes of expression that are fitted; None: the genes themselves up to
+        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
     """
 
     alpha: float | None = None
     pca: int | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
         if self.pca is not None and self.pca < 1:
             raise ValueError(f"pca is {self.pca}, it must be 1 or more")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
 
 
 @dataclass
 class RidgeHead:
-    """A fitted ridge: prediction = mean + standardised embedding @ weight.
+    """A fitted ridge: prediction = mean + standardised embedding @ weight, on the axes of a basis.
 
     Attributes
     ----------
     weight
-        (M * d, G) float32.
+        (M * d, r) float32.
     mean
         (G,) float32, mean of the training targets.
-    validation, pca
-        How choices were made, and see `RidgeSettings`; of a head that was just fitted.
+    basis
+        From the r coordinates that are fitted to the genes.
+    left_out
+        Makes the predictions of `held_out`.
     """
 
     weight: NDArray[np.float32]
     mean: NDArray[np.float32]
-    validation: Validation | None = None
-    pca: int | None = None
+    basis: Basis
+    left_out: Callable[[], Sequence[HeldOut]] = tuple
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
-        predicted = _flat(slide).astype(np.float32) @ self.weight + self.mean
-        predicted[~slide.valid] = np.nan
+        predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)
+        for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid), _BLOCK_BYTES):
+            predicted[rows] = self.basis.expression(_flat(slide, rows) @ self.weight) + self.mean
         return predicted
 
     def tensors(self) -> Tensors:
-        return {"weight": self.weight, "mean": self.mean}
+        return {"weight": self.weight, "mean": self.mean, **self.basis.tensors()}
 
     def held_out(self) -> Sequence[HeldOut]:
-        def fit(fitted_on: Sequence[HeadSlide]) -> RidgeHead:
-            weight = RidgePath(fitted_on, self.pca).weight(self.chosen["alpha"])
-            return RidgeHead(weight, training_mean(fitted_on))
-
-        return cross_fit(self.validation, fit)
+        return self.left_out()
 
 
 class RidgePath:
-    """Ridge solutions at any strength, from one eigendecomposition of the smaller Gram matrix.
+    """Ridge solutions at any strength and without any fold, from one pass over the training slides.
 
     Parameters
     ----------
     train
         Slides with targets. A gene that a slide lacks is fitted on the other slides.
+    basis
+        What is fitted of the targets.
     pca
         See `RidgeSettings`.
+    folds
+        Of each slide; None: all are in fold 0.
     """
 
-    def __init__(self, train: Sequence[HeadSlide], pca: int | None = None) -> None:
-        inputs, outputs = [], []
-        for slide in train:
-            assert slide.target is not None
-            rows = slide.usable
-            if rows.any():
-                target = slide.target[rows].astype(np.float64)
-                inputs.append(_flat(slide)[rows])
-                outputs.append(target - np.where(np.isfinite(target).any(axis=0), _column_mean(target), 0.0))
-        if not inputs:
-            raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
-        self._components: Matrix | None = None
-        if pca is not None:
-            inputs = self._reduce(inputs, pca)
-        self.n_genes = outputs[0].shape[1]
-        present = np.array([np.isfinite(y).any(axis=0) for y in outputs])  # (slides, genes)
-        patterns, self._pattern_of = np.unique(present, axis=1, return_inverse=True)
-        self._solvers = [
-            _Solver(
-                [x for x, kept in zip(inputs, pattern, strict=True) if kept],
-                [y[:, self._pattern_of == i] for y, kept in zip(outputs, pattern, strict=True) if kept],
-            )
-            if pattern.any()
-            else None
-            for i, pattern in enumerate(patterns.T)
-        ]
-        self._width = inputs[0].shape[1]
+    def __init__(
+        self,
+        train: Sequence[HeadSlide],
+        basis: Basis,
+        pca: int | None = None,
+        folds: Sequence[int] | None = None,
+    ) -> None:
+        self._components = None if pca is None else _principal_components(train, pca)
+        groups = (
+            self._group(slide, basis, fold)
+            for slide, fold in zip(train, folds or [0] * len(train), strict=True)
+        )
+        self._ridge = FoldedRidge(groups, centre=False)  # standardised over all valid spots of the slide
 
-    def weight(self, alpha: float) -> NDArray[np.float32]:
-        """(M * d, G) float32 coefficients at strength `alpha`."""
-        weight = np.zeros((self._width, self.n_genes))
-        for i, solver in enumerate(self._solvers):
-            if solver is not None:
-                weight[:, self._pattern_of == i] = solver.solve(alpha)
-        if self._components is not None:
-            weight = self._components.T @ weight
-        return weight.astype(np.float32)
+    def weight(self, alpha: float, without: Collection[int] = ()) -> NDArray[np.float32]:
+        """(M * d, r) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
+        weight = self._ridge.weight(alpha, without)
+        return weight if self._components is None else self._components.T @ weight
 
-    def _reduce(self, inputs: list[Matrix], pca: int) -> list[Matrix]:
-        joined = np.concatenate(inputs)
-        if pca > min(joined.shape):
-            raise HeadError(f"pca={pca} is more than the {min(joined.shape)} components that there are.")
-        # Columns have mean 0 already: standardised within each slide.
-        reduction = PCA(pca, svd_solver="randomized", random_state=0).fit(joined)
-        self._components = np.asarray(reduction.components_)
-        return [x @ self._components.T for x in inputs]
+    def _group(self, slide: HeadSlide, basis: Basis, fold: int) -> Group:
+        coordinates = basis.coordinates(slide.targets)
 
+        def chunks() -> Iterator[Chunk]:
+            for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.usable), _BLOCK_BYTES):
+                features = _flat(slide, rows)
+                if self._components is not None:
+                    features = features @ self._components.T
+                yield features, coordinates.rows(rows)
 
-class _Solver:
-    """(X'X + alpha)^-1 X'Y by eigenvectors of X'X, or of XX' where there are fewer rows than columns."""
-
-    def __init__(self, inputs: list[Matrix], outputs: list[Matrix]) -> None:
-        rows = sum(len(x) for x in inputs)
-        if rows <= inputs[0].shape[1]:
-            x, y = np.concatenate(inputs), np.concatenate(outputs)
-            values, vectors = np.linalg.eigh(x @ x.T)
-            self._left, self._right = x.T @ vectors, vectors.T @ y
-        else:
-            gram = sum(x.T @ x for x in inputs)
-            values, vectors = np.linalg.eigh(np.asarray(gram))
-            moment = sum(x.T @ y for x, y in zip(inputs, outputs, strict=True))
-            self._left, self._right = vectors, vectors.T @ moment
-        self._values = np.maximum(values, 0.0)
-
-    def solve(self, alpha: float) -> Matrix:
-        solution: Matrix = self._left @ (self._right / (self._values + alpha)[:, None])
-        return solution
+        return Group(fold, coordinates.present, chunks())
 
 
 def fit_ridge(
@@ -174,62 +153,95 @@ def fit_ridge(
     settings: RidgeSettings,
     seed: int,
     tell: Callable[[str], None],
+    limits: Limits = LIMITS,
 ) -> RidgeHead:
     """Fit a ridge; without a given strength, choose it on the validation slides."""
-    history: list[dict[str, float]] = []
-    alpha = settings.alpha
+    train = [slide for slide in train if slide.usable.any()]
+    if not train:
+        raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
+    basis, mean = fit_basis(train, settings.rank), training_mean(train)
+    # Folds of whole slides share one pass; parts of one slide are standardised anew, as are components.
+    shared = settings.pca is None and len(train) > 1
+    folds = [int(fold[0]) for fold in validation.row_folds(train)] if shared else None
+    tell("ridge: sums over the training slides")
+    path = RidgePath(train, basis, settings.pca, folds)
+
+    def without(number: int, alphas: Sequence[float]) -> list[RidgeHead]:
+        """Heads of a fold, one a strength."""
+        fitted_on, _ = validation.folds[number]
+        left = (number,) if validation.refit and shared else ()
+        alone = path if shared or not validation.refit else RidgePath(fitted_on, basis, settings.pca)
+        mean = training_mean(fitted_on)
+        return [RidgeHead(alone.weight(alpha, left), mean, basis) for alpha in alphas]
+
+    alpha, history = settings.alpha, []
     if alpha is None:
-        alpha, history = _choose_alpha(validation, settings, tell)
-    weight = RidgePath(train, settings.pca).weight(alpha)
-    return RidgeHead(weight, training_mean(train), validation, settings.pca, history, {"alpha": alpha})
+        genes, trials = judged_genes(train), []
+        most = limits.judged // len(validation.folds)
+        for number, (_, judged_on) in enumerate(validation.folds):
+            tell(f"ridge: fold {number + 1} of {len(validation.folds)}")
+            trials += _judge(without(number, ALPHAS), judged_on, genes, most)
+        history = _history(trials)
+        alpha = best_of(history)["alpha"]
+    strength = alpha
+
+    def left_out() -> list[HeldOut]:
+        return cross_fit(validation, lambda number: without(number, (strength,))[0])
+
+    return RidgeHead(path.weight(alpha), mean, basis, left_out, history, {"alpha": alpha})
 
 
 def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> RidgeHead:
     """Load a trained one."""
-    return RidgeHead(tensors["weight"], tensors["mean"])
+    return RidgeHead(tensors["weight"], tensors["mean"], Basis.load(tensors, shape.genes))
 
 
-def _choose_alpha(
-    validation: Validation, settings: RidgeSettings, tell: Callable[[str], None]
-) -> tuple[float, list[dict[str, float]]]:
-    """The strength that does best on the validation slides, and how each did."""
-    scores: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
-    for number, (fitted_on, judged_on) in enumerate(validation.folds, start=1):
-        tell(f"ridge: fold {number} of {len(validation.folds)}")
-        path, mean = RidgePath(fitted_on, settings.pca), training_mean(fitted_on)
-        for alpha in ALPHAS:
-            head = RidgeHead(path.weight(alpha), mean)
-            scores[alpha] += [_judge(head, slide) for slide in judged_on if slide.usable.any()]
-    history = [
+def _judge(
+    heads: Sequence[RidgeHead], slides: Sequence[HeadSlide], genes: Index, most: int
+) -> list[list[dict[str, float]]]:
+    """Scores of heads that differ in strength: for each slide, those of each head in turn."""
+    scores = []
+    for slide, rows in zip(slides, evenly(slides, most), strict=True):
+        if not len(rows):
+            continue
+        features, measured = _flat(slide, rows), slide.targets.dense(rows, genes)
+        scores.append(
+            [
+                slide_metrics(
+                    head.basis.expression(features @ head.weight, genes) + head.mean[genes], measured
+                )
+                for head in heads
+            ]
+        )
+    return scores
+
+
+def _history(trials: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    if not trials:
+        raise HeadError("no validation spot has a target to choose the strength by; give --set alpha=1e5.")
+    return [
         {
             "alpha": alpha,
-            "validation_pcc": float(np.mean([pcc for pcc, _ in values])),
-            "validation_mse": float(np.mean([mse for _, mse in values])),
+            "validation_pcc": float(np.mean([slide[number]["pcc"] for slide in trials])),
+            "validation_mse": float(np.mean([slide[number]["mse"] for slide in trials])),
         }
-        for alpha, values in scores.items()
-        if values
+        for number, alpha in enumerate(ALPHAS)
     ]
-    if not history:
-        raise HeadError("no validation spot has a target to choose the strength by; give --set alpha=1e5.")
-    return best_of(history)["alpha"], history
 
 
-def _judge(head: RidgeHead, slide: HeadSlide) -> tuple[float, float]:
-    assert slide.target is not None
-    rows = slide.usable
-    metrics = slide_metrics(head.predict(slide)[rows], slide.target[rows])
-    return float(metrics["pcc"]), float(metrics["mse"])
+def _principal_components(train: Sequence[HeadSlide], pca: int) -> NDArray[np.float32]:
+    """(pca, M * d) axes of greatest variance, on spots taken evenly where there are many."""
+    rows = evenly(train, _MOST_SPOTS)
+    joined = np.concatenate([_flat(slide, kept) for slide, kept in zip(train, rows, strict=True)])
+    if pca > min(joined.shape):
+        raise HeadError(f"pca={pca} is more than the {min(joined.shape)} components that there are.")
+    # Columns have mean 0 already: standardised within each slide.
+    reduction = PCA(pca, svd_solver="randomized", random_state=0).fit(joined.astype(np.float64))
+    return np.asarray(reduction.components_, np.float32)
 
 
-def _flat(slide: HeadSlide) -> Matrix:
-    embedding, _ = standardise(slide)
-    return embedding.reshape(len(slide), -1).astype(np.float64)
-
-
-def _column_mean(target: Matrix) -> Matrix:
-    count = np.maximum(np.isfinite(target).sum(axis=0), 1)
-    mean: Matrix = np.nansum(target, axis=0) / count
-    return mean
+def _flat(slide: HeadSlide, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return slide.standardised(rows).reshape(len(rows), -1)
 
 
 RIDGE = HeadMethod("ridge", RidgeSettings, fit_ridge, load_ridge)

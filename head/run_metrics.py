@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.panel import Panel
 from mmap_st.data.splits import Split
+from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.extract.recipe import Recipe
 from mmap_st.head.base import FittedHead, Validation, settings_values
@@ -84,7 +85,7 @@ class Fitted:
             If no test spot can be scored.
         """
         measured = self._measured(predicted)
-        hvg = most_variable([s.target[s.usable] for s in self.train if s.target is not None])
+        hvg = most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
         summary = summarise({name: predicted[name] for name in measured}, measured, hvg)
         if self.request.protocol.released_errors:
             summary |= pooled_errors(predicted, measured)
@@ -141,7 +142,7 @@ class Fitted:
             },
         }
 
-    def _measured(self, predicted: Predictions) -> dict[str, NDArray[np.float32]]:
+    def _measured(self, predicted: Predictions) -> dict[str, Targets]:
         found = {s.name: s.target for s in self.test if s.target is not None and s.usable.any()}
         if not found:
             raise HeadError("no test spot has both a valid embedding and a target; check the counts.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 #: Widths of the kernel, in median squared distances of training slides, and strengths that are tried.
 SCALES = (0.3, 1.0, 3.0, 10.0)
@@ -108,6 +109,5 @@ def _solve(kernel: NDArray[np.float64], strength: float, levels: NDArray[np.floa
 
 
 def _squared_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    difference = a[:, None].astype(np.float64) - b[None].astype(np.float64)
-    squared: NDArray[np.float64] = (difference**2).sum(axis=2)
+    squared: NDArray[np.float64] = cdist(a.astype(np.float64), b.astype(np.float64), "sqeuclidean")
     return squared

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmap_st.data.targets import Targets
+from mmap_st.extract.embeddings import Embeddings, StoredEmbeddings
+from mmap_st.head.standardise import Standard, fit_standard
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,12 @@ class HeadSlide:
     xy
         (n, 2) float64, centres in level-0 pixels.
     embedding
-        (n, M, d) float32, finest magnification first; rows that are not valid are NaN.
+        (n, M, d) float32, finest magnification first; rows that are not valid are NaN. Of a slide in a store
+        they are read when rows are asked for.
     valid
         (n,) whether every magnification of the spot could be read.
     target
-        (n, G) float32 on the panel, NaN where undefined; None for a slide that was never sequenced.
+        (n, G) on the panel; None for a slide that was never sequenced.
     centre
         (K, M, d) float32, prototype candidates; None where prototypes are not used.
     selected
@@ -36,9 +43,9 @@ class HeadSlide:
     patient: str | None
     ids: tuple[str, ...]
     xy: NDArray[np.float64]
-    embedding: NDArray[np.float32]
+    embedding: Embeddings
     valid: NDArray[np.bool_]
-    target: NDArray[np.float32] | None = None
+    target: Targets | None = None
     centre: NDArray[np.float32] | None = None
     selected: NDArray[np.bool_] | None = None
 
@@ -46,27 +53,51 @@ class HeadSlide:
         return len(self.ids)
 
     @property
+    def targets(self) -> Targets:
+        """The targets of a slide that has some."""
+        assert self.target is not None
+        return self.target
+
+    @property
     def usable(self) -> NDArray[np.bool_]:
         """(n,) spots to learn from and to score: a valid embedding and at least one defined target."""
         if self.target is None:
             return np.zeros(len(self), np.bool_)
-        return self.valid & np.isfinite(self.target).any(axis=1)
+        return self.valid & self.target.measured
 
     @property
     def genes_lacking(self) -> int:
         """How many genes of the panel the slide does not have."""
         if self.target is None or not self.usable.any():
             return 0
-        return int((~np.isfinite(self.target[self.usable]).any(axis=0)).sum())
+        return int((~self.target.present).sum())
+
+    @cached_property
+    def standard(self) -> Standard:
+        """Mean and spread of its valid embeddings; read from the store once."""
+        return fit_standard(self.embedding, self.valid)
+
+    def standardised(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(k, M, d) embeddings of some spots in units of the slide's mean and spread; 0 where not valid."""
+        values = self.standard.of(self.embedding[rows])
+        values[~self.valid[rows]] = 0.0
+        return values
 
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
         """The same slide with these spots only; its candidates stay."""
+        kept, embedding = np.flatnonzero(keep), self.embedding
         return replace(
             self,
-            ids=tuple(name for name, kept in zip(self.ids, keep, strict=True) if kept),
+            ids=tuple(self.ids[row] for row in kept),
             xy=self.xy[keep],
-            embedding=self.embedding[keep],
+            embedding=embedding.subset(kept) if isinstance(embedding, StoredEmbeddings) else embedding[kept],
             valid=self.valid[keep],
-            target=None if self.target is None else self.target[keep],
+            target=None if self.target is None else self.target.rows(keep),
             selected=None if self.selected is None else self.selected[keep],
         )
+
+
+def evenly(slides: Sequence[HeadSlide], most: int) -> list[NDArray[np.int64]]:
+    """Usable spots of each slide: all, or every n-th where together there are more than `most`."""
+    step = -(-sum(int(slide.usable.sum()) for slide in slides) // most)
+    return [np.flatnonzero(slide.usable)[:: max(1, step)] for slide in slides]

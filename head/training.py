@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmap_st.head.features import SlideFeatures
+from mmap_st.head.limits import LIMITS
 from mmap_st.head.network import MmapNetwork, contrastive_similarity, masked_mse
 
 _WARM_UP_SHARE = 0.1
@@ -47,16 +48,16 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class SlideTensors:
-    """What the network sees of a slide, on the device.
+    """What the network sees of some spots of a slide, on the device.
 
     Attributes
     ----------
     tokens
-        (n, 2 M, c): the spot at each magnification, then what is near it.
+        (k, 2 M, c): the spot at each magnification, then what is near it.
     centre
         (K, 2 M, c) candidates: each stands for its surroundings too.
     selected
-        (n, K) bool.
+        (k, K) bool.
     """
 
     tokens: torch.Tensor
@@ -64,21 +65,27 @@ class SlideTensors:
     selected: torch.Tensor | None
 
     @classmethod
-    def of(cls, features: SlideFeatures, device: str) -> SlideTensors:
-        """Move a slide's features to the device."""
-        own = features.own
-        near = (features.near @ own.reshape(len(own), -1)).reshape(own.shape)
-        tokens = torch.from_numpy(np.concatenate([own, near], axis=1)).to(device)
-        if features.centre is None or features.attention is None:
+    def of(
+        cls, features: SlideFeatures, rows: NDArray[np.int64], blocks: NDArray[np.float32], device: str
+    ) -> SlideTensors:
+        """Move some spots of a slide to the device; `blocks` are the features' own of these rows."""
+        _, magnifications, count = features.own.shape
+        tokens = torch.from_numpy(blocks[:, :2].reshape(len(rows), 2 * magnifications, count)).to(device)
+        if features.centre is None or features.selected is None:
             return cls(tokens, None, None)
         centre = np.concatenate([features.centre] * 2, axis=1)
-        selected = torch.from_numpy(features.attention > 0)
+        selected = torch.from_numpy(features.selected[rows])
         return cls(tokens, torch.from_numpy(centre).to(device), selected.to(device))
+
+    def rows(self, positions: torch.Tensor) -> SlideTensors:
+        """Some of these spots."""
+        selected = None if self.selected is None else self.selected[positions]
+        return SlideTensors(self.tokens[positions], self.centre, selected)
 
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """A slide to train on: its tensors, what is left to explain (n, G), NaN where unknown, and the rows."""
+    """Spots of a slide: tensors, what is left to explain (k, r), NaN where unknown, and the rows to use."""
 
     tensors: SlideTensors
     target: torch.Tensor
@@ -104,13 +111,21 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 def train_epochs(
-    network: MmapNetwork, train: Sequence[TrainingSlide], settings: TrainingSettings, seed: int
+    network: MmapNetwork,
+    train: Sequence[TrainingSlide],
+    settings: TrainingSettings,
+    seed: int,
+    most_spots: int = LIMITS.epoch,
 ) -> Iterator[tuple[int, float]]:
-    """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more."""
+    """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more.
+
+    An epoch sees each spot about once, and `most_spots` where there are more.
+    """
     rng = np.random.default_rng(seed)
     usable = [slide for slide in train if len(slide.rows)]
     batch = settings.slides_per_step * settings.spots_per_slide
-    steps = max(settings.steps_per_epoch, -(-sum(len(s.rows) for s in usable) // batch))
+    spots = min(sum(len(s.rows) for s in usable), most_spots)
+    steps = max(settings.steps_per_epoch, -(-spots // batch))
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -135,13 +150,18 @@ def train_epochs(
         yield epoch, total / steps
 
 
-def network_output(network: MmapNetwork, slide: SlideTensors) -> NDArray[np.float32]:
-    """(n, G) output for all spots of a slide."""
+def network_output(
+    network: MmapNetwork, slide: SlideTensors, most_spots: int = LIMITS.block
+) -> NDArray[np.float32]:
+    """(k, r) output for all of these spots of a slide, at most `most_spots` at once."""
     network.eval()
+    outputs = []
     with torch.inference_mode():
-        output, _, _ = network(slide.tokens, slide.centre, slide.selected)
-        values: NDArray[np.float32] = output.float().cpu().numpy()
-    return values
+        for positions in torch.arange(len(slide.tokens), device=slide.tokens.device).split(most_spots):
+            part = slide.rows(positions)
+            output, _, _ = network(part.tokens, part.centre, part.selected)
+            outputs.append(output.float().cpu().numpy())
+    return np.concatenate(outputs)
 
 
 def _slide_loss(
@@ -149,9 +169,8 @@ def _slide_loss(
 ) -> torch.Tensor:
     count = min(settings.spots_per_slide, len(slide.rows))
     rows = torch.from_numpy(rng.choice(slide.rows, count, replace=False)).to(slide.target.device)
-    tensors = slide.tensors
-    selected = None if tensors.selected is None else tensors.selected[rows]
-    output, z, g = network(tensors.tokens[rows], tensors.centre, selected)
+    batch = slide.tensors.rows(rows)
+    output, z, g = network(batch.tokens, batch.centre, batch.selected)
     loss = masked_mse(output, slide.target[rows])
     if settings.contrastive and network.global_out is not None:
         loss = loss + settings.contrastive * contrastive_similarity(z, g, settings.margin)

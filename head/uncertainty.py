@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.targets import Targets
 from mmap_st.head.base import HeldOut, Tensors
 
 #: Intervals hold the truth this often.
@@ -17,6 +18,7 @@ LEVEL = 0.9
 # A gene's variance is a line in its prediction, and stays within these shares of its mean squared error.
 _LEAST, _MOST = 0.1, 10.0
 _ROUNDING = 1e-9
+_BLOCK_GENES = 256
 _PREFIX = "spread."
 
 Array = NDArray[np.float32]
@@ -42,12 +44,10 @@ class Spread:
     typical: Array
     factor: Array
 
-    def of(self, predicted: Array) -> Array:
-        """(n, G) standard deviations of predictions (n, G); NaN where these are NaN."""
-        variance = np.clip(
-            self.intercept + self.slope * predicted, _LEAST * self.typical, _MOST * self.typical
-        )
-        spread: Array = np.sqrt(variance).astype(np.float32)
+    def of(self, predicted: Array, genes: slice = slice(None)) -> Array:
+        """(n, g) standard deviations of predictions (n, g) of some genes; NaN where these are NaN."""
+        variance = self.intercept[genes] + self.slope[genes] * predicted
+        spread: Array = np.sqrt(_bounded(variance, self.typical[genes])).astype(np.float32)
         return spread
 
     def tensors(self) -> Tensors:
@@ -77,26 +77,25 @@ def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:
     held_out = [part for part in held_out if len(part.rows)]
     if not held_out:
         return None
-    predicted = np.concatenate([part.predicted for part in held_out]).astype(np.float64)
-    error = predicted - np.concatenate([part.target for part in held_out])
     weight = _patient_weights(held_out)
-    genes = predicted.shape[1]
+    genes = held_out[0].predicted.shape[1]
     found = {key: np.zeros(genes, np.float32) for key in ("intercept", "slope", "typical", "factor")}
-    for gene in range(genes):
-        known = np.isfinite(error[:, gene])
-        if known.any():
-            line = _variance_line(predicted[known, gene], error[known, gene] ** 2, weight[known])
-            for key, value in zip(found, line, strict=False):
-                found[key][gene] = value
-    spread = Spread(**found)
-    score = np.abs(error) / np.maximum(spread.of(predicted.astype(np.float32)), np.finfo(np.float32).tiny)
-    for gene in range(genes):
-        known = np.isfinite(score[:, gene])
-        found["factor"][gene] = _quantile(score[known, gene], weight[known], LEVEL)
+    for start in range(0, genes, _BLOCK_GENES):
+        block = slice(start, start + _BLOCK_GENES)
+        predicted = np.concatenate([part.predicted[:, block] for part in held_out]).astype(np.float64)
+        error = predicted - np.concatenate([part.target(block) for part in held_out])
+        for number in range(error.shape[1]):
+            known = np.isfinite(error[:, number])
+            if known.any():
+                parts = predicted[known, number], error[known, number], weight[known]
+                for key, value in zip(found, _calibrated(*parts), strict=True):
+                    found[key][start + number] = value
     return Spread(**found)
 
 
-def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Array]) -> dict[str, Any]:
+def coverage(
+    spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Targets]
+) -> dict[str, Any]:
     """How often intervals hold the truth on test slides, and how wide they are.
 
     Returns
@@ -105,17 +104,38 @@ def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[s
     targets.
     """
     shares, widths = {}, []
-    for name, target in measured.items():
-        reach = spread.factor * spread.of(predicted[name])
-        known = np.isfinite(target) & np.isfinite(predicted[name])
-        if known.any():
-            shares[name] = float((np.abs(predicted[name] - target) <= reach)[known].mean())
-            widths.append(float(2 * reach[known].mean()))
+    for name, targets in measured.items():
+        inside, width, count = 0, 0.0, 0
+        for number, target in enumerate(targets.column_blocks(_BLOCK_GENES)):
+            block = slice(number * _BLOCK_GENES, (number + 1) * _BLOCK_GENES)
+            values = predicted[name][:, block]
+            reach = spread.factor[block] * spread.of(values, block)
+            known = np.isfinite(target) & np.isfinite(values)
+            inside += int((np.abs(values - target) <= reach)[known].sum())
+            width += float(2 * reach[known].sum(dtype=np.float64))
+            count += int(known.sum())
+        if count:
+            shares[name] = inside / count
+            widths.append(width / count)
     return {
         "coverage": float(np.mean(list(shares.values()))) if shares else float("nan"),
         "width": float(np.mean(widths)) if widths else float("nan"),
         "slides": shares,
     }
+
+
+def _calibrated(
+    predicted: NDArray[np.float64], error: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Intercept, slope and typical variance of one gene, and the factor of its interval."""
+    intercept, slope, typical = _variance_line(predicted, error**2, weight)
+    spread = np.sqrt(_bounded(intercept + slope * predicted, typical))
+    score = np.divide(np.abs(error), spread, out=np.zeros_like(error), where=spread > 0)
+    return intercept, slope, typical, _quantile(score, weight, LEVEL)
+
+
+def _bounded(variance: Any, typical: Any) -> Any:
+    return np.clip(variance, _LEAST * typical, _MOST * typical)
 
 
 def _variance_line(
@@ -131,9 +151,7 @@ def _variance_line(
 
 
 def _quantile(values: NDArray[np.float64], weight: NDArray[np.float64], level: float) -> float:
-    """The least value below which values of this share of the weight lie, itself included; 0 for none."""
-    if not len(values):
-        return 0.0
+    """The least value below which values of this share of the weight lie, itself included."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weight[order]) / weight.sum()
     place = min(int(np.searchsorted(reached, level - _ROUNDING)), len(order) - 1)

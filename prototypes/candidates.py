@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import MissingDependencyError, RequestError
+from mmap_st.extract.embeddings import BLOCK_BYTES, Embeddings, row_blocks
 
 KINDS = ("kmeans", "random")
 
 _FEWEST, _MOST, _SPOTS_EACH = 32, 80, 5
+#: Spots of a slide that k-means is trained on.
+MOST_SPOTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,12 @@ def selection_space(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def build_candidates(
-    embedding: NDArray[np.float32], valid: NDArray[np.bool_], settings: CandidateSettings
+    embedding: Embeddings,
+    valid: NDArray[np.bool_],
+    settings: CandidateSettings,
+    *,
+    most_spots: int = MOST_SPOTS,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Candidates:
     """Cluster one slide's spots.
 
@@ -83,6 +91,11 @@ def build_candidates(
         (n,) False where a row cannot be used.
     settings
         How.
+    most_spots
+        Where more are valid, centres are found on this many, taken evenly; all spots are then assigned to
+        them, and a candidate is the mean of all its members as ever.
+    block_bytes
+        Size of the blocks in which spots are read.
 
     Raises
     ------
@@ -99,35 +112,54 @@ def build_candidates(
     if len(rows) == 0:
         raise RequestError("no spot has a valid embedding; extract the slide again.")
     clusters = min(settings.clusters or automatic_clusters(len(rows)), len(rows))
-    points = selection_space(embedding[rows])
+    blocks = list(row_blocks(embedding, rows, block_bytes))
     if settings.kind == "random":
         chosen = np.sort(np.random.default_rng(settings.seed).choice(len(rows), clusters, replace=False))
-        labels = _nearest(points, points[chosen])
+        drawn = embedding[rows[chosen]]
+        space = selection_space(drawn)
+        labels = np.concatenate([_nearest(selection_space(embedding[part]), space) for _, part in blocks])
     else:
-        labels = _kmeans_labels(points, clusters, settings)
+        labels = _kmeans_labels(embedding, rows, clusters, settings, most_spots, block_bytes)
     # Empty clusters are dropped: the others are numbered anew.
     present, labels, size = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = len(size)
-    centre = np.zeros((kept, *embedding.shape[1:]), np.float64)
-    np.add.at(centre, labels, embedding[rows].astype(np.float64))
+    centre = np.zeros((len(size), *embedding.shape[1:]), np.float64)
+    for where, part in blocks:
+        np.add.at(centre, labels[where], embedding[part].astype(np.float64))
     centre /= size[:, None, None]
     if settings.kind == "random":
-        centre = embedding[rows[chosen[present]]].astype(np.float64)
-    label = np.full(len(embedding), -1, np.int32)
+        centre = drawn[present].astype(np.float64)
+    label = np.full(len(valid), -1, np.int32)
     label[rows] = labels
     centres = centre.astype(np.float32)
+    space = selection_space(centres)
+    distance = np.concatenate(
+        [
+            np.linalg.norm(selection_space(embedding[part]) - space[labels[where]], axis=1)
+            for where, part in blocks
+        ]
+    )
     return Candidates(
         centre=centres,
         size=size.astype(np.int32),
-        medoid=rows[_medoids(points, labels, selection_space(centres))].astype(np.int32),
+        medoid=rows[_medoids(distance, labels)].astype(np.int32),
         label=label,
     )
 
 
 def _kmeans_labels(
-    points: NDArray[np.float32], clusters: int, settings: CandidateSettings
+    embedding: Embeddings,
+    rows: NDArray[np.int64],
+    clusters: int,
+    settings: CandidateSettings,
+    most_spots: int,
+    block_bytes: int,
 ) -> NDArray[np.int64]:
+    """(n,) nearest centre of each row, the centres found on at most `most_spots` of them."""
     faiss = import_faiss()
+    fitted = rows[:: -(-len(rows) // most_spots)]
+    points = np.empty((len(fitted), int(np.prod(embedding.shape[1:]))), np.float32)
+    for where, part in row_blocks(embedding, fitted, block_bytes):
+        points[where] = selection_space(embedding[part])
     kmeans = faiss.Kmeans(
         points.shape[1],
         clusters,
@@ -138,7 +170,16 @@ def _kmeans_labels(
         gpu=gpu_count(faiss) > 0,
     )
     kmeans.train(points)
-    _, nearest = kmeans.index.search(points, 1)
+    if len(fitted) == len(rows):
+        nearest = kmeans.index.search(points, 1)[1]
+    else:
+        del points
+        nearest = np.concatenate(
+            [
+                kmeans.index.search(selection_space(embedding[part]), 1)[1]
+                for _, part in row_blocks(embedding, rows, block_bytes)
+            ]
+        )
     labels: NDArray[np.int64] = nearest.ravel()
     return labels
 
@@ -148,11 +189,8 @@ def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArr
     return labels
 
 
-def _medoids(
-    points: NDArray[np.float32], labels: NDArray[np.int64], centres: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """(K,) row of the member nearest to each centre, ties by index."""
-    distance = np.linalg.norm(points - centres[labels], axis=1)
+def _medoids(distance: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(K,) the member of least `distance` (n,) to its own centre, ties by index."""
     order = np.lexsort((np.arange(len(labels)), distance, labels))
     _, first = np.unique(labels[order], return_index=True)
     medoids: NDArray[np.int64] = order[first]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.extract.embeddings import BLOCK_BYTES, Embeddings, row_blocks
 from mmap_st.prototypes.candidates import selection_space
 
 
@@ -16,7 +17,7 @@ def selected_count(candidates: int, number: int | None = None, share: float = 0.
 
 
 def select_prototypes(
-    embedding: NDArray[np.float32], centre: NDArray[np.float32], count: int
+    embedding: Embeddings, centre: NDArray[np.float32], count: int, block_bytes: int = BLOCK_BYTES
 ) -> NDArray[np.bool_]:
     """Mark the candidates nearest to each spot by cosine similarity, ties by index.
 
@@ -28,16 +29,19 @@ def select_prototypes(
         (K, M, d) candidates of the same slide.
     count
         L, how many each spot gets.
+    block_bytes
+        Size of the blocks in which spots are read.
 
     Returns
     -------
     (n, K) bool with L True a row. Spots with NaN get none.
     """
-    spots, centres = selection_space(embedding), selection_space(centre)
-    # All rows of the space have the same length, so the dot product orders as the cosine does.
-    similarity = spots @ centres.T
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    mask = np.zeros(similarity.shape, np.bool_)
-    np.put_along_axis(mask, nearest, True, axis=1)
-    mask[~np.isfinite(similarity).all(axis=1)] = False
+    centres = selection_space(centre)
+    mask = np.zeros((embedding.shape[0], len(centre)), np.bool_)
+    for _, rows in row_blocks(embedding, np.arange(len(mask)), block_bytes):
+        # All rows of the space have the same length, so the dot product orders as the cosine does.
+        similarity = selection_space(embedding[rows]) @ centres.T
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        finite = np.isfinite(similarity).all(axis=1)
+        mask[rows[:, None], nearest] = finite[:, None]
     return mask

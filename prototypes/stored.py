@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
+from mmap_st.extract.embeddings import StoredEmbeddings
 from mmap_st.extract.lock import slide_lock
 from mmap_st.extract.recipe_json import sha256_of_json
 from mmap_st.extract.store import (
@@ -39,17 +40,16 @@ _WAIT_S = 10.0
 _ARRAYS = ("centre", "size", "medoid", "label")
 
 
-def read_embeddings(
+def stored_embeddings(
     slide: StoredSlide, encoder: str, mpps: Sequence[float]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Embeddings (n, M, d) float32 at `mpps`, and (n,) whether all of a spot's windows are valid."""
+) -> tuple[StoredEmbeddings, NDArray[np.bool_]]:
+    """Embeddings (n, M, d) at `mpps`, read on demand, and (n,) whether all of a spot's windows are valid."""
     complete = slide.complete(encoder)
     missing = [mpp_key(mpp) for mpp in mpps if mpp not in complete]
     if missing:
         raise StoreError(f"slide {slide.name}: {encoder} is not complete at {', '.join(missing)} um/px.")
-    embedding = np.stack([complete[mpp].embedding() for mpp in mpps], axis=1)
     valid = np.logical_and.reduce([complete[mpp].valid() for mpp in mpps])
-    return embedding, valid
+    return StoredEmbeddings([complete[mpp] for mpp in mpps]), valid
 
 
 def candidate_key(
@@ -82,7 +82,7 @@ def stored_candidates(
     found = _read(slide, encoder, key)
     if found is not None:
         return found, False
-    embedding, valid = read_embeddings(slide, encoder, mpps)
+    embedding, valid = stored_embeddings(slide, encoder, mpps)
     candidates = build_candidates(embedding, valid, settings)
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same: wait for it, and take what it wrote.

@@ -3,6 +3,7 @@
 import gzip
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.data.simulate import SimulationSettings, simulate_cohort
+from mmap_st.data.targets import Targets
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.run import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
@@ -163,7 +165,7 @@ def head_slides() -> Callable[..., list[HeadSlide]]:
                     xy=rng.uniform(0, 1000, (spots, 2)),
                     embedding=embedding,
                     valid=np.ones(spots, np.bool_),
-                    target=target.astype(np.float32),
+                    target=Targets.of_dense(target.astype(np.float32)),
                     centre=candidates.centre,
                     selected=select_prototypes(embedding, candidates.centre, count),
                 )
@@ -171,3 +173,16 @@ def head_slides() -> Callable[..., list[HeadSlide]]:
         return made
 
     return make
+
+
+@pytest.fixture
+def lacking() -> Callable[..., HeadSlide]:
+    """The slide without some genes, and without the targets of some spots."""
+
+    def edit(slide: HeadSlide, genes: tuple[int, ...] = (), spots: tuple[int, ...] = ()) -> HeadSlide:
+        dense = slide.targets.dense()
+        dense[:, list(genes)] = np.nan
+        dense[list(spots)] = np.nan
+        return replace(slide, target=Targets.of_dense(dense))
+
+    return edit

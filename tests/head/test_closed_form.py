@@ -1,5 +1,7 @@
 """Ridge on any choice of folds, and what it is fed with."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,13 +10,33 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
 from mmap_st.head.choice import best_of
-from mmap_st.head.closed_form import FoldedRidge, Rows
+from mmap_st.head.closed_form import FoldedRidge, Group
 from mmap_st.head.components import fit_components
-from mmap_st.head.context import gaussian_neighbours, spot_pitch
+from mmap_st.head.context import Surroundings, spot_pitch
 from mmap_st.head.features import TEMPERATURE, prototype_attention, slide_features
-from mmap_st.head.mmap_head import block_scales, joined_blocks
+from mmap_st.head.mmap_head import block_scales
 from mmap_st.head.slide_level import fit_slide_level, slide_descriptor
-from mmap_st.head.standardise import standardise
+
+
+@dataclass
+class Rows:
+    """Rows of one group, whole."""
+
+    features: np.ndarray
+    target: np.ndarray
+    fold: int
+
+
+def folded(made: list[Rows], size: int = 7) -> FoldedRidge:
+    """Fitted on rows that come in parts."""
+    return FoldedRidge(
+        Group(
+            g.fold,
+            np.isfinite(g.target).any(axis=0),
+            ((g.features[i : i + size], g.target[i : i + size]) for i in range(0, len(g.target), size)),
+        )
+        for g in made
+    )
 
 
 def groups(rows: int, width: int, genes: int = 3) -> list[Rows]:
@@ -39,7 +61,7 @@ def reference(kept: list[Rows], alpha: float, genes: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("without", [(), (1,), (0, 2)])
 def test_any_folds_at_any_strength_are_sklearns_ridge(rows: int, without: tuple[int, ...]) -> None:
     made = groups(rows, 30)
-    ridge = FoldedRidge(made)
+    ridge = folded(made)
     kept = [g for g in made if g.fold not in without]
     for alpha in (0.5, 40.0):
         expected = reference(kept, alpha, [0, 1, 2])
@@ -53,7 +75,7 @@ def test_genes_that_groups_lack_are_fitted_on_the_others(rows: int) -> None:
         group.target[:, 1] = np.nan
     for group in made:
         group.target[:, 2] = np.nan
-    weight = FoldedRidge(made).weight(2.0, (2,))
+    weight = folded(made).weight(2.0, (2,))
     np.testing.assert_allclose(weight[:, :1], reference(made[:4], 2.0, [0]), atol=1e-4)
     np.testing.assert_allclose(weight[:, 1:2], reference(made[2:4], 2.0, [1]), atol=1e-4)
     assert (weight[:, 2] == 0).all()
@@ -63,7 +85,7 @@ def test_components_are_those_of_sklearns_pca_up_to_scale(head_slides) -> None:
     slides = head_slides(slides=3, width=12)
     axes = fit_components(slides, 4).axes
     assert axes.shape == (2, 12, 4)
-    rows = np.concatenate([standardise(s)[0] for s in slides])
+    rows = np.concatenate([s.standardised(np.arange(60)) for s in slides])
     for m in range(2):
         expected = PCA(4).fit(rows[:, m]).components_.T
         ours = axes[m] / np.linalg.norm(axes[m], axis=0)
@@ -86,11 +108,13 @@ def test_neighbours_are_the_plain_gaussian_average(n: int, width: float, seed: i
     rng = np.random.default_rng(seed)
     xy = rng.uniform(0, 5, (n, 2))
     use = rng.random(n) < 0.8
-    found = gaussian_neighbours(xy, use, width, 1.0).toarray()
+    rows = rng.permutation(n)[: max(1, n // 2)]
+    found = Surroundings(xy, use, 1.0).gaussian(rows, width).toarray()
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     plain = np.exp(-(distance**2) / (2 * width**2)) * (distance <= 2.5 * width) * use[None] * use[:, None]
     total = plain.sum(1, keepdims=True)
-    np.testing.assert_allclose(found, np.divide(plain, total, out=plain, where=total > 0), atol=1e-6)
+    expected = np.divide(plain, total, out=plain, where=total > 0)[rows]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_pitch_is_the_distance_of_neighbours() -> None:
@@ -119,8 +143,9 @@ def test_attention_is_the_softmax_over_selected_candidates() -> None:
 def test_blocks_share_their_length_as_asked(head_slides) -> None:
     slides = head_slides(slides=3)
     features = [slide_features(s, fit_components(slides, 6)) for s in slides]
-    scale = block_scales(features, [s.usable for s in slides])
-    joined = np.concatenate([joined_blocks(f, scale) for f in features]).reshape(180, 4, -1)
+    blocks = np.concatenate([f.blocks() for f in features])
+    scale = block_scales((blocks**2).sum((0, 2)), len(blocks))
+    joined = blocks * scale[:, None]
     np.testing.assert_allclose((joined**2).sum(2).mean(0), [0.2, 0.2, 0.2, 0.4], rtol=1e-4)
 
 

@@ -6,6 +6,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
+from mmap_st.data.targets import Targets
 from mmap_st.head.metrics import (
     gene_table,
     mean_pcc,
@@ -117,9 +118,9 @@ def test_invalid_predictions_are_left_out() -> None:
 def test_the_most_variable_genes_are_those_of_all_spots_pooled() -> None:
     small, large = RNG.normal(size=(30, 3)), RNG.normal(size=(20, 3)) + np.array([0, 10, 0])
     large[:, 2] *= 3
-    large[5, 2] = np.nan
-    assert most_variable([small, large], 2) == [1, 2]
-    assert most_variable([small], 50) == sorted(range(3), key=lambda i: -small[:, i].var())
+    large[5] = np.nan
+    assert most_variable([Targets.of_dense(small), Targets.of_dense(large)], 2) == [1, 2]
+    assert most_variable([Targets.of_dense(small)], 50) == sorted(range(3), key=lambda i: -small[:, i].var())
 
 
 def test_pooled_errors_are_those_of_sklearn() -> None:

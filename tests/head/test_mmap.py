@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.base import Shape, parse_settings, plan_validation
 from mmap_st.head.choice import best_of
@@ -121,7 +122,7 @@ def test_contrastive_similarity_by_hand() -> None:
 
 
 def pcc(fitted, slide) -> float:
-    return mean_pcc(pearson_per_gene(fitted.predict(slide), slide.target))
+    return mean_pcc(pearson_per_gene(fitted.predict(slide), slide.targets.dense()))
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "none", "learned"])
@@ -154,16 +155,16 @@ def test_it_uses_the_slides_context_where_only_that_tells(head_slides) -> None:
             replace(
                 base,
                 embedding=embedding,
-                target=target,
+                target=Targets.of_dense(target),
                 centre=candidates.centre,
                 selected=select_prototypes(embedding, candidates.centre, count),
             )
         )
     train, test = slides[:11], slides[11:]
     fitted = fit_mmap(train, plan_validation(train, []), replace(FAST, epochs=2), 0, silent)
-    error = np.mean([((fitted.predict(s) - s.target) ** 2).mean() for s in test])
-    level = np.concatenate([s.target for s in train]).mean()
-    nothing = np.mean([((level - s.target) ** 2).mean() for s in test])
+    error = np.mean([((fitted.predict(s) - s.targets.dense()) ** 2).mean() for s in test])
+    level = np.concatenate([s.targets.dense() for s in train]).mean()
+    nothing = np.mean([((level - s.targets.dense()) ** 2).mean() for s in test])
     assert fitted.level is not None
     assert error < 0.5 * nothing
 
@@ -190,7 +191,7 @@ def curved(slides):
     for slide in slides:
         x = slide.embedding
         target = 2.0 * np.tanh(x[:, 0, :5] * x[:, 0, 1:6]) + x[:, 1, :5]
-        made.append(replace(slide, target=target.astype(np.float32)))
+        made.append(replace(slide, target=Targets.of_dense(target.astype(np.float32))))
     return made
 
 
@@ -209,7 +210,7 @@ def test_validation_slides_choose_and_are_not_fitted(head_slides) -> None:
     train, val = curved(head_slides(slides=4, spots=150)), curved(head_slides(slides=1, seed=9, spots=150))
     fitted = fit_mmap(train, plan_validation(train, val), replace(FAST, epochs=15), 0, silent)
     assert fitted.chosen["epochs"] == best_of(fitted.history)["epoch"]
-    changed = [replace(val[0], target=val[0].target + 100.0)]
+    changed = [replace(val[0], target=Targets.of_dense(val[0].targets.dense() + 100.0))]
     other = fit_mmap(train, plan_validation(train, changed), replace(FAST, epochs=15), 0, silent)
     np.testing.assert_array_equal(fitted.mean, other.mean)
     if fitted.chosen == other.chosen:
@@ -226,10 +227,10 @@ def test_it_is_saved_and_loaded(head_slides) -> None:
         load_mmap(fitted.tensors(), replace(settings, width=64), Shape(2, 12, 5))
 
 
-def test_missing_genes_and_spots_do_not_disturb_training(head_slides) -> None:
+def test_missing_genes_and_spots_do_not_disturb_training(head_slides, lacking) -> None:
     *train, test = head_slides(slides=4, noise=0.1)
-    train[0].target[:, 2] = np.nan
-    train[1].target[:5] = np.nan
+    train[0] = lacking(train[0], genes=(2,))
+    train[1] = lacking(train[1], spots=(0, 1, 2, 3, 4))
     train[2].valid[3] = False
     train[2].embedding[3] = np.nan
     fitted = fit_mmap(train, plan_validation(train, []), FAST, 0, silent)
@@ -254,9 +255,12 @@ def test_an_epoch_covers_the_spots_and_the_caller_can_stop(head_slides) -> None:
     components = fit_components(slides, 8)
     train = [
         TrainingSlide(
-            SlideTensors.of(slide_features(s, components), "cpu"), torch.from_numpy(s.target), np.arange(60)
+            SlideTensors.of(features, np.arange(60), features.blocks(), "cpu"),
+            torch.from_numpy(s.targets.dense()),
+            np.arange(60),
         )
         for s in slides
+        for features in [slide_features(s, components)]
     ]
     made = MmapNetwork(4, 8, 5, width=8, heads=2, dropout=0.1, input_dropout=0.1, prototypes=True)
     settings = TrainingSettings(1e-3, 0.0, 5, 2, 16, 4, 0.1, 0.2)

@@ -4,10 +4,10 @@ from sklearn.linear_model import Ridge
 
 from mmap_st.errors import HeadError
 from mmap_st.head.base import Shape, Validation, parse_settings, plan_validation
+from mmap_st.head.basis import Basis
 from mmap_st.head.mean import training_mean
 from mmap_st.head.ridge import ALPHAS, RIDGE, RidgePath, RidgeSettings, fit_ridge, load_ridge
 from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import standardise
 
 
 def silent(text: str) -> None:
@@ -21,9 +21,9 @@ def reference(train: list[HeadSlide], test: HeadSlide, alpha: float) -> np.ndarr
         x = slide.embedding.reshape(len(slide), -1).astype(np.float64)
         return (x - x.mean(0)) / x.std(0)
 
-    centred = np.concatenate([s.target - s.target.mean(0) for s in train])
+    centred = np.concatenate([s.targets.dense() - s.targets.dense().mean(0) for s in train])
     model = Ridge(alpha).fit(np.concatenate([inputs(s) for s in train]), centred)
-    return model.predict(inputs(test)) + np.concatenate([s.target for s in train]).mean(0)
+    return model.predict(inputs(test)) + np.concatenate([s.targets.dense() for s in train]).mean(0)
 
 
 @pytest.mark.parametrize("spots", [8, 60])  # fewer rows than columns, and more
@@ -34,21 +34,19 @@ def test_the_closed_form_is_sklearns_ridge(head_slides, spots: int, alpha: float
     np.testing.assert_allclose(fitted.predict(test), reference(train, test, alpha), atol=2e-4)
 
 
-def test_genes_that_a_slide_lacks_are_fitted_on_the_others(head_slides) -> None:
+def test_genes_that_a_slide_lacks_are_fitted_on_the_others(head_slides, lacking) -> None:
     *train, test = head_slides(slides=4)
-    train[0].target[:, 1] = np.nan
-    train[1].target[3] = np.nan  # and a spot without a target
+    train[0] = lacking(train[0], genes=(1,))
+    train[1] = lacking(train[1], spots=(3,))  # and a spot without a target
     fitted = fit_ridge(train, plan_validation(train, []), RidgeSettings(10.0), 0, silent)
     alone = fit_ridge(train[1:], plan_validation(train[1:], []), RidgeSettings(10.0), 0, silent)
     np.testing.assert_allclose(fitted.predict(test)[:, 1], alone.predict(test)[:, 1], atol=1e-5)
     assert np.isfinite(fitted.predict(test)).all()
 
 
-def test_a_gene_that_no_slide_has_is_predicted_as_zero(head_slides) -> None:
-    train = head_slides(slides=2)
-    for slide in train:
-        slide.target[:, 0] = np.nan
-    assert (RidgePath(train).weight(1.0)[:, 0] == 0).all()
+def test_a_gene_that_no_slide_has_is_predicted_as_zero(head_slides, lacking) -> None:
+    train = [lacking(slide, genes=(0,)) for slide in head_slides(slides=2)]
+    assert (RidgePath(train, Basis(None, 5)).weight(1.0)[:, 0] == 0).all()
     assert training_mean(train)[0] == 0
 
 
@@ -90,8 +88,7 @@ def test_it_is_saved_and_loaded_and_invalid_spots_are_nan(head_slides) -> None:
 def test_a_slide_without_any_valid_spot_is_not_a_crash(head_slides) -> None:
     (slide,) = head_slides(slides=1)
     slide.valid[:] = False
-    embedding, _ = standardise(slide)
-    assert (embedding == 0).all()
+    assert (slide.standardised(np.arange(60)) == 0).all()
 
 
 def test_training_needs_a_spot(head_slides) -> None:

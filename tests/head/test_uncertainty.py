@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmap_st.data.cohort import Cohort
+from mmap_st.data.targets import Targets
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.base import HeldOut, plan_validation
 from mmap_st.head.fit import fit_head
@@ -38,7 +39,7 @@ def made_slides(number: int, spots: int, seed: int) -> list[HeadSlide]:
                 rng.uniform(0, 1000, (spots, 2)),
                 embedding,
                 np.ones(spots, np.bool_),
-                target.astype(np.float32),
+                Targets.of_dense(target.astype(np.float32)),
             )
         )
     return slides
@@ -58,7 +59,7 @@ def test_intervals_hold_the_truth_of_new_patients_as_often_as_they_say(own_slide
         held_out = [HeldOut(s, rows, head.predict(s)) for s in held_back] or head.held_out()
         spread = fit_spread(held_out)
         assert spread is not None
-        measured = {slide.name: slide.target for slide in test}
+        measured = {slide.name: slide.targets for slide in test}
         shares = coverage(spread, {slide.name: head.predict(slide) for slide in test}, measured)
         assert len(shares["slides"]) == 24
         found.append(shares["coverage"])
@@ -84,7 +85,7 @@ def test_every_patient_counts_the_same() -> None:
     spread = fit_spread([*quiet, *loud])
     assert spread is not None
     reach = float(spread.factor[0] * spread.of(np.zeros((1, 1), np.float32))[0, 0])
-    inside = [np.mean(np.abs(part.target) <= reach) for part in (*quiet, *loud)]
+    inside = [np.mean(np.abs(part.target()) <= reach) for part in (*quiet, *loud)]
     assert np.mean(inside) == pytest.approx(0.9, abs=0.01)
     assert inside[1] < 0.85  # 91 slides of the quiet patient would not make it narrower
 
@@ -94,7 +95,7 @@ def test_undefined_targets_are_left_out_and_a_gene_without_any_has_no_interval()
     predicted = rng.normal(size=(500, 3))
     target = predicted + rng.normal(size=(500, 3))
     gaps = target.copy()
-    gaps[:100, 0] = np.nan
+    gaps[:100] = np.nan
     gaps[:, 2] = np.nan
     spread = fit_spread([held(predicted, gaps)])
     kept = fit_spread([held(predicted[100:, :1], target[100:, :1])])
@@ -115,7 +116,7 @@ def held(predicted: np.ndarray, target: np.ndarray, patient: str = "A") -> HeldO
         np.zeros((n, 2)),
         np.zeros((n, 1, 1), np.float32),
         np.ones(n, np.bool_),
-        target.astype(np.float32),
+        Targets.of_dense(target.astype(np.float32)),
     )
     return HeldOut(slide, np.arange(n), predicted.astype(np.float32))
 
@@ -125,7 +126,7 @@ def test_coverage_by_hand() -> None:
     spread = Spread(4 * one, none, 4 * one, 1.5 * one)
     predicted = {"a": np.zeros((4, 1), np.float32), "b": np.array([[1.0], [np.nan]], np.float32)}
     measured = {"a": np.array([[2.9], [-3.1], [0], [np.nan]]), "b": np.array([[1.0], [1.0]])}
-    found = coverage(spread, predicted, measured)
+    found = coverage(spread, predicted, {k: Targets.of_dense(v) for k, v in measured.items()})
     assert found == {"coverage": pytest.approx(5 / 6), "width": 6.0, "slides": {"a": 2 / 3, "b": 1.0}}
 
 
@@ -144,7 +145,7 @@ def test_what_mmap_held_out_is_what_fits_without_the_fold_predict(head_slides) -
         # Components are those of all training slides: no expression is in them.
         correlation = np.corrcoef(part.predicted.ravel(), alone[part.rows].ravel())[0, 1]
         assert correlation > 0.95
-        changed = replace(slide, target=np.asarray(slide.target) + 5)
+        changed = replace(slide, target=Targets.of_dense(slide.targets.dense() + 5))
         again = fit_mmap(
             [changed if s.name == name else s for s in slides],
             plan_validation([changed if s.name == name else s for s in slides], ()),

@@ -16,7 +16,7 @@ from mmap_st.prototypes.candidates import (
     selection_space,
 )
 from mmap_st.prototypes.select import select_prototypes, selected_count
-from mmap_st.prototypes.stored import build_all, read_embeddings, stored_candidates
+from mmap_st.prototypes.stored import build_all, stored_candidates, stored_embeddings
 
 ENCODER = "efficientnet-lite0"
 
@@ -164,7 +164,7 @@ def test_candidates_are_stored_once_under_a_key_of_their_settings(store: Feature
     again, built_again = stored_candidates(store, slide, ENCODER, (0.5, 1.0), CandidateSettings(seed=7))
     assert (built, built_again) == (True, False)
     assert first.centre.tobytes() == again.centre.tobytes()
-    embedding, valid = read_embeddings(slide, ENCODER, (0.5, 1.0))
+    embedding, valid = stored_embeddings(slide, ENCODER, (0.5, 1.0))
     direct = build_candidates(embedding, valid, CandidateSettings(seed=7))
     assert direct.centre.tobytes() == again.centre.tobytes()
     _, other = stored_candidates(store, slide, ENCODER, (0.5,), CandidateSettings(seed=7))

@@ -1,0 +1,152 @@
+"""What heads fit: the genes themselves, or, of a big panel, coordinates on axes that its genes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from mmap_st.data.targets import ALL, Index, Targets, pooled_moments
+from mmap_st.head.base import Tensors
+from mmap_st.head.slides import HeadSlide, evenly
+
+#: Panels of more genes are fitted by `AUTO_RANK` axes, unless a rank is given.
+MOST_GENES = 1_000
+AUTO_RANK = 256
+# Axes are those of a sample: they hardly change with more spots.
+_MOST_SPOTS = 50_000
+_ITERATIONS, _OVERSAMPLE = 4, 16
+# Keeps least squares solvable on a slide that has fewer genes than there are axes.
+_DAMPING = 1e-3
+
+Array = NDArray[np.float32]
+Dense = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Axes of expression, shared by all slides.
+
+    Attributes
+    ----------
+    axes
+        (G, r) float32, orthonormal columns; None: each gene is an axis of its own.
+    genes
+        Length G of the panel.
+    """
+
+    axes: Array | None
+    genes: int
+
+    @property
+    def rank(self) -> int:
+        """Number of axes r."""
+        return self.genes if self.axes is None else self.axes.shape[1]
+
+    def expression(self, coordinates: Array, columns: Index = ALL) -> Array:
+        """(n, g) differences of expression that coordinates (n, r) stand for."""
+        if self.axes is None:
+            return coordinates[:, columns]
+        expression: Array = coordinates @ self.axes[columns].T
+        return expression
+
+    def tensors(self) -> Tensors:
+        """What is to be saved of it."""
+        return {} if self.axes is None else {"basis": self.axes}
+
+    @classmethod
+    def load(cls, tensors: Tensors, genes: int) -> Basis:
+        """The basis among the saved tensors of a head."""
+        return cls(tensors.get("basis"), genes)
+
+    def coordinates(self, targets: Targets) -> Coordinates:
+        """A slide's targets on these axes."""
+        if self.axes is None or targets.present.all():
+            return Coordinates(self, targets, None)
+        here = self.axes[targets.present].astype(np.float64)
+        gram = here.T @ here
+        gram.flat[:: len(gram) + 1] += _DAMPING
+        return Coordinates(self, targets, cho_solve(cho_factor(gram), np.eye(len(gram))).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """One slide's targets on the axes of a basis.
+
+    Attributes
+    ----------
+    basis, targets
+        Of what.
+    inverse
+        (r, r) float32, makes least squares of projections where the slide lacks genes; None: it lacks none.
+    """
+
+    basis: Basis
+    targets: Targets
+    inverse: Array | None
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(r,) coordinates that the slide tells: those of genes that it has; all, where axes are shared."""
+        if self.basis.axes is None:
+            return self.targets.present
+        return np.full(self.basis.rank, self.targets.present.any())
+
+    def rows(self, rows: NDArray[np.int64]) -> Array:
+        """(k, r) float32 of some spots, NaN where undefined. They stand for expression up to a constant."""
+        if self.basis.axes is None:
+            return self.targets.dense(rows)
+        projected = self.targets.values[rows] @ self.basis.axes
+        coordinates: Array = projected if self.inverse is None else projected @ self.inverse
+        coordinates[~self.targets.measured[rows]] = np.nan
+        return coordinates
+
+
+def fit_basis(train: Sequence[HeadSlide], rank: int | None) -> Basis:
+    """Axes of greatest variance of the training targets, centred within each slide as fits are.
+
+    Parameters
+    ----------
+    train
+        Training slides.
+    rank
+        Number of axes; None: all genes of a panel of up to `MOST_GENES`, `AUTO_RANK` of a bigger one.
+    """
+    genes = train[0].targets.genes
+    if rank is None and genes <= MOST_GENES:
+        return Basis(None, genes)
+    parts = [slide.targets.rows(rows) for slide, rows in zip(train, evenly(train, _MOST_SPOTS), strict=True)]
+    axes = _principal_axes(parts, min(rank or AUTO_RANK, genes))
+    return Basis(np.ascontiguousarray(axes, np.float32), genes)
+
+
+def judged_genes(train: Sequence[HeadSlide]) -> Index:
+    """Genes that choices are judged by: all, or the `MOST_GENES` of greatest training variance, in order."""
+    if train[0].targets.genes <= MOST_GENES:
+        return ALL
+    _, variance = pooled_moments([slide.targets.rows(slide.usable) for slide in train])
+    return np.sort(np.argsort(-variance, kind="stable")[:MOST_GENES])
+
+
+def _principal_axes(parts: Sequence[Targets], rank: int) -> Dense:
+    """(G, rank) orthonormal axes by subspace iteration (Halko, Martinsson, Tropp 2011), on sparse targets."""
+    values = [part.values.astype(np.float64) for part in parts]
+    means = [part.total(part.defined) / max(1, int(part.defined.sum())) for part in parts]
+
+    def covariance_times(axes: Dense) -> Dense:
+        product = np.zeros_like(axes)
+        for own, mean in zip(values, means, strict=True):
+            product += own.T @ (own @ axes) - own.shape[0] * np.outer(mean, mean @ axes)
+        return product
+
+    genes = parts[0].genes
+    width = min(genes, rank + _OVERSAMPLE)
+    axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(genes, width)))
+    for _ in range(_ITERATIONS):
+        axes, _ = np.linalg.qr(covariance_times(axes))
+    _, vectors = np.linalg.eigh(axes.T @ covariance_times(axes))
+    principal: Dense = axes @ vectors[:, ::-1][:, :rank]
+    return principal

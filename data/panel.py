@@ -144,7 +144,7 @@ def target_moments(
     spots, total, squares = (np.zeros(len(genes)) for _ in range(3))
     for counts in training.values():
         columns, present = counts.columns_of(genes)
-        values = NORMALISATIONS[normalisation](counts, columns)
+        values = NORMALISATIONS[normalisation].scale(counts, columns)
         spots += present * int((counts.library > 0).sum())
         total += values.sum(axis=0)
         squares += values.multiply(values).sum(axis=0)
@@ -163,7 +163,7 @@ def mean_morans_i(
     for name, counts in training.items():
         columns, present = counts.columns_of(genes)
         kept = np.flatnonzero(counts.library > 0)
-        values = sparse.csr_array(NORMALISATIONS[normalisation](counts, columns)[kept])
+        values = sparse.csr_array(NORMALISATIONS[normalisation].scale(counts, columns)[kept])
         total += present * len(kept) * morans_i(values, neighbour_weights(xy[name][kept]))
         spots += present * len(kept)
     return total / np.maximum(spots, 1)

@@ -18,9 +18,6 @@ from mmap_st.head.metrics import gene_table, most_variable, pooled_errors, summa
 from mmap_st.head.request import FitRequest
 from mmap_st.head.slides import HeadSlide
 
-#: How the embeddings that heads see are normalised.
-EMBEDDINGS = "standardised within each slide"
-
 Predictions = Mapping[str, NDArray[np.float32]]
 
 
@@ -120,7 +117,7 @@ class Fitted:
                 "how": self.panel.how,
                 "slides": list(self.panel.slides),
             },
-            "normalisation": {"targets": self.normalisation, "embeddings": EMBEDDINGS},
+            "normalisation": {"targets": self.normalisation, "embeddings": self.request.method.embeddings},
             "encoder": self.recipe,
             "magnifications": list(self.mpps),
             "slides": {

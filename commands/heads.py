@@ -27,10 +27,16 @@ def fit_head(
     store: StoreArgument,
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
-    head: Annotated[str, typer.Option(help="mmap, ridge or mean.")] = "mmap",
+    head: Annotated[
+        str | None, typer.Option(help="mmap, ridge, hest-ridge, mean; default: mmap, or the protocol's own.")
+    ] = None,
     genes: Annotated[
-        str, typer.Option(help="all, hvg:N, mean:N, svg:N, or a file with one gene a line.")
-    ] = "hvg:250",
+        str | None,
+        typer.Option(
+            help="all, hvg:N, mean:N, svg:N, hest:N, or a file with one gene a line; default: hvg:250, or"
+            " the protocol's own."
+        ),
+    ] = None,
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
     val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
     test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
@@ -40,7 +46,9 @@ def fit_head(
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
     mpp: MppOption = None,
-    protocol: Annotated[str, typer.Option(help="How it is evaluated: default or legacy-mmap.")] = "default",
+    protocol: Annotated[
+        str, typer.Option(help="How it is evaluated: default, legacy-mmap, hest-bench or triplex.")
+    ] = "default",
     prototypes: Annotated[
         str | None, typer.Option(help="kmeans, none, random or learned (head mmap).")
     ] = None,
@@ -60,7 +68,8 @@ def fit_head(
     from mmap_st.head.request import FitRequest
     from mmap_st.head.run_folder import METRICS
 
-    method = head_method(head)
+    rules = evaluation_protocol(protocol)
+    method = head_method(head or rules.head)
     pairs = [*(set_ or []), *([f"prototypes={prototypes}"] if prototypes is not None else [])]
     request = FitRequest(
         encoder=stored_encoder(encoder),
@@ -73,7 +82,7 @@ def fit_head(
         mpps=parse_magnifications(magnifications, mpp),
         seed=seed,
         gene_set=gene_set,
-        protocol=evaluation_protocol(protocol),
+        protocol=rules,
     )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
@@ -82,7 +91,7 @@ def fit_head(
         console.warn(text)
     if report.passed_over:
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
-    results.show_metrics(report.metrics, head)
+    results.show_metrics(report.metrics, method.name)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if report.metrics["test"] else [out])
     raise typer.Exit(1 if report.failed else 0)

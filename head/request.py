@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION
+from mmap_st.data.panel import INTERSECTION
 from mmap_st.head.base import HeadMethod
 from mmap_st.head.protocols import DEFAULT, EvaluationProtocol
 
@@ -21,11 +21,11 @@ class FitRequest:
     method, settings, seed
         The head.
     genes
-        Panel, see `mmap_st.data.panel.choose_panel`.
+        Panel, see `mmap_st.data.panel.choose_panel`; None: the protocol's.
     train, validation, test
         WHERE of each role, see `mmap_st.data.splits.resolve_split`.
     mpps
-        Magnifications; None: all that are complete on every slide used.
+        Magnifications; None: the protocol's, see `magnifications`.
     gene_set
         Genes that a panel is chosen from, see `mmap_st.data.panel.choose_panel`.
     protocol
@@ -37,7 +37,7 @@ class FitRequest:
     encoder: str
     method: HeadMethod
     settings: Any
-    genes: str = DEFAULT_PANEL
+    genes: str | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -46,3 +46,13 @@ class FitRequest:
     gene_set: str = INTERSECTION
     protocol: EvaluationProtocol = DEFAULT
     baselines: bool = True
+
+    @property
+    def panel(self) -> str:
+        """The panel: what was asked for, else the protocol's."""
+        return self.protocol.genes if self.genes is None else self.genes
+
+    @property
+    def magnifications(self) -> tuple[float, ...] | None:
+        """What was asked for, else the protocol's; None: all that are complete on every slide used."""
+        return self.protocol.mpps if self.mpps is None else self.mpps

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.normalise import NORMALISATIONS
 from mmap_st.data.panel import Panel
 from mmap_st.data.splits import Split
 from mmap_st.errors import HeadError
@@ -65,6 +66,7 @@ class Fitted:
             "panel": self.panel.how,
             "genes": len(self.panel.genes),
             "normalisation": self.normalisation,
+            "smoothed": NORMALISATIONS[self.normalisation].smoothed,
             "chosen": self.head.chosen,
             "spots_without_target": {name: n for name, n in undefined.items() if n},
             "invalid_spots": {name: n for name, n in invalid.items() if n},

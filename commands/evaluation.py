@@ -32,12 +32,12 @@ def evaluate(
     store: StoreArgument,
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to go on in.")],
-    head: HeadOption = "mmap",
+    head: HeadOption = None,
     folds: Annotated[
         str,
         typer.Option(help="patient: leave one out; patient:K; slide; or a CSV file of slide and fold."),
     ] = "patient",
-    genes: GenesOption = "hvg:250",
+    genes: GenesOption = None,
     gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
@@ -80,7 +80,7 @@ def evaluate(
         console.warn(text)
     if report.passed_over:
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
-    results.show_evaluation(report.metrics, head)
+    results.show_evaluation(report.metrics, fit.method.name)
     if report.ablations:
         results.show_ablations(report.ablations)
     console.show_reasons("failed", report.failed)

@@ -33,8 +33,8 @@ def fit_head(
     store: StoreArgument,
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
-    head: HeadOption = "mmap",
-    genes: GenesOption = "hvg:250",
+    head: HeadOption = None,
+    genes: GenesOption = None,
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
     val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
     test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
@@ -76,7 +76,7 @@ def fit_head(
         console.warn(text)
     if report.passed_over:
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
-    results.show_metrics(report.metrics, head)
+    results.show_metrics(report.metrics, request.method.name)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if report.metrics["test"] else [out])
     raise typer.Exit(1 if report.failed else 0)

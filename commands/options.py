@@ -27,7 +27,12 @@ ValuesOption = Annotated[
     str | None, typer.Option("--values", help="What count tables hold: counts, or lognorm on purpose.")
 ]
 GenesOption = Annotated[
-    str, typer.Option("--genes", help="all, hvg:N, mean:N, svg:N, or a file with one gene a line.")
+    str | None,
+    typer.Option(
+        "--genes",
+        help="all, hvg:N, mean:N, svg:N, hest:N, or a file with one gene a line; default: hvg:250, or the"
+        " protocol's own.",
+    ),
 ]
 GeneSetOption = Annotated[
     str,
@@ -36,7 +41,7 @@ GeneSetOption = Annotated[
     ),
 ]
 ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="How it is evaluated: default or legacy-mmap.")
+    str, typer.Option("--protocol", help="How it is evaluated: default, legacy-mmap, hest-bench or triplex.")
 ]
 PrototypesOption = Annotated[
     str | None, typer.Option("--prototypes", help="kmeans, none, random or learned (head mmap).")
@@ -44,7 +49,10 @@ PrototypesOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting.")
 ]
-HeadOption = Annotated[str, typer.Option("--head", help="mmap, ridge or mean.")]
+HeadOption = Annotated[
+    str | None,
+    typer.Option("--head", help="mmap, ridge, hest-ridge, mean; default: mmap, or the protocol's own."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 

@@ -3,52 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from mmap_st.data.counts import Counts
+from mmap_st.data.neighbours import array_means
 from mmap_st.data.spots import some
 from mmap_st.data.targets import Targets
 from mmap_st.errors import NormalisationError
 
 #: Name of the default normalisation, recorded with every head.
 LOG1P_10K = "log1p-10k"
-#: Of the released MMAP code: the library is that of the panel alone, and an empty one is 0.
+#: Of the HEST-Benchmark: counts as they are.
+LOG1P_COUNTS = "log1p-counts"
+#: Of the released MMAP code: the library is that of the panel alone.
 LOG10_PANEL = "log10-10k-panel"
+#: Of TRIPLEX: the same, then smoothed over the array.
+LOG10_PANEL_SMOOTHED = "log10-10k-panel-smoothed"
 #: Of tables that hold log-normalised values: none.
 AS_GIVEN = "lognorm-as-given"
-
-#: What each normalisation is, for people.
-UNITS = {
-    LOG1P_10K: "log1p of counts scaled to 10,000 a spot over all genes",
-    LOG10_PANEL: "log10(x + 1) of counts scaled to 10,000 a spot over the panel's genes",
-    AS_GIVEN: "log-normalised values as the table has them",
-}
 
 _SCALE = 10_000.0
 
 
 def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
-    """Scale `columns` (n, g) of `counts` to 10,000 a spot over ALL genes and take log1p; stays sparse.
-
-    Rows of spots whose library size is 0 stay empty: their target is undefined, see `targets`.
-    """
-    library = counts.library
-    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
-    scaled = sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)
+    """Scale `columns` (n, g) of `counts` to 10,000 a spot over ALL genes and take log1p; stays sparse."""
+    scaled = _scaled(columns, counts.library)
     scaled.data = np.log1p(scaled.data)
     return scaled
 
 
 def log10_10k_panel(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     """Scale `columns` (n, g) to 10,000 a spot over these genes alone and take log10(x + 1); stays sparse."""
-    library = np.asarray(columns.sum(axis=1), np.float64).ravel()
-    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
-    scaled = sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)
+    scaled = _scaled(columns, np.asarray(columns.sum(axis=1), np.float64).ravel())
     scaled.data = np.log10(scaled.data + 1.0)
     return scaled
+
+
+def log1p_counts(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
+    """Take log1p of `columns` (n, g); stays sparse."""
+    logged = sparse.csr_array(columns, dtype=np.float64)
+    logged.data = np.log1p(logged.data)
+    return logged
 
 
 def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
@@ -56,10 +55,40 @@ def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array(columns, dtype=np.float64)
 
 
-NORMALISATIONS: dict[str, Callable[[Counts, sparse.csr_array], sparse.csr_array]] = {
-    LOG1P_10K: log1p_10k,
-    LOG10_PANEL: log10_10k_panel,
-    AS_GIVEN: as_given,
+@dataclass(frozen=True)
+class Normalisation:
+    """One way from counts to targets.
+
+    Attributes
+    ----------
+    scale
+        (counts of a slide, columns (n, g) of it) to (n, g) float64 values.
+    units
+        What the values are, for people.
+    empty_is_zero
+        Whether a spot whose library size is 0 has targets of 0; else they are undefined.
+    smoothed
+        Whether a spot's targets are then averaged with those of its neighbours on the array.
+    """
+
+    scale: Callable[[Counts, sparse.csr_array], sparse.csr_array]
+    units: str
+    empty_is_zero: bool = False
+    smoothed: bool = False
+
+
+_PANEL_UNITS = "log10(x + 1) of counts scaled to 10,000 a spot over the panel's genes"
+NORMALISATIONS = {
+    LOG1P_10K: Normalisation(log1p_10k, "log1p of counts scaled to 10,000 a spot over all genes"),
+    LOG1P_COUNTS: Normalisation(log1p_counts, "log1p of counts, not scaled", empty_is_zero=True),
+    LOG10_PANEL: Normalisation(log10_10k_panel, _PANEL_UNITS, empty_is_zero=True),
+    LOG10_PANEL_SMOOTHED: Normalisation(
+        log10_10k_panel,
+        f"{_PANEL_UNITS}, smoothed: the mean over a spot and its neighbours on the array",
+        empty_is_zero=True,
+        smoothed=True,
+    ),
+    AS_GIVEN: Normalisation(as_given, "log-normalised values as the table has them"),
 }
 
 
@@ -81,18 +110,50 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
 
-def sparse_targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> Targets:
-    """Return the targets of one slide on the panel `genes`.
+def sparse_targets(
+    counts: Counts,
+    genes: Sequence[str],
+    normalisation: str = LOG1P_10K,
+    xy: NDArray[np.float64] | None = None,
+) -> Targets:
+    """Return the targets of one slide.
 
-    Undefined are a spot whose library size is 0 (under `LOG10_PANEL` it is 0), and a gene that the slide
+    Undefined are a spot whose library size is 0 (some normalisations say 0 there), and a gene that the slide
     lacks.
+
+    Parameters
+    ----------
+    counts
+        Of the slide.
+    genes
+        The panel, in order.
+    normalisation
+        A key of `NORMALISATIONS`.
+    xy
+        (n, 2) centres of the spots; a smoothed normalisation needs them.
     """
+    chosen = NORMALISATIONS[normalisation]
     columns, present = counts.columns_of(genes)
-    values = sparse.csr_array(NORMALISATIONS[normalisation](counts, columns), dtype=np.float32)
-    everywhere = normalisation == LOG10_PANEL
-    return Targets(values, np.ones(len(counts.ids), np.bool_) if everywhere else counts.library > 0, present)
+    scaled = chosen.scale(counts, columns)
+    if chosen.smoothed:
+        assert xy is not None
+        scaled = array_means(xy) @ scaled
+    values = sparse.csr_array(scaled, dtype=np.float32)
+    defined = np.ones(len(counts.ids), np.bool_) if chosen.empty_is_zero else counts.library > 0
+    return Targets(values, defined, present)
 
 
-def targets(counts: Counts, genes: Sequence[str], normalisation: str = LOG1P_10K) -> NDArray[np.float32]:
+def targets(
+    counts: Counts,
+    genes: Sequence[str],
+    normalisation: str = LOG1P_10K,
+    xy: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32]:
     """Return `sparse_targets` as (n, len(genes)) float32, NaN where undefined."""
-    return sparse_targets(counts, genes, normalisation).dense()
+    return sparse_targets(counts, genes, normalisation, xy).dense()
+
+
+def _scaled(columns: sparse.csr_array, library: NDArray[np.float64]) -> sparse.csr_array:
+    """Each row of (n, g) times 10,000 over its library (n,); rows without a library stay empty."""
+    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
+    return sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)

@@ -1,4 +1,7 @@
-"""Gene panels: the ordered list of genes that a head predicts, chosen on training slides only."""
+"""Gene panels: the ordered list of genes that a head predicts.
+
+They are chosen on training slides only, unless a protocol asks otherwise (`mmap_st.head.protocols`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from scipy import sparse
 
 from mmap_st.data.counts import Counts
 from mmap_st.data.genes import canonical_gene, in_any, in_common, is_ensembl
+from mmap_st.data.hest_panel import hest_panel
 from mmap_st.data.normalise import LOG1P_10K, NORMALISATIONS
 from mmap_st.data.spatial import morans_i, neighbour_weights
 from mmap_st.data.spots import duplicates, some
@@ -19,6 +23,8 @@ from mmap_st.errors import PanelError
 
 DEFAULT_PANEL = "hvg:250"
 INTERSECTION, UNION = GENE_SETS = ("intersection", "union")
+
+_NO_SLIDE = "no training slide has counts; a panel is chosen on training slides."
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,12 @@ def choose_panel(
     ----------
     text
         ``all``: every gene of the set; ``hvg:N``: the N of greatest variance of
-        targets over the training spots, greatest first; ``mean:N``: the N of greatest mean; ``svg:N``: the N
-        that vary most from place to place, by Moran's I; or the path of a file with one gene a line.
+        targets over the training spots (before any smoothing), greatest first; ``mean:N``: the N of greatest
+        mean; ``svg:N``: the N that vary most from place to place, by Moran's I; ``hest:N``: as the
+        HEST-Benchmark chooses, see `mmap_st.data.hest_panel`; or the path of a file with one gene a line.
     training
-        Counts of the training slides, by name. Spots with an empty library do not count.
+        Counts of the slides to choose on, by name: those of training, or all where a protocol says so. Spots
+        with an empty library do not count, except for ``hest:N``.
     normalisation
         Of the targets, see `mmap_st.data.normalise`.
     gene_set
@@ -85,6 +93,12 @@ def _choose(
     xy: Mapping[str, NDArray[np.float64]],
 ) -> Panel:
     kind, colon, number = text.partition(":")
+    if kind == "hest" and colon and not Path(text).exists():
+        if not training:
+            raise PanelError(_NO_SLIDE)
+        if gene_set != INTERSECTION:
+            raise PanelError(f"--genes {text} takes genes of every slide; leave out --gene-set {gene_set}.")
+        return Panel(hest_panel(_parse_number(text, number), training), text, tuple(training))
     if text == "all" or (colon and kind in ("hvg", "mean", "svg") and not Path(text).exists()):
         genes, mean, variance = target_moments(training, normalisation, gene_set)
         how = text if gene_set == INTERSECTION else f"{text} of the {gene_set}"
@@ -112,8 +126,8 @@ def read_panel(path: Path, known: set[str]) -> Panel:
     """Read a panel file: one gene a line, in order; genes that no training slide has are an error."""
     if not path.is_file():
         raise PanelError(
-            f"--genes {path}: there is no such file; give all, hvg:N, mean:N, svg:N or a file with one gene"
-            " a line."
+            f"--genes {path}: there is no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
+            " one gene a line."
         )
     genes = [canonical_gene(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not genes:
@@ -134,7 +148,7 @@ def target_moments(
 ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Genes of all slides (or any), with mean and variance (g,) of targets over all spots that have them."""
     if not training:
-        raise PanelError("no training slide has counts; a panel is chosen on training slides.")
+        raise PanelError(_NO_SLIDE)
     if gene_set not in GENE_SETS:
         raise PanelError(f"--gene-set {gene_set}: give {' or '.join(GENE_SETS)}.")
     tables = [counts.genes for counts in training.values()]
@@ -144,7 +158,7 @@ def target_moments(
     spots, total, squares = (np.zeros(len(genes)) for _ in range(3))
     for counts in training.values():
         columns, present = counts.columns_of(genes)
-        values = NORMALISATIONS[normalisation](counts, columns)
+        values = NORMALISATIONS[normalisation].scale(counts, columns)
         spots += present * int((counts.library > 0).sum())
         total += values.sum(axis=0)
         squares += values.multiply(values).sum(axis=0)
@@ -163,7 +177,7 @@ def mean_morans_i(
     for name, counts in training.items():
         columns, present = counts.columns_of(genes)
         kept = np.flatnonzero(counts.library > 0)
-        values = sparse.csr_array(NORMALISATIONS[normalisation](counts, columns)[kept])
+        values = sparse.csr_array(NORMALISATIONS[normalisation].scale(counts, columns)[kept])
         total += present * len(kept) * morans_i(values, neighbour_weights(xy[name][kept]))
         spots += present * len(kept)
     return total / np.maximum(spots, 1)

@@ -120,6 +120,8 @@ class HeadMethod:
         (tensors, settings, shape) to a fitted head; shape holds M, d and G.
     uses_prototypes
         Whether it looks at the slide's candidates.
+    embeddings
+        How it normalises embeddings, for head.json.
     """
 
     name: str
@@ -127,6 +129,7 @@ class HeadMethod:
     fit: Callable[[Sequence[HeadSlide], Validation, Any, int, Callable[[str], None]], FittedHead]
     load: Callable[[Tensors, Any, Shape], FittedHead]
     uses_prototypes: bool = False
+    embeddings: str = "standardised within each slide"
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,6 @@ def with_targets(
 ) -> dict[str, HeadSlide]:
     """The slides with their targets on a panel."""
     return {
-        name: replace(slide, target=sparse_targets(counts[name], genes, normalisation))
+        name: replace(slide, target=sparse_targets(counts[name], genes, normalisation, slide.xy))
         for name, slide in slides.items()
     }

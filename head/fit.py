@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mmap_st.data.cohort import Cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.harmonise import harmonise_genes
 from mmap_st.data.normalise import AS_GIVEN, normalisation_of
-from mmap_st.data.panel import choose_panel
+from mmap_st.data.panel import Panel, choose_panel
 from mmap_st.data.splits import Split, resolve_split
 from mmap_st.errors import NormalisationError, SplitError
 from mmap_st.extract.store import (
@@ -86,7 +86,7 @@ def fit_head(
     check_run_folder(out)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
-    measured = measure(cohort, store, names, request.encoder, request.mpps, tell)
+    measured = measure(cohort, store, names, request.encoder, request.magnifications, tell)
     if not measured.counts and not measured.failed:
         check_encoder(store, request.encoder)
     split = measured.usable(cohort, asked)
@@ -120,13 +120,11 @@ def fit_split(
     """
     names = (*split.train, *split.validation, *split.test)
     stored = [store.slide(name) for name in names]
-    mpps = common_magnifications(stored, request.encoder, request.mpps)
+    mpps = common_magnifications(stored, request.encoder, request.magnifications)
     recipe = check_same_recipe(stored, request.encoder, mpps)
     counts = harmonise_genes({name: counts[name] for name in names})
     normalisation = _normalisation(request.protocol, normalisation_of(counts))
-    training = {name: counts[name] for name in split.train}
-    places = {name: store.slide(name).spot_xy() for name in split.train}
-    panel = choose_panel(request.genes, training, normalisation, request.gene_set, places)
+    panel = _panel(store, request, split, counts, normalisation)
 
     draft = begin_run_folder(out)
     started = time.perf_counter()
@@ -226,6 +224,20 @@ def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
             raise SplitError(
                 f"none of the {len(wanted)} slides of {flag} can be used; slide {name}: {why[name]}"
             )
+
+
+def _panel(
+    store: FeatureStore, request: FitRequest, split: Split, counts: Mapping[str, Counts], normalisation: str
+) -> Panel:
+    """The genes, chosen on the training slides, or on all where the protocol says so: it is then in `how`."""
+    chosen_on = tuple(counts) if request.protocol.panel_on_all_slides else split.train
+    tables = {name: counts[name] for name in chosen_on}
+    places = {name: store.slide(name).spot_xy() for name in chosen_on}
+    panel = choose_panel(request.panel, tables, normalisation, request.gene_set, places)
+    if set(panel.slides) <= set(split.train):
+        return panel
+    included = ", test included" if split.test else ""
+    return replace(panel, how=f"{panel.how}, chosen on all slides{included}")
 
 
 def _normalisation(protocol: EvaluationProtocol, suits: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.normalise import UNITS
+from mmap_st.data.normalise import NORMALISATIONS
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import encode_name
 from mmap_st.head.slides import HeadSlide
@@ -72,7 +72,7 @@ def write_prediction(
     known = {key: value for key, value in about.items() if value is not None}
     table.uns[UNS] = {
         "slide": slide.name,
-        "units": UNITS[str(about["normalisation"])],
+        "units": NORMALISATIONS[str(about["normalisation"])].units,
         "spatial_units": "level-0 pixels of the image, x to the right, y down",
         **known,
     }

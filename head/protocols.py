@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmap_st.data.normalise import LOG10_PANEL
+from mmap_st.data.normalise import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED
+from mmap_st.data.panel import DEFAULT_PANEL
 from mmap_st.errors import RequestError, did_you_mean
 
 
@@ -16,8 +17,12 @@ class EvaluationProtocol:
     ----------
     name
         What ``--protocol`` calls it.
+    head, genes, mpps
+        Head, panel and magnifications where none are asked for; no magnifications: all that are complete.
     normalisation
         Of the targets; None: what suits the tables.
+    panel_on_all_slides
+        Whether the panel is chosen on all slides of the split, not on those of training alone.
     test
         WHERE of the test slides unless ``--test`` is given.
     folds_by_slide
@@ -28,7 +33,11 @@ class EvaluationProtocol:
     """
 
     name: str = "default"
+    head: str = "mmap"
+    genes: str = DEFAULT_PANEL
+    mpps: tuple[float, ...] | None = None
     normalisation: str | None = None
+    panel_on_all_slides: bool = False
     test: str | None = None
     folds_by_slide: bool = False
     released_errors: bool = False
@@ -44,7 +53,20 @@ LEGACY_MMAP = EvaluationProtocol(
     folds_by_slide=True,
     released_errors=True,
 )
-PROTOCOLS = {protocol.name: protocol for protocol in (DEFAULT, LEGACY_MMAP)}
+#: As the HEST-Benchmark evaluates (github.com/mahmoodlab/HEST, Jaume et al. 2024); its score is
+#: ``pcc_pooled``. It has no library size, and its panels were chosen with the test slides.
+HEST_BENCH = EvaluationProtocol(
+    "hest-bench",
+    head="hest-ridge",
+    genes="hest:50",
+    mpps=(0.5,),
+    normalisation=LOG1P_COUNTS,
+    panel_on_all_slides=True,
+)
+#: As TRIPLEX evaluates legacy ST (github.com/NEXGEM/TRIPLEX, Chung et al. 2024); its score is ``pcc_slide``.
+#: The measured values of test slides are smoothed too.
+TRIPLEX = EvaluationProtocol("triplex", normalisation=LOG10_PANEL_SMOOTHED)
+PROTOCOLS = {protocol.name: protocol for protocol in (DEFAULT, LEGACY_MMAP, HEST_BENCH, TRIPLEX)}
 
 
 def evaluation_protocol(name: str) -> EvaluationProtocol:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.base import HeadMethod
+from mmap_st.head.hest_ridge import HEST_RIDGE
 from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.ridge import RIDGE
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, MEAN)}
+HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN)}
 
 
 def head_method(name: str) -> HeadMethod:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION
+from mmap_st.data.panel import INTERSECTION
 from mmap_st.head.base import HeadMethod, parse_settings
 from mmap_st.head.protocols import DEFAULT, EvaluationProtocol, evaluation_protocol
 from mmap_st.head.registry import head_method
@@ -23,11 +23,11 @@ class FitRequest:
     method, settings, seed
         The head.
     genes
-        Panel, see `mmap_st.data.panel.choose_panel`.
+        Panel, see `mmap_st.data.panel.choose_panel`; None: the protocol's.
     train, validation, test
         WHERE of each role, see `mmap_st.data.splits.resolve_split`.
     mpps
-        Magnifications; None: all that are complete on every slide used.
+        Magnifications; None: the protocol's, see `magnifications`.
     gene_set
         Genes that a panel is chosen from, see `mmap_st.data.panel.choose_panel`.
     protocol
@@ -39,7 +39,7 @@ class FitRequest:
     encoder: str
     method: HeadMethod
     settings: Any
-    genes: str = DEFAULT_PANEL
+    genes: str | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -49,16 +49,31 @@ class FitRequest:
     protocol: EvaluationProtocol = DEFAULT
     baselines: bool = True
 
+    @property
+    def panel(self) -> str:
+        """The panel: what was asked for, else the protocol's."""
+        return self.protocol.genes if self.genes is None else self.genes
+
+    @property
+    def magnifications(self) -> tuple[float, ...] | None:
+        """What was asked for, else the protocol's; None: all that are complete on every slide used."""
+        return self.protocol.mpps if self.mpps is None else self.mpps
+
 
 def fit_request(
-    encoder: str, head: str, protocol: str, pairs: Sequence[str], prototypes: str | None, **others: Any
+    encoder: str,
+    head: str | None = None,
+    protocol: str = DEFAULT.name,
+    pairs: Sequence[str] = (),
+    prototypes: str | None = None,
+    **others: Any,
 ) -> FitRequest:
     """A request from the words of a command line.
 
     Parameters
     ----------
     head, protocol
-        By name.
+        By name; no head: the protocol's own.
     pairs
         ``KEY=VALUE`` settings of the head.
     prototypes
@@ -71,7 +86,7 @@ def fit_request(
     RequestError
         If a name or a setting is not known.
     """
-    method = head_method(head)
+    rules = evaluation_protocol(protocol)
+    method = head_method(head or rules.head)
     given = [*pairs, *([f"prototypes={prototypes}"] if prototypes is not None else [])]
-    settings = parse_settings(method, given)
-    return FitRequest(encoder, method, settings, protocol=evaluation_protocol(protocol), **others)
+    return FitRequest(encoder, method, parse_settings(method, given), protocol=rules, **others)

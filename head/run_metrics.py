@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.data.normalise import NORMALISATIONS
 from mmap_st.data.panel import Panel
 from mmap_st.data.splits import Split
 from mmap_st.data.targets import Targets
@@ -19,9 +20,6 @@ from mmap_st.head.metrics import gene_table, most_variable, pooled_errors, summa
 from mmap_st.head.request import FitRequest
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.uncertainty import LEVEL, Spread, coverage
-
-#: How the embeddings that heads see are normalised.
-EMBEDDINGS = "standardised within each slide"
 
 Predictions = Mapping[str, NDArray[np.float32]]
 
@@ -70,6 +68,7 @@ class Fitted:
             "panel": self.panel.how,
             "genes": len(self.panel.genes),
             "normalisation": self.normalisation,
+            "smoothed": NORMALISATIONS[self.normalisation].smoothed,
             "chosen": self.head.chosen,
             "spots_without_target": {name: n for name, n in undefined.items() if n},
             "invalid_spots": {name: n for name, n in invalid.items() if n},
@@ -132,7 +131,7 @@ class Fitted:
                 "how": self.panel.how,
                 "slides": list(self.panel.slides),
             },
-            "normalisation": {"targets": self.normalisation, "embeddings": EMBEDDINGS},
+            "normalisation": {"targets": self.normalisation, "embeddings": self.request.method.embeddings},
             "encoder": self.recipe,
             "magnifications": list(self.mpps),
             "slides": {

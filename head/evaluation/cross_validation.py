@@ -84,7 +84,7 @@ def prepare(
 ) -> Prepared:
     """Read counts, and settle folds and magnifications; slides that cannot be used go to `report`."""
     fit = request.fit
-    measured = measure(cohort, store, cohort.names, fit.encoder, fit.mpps, tell)
+    measured = measure(cohort, store, cohort.names, fit.encoder, fit.magnifications, tell)
     report.passed_over, report.failed = measured.passed_over, measured.failed
     if not measured.counts:
         check_encoder(store, fit.encoder)
@@ -95,7 +95,7 @@ def prepare(
     if shared:
         report.warnings.append(shared_patients_warning(shared))
     stored = [store.slide(name) for name in measured.counts]
-    mpps = common_magnifications(stored, fit.encoder, fit.mpps)
+    mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
     check_same_recipe(stored, fit.encoder, mpps)
     return Prepared(Material(cohort, store.path, measured.counts), store, rule, folds, mpps)
 

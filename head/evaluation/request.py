@@ -60,13 +60,13 @@ def describe(
         name: [store.slide(name).complete(request.encoder)[mpp].recipe_sha256 for mpp in mpps]
         for name in names
     }
-    panel = Path(request.genes)
+    panel = Path(request.panel)
     return {
         "format_version": _FORMAT_VERSION,
         "encoder": request.encoder,
         "head": request.method.name,
         "settings": settings_values(request.settings),
-        "genes": panel.read_text("utf-8").split() if panel.is_file() else request.genes,
+        "genes": panel.read_text("utf-8").split() if panel.is_file() else request.panel,
         "gene_set": request.gene_set,
         "protocol": request.protocol.name,
         "magnifications": list(mpps),

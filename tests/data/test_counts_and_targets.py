@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmap_st.data.counts import make_counts
-from mmap_st.data.normalise import targets
+from mmap_st.data.normalise import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED, targets
 from mmap_st.data.panel import choose_panel, target_moments
 from mmap_st.errors import CountsError, PanelError
 
@@ -88,3 +88,27 @@ def test_a_panel_file_keeps_its_order_and_is_checked(tmp_path) -> None:
 def test_an_empty_table_is_refused() -> None:
     with pytest.raises(CountsError, match="0 spots and 4 genes"):
         make_counts((), GENES, np.zeros((0, 4), np.float32))
+
+
+@given(TABLES)
+def test_a_spot_without_counts_is_zero_where_its_normalisation_says_so(table) -> None:
+    table[1] = 0
+    counts = make_counts(IDS, GENES, table)
+    found = targets(counts, ("G1", "absent"), LOG1P_COUNTS)
+    np.testing.assert_allclose(found[:, 0], np.log1p(table[:, 1]), rtol=1e-6)
+    assert found[1, 0] == 0
+    assert np.isnan(found[:, 1]).all()
+
+
+def test_smoothed_targets_are_means_over_neighbours() -> None:
+    grid = [(x, y) for y in range(4) for x in range(4)]
+    table = np.random.default_rng(0).poisson(2.0, (16, 4)).astype(np.float32)
+    table[3] = 0  # 0 in its neighbours' means, as in its own
+    counts = make_counts([f"{x}x{y}" for x, y in grid], GENES, table)
+    panel = ("G3", "absent", "G0")
+    plain = targets(counts, panel, LOG10_PANEL)
+    found = targets(counts, panel, LOG10_PANEL_SMOOTHED, np.array(grid) * 200.0)
+    for row, (x, y) in enumerate(grid):
+        around = [i for i, (a, b) in enumerate(grid) if max(abs(a - x), abs(b - y)) <= 1]
+        np.testing.assert_allclose(found[row, [0, 2]], plain[around][:, [0, 2]].mean(axis=0), rtol=1e-5)
+    assert np.isnan(found[:, 1]).all()

@@ -104,11 +104,7 @@ def _write_section(root: Path, settings: SimulationSettings, seed: int, index: i
         coarse=settings.coarse,
         slide_factor=settings.slide_factor,
     )
-    # Sections are spread evenly over the range of tumour shares: few sections must still cover it.
-    order = np.random.default_rng([seed, 1]).permutation(settings.patients)
-    shares = 0.12 + 0.76 * (order + 0.5) / settings.patients
-    if not settings.slide_factor:
-        shares = np.full(settings.patients, 0.5)
+    shares = tumour_shares(settings, seed)
     name = f"{_patient_letters(index)}1"
     rng = np.random.default_rng([seed, 2, index])
     tissue = grow_tissue(rng, settings.size_um, float(shares[index]), coarse=settings.coarse)
@@ -122,6 +118,16 @@ def _write_section(root: Path, settings: SimulationSettings, seed: int, index: i
     _write_spots(root, name, array, xy_um / mpp)
     _write_counts(root, name, counts_rng, array, context, effects)
     return name
+
+
+def tumour_shares(settings: SimulationSettings, seed: int) -> NDArray[np.float64]:
+    """(patients,) share of tumour cells in each section: the slide factor that is planted."""
+    if not settings.slide_factor:
+        return np.full(settings.patients, 0.5)
+    # Spread evenly over the range: few sections must still cover it.
+    order = np.random.default_rng([seed, 1]).permutation(settings.patients)
+    shares: NDArray[np.float64] = 0.12 + 0.76 * (order + 0.5) / settings.patients
+    return shares
 
 
 def _patient_letters(index: int) -> str:

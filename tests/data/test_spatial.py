@@ -25,7 +25,9 @@ def test_it_is_the_double_sum(n: int, seed: int) -> None:
     values = rng.poisson(1.0, (n, 3)) * (rng.random((n, 3)) < 0.7) + rng.normal(0, 1e-3, (n, 3))
     weights = neighbour_weights(rng.uniform(0, 9, (n, 2)))
     expected = [plain_morans_i(values[:, g], weights.toarray()) for g in range(3)]
-    np.testing.assert_allclose(morans_i(sparse.csr_array(values), weights), expected, atol=1e-6)  # sums of squares cancel
+    np.testing.assert_allclose(
+        morans_i(sparse.csr_array(values), weights), expected, atol=1e-6
+    )  # sums of squares cancel
 
 
 def test_each_spot_has_its_six_nearest_and_never_itself() -> None:

@@ -67,7 +67,7 @@ class Preparation:
     def __init__(self, components: Components, basis: Basis, device: str, limits: Limits) -> None:
         self._components, self._basis, self._device = components, basis, device
         self._block = limits.block
-        self._squares, self._count = np.zeros(0), 0
+        self._squares, self._count = np.zeros(()), 0
 
     def train(
         self, slides: Sequence[HeadSlide], folds: Sequence[Rows], most: int
@@ -117,8 +117,7 @@ class Preparation:
         """Features and targets of `rows` in parts; adds up squared lengths, and notes what is kept."""
         for part in _cut(rows, self._block):
             blocks = features.blocks(part)
-            squares = (blocks.astype(np.float64) ** 2).sum(axis=(0, 2))
-            self._squares = self._squares + squares if self._count else squares
+            self._squares = self._squares + (blocks.astype(np.float64) ** 2).sum(axis=(0, 2))
             self._count += len(part)
             keep = np.isin(part, kept, assume_unique=True)
             parts.append((part[keep], blocks[keep]))

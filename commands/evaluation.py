@@ -51,6 +51,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="Fits side by side; default: as cores and memory allow.")
     ] = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="The head without each of its parts too.")] = False,
+    variants: Annotated[
+        str | None,
+        typer.Option(help="Ablations to evaluate, such as no-prototypes,selected-5; default: all."),
+    ] = None,
 ) -> None:
     """Cross-validate one head; go on with what a stopped run left."""
     from mmap_st.data.readers import open_cohort
@@ -72,7 +76,10 @@ def evaluate(
         mpps=parse_magnifications(magnifications, mpp),
         gene_set=gene_set,
     )
-    request = EvaluateRequest(fit, folds, tuple(range(seed, seed + seeds)), jobs, ablate)
+    keys = None if variants is None else tuple(key.strip() for key in variants.split(",") if key.strip())
+    request = EvaluateRequest(
+        fit, folds, tuple(range(seed, seed + seeds)), jobs, ablate or variants is not None, keys
+    )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
         report = run(slides, FeatureStore.open(store), request, out, tell)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, did_you_mean
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.evaluation.cross_validation import EvaluateReport, Prepared, cross_validate
 from mmap_st.head.evaluation.request import EvaluateRequest
@@ -72,23 +72,33 @@ def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
     return found
 
 
-def check_ablation(request: EvaluateRequest) -> MmapSettings:
-    """The settings of the head that is to be ablated.
+def chosen_variants(request: EvaluateRequest, mpps: tuple[float, ...]) -> list[Variant]:
+    """The ablations that are asked for.
 
     Raises
     ------
     RequestError
-        If it is another head than `mmap`.
+        If the head is another than `mmap`, or one that is asked for is not among its ablations.
     """
     settings = request.fit.settings
     if not isinstance(settings, MmapSettings):
         raise RequestError(f"--ablate takes the head mmap apart; {request.fit.method.name} has no parts.")
-    return settings
+    found = {variant.key: variant for variant in variants(settings, mpps)}
+    if request.variants is None:
+        return list(found.values())
+    unknown = [key for key in request.variants if key not in found]
+    if unknown:
+        raise RequestError(
+            f"--variants: there is no {unknown[0]!r}{did_you_mean(unknown[0], found)}; there are"
+            f" {', '.join(found)}."
+        )
+    return [found[key] for key in request.variants]
 
 
 def evaluate_ablations(
     ready: Prepared,
     request: EvaluateRequest,
+    found: Sequence[Variant],
     whole: Mapping[str, Any],
     out: Path,
     report: EvaluateReport,
@@ -98,6 +108,8 @@ def evaluate_ablations(
 
     Parameters
     ----------
+    found
+        The variants.
     whole
         metrics.json of the head as it is.
 
@@ -108,7 +120,6 @@ def evaluate_ablations(
     rows: list[dict[str, Any]] = [
         {"key": "whole", "variant": "as it is", **_scores(whole), "difference": None}
     ]
-    found = variants(check_ablation(request), ready.mpps)
     for number, variant in enumerate(found, start=1):
 
         def tell_which(text: str, variant: Variant = variant, number: int = number) -> None:

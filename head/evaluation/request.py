@@ -38,6 +38,8 @@ class EvaluateRequest:
     ablate
         Whether the head is evaluated without each of its parts too, see
         `mmap_st.head.evaluation.ablations`.
+    variants
+        Keys of the ablations to evaluate; None: all.
     """
 
     fit: FitRequest
@@ -45,6 +47,7 @@ class EvaluateRequest:
     seeds: tuple[int, ...] = (0,)
     jobs: int | None = None
     ablate: bool = False
+    variants: tuple[str, ...] | None = None
 
 
 def describe(

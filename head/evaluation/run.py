@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.extract.store import FeatureStore
-from mmap_st.head.evaluation.ablations import check_ablation, evaluate_ablations
+from mmap_st.head.evaluation.ablations import chosen_variants, evaluate_ablations
 from mmap_st.head.evaluation.cross_validation import (
     EvaluateReport,
     cross_validate,
@@ -31,12 +31,11 @@ def evaluate(
     RequestError
         If nothing can be evaluated, or `out` holds something else.
     """
-    if request.ablate:
-        check_ablation(request)
     report = EvaluateReport()
     ready = prepare(cohort, store, request, report, tell)
+    variants = chosen_variants(request, ready.mpps) if request.ablate else []
     with evaluation_folder(out):
         report.metrics = cross_validate(ready, request, out, report, tell)
-        if request.ablate:
-            report.ablations = evaluate_ablations(ready, request, report.metrics, out, report, tell)
+        if variants:
+            report.ablations = evaluate_ablations(ready, request, variants, report.metrics, out, report, tell)
     return report

@@ -299,3 +299,11 @@ def test_an_ablation_evaluates_each_variant_on_the_same_folds(
     table = pl.read_csv(out / "ablations.csv")
     assert table["variant"].to_list() == [row["variant"] for row in report.ablations]
     assert json.loads((out / "ablations.json").read_text())[1]["key"] == report.ablations[1]["key"]
+    some = evaluate(
+        cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True, variants=("random",)), out
+    )
+    assert some.ablations == [rows["whole"], rows["random"]]
+    with pytest.raises(RequestError, match=r"there is no 'randon' \(did you mean random"):
+        evaluate(
+            cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True, variants=("randon",)), out
+        )

@@ -25,6 +25,10 @@ class RequestError(MmapError):
     """The request itself cannot be met: nothing was done (exit status 2)."""
 
 
+class WriteError(RequestError):
+    """Results cannot be written: the disk is full, or may not be written to."""
+
+
 class SlideError(MmapError):
     """One slide cannot be used: the others are still done (exit status 1)."""
 

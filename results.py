@@ -176,14 +176,14 @@ def _show_coverage(metrics: dict[str, Any]) -> None:
     if found is not None:
         console.say(
             f"{found['level']:.0%} prediction intervals hold {found['coverage']:.1%} of the test targets"
-            f" (calibrated on {found['patients']} patients: {found['calibrated_on']})"
+            f" (calibrated on {_number_of(found['patients'], 'patient')}: {found['calibrated_on']})"
         )
 
 
 def show_evaluation(metrics: dict[str, Any], head: str) -> None:
     """Scores of a cross-validation, with intervals over patients."""
     protocol = metrics["protocol"]
-    seeds = "1 seed" if len(protocol["seeds"]) == 1 else f"{len(protocol['seeds'])} seeds"
+    seeds = _number_of(len(protocol["seeds"]), "seed")
     genes = "to ".join(f"{n} " for n in sorted({protocol["genes"][0], protocol["genes"][-1]}))
     console.say(
         f"{len(metrics['test']['slides'])} slides of {protocol['patients']} patients in"
@@ -228,6 +228,10 @@ def _with_interval(value: float | None, interval: Sequence[float] | None, sign: 
         return "undefined"
     shown = f"{value:{sign}.4f}"
     return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _number(value: float | None) -> str:

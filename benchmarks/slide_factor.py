@@ -31,6 +31,14 @@ def slide_means(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return names, np.array(predicted), np.array(measured)
 
 
+def number_of(name: str) -> int:
+    """Of a section: patients are named A to Z, AA, AB, ..., and have one section each, A1."""
+    number = 0
+    for letter in name.rstrip("1"):
+        number = 26 * number + ord(letter) - ord("A") + 1
+    return number - 1
+
+
 def main() -> None:
     """Print one line a variant."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,8 +51,7 @@ def main() -> None:
     print("| --- | --- | --- |")
     for folder in [arguments.run, *sorted(arguments.run.glob("ablations/*"))]:
         names, predicted, measured = slide_means(folder / PREDICTIONS)
-        # Patients are named A, B, ..., one section each.
-        planted = shares[[ord(name[0]) - ord("A") for name in names]]
+        planted = shares[[number_of(name) for name in names]]
         centred = predicted - predicted.mean(axis=0)
         component = np.linalg.svd(centred, full_matrices=False)[0][:, 0]
         factor = abs(np.corrcoef(component, planted)[0, 1])

@@ -33,6 +33,8 @@ class Counts:
         How many columns were added to another of the same name.
     gene_ids
         (g,) an Ensembl id of each gene, or ""; None where the table has none beside its names.
+    known
+        (n,) rows that the count table has; None: all. The others are empty, and were never measured.
     values
         ``counts``, or ``lognorm``: counts that were scaled to a library size and log1p-ed before.
     """
@@ -43,6 +45,7 @@ class Counts:
     merged_genes: int = 0
     gene_ids: tuple[str, ...] | None = None
     values: str = "counts"
+    known: NDArray[np.bool_] | None = None
 
     @property
     def library(self) -> NDArray[np.float64]:
@@ -50,7 +53,7 @@ class Counts:
         return np.asarray(self.matrix.sum(axis=1), dtype=np.float64).ravel()
 
     def rows_of(self, ids: Sequence[str]) -> Counts:
-        """Counts of `ids`, in that order; an id without counts gets an empty row (library size 0)."""
+        """Counts of `ids`, in that order; an id without counts gets an empty row that is not `measured`."""
         row_of = {name: row for row, name in enumerate(self.ids)}
         rows = np.array([row_of.get(name, -1) for name in ids], dtype=np.int64)
         known = rows >= 0
@@ -58,7 +61,12 @@ class Counts:
             (np.ones(known.sum(), np.float32), (np.flatnonzero(known), rows[known])),
             shape=(len(rows), len(self.ids)),
         )
-        return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix))
+        return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix), known=known)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(n,) rows that the count table has, be they empty or not."""
+        return np.ones(len(self.ids), np.bool_) if self.known is None else self.known
 
     def columns_of(self, genes: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.bool_]]:
         """Columns (n, len(genes)) in that order, and which of the genes this slide has (others are empty)."""

@@ -112,7 +112,7 @@ def _leave_out(cohort: Cohort, names: Sequence[str], groups: Mapping[str, Sequen
             folds.append(Fold(name, split))
     if len(folds) < 2:
         raise SplitError(
-            f"there are {len(folds)} folds to test on; a cross-validation needs two or more patients"
-            " (or, with --folds slide, slides)."
+            "there are not two folds to test on; a cross-validation needs two or more patients (or, with"
+            " --folds slide, slides)."
         )
     return tuple(folds)

@@ -45,4 +45,5 @@ def named_by_id(counts: Counts) -> Counts:
     keep = np.array([bool(gene_id) for gene_id in counts.gene_ids])
     ids = [gene_id for gene_id in counts.gene_ids if gene_id]
     renamed = make_counts(counts.ids, ids, counts.matrix[:, np.flatnonzero(keep)], kind=counts.values)
-    return replace(renamed, merged_genes=renamed.merged_genes + counts.merged_genes, gene_ids=renamed.genes)
+    merged = renamed.merged_genes + counts.merged_genes
+    return replace(renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known)

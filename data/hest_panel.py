@@ -90,7 +90,7 @@ def normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float6
 
 
 def _genes_seen(counts: Counts) -> set[str]:
-    spots, genes = counts.matrix.shape
+    spots, genes = int(counts.measured.sum()), counts.matrix.shape[1]
     seen = np.bincount(counts.matrix.indices[counts.matrix.data > 0], minlength=genes)
     least = np.ceil(_SEEN * spots)
     return {gene for gene, number in zip(counts.genes, seen, strict=True) if number >= least}
@@ -107,7 +107,7 @@ def _moments(
     total, squares = np.zeros(len(genes)), np.zeros(len(genes))
     for counts in tables.values():
         columns = counts.columns_of(genes)[0].astype(np.float64)
-        spots += columns.shape[0]
+        spots += int(counts.measured.sum())
         total += columns.sum(axis=0)
         squares += columns.multiply(columns).sum(axis=0)
     mean = total / spots

@@ -16,24 +16,28 @@ _REACH = 1.65
 _NEAREST = 4
 
 
-def array_means(xy: NDArray[np.float64]) -> sparse.csr_array:
+def array_means(xy: NDArray[np.float64], use: NDArray[np.bool_] | None = None) -> sparse.csr_array:
     """Means over each spot and its neighbours on the array.
 
     Parameters
     ----------
     xy
         (n, 2) centres of the spots, in any unit: the array may be turned or mirrored.
+    use
+        (n,) spots that were measured; the rows and columns of others are empty. None: all.
 
     Returns
     -------
     (n, n) float64 whose rows sum to 1. Neighbours that are not on the slide are left out of the mean, so
     that a spot without any is its own.
     """
+    use = np.ones(len(xy), np.bool_) if use is None else use
     pairs = cKDTree(xy).query_pairs(_REACH * _side(xy), output_type="ndarray")
-    own = np.arange(len(xy))
+    pairs = pairs[use[pairs].all(axis=1)]
+    own = np.flatnonzero(use)
     i = np.concatenate([pairs[:, 0], pairs[:, 1], own])
     j = np.concatenate([pairs[:, 1], pairs[:, 0], own])
-    share = 1.0 / np.bincount(i, minlength=len(xy))
+    share = 1.0 / np.maximum(np.bincount(i, minlength=len(xy)), 1)
     return sparse.csr_array((share[i], (i, j)), shape=(len(xy), len(xy)))
 
 

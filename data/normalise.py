@@ -118,8 +118,8 @@ def sparse_targets(
 ) -> Targets:
     """Return the targets of one slide.
 
-    Undefined are a spot whose library size is 0 (some normalisations say 0 there), and a gene that the slide
-    lacks.
+    Undefined are a spot that the count table lacks, a spot whose library size is 0 (some normalisations say 0
+    there), and a gene that the slide lacks.
 
     Parameters
     ----------
@@ -137,9 +137,9 @@ def sparse_targets(
     scaled = chosen.scale(counts, columns)
     if chosen.smoothed:
         assert xy is not None
-        scaled = array_means(xy) @ scaled
+        scaled = array_means(xy, counts.measured) @ scaled
     values = sparse.csr_array(scaled, dtype=np.float32)
-    defined = np.ones(len(counts.ids), np.bool_) if chosen.empty_is_zero else counts.library > 0
+    defined = counts.measured if chosen.empty_is_zero else counts.library > 0
     return Targets(values, defined, present)
 
 

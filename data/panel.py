@@ -129,7 +129,11 @@ def read_panel(path: Path, known: set[str]) -> Panel:
             f"--genes {path}: there is no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
             " one gene a line."
         )
-    genes = [canonical_gene(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PanelError(f"--genes {path} cannot be read as text ({error}).") from error
+    genes = [canonical_gene(line) for line in lines if line.strip()]
     if not genes:
         raise PanelError(f"{path} lists no genes; write one gene a line.")
     if duplicates(genes):

@@ -97,7 +97,10 @@ class Validation:
         The folds are those that are judged on; where slides of their own validate, those that would be.
         """
         if not self.refit:
-            return plan_validation(train, ()).row_folds(train)
+            try:
+                return plan_validation(train, ()).row_folds(train)
+            except HeadError:  # one slide of so few spots that they cannot be parted: they are one fold
+                return [np.zeros(len(slide), np.int64) for slide in train]
         if len(train) == 1:
             return [spatial_blocks(train[0].xy)]
         fold_of = {s.name: number for number, (_, judged) in enumerate(self.folds) for s in judged}
@@ -245,9 +248,11 @@ def _parse_value(text: str, kind: Any, where: str) -> Any:
     for option in (int, float):
         if option in options:
             try:
-                return option(text)
+                number = option(text)
             except ValueError:
                 continue
+            if np.isfinite(number):
+                return number
     if str in options:
         return text
     raise HeadError(f"{where}: {text!r} is not a number; give one such as {where.split('=')[0][6:]}=0.1.")

@@ -101,6 +101,17 @@ def measure(
     return measured
 
 
+def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
+    """The cohort, its empty patients filled with those that the store has."""
+
+    def patient(row: CohortSlide) -> str | None:
+        if row.patient is not None or not store.has_slide(row.slide):
+            return row.patient
+        return store.slide(row.slide).patient
+
+    return replace(cohort, slides=tuple(replace(row, patient=patient(row)) for row in cohort.slides))
+
+
 def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
     counts = read_counts(row)
     if not set(ids) & set(counts.ids):

@@ -25,7 +25,7 @@ from mmap_st.extract.store import (
     common_magnifications,
 )
 from mmap_st.head.base import FittedHead, HeldOut, held_out_by, plan_validation, thinned
-from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_targets
+from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_stored_patients, with_targets
 from mmap_st.head.mean import MEAN, MeanSettings
 from mmap_st.head.predictions import prediction_file, write_prediction
 from mmap_st.head.protocols import EvaluationProtocol
@@ -41,6 +41,7 @@ from mmap_st.head.run_folder import (
     write_head,
     write_json,
     write_table,
+    writing,
 )
 from mmap_st.head.run_metrics import Fitted
 from mmap_st.head.slides import HeadSlide
@@ -84,6 +85,7 @@ def fit_head(
         If nothing can be fitted, or the request contradicts itself.
     """
     check_run_folder(out)
+    cohort = with_stored_patients(cohort, store)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
     measured = measure(cohort, store, names, request.encoder, request.magnifications, tell)
@@ -95,6 +97,10 @@ def fit_head(
     if split.shared_patients:
         report.warnings.append(shared_patients_warning(split.shared_patients))
     report.metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
+    scored = (report.metrics["test"] or {"slides": split.test})["slides"]
+    for name in split.test:
+        if name not in scored:
+            report.failed[name] = "none of its spots has both a valid embedding and a target"
     return report
 
 
@@ -122,9 +128,8 @@ def fit_split(
     stored = [store.slide(name) for name in names]
     mpps = common_magnifications(stored, request.encoder, request.magnifications)
     recipe = check_same_recipe(stored, request.encoder, mpps)
+    panel, normalisation = choose_genes(store, request, split, counts)
     counts = harmonise_genes({name: counts[name] for name in names})
-    normalisation = _normalisation(request.protocol, normalisation_of(counts))
-    panel = _panel(store, request, split, counts, normalisation)
 
     draft = begin_run_folder(out)
     started = time.perf_counter()
@@ -141,7 +146,9 @@ def fit_split(
     train = [slides[name] for name in split.train]
     held_back = [slides[name] for name in split.validation]
     test = [slides[name] for name in split.test]
-    validation = plan_validation(train, held_back, by_slide=request.protocol.folds_by_slide)
+    # As the test is: folds of slides are like it only where its patients are in training too.
+    by_slide = request.protocol.folds_by_slide and bool(split.shared_patients)
+    validation = plan_validation(train, held_back, by_slide=by_slide)
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
@@ -167,11 +174,12 @@ def fit_split(
         ridge = None if probe is None else _predict(probe, test)
         metrics["baseline_ridge"] = None if ridge is None else fitted.scores(ridge)
     metrics["seconds"] = seconds
-    if test:
-        write_table(draft / GENES, fitted.genes(predicted, ridge))
-    write_head(draft, head, fitted.card(), spread)
-    write_json(draft / METRICS, metrics)
-    finish_run_folder(draft, out)
+    with writing(out):
+        if test:
+            write_table(draft / GENES, fitted.genes(predicted, ridge))
+        write_head(draft, head, fitted.card(), spread)
+        write_json(draft / METRICS, metrics)
+        finish_run_folder(draft, out)
     return metrics
 
 
@@ -224,6 +232,21 @@ def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
             raise SplitError(
                 f"none of the {len(wanted)} slides of {flag} can be used; slide {name}: {why[name]}"
             )
+
+
+def choose_genes(
+    store: FeatureStore, request: FitRequest, split: Split, counts: Mapping[str, Counts]
+) -> tuple[Panel, str]:
+    """The panel of a split and the normalisation of targets; `counts` hold those of its slides.
+
+    Raises
+    ------
+    RequestError
+        If either cannot be had.
+    """
+    counts = harmonise_genes({name: counts[name] for name in (*split.train, *split.validation, *split.test)})
+    normalisation = _normalisation(request.protocol, normalisation_of(counts))
+    return _panel(store, request, split, counts, normalisation), normalisation
 
 
 def _panel(

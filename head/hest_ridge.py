@@ -116,7 +116,7 @@ def load_hest_ridge(tensors: Tensors, settings: HestRidgeSettings, shape: Shape)
 
 
 def _fit(train: Sequence[HeadSlide], most: int) -> HestRidgeHead:
-    usable = [(slide, np.flatnonzero(slide.usable)) for slide in train]
+    usable = [(slide, np.flatnonzero(slide.usable)) for slide in train if slide.usable.any()]
     embedding = np.concatenate([_flat(slide, rows) for slide, rows in usable])
     target = np.concatenate([slide.targets.dense(rows) for slide, rows in usable])
     components = min(most, *embedding.shape)

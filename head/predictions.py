@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.normalise import NORMALISATIONS
-from mmap_st.errors import RequestError
+from mmap_st.errors import WriteError, first_line
 from mmap_st.extract.store import encode_name
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.uncertainty import Spread
@@ -84,7 +84,7 @@ def write_prediction(
             draft.replace(path)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise RequestError(f"{path} cannot be written ({error}); free some space.") from error
+            raise WriteError(f"{path} cannot be written ({first_line(error)}); free some space.") from error
 
 
 def read_prediction(path: Path) -> anndata.AnnData:

@@ -26,7 +26,8 @@ class EvaluationProtocol:
     test
         WHERE of the test slides unless ``--test`` is given.
     folds_by_slide
-        Whether choices are made by inner folds of slides, not of patients.
+        Whether choices are made by inner folds of slides, not of patients, where the test's patients are in
+        training too.
     released_errors
         Whether squared and absolute errors over all test spots pooled are reported too, of values as they
         are and z-scored.

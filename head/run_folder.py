@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mmap_st
-from mmap_st.errors import HeadError, RequestError
+from mmap_st.errors import HeadError, RequestError, WriteError, first_line
 from mmap_st.head.base import FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.uncertainty import Spread, saved_spread
@@ -69,6 +70,18 @@ class SavedHead:
         return tuple(float(mpp) for mpp in self.card["magnifications"])
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk says while `path` is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"--out {path} cannot be written ({error.strerror or first_line(error)}); free some space or name"
+            " another folder, and run the same command again."
+        ) from error
+
+
 def check_run_folder(path: Path) -> None:
     """Refuse to write a run over something that is no run.
 
@@ -93,13 +106,9 @@ def begin_run_folder(path: Path) -> Path:
     """
     path = path.resolve()
     draft = path.with_name(f".{path.name}.unfinished")
-    try:
+    with writing(path):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / PREDICTIONS).mkdir(parents=True)
-    except OSError as error:
-        raise RequestError(
-            f"--out {path} cannot be written ({error.strerror}); name another folder."
-        ) from error
     return draft
 
 

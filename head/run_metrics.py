@@ -85,9 +85,10 @@ class Fitted:
         """
         measured = self._measured(predicted)
         hvg = most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
-        summary = summarise({name: predicted[name] for name in measured}, measured, hvg)
+        scored = {name: predicted[name] for name in measured}
+        summary = summarise(scored, measured, hvg)
         if self.request.protocol.released_errors:
-            summary |= pooled_errors(predicted, measured)
+            summary |= pooled_errors(scored, measured)
         return summary
 
     def intervals(self, spread: Spread, predicted: Predictions) -> dict[str, Any]:

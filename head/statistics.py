@@ -40,20 +40,20 @@ class Difference:
 
 
 def interval_over_patients(
-    values: Sequence[float] | Values, patients: Sequence[str], seed: int = 0
+    values: Sequence[float] | Values, patients: Sequence[str | None], seed: int = 0
 ) -> tuple[float, float] | None:
     """Bootstrap interval of a mean over slides, patients drawn whole.
 
     Each of 10,000 resamples draws as many patients as there are, with replacement, and takes the mean over
     all their slides; the interval is from the 2.5th to the 97.5th percentile (cluster bootstrap, Davison and
-    Hinkley 1997, section 3.8). None with fewer than 3 patients.
+    Hinkley 1997, section 3.8). None with fewer than 3 patients, or where one is not known.
 
     Parameters
     ----------
     values
         One a slide; those that are not finite are left out.
     patients
-        Of each slide.
+        Of each slide; None: not known.
     """
     total, count = _by_patient(values, patients)
     if len(count) < FEWEST_FOR_INTERVAL:
@@ -66,7 +66,7 @@ def interval_over_patients(
     return float(low), float(high)
 
 
-def difference(first: Sequence[float], second: Sequence[float], patients: Sequence[str]) -> Difference:
+def difference(first: Sequence[float], second: Sequence[float], patients: Sequence[str | None]) -> Difference:
     """How far `first` lies above `second`, slide by slide.
 
     Parameters
@@ -74,24 +74,26 @@ def difference(first: Sequence[float], second: Sequence[float], patients: Sequen
     first, second
         A metric on the same slides, in the same order; a slide that lacks either is left out.
     patients
-        Of each slide.
+        Of each slide; None: not known. Then there is neither interval nor p-value.
     """
     apart = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     total, count = _by_patient(apart, patients)
-    if not len(count):
-        return Difference(float("nan"), None, None, 0)
     p_value = None
     if len(count) >= FEWEST_FOR_TEST:
         means = total / count
         p_value = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
-    mean = float(total.sum() / count.sum())
+    known = apart[np.isfinite(apart)]
+    mean = float(known.mean()) if len(known) else float("nan")
     return Difference(mean, interval_over_patients(apart, patients), p_value, len(count))
 
 
-def _by_patient(values: Sequence[float] | Values, patients: Sequence[str]) -> tuple[Values, Values]:
-    """Sum and number of the finite values of each patient who has any."""
+def _by_patient(values: Sequence[float] | Values, patients: Sequence[str | None]) -> tuple[Values, Values]:
+    """Sum and number of the finite values of each patient who has any; none where a patient is not known."""
     given = np.asarray(values, np.float64)
     use = np.isfinite(given)
-    names, of = np.unique(np.asarray(patients, dtype=object)[use].astype(str), return_inverse=True)
+    whose = [patient for patient, used in zip(patients, use, strict=True) if used]
+    if None in whose:
+        return np.zeros(0), np.zeros(0)
+    names, of = np.unique(np.array(whose, dtype=np.str_), return_inverse=True)
     total = np.bincount(of, given[use], minlength=len(names)).astype(np.float64)
     return total, np.bincount(of, minlength=len(names)).astype(np.float64)

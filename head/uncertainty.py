@@ -67,7 +67,8 @@ def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:
     For each gene, squared errors are regressed on predictions; then the interval's factor is the 90% quantile
     of errors over spreads, every patient weighing the same (split conformal prediction with normalised
     scores, Lei et al. 2018, doi 10.1080/01621459.2017.1307116; patients pooled as in Dunn et al. 2023, doi
-    10.1080/01621459.2022.2060112). Targets that are not defined are left out. None without any spot.
+    10.1080/01621459.2022.2060112). The regression is on the same spots: it has two numbers a gene. Targets
+    that are not defined are left out. None without any spot.
 
     Parameters
     ----------
@@ -131,7 +132,9 @@ def _calibrated(
     intercept, slope, typical = _variance_line(predicted, error**2, weight)
     spread = np.sqrt(_bounded(intercept + slope * predicted, typical))
     score = np.divide(np.abs(error), spread, out=np.zeros_like(error), where=spread > 0)
-    return intercept, slope, typical, _quantile(score, weight, LEVEL)
+    # One more score than there are: that of the spot to come (Lei et al. 2018).
+    level = min(1.0, LEVEL * (len(score) + 1) / len(score))
+    return intercept, slope, typical, _quantile(score, weight, level)
 
 
 def _bounded(variance: Any, typical: Any) -> Any:

@@ -26,6 +26,7 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.prototypes.candidates import (
+    MOST_SPOTS,
     Candidates,
     CandidateSettings,
     build_candidates,
@@ -62,6 +63,8 @@ def candidate_key(
         "algorithm_version": _ALGORITHM_VERSION,
         "embeddings": {mpp_key(mpp): complete[mpp].recipe_sha256 for mpp in mpps},
     }
+    if len(complete[mpps[0]].valid()) > MOST_SPOTS:  # smaller slides keep the keys that they have
+        full["most_spots"] = MOST_SPOTS
     return sha256_of_json(full)[:_KEY_LENGTH], full
 
 
@@ -83,6 +86,11 @@ def stored_candidates(
     if found is not None:
         return found, False
     embedding, valid = stored_embeddings(slide, encoder, mpps)
+    if not valid.any():
+        raise StoreError(
+            f"slide {slide.name} has no spot with a valid embedding of {encoder}; extract it again, or leave"
+            " it out."
+        )
     candidates = build_candidates(embedding, valid, settings)
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same: wait for it, and take what it wrote.

@@ -61,9 +61,12 @@ def _draw_selected(by_count: Sequence[tuple[str, Mapping[str, Any]]], path: Path
     figure = new_figure(7.2, 2.1)
     place = np.arange(len(by_count))
     for axis, (metric, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
-        values = [row[metric] for _, row in by_count]
-        axis.plot(place[:-1], values[:-1], "o-", color=_PART, ms=3.5, lw=1)
-        axis.plot(place[-1:], values[-1:], "D", color=_WHOLE, ms=4.5)
+        values = np.array([row[metric] for _, row in by_count])
+        fixed = np.array([row["selected"] is not None for _, row in by_count])
+        whole = np.array([row["key"] == "whole" for _, row in by_count])
+        axis.plot(place[fixed], values[fixed], "-", color=_PART, lw=1)
+        axis.plot(place[~whole], values[~whole], "o", color=_PART, ms=3.5)
+        axis.plot(place[whole], values[whole], "D", color=_WHOLE, ms=4.5)
         axis.set_xticks(place, [name for name, _ in by_count], fontsize=FONT)
         axis.set_xlabel("L, prototypes of a spot", fontsize=FONT)
         axis.set_ylabel(label, fontsize=FONT)
@@ -75,15 +78,11 @@ def _draw_selected(by_count: Sequence[tuple[str, Mapping[str, Any]]], path: Path
 
 def _by_selected(rows: Rows) -> list[tuple[str, Mapping[str, Any]]]:
     """Rows by L, the adaptive one last; none where L was not varied."""
-    prefix, adaptive = "selected-", "selected-adaptive"
-    named = {str(row["key"]): row for row in rows}
-    fixed = [key for key in named if key.startswith(prefix) and key != adaptive]
-    if not fixed:
+    varied = [row for row in rows if row["key"] == "whole" or str(row["key"]).startswith("selected-")]
+    if len(varied) < 2:
         return []
-    return [
-        *((key.removeprefix(prefix), named[key]) for key in fixed),
-        ("K / 2", named.get(adaptive, named["whole"])),
-    ]
+    by_count = sorted(varied, key=lambda row: (row["selected"] is None, row["selected"]))
+    return [(str(row["selected"] or "K / 2"), row) for row in by_count]
 
 
 def _plain(axis: Axes) -> None:

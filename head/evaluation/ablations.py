@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmap_st.errors import RequestError, did_you_mean
+from mmap_st.errors import RequestError, WriteError, did_you_mean
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.evaluation.cross_validation import EvaluateReport, Prepared, cross_validate
+from mmap_st.head.evaluation.cross_validation import EvaluateReport, ReadyCohort, cross_validate
 from mmap_st.head.evaluation.request import EvaluateRequest
 from mmap_st.head.evaluation.summary import PER_SLIDE, gain
 from mmap_st.head.mmap import MmapSettings
-from mmap_st.head.run_folder import write_json, write_table
+from mmap_st.head.run_folder import write_json, write_table, writing
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
 #: L and K that are tried, as in the paper's Figure 4.
@@ -53,10 +53,8 @@ def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
 
     if len(mpps) > 1:
         found += [Variant(f"only-{mpp_key(mpp)}", f"{mpp:g} um/px alone", settings, (mpp,)) for mpp in mpps]
-        add("concatenated", "magnifications concatenated", fusion="concatenate")
     add("no-prototypes", "no prototypes", prototypes="none")
     add("random", "random candidates", prototypes="random")
-    add("learned", "learned prototypes", prototypes="learned")
     if settings.prototypes in ("kmeans", "random"):
         for count in SELECTED:
             add(f"selected-{count}", f"L = {count}", selected=count)
@@ -64,7 +62,12 @@ def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
         for count in CLUSTERS:
             add(f"clusters-{count}", f"K = {count}", clusters=count)
         add("clusters-adaptive", "K by the number of spots", clusters=None)
+    if not settings.blend:
+        return found
     add("no-attention", "no learned attention", blend=0.0)
+    add("learned", "learned prototypes", prototypes="learned")
+    if len(mpps) > 1:
+        add("concatenated", "magnifications concatenated", fusion="concatenate")
     if settings.contrastive:
         add("no-contrastive", "no contrastive loss", contrastive=0.0)
     else:
@@ -96,7 +99,7 @@ def chosen_variants(request: EvaluateRequest, mpps: tuple[float, ...]) -> list[V
 
 
 def evaluate_ablations(
-    ready: Prepared,
+    ready: ReadyCohort,
     request: EvaluateRequest,
     found: Sequence[Variant],
     whole: Mapping[str, Any],
@@ -116,10 +119,10 @@ def evaluate_ablations(
     Returns
     -------
     One row a variant, the whole head first: its scores, and ``difference`` to the whole head by metric.
+    Variants that have not all folds are left out, and named in `report`.
     """
-    rows: list[dict[str, Any]] = [
-        {"key": "whole", "variant": "as it is", **_scores(whole), "difference": None}
-    ]
+    rows = [_row("whole", "as it is", request.fit.settings, whole, None)]
+    lost = set(report.failed_folds)
     for number, variant in enumerate(found, start=1):
 
         def tell_which(text: str, variant: Variant = variant, number: int = number) -> None:
@@ -127,25 +130,41 @@ def evaluate_ablations(
 
         fit = replace(request.fit, settings=variant.settings, baselines=False)
         folder = out / ABLATIONS / variant.key
-        metrics = cross_validate(
-            replace(ready, mpps=variant.mpps), replace(request, fit=fit), folder, report, tell_which
-        )
+        own = EvaluateReport()
+        try:
+            metrics = cross_validate(
+                replace(ready, mpps=variant.mpps), replace(request, fit=fit), folder, own, tell_which
+            )
+        except WriteError:
+            raise
+        except RequestError as error:
+            own.failed_folds = {"all": str(error)}
+        if own.failed_folds.keys() - lost:
+            # Scores over fewer folds would not compare.
+            report.failed_folds |= {f"{variant.name}: {k}": why for k, why in own.failed_folds.items()}
+            continue
         difference = gain(metrics["test"], whole["test"], ready.patients)
-        rows.append(
-            {"key": variant.key, "variant": variant.name, **_scores(metrics), "difference": difference}
-        )
-    write_json(out / ABLATIONS_JSON, rows)
-    write_table(out / ABLATIONS_CSV, [_flat(row) for row in rows])
+        rows.append(_row(variant.key, variant.name, variant.settings, metrics, difference))
+    with writing(out):
+        write_json(out / ABLATIONS_JSON, rows)
+        write_table(out / ABLATIONS_CSV, [_flat(row) for row in rows])
     return rows
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: metrics["test"][metric] for metric in (*PER_SLIDE, "pcc_pooled")}
+def _row(
+    key: str,
+    name: str,
+    settings: MmapSettings,
+    metrics: Mapping[str, Any],
+    difference: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    scores = {metric: metrics["test"][metric] for metric in (*PER_SLIDE, "pcc_pooled")}
+    return {"key": key, "variant": name, "selected": settings.selected, **scores, "difference": difference}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the CSV: differences beside the scores."""
-    flat = {key: value for key, value in row.items() if key not in ("key", "difference")}
+    flat = {key: value for key, value in row.items() if key not in ("key", "selected", "difference")}
     for metric in PER_SLIDE:
         apart = row["difference"][metric] if row["difference"] else {}
         low, high = apart.get("interval") or ("", "")

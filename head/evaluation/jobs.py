@@ -16,18 +16,22 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
+from numpy.linalg import LinAlgError
+
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.folds import Fold
-from mmap_st.errors import EvaluationError, RequestError
+from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
 from mmap_st.extract.engine.options import usable_cores
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.head.fit import fit_split
+from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.request import FitRequest
-from mmap_st.head.run_folder import FOLDS, METRICS
+from mmap_st.head.run_folder import FOLDS, METRICS, writing
 
-# Of the embeddings of all slides: they are held as they are, standardised, and in parts of a fit.
-_COPIES = 4.0
+# Of a worker, beside its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
+_WORKER_BYTES = 3e9
 
 Tell = Callable[[str], None]
 
@@ -59,13 +63,19 @@ class Material:
     store: Path
     counts: Mapping[str, Counts]
 
+    @property
+    def counts_bytes(self) -> int:
+        """Size of all counts."""
+        matrices = [table.matrix for table in self.counts.values()]
+        return sum(part.nbytes for m in matrices for part in (m.data, m.indices, m.indptr))
+
 
 def plan_jobs(request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path) -> list[Job]:
-    """One job a fold and seed; baselines, which no seed changes, are fitted with the first."""
+    """One job a fold and seed."""
     return [
         Job(
             fold,
-            replace(request, seed=seed, baselines=request.baselines and seed == seeds[0]),
+            replace(request, seed=seed),
             out / FOLDS / encode_name(fold.name) / f"seed{seed}",
         )
         for seed in seeds
@@ -97,11 +107,16 @@ def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: T
     return failed
 
 
-def jobs_side_by_side(asked: int | None, jobs: int, embeddings_bytes: int) -> int:
-    """How many fits run at a time: what was asked, else what cores and half of the free memory allow."""
+def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes: int) -> int:
+    """How many fits run at a time: what was asked, else what cores and half of the free memory allow.
+
+    A head that trains on a graphics card has it for itself.
+    """
     if asked is not None:
         return max(1, min(asked, jobs))
-    fit = int(0.5 * _free_memory() / max(_COPIES * embeddings_bytes, 1.0))
+    if isinstance(settings, MmapSettings) and settings.resolved_device() != "cpu":
+        return 1
+    fit = int(0.5 * free_memory() / (_WORKER_BYTES + counts_bytes))
     return max(1, min(usable_cores(), jobs, fit))
 
 
@@ -129,8 +144,9 @@ def _finished(
 
 def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
     """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
-    try:
+    with writing(job.out):
         job.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
         fit_split(
             material.cohort,
             store,
@@ -140,8 +156,10 @@ def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
             job.out,
             lambda text: tell(f"{job.name}: {text}"),
         )
-    except RequestError as error:
-        return str(error)
+    except WriteError:
+        raise  # not the fold's fault
+    except (MmapError, LinAlgError, MemoryError, torch.OutOfMemoryError) as error:
+        return first_line(error)
     return ""
 
 
@@ -169,7 +187,6 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(material: Material, threads: int) -> None:
-    import torch
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
@@ -191,11 +208,12 @@ def _fit_in_worker(job: Job) -> str:
     return _fit(_worker["material"], _worker["store"], job, lambda text: None)
 
 
-def _free_memory() -> int:
-    """Bytes; without limit where the system does not say."""
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that a process may still get; without limit where the system does not say."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
         return 1 << 60
 
 

@@ -8,12 +8,8 @@ from pathlib import Path
 from mmap_st.data.cohort import Cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation.ablations import chosen_variants, evaluate_ablations
-from mmap_st.head.evaluation.cross_validation import (
-    EvaluateReport,
-    cross_validate,
-    evaluation_folder,
-    prepare,
-)
+from mmap_st.head.evaluation.cross_validation import EvaluateReport, cross_validate, read_cohort
+from mmap_st.head.evaluation.folder import evaluation_folder
 from mmap_st.head.evaluation.request import EvaluateRequest
 
 
@@ -32,9 +28,9 @@ def evaluate(
         If nothing can be evaluated, or `out` holds something else.
     """
     report = EvaluateReport()
-    ready = prepare(cohort, store, request, report, tell)
-    variants = chosen_variants(request, ready.mpps) if request.ablate else []
     with evaluation_folder(out):
+        ready = read_cohort(cohort, store, request, report, tell)
+        variants = chosen_variants(request, ready.mpps) if request.ablate else []
         report.metrics = cross_validate(ready, request, out, report, tell)
         if variants:
             report.ablations = evaluate_ablations(ready, request, variants, report.metrics, out, report, tell)

@@ -14,14 +14,18 @@ from mmap_st.head.statistics import difference, interval_over_patients
 
 #: Metrics that a slide has of its own, by their name in a summary.
 PER_SLIDE = {"pcc_slide": "pcc", "pcc_slide_hvg50": "pcc_hvg50", "mse": "mse", "mae": "mae"}
+# Of each slide, in a run's protocol.
+_COUNTED = ("spots_without_target", "invalid_spots", "genes_lacking")
 # Of a slide, and the same for every seed.
 _SAME = ("n_spots", "fold")
 ROWS = ("test", "baseline_mean", "baseline_ridge")
 
+#: Of each slide; None: not known.
+Patients = Mapping[str, str | None]
 Runs = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
-def evaluation_metrics(runs: Runs, patients: Mapping[str, str], rule: str, protocol: str) -> dict[str, Any]:
+def evaluation_metrics(runs: Runs, patients: Patients, rule: str, protocol: str) -> dict[str, Any]:
     """Contents of an evaluation's metrics.json.
 
     Parameters
@@ -29,7 +33,7 @@ def evaluation_metrics(runs: Runs, patients: Mapping[str, str], rule: str, proto
     runs
         metrics.json of each fold and seed.
     patients
-        Of each slide.
+        Of each slide; None: not known.
     rule
         How folds were made.
     protocol
@@ -57,7 +61,7 @@ def evaluation_metrics(runs: Runs, patients: Mapping[str, str], rule: str, proto
 
 
 def _coverage(runs: Runs) -> dict[str, Any] | None:
-    """How often intervals held the truth: means over slides, each a mean over seeds."""
+    """How often intervals held the truth, a mean over slides, and how wide they were, a mean over folds."""
     found = [run["prediction_intervals"] for run in runs.values() if run.get("prediction_intervals")]
     if not found:
         return None
@@ -76,9 +80,7 @@ def _coverage(runs: Runs) -> dict[str, Any] | None:
     }
 
 
-def gain(
-    test: Mapping[str, Any], other: Mapping[str, Any], patients: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+def gain(test: Mapping[str, Any], other: Mapping[str, Any], patients: Patients) -> dict[str, dict[str, Any]]:
     """How far one row lies above another, metric by metric, with an interval over patients."""
     names = [name for name in test["slides"] if name in other["slides"]]
     return {
@@ -96,12 +98,12 @@ def gain(
 def gene_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Rows of genes.csv: means over the slides of all folds (and over seeds), genes of the most folds first.
 
-    Panels that are chosen in each fold differ: ``folds`` tells in how many a gene was.
+    Panels that are chosen in each fold differ: ``folds`` tells in how many a gene was, ``slides`` on how many
+    it was tested; scores are empty where that is none.
     """
     joined = pl.concat([pl.read_csv(file, infer_schema=False) for file in files], how="diagonal")
     scores = [column for column in joined.columns if column not in ("gene", "gene_id", "slides")]
     numbers = joined.with_columns(pl.col("slides").cast(pl.Int64), pl.col(scores).cast(pl.Float64))
-    measured = numbers.filter(pl.col("slides") > 0)
 
     def mean(column: str) -> pl.Expr:
         known = pl.col(column).is_not_null()
@@ -110,7 +112,7 @@ def gene_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     seeds = len({file.parent.name for file in files})
     return (
-        measured.group_by("gene", maintain_order=True)
+        numbers.group_by("gene", maintain_order=True)
         .agg(
             pl.col("gene_id").first(),
             (pl.len() // seeds).alias("folds"),
@@ -123,7 +125,7 @@ def gene_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _protocol(
-    runs: Runs, seeds: Sequence[int], patients: Mapping[str, str], rule: str, protocol: str
+    runs: Runs, seeds: Sequence[int], patients: Patients, rule: str, protocol: str
 ) -> dict[str, Any]:
     folds = {fold: run["protocol"] for (fold, seed), run in runs.items() if seed == seeds[0]}
     shared = sorted({patient for fold in folds.values() for patient in fold["shared_patients"]})
@@ -134,16 +136,25 @@ def _protocol(
         "fold_slides": {name: fold["test"] for name, fold in folds.items()},
         "seeds": list(seeds),
         "validation": sorted({fold["validation"] for fold in folds.values()}),
-        "patients": len({patients[slide] for fold in folds.values() for slide in fold["test"]}),
+        "patients": len({patients[slide] for fold in folds.values() for slide in fold["test"]} - {None}),
         "shared_patients": shared,
         "panel": first["panel"],
         "genes": sorted({fold["genes"] for fold in folds.values()}),
         "normalisation": first["normalisation"],
+        "smoothed": first["smoothed"],
+        **{key: _of_test_slides(folds, key) for key in _COUNTED},
         "chosen": {name: fold["chosen"] for name, fold in folds.items()},
     }
 
 
-def _row(found: Mapping[tuple[str, int], Mapping[str, Any]], patients: Mapping[str, str]) -> dict[str, Any]:
+def _of_test_slides(folds: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, int]:
+    """What each fold counted on the slides that it tests."""
+    return {
+        slide: fold[key][slide] for fold in folds.values() for slide in fold["test"] if slide in fold[key]
+    }
+
+
+def _row(found: Mapping[tuple[str, int], Mapping[str, Any]], patients: Patients) -> dict[str, Any]:
     """One row of results: means over slides, each slide a mean over seeds."""
     seeds = sorted({seed for _, seed in found})
     by_seed = {

@@ -112,3 +112,22 @@ def test_smoothed_targets_are_means_over_neighbours() -> None:
         around = [i for i, (a, b) in enumerate(grid) if max(abs(a - x), abs(b - y)) <= 1]
         np.testing.assert_allclose(found[row, [0, 2]], plain[around][:, [0, 2]].mean(axis=0), rtol=1e-5)
     assert np.isnan(found[:, 1]).all()
+
+
+@pytest.mark.parametrize("normalisation", [LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED])
+def test_a_spot_that_the_table_lacks_is_undefined_and_takes_no_part(normalisation: str) -> None:
+    """An empty spot was measured; one without a row was not."""
+    table = np.array([[4, 1], [0, 0], [2, 3]])
+    counts = make_counts(["a", "empty", "c"], ["G1", "G2"], table).rows_of(["a", "empty", "absent", "c"])
+    xy = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
+    found = targets(counts, ["G1", "G2"], normalisation, xy)
+    assert np.isnan(found[2]).all()
+    assert np.isfinite(np.delete(found, 2, axis=0)).all()
+    if normalisation == LOG10_PANEL_SMOOTHED:  # the last is too far away
+        panel = targets(counts, ["G1", "G2"], LOG10_PANEL)
+        np.testing.assert_allclose(found[0], panel[:2].mean(axis=0), rtol=1e-6)
+        return
+    alone = targets(
+        make_counts(["a", "empty", "c"], ["G1", "G2"], table), ["G1", "G2"], normalisation, xy[[0, 1, 3]]
+    )
+    np.testing.assert_allclose(found[[0, 1]], alone[[0, 1]])

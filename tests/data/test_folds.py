@@ -98,7 +98,7 @@ def test_cohorts_that_cannot_be_cross_validated_are_one_sentence() -> None:
         ("slide,fold\nS0,1\nS0,2\n", "needs one row"),
         ("slide,fold\nS0,1\nS1,\n", "a fold in it"),
         ("slide,fold\nS0,1\nQ7,2\n", "has no slide Q7"),
-        ("slide,fold\nS0,1\n", "there are 1 folds"),
+        ("slide,fold\nS0,1\n", "not two folds"),
         ("", "is no CSV file"),
     ],
 )

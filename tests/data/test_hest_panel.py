@@ -107,3 +107,11 @@ def test_it_is_a_panel_that_can_be_asked_for(tmp_path) -> None:
     lognorm = {name: replace(counts, values="lognorm") for name, counts in slides.items()}
     with pytest.raises(PanelError, match="hest:50 needs counts"):
         choose_panel("hest:50", lognorm)
+
+
+def test_spots_that_the_table_lacks_do_not_count() -> None:
+    rng = np.random.default_rng(5)
+    ids = [f"{i}x0" for i in range(40)]
+    counts = make_counts(ids, [f"G{i}" for i in range(30)], rng.poisson(0.3, (40, 30)))
+    wider = counts.rows_of([*ids, *(f"{i}x1" for i in range(400))])
+    assert hest_panel(5, {"a": wider}) == hest_panel(5, {"a": counts})

@@ -15,11 +15,20 @@ import polars as pl
 import pytest
 
 from mmap_st.data.cohort import Cohort
-from mmap_st.errors import EvaluationError, RequestError, SplitError, StoreError
+from mmap_st.errors import (
+    EvaluationError,
+    HeadError,
+    PanelError,
+    RequestError,
+    SplitError,
+    StoreError,
+    WriteError,
+)
 from mmap_st.extract.store import FeatureStore
-from mmap_st.head.evaluation import ablations, jobs
-from mmap_st.head.evaluation.cross_validation import EvaluateReport, evaluation_folder
-from mmap_st.head.evaluation.jobs import jobs_side_by_side
+from mmap_st.head.evaluation import ablations, cross_validation, jobs
+from mmap_st.head.evaluation.cross_validation import EvaluateReport
+from mmap_st.head.evaluation.folder import evaluation_folder
+from mmap_st.head.evaluation.jobs import free_memory, jobs_side_by_side
 from mmap_st.head.evaluation.request import EvaluateRequest
 from mmap_st.head.evaluation.run import evaluate
 from mmap_st.head.predictions import read_prediction
@@ -142,7 +151,7 @@ def test_another_request_is_refused_and_says_what_differs(
     with pytest.raises(RequestError, match="folds"):
         evaluate(cohort, store, request(folds="patient:2"), out)
     fewer = Cohort(cohort.slides[:4], cohort.source)
-    with pytest.raises(RequestError, match=r"slides.*counts_sha256"):
+    with pytest.raises(RequestError, match=r"patients.*counts_sha256"):
         evaluate(fewer, store, request(), out)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RequestError, match="holds other things than an evaluation"):
@@ -212,13 +221,23 @@ def _die(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_memory_decides_how_many_fits_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_free_memory", lambda: 8_000)
+def test_cores_memory_and_the_card_decide_how_many_fits_run_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jobs, "free_memory", lambda: int(40e9))
     monkeypatch.setattr(jobs, "usable_cores", lambda: 16)
-    assert jobs_side_by_side(None, 100, 100) == 10
-    assert jobs_side_by_side(None, 3, 100) == 3
-    assert jobs_side_by_side(None, 100, 10**9) == 1
-    assert jobs_side_by_side(5, 100, 10**9) == 5
+    settings = request("mmap", "device=cpu").fit.settings
+    assert jobs_side_by_side(None, 100, settings, 0) == 6
+    assert jobs_side_by_side(None, 3, settings, 0) == 3
+    assert jobs_side_by_side(None, 100, settings, 2 * 10**9) == 4
+    assert jobs_side_by_side(None, 100, settings, 10**12) == 1
+    assert jobs_side_by_side(5, 100, settings, 10**12) == 5
+    monkeypatch.setattr(type(settings), "resolved_device", lambda self: "cuda")
+    assert jobs_side_by_side(None, 100, settings, 0) == 1
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
+    assert free_memory(meminfo) == 2_048_000
+    assert free_memory(tmp_path / "none") > 1e15
 
 
 def test_kill_9_and_again_is_as_undisturbed(
@@ -307,3 +326,102 @@ def test_an_ablation_evaluates_each_variant_on_the_same_folds(
         evaluate(
             cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True, variants=("randon",)), out
         )
+
+
+def test_a_variant_whose_fold_fails_is_named_and_left_out_and_others_are_whole(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = tmp_path / "folds.csv"
+    folds.write_text("slide,fold\nA1,1\nB1,2\n")
+    fit_split = jobs.fit_split
+
+    def fails(cohort, store, request, split, *others):
+        if request.settings.prototypes == "none" and "A1" in split.test:
+            raise HeadError("made to fail")
+        return fit_split(cohort, store, request, split, *others)
+
+    monkeypatch.setattr(jobs, "fit_split", fails)
+    asked = request("mmap", *FAST, "blend=0", folds=str(folds), ablate=True)
+    report = evaluate(cohort, store, replace(asked, variants=("no-prototypes", "random")), tmp_path / "run")
+    assert report.failed_folds == {"no prototypes: 1": "made to fail"}
+    assert [row["key"] for row in report.ablations] == ["whole", "random"]
+    random = json.loads((tmp_path / "run" / "ablations" / "random" / "metrics.json").read_text())
+    assert sorted(random["test"]["slides"]) == ["A1", "B1"]
+
+
+def test_seeds_may_be_asked_for_in_any_order(
+    evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(evaluated[0], out)
+    shutil.rmtree(out / "folds" / "C" / "seed1")
+    later = evaluate(cohort, store, request(seeds=(1, 2)), out).metrics
+    for row in ("baseline_mean", "baseline_ridge"):
+        assert later[row]["mse"] == pytest.approx(evaluated[1].metrics[row]["mse"])
+    assert later["gain_over_ridge"]["mse"]["mean"] == 0
+
+
+def test_inputs_that_changed_are_refused(
+    evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(evaluated[0], out)
+    renamed = replace(cohort, slides=tuple(replace(s, patient=f"{s.patient}x") for s in cohort.slides))
+    with pytest.raises(RequestError, match=r"folds.*patients"):
+        evaluate(renamed, store, request(), out)
+
+
+def test_a_request_that_cannot_be_met_leaves_the_folder_free(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(PanelError, match="there is no such file"):
+        evaluate(cohort, store, request(genes="nothere.txt"), out)
+    assert not out.exists()
+    with pytest.raises(RequestError, match="pca=9999"):
+        evaluate(cohort, store, request("ridge", "pca=9999"), out)
+    assert evaluate(cohort, store, request("mean"), out).metrics["test"]["pcc_slide"] == 0
+
+
+def test_patients_that_only_the_store_knows_count_and_unknown_ones_give_no_interval(
+    evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nameless = replace(cohort, slides=tuple(replace(s, patient=None) for s in cohort.slides))
+    found = evaluate(nameless, store, request("mean"), tmp_path / "known").metrics
+    assert found["protocol"]["patients"] == 5
+    assert found["test"]["intervals"]["mse"] == evaluated[1].metrics["baseline_mean"]["intervals"]["mse"]
+    monkeypatch.setattr(cross_validation, "with_stored_patients", lambda cohort, store: cohort)
+    unknown = evaluate(nameless, store, request("mean", folds="slide"), tmp_path / "unknown").metrics
+    assert unknown["protocol"]["patients"] == 0
+    assert unknown["test"]["intervals"]["mse"] is None
+    assert unknown["gain_over_ridge"]["mse"]["interval"] is None
+
+
+def test_a_full_disk_ends_the_run_and_is_no_folds_fault(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmap_st.head.fit.write_head", full)
+    with pytest.raises(WriteError, match="No space left on device"):
+        evaluate(cohort, store, request("mean"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("protocol", ["legacy-mmap", "hest-bench", "triplex"])
+def test_named_protocols_are_cross_validated_too(
+    protocol: str, cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    fit = fit_request(ENCODER, "ridge", protocol, ("alpha=1e4",), genes="hest:8")
+    found = evaluate(cohort, store, EvaluateRequest(fit, jobs=1), tmp_path / "run").metrics
+    assert found["protocol"]["name"] == protocol
+    assert found["protocol"]["smoothed"] == (protocol == "triplex")
+    assert ("test included" in found["protocol"]["panel"]) == (protocol == "hest-bench")
+    # No patient of the test is in training, so that folds of slides would not be like it.
+    assert found["protocol"]["validation"] == ["inner folds by patient"]
+    assert ("mse_zscored" in found["test"]) == (protocol == "legacy-mmap")
+    folds = [
+        json.loads((tmp_path / "run" / "folds" / p / "seed0" / "metrics.json").read_text()) for p in "ABCDE"
+    ]
+    by_hand = np.mean([fold["test"]["pcc_pooled"] for fold in folds])
+    assert found["test"]["pcc_pooled"] == pytest.approx(by_hand)

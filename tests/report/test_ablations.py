@@ -11,7 +11,8 @@ from mmap_st.report.ablations import draw_ablations
 def row(key: str, mean: float, interval: tuple[float, float] | None = None) -> dict[str, Any]:
     apart = {m: {"mean": mean, "interval": interval} for m in ("pcc_slide", "mse")}
     whole = key == "whole"
-    return {"key": key, "variant": key, "pcc_slide": 0.3 + mean, "mse": 1 - mean, "mae": 0.7,
+    selected = int(key.removeprefix("selected-")) if key.startswith("selected-") else None
+    return {"key": key, "variant": key, "selected": selected, "pcc_slide": 0.3 + mean, "mse": 1 - mean, "mae": 0.7,
             "difference": None if whole else apart}  # fmt: skip
 
 

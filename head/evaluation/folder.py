@@ -1,0 +1,102 @@
+"""The folder of an evaluation: who may write into it, and what it was asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mmap_st.errors import RequestError
+from mmap_st.head.run_folder import FOLDS, METRICS, read_json, write_json, writing
+
+REQUEST = "request.json"
+_LOCK = ".lock"
+
+
+@contextmanager
+def evaluation_folder(out: Path) -> Iterator[None]:
+    """Hold the one right to write into an evaluation's folder; a new one that stays empty is removed.
+
+    Raises
+    ------
+    RequestError
+        If it holds something else, another process writes into it, or it cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"--out {out} is a file; name a folder.")
+    if out.is_dir() and not (out / REQUEST).is_file() and any(p.name != _LOCK for p in out.iterdir()):
+        raise RequestError(f"--out {out} holds other things than an evaluation; name another folder.")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RequestError(
+                f"{out} is being written by another evaluation; wait until it ends."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if [path.name for path in out.iterdir()] in ([], [_LOCK]):
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def keep_request(out: Path, asked: Mapping[str, Any]) -> None:
+    """Write what an evaluation is asked for beside its folds, or compare it with what was asked before.
+
+    Raises
+    ------
+    RequestError
+        If folds are there that were asked for otherwise.
+    """
+    file = out / REQUEST
+    if file.is_file() and any(out.glob(f"{FOLDS}/*/seed*/{METRICS}")):
+        before = read_json(file)
+        different = [key for key in {**before, **asked} if before.get(key) != asked.get(key)]
+        if different:
+            raise RequestError(
+                f"{out} holds an evaluation of another request ({_shown(different, before, asked)}); name"
+                " another folder."
+            )
+        return
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json_whole(file, asked)
+
+
+def write_json_whole(path: Path, content: object) -> None:
+    """Write JSON that is there whole or not at all."""
+    draft = path.with_name(f".{path.name}.unfinished")
+    write_json(draft, content)
+    draft.replace(path)
+
+
+def link_files(files: Sequence[Path], folder: Path) -> None:
+    """Show files in one folder, by links where these can be made; what was there is replaced."""
+    draft = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for file in files:
+        try:
+            os.link(file, draft / file.name)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, draft / file.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def _shown(different: Sequence[str], before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Each difference, values where they are short enough to read."""
+    parts = []
+    for key in different:
+        values = [str(before.get(key)), str(asked.get(key))]
+        short = all(len(value) <= 40 for value in values)
+        parts.append(f"{key}: {values[0]}, now {values[1]}" if short else key)
+    return "; ".join(parts)

@@ -128,8 +128,8 @@ def fit_split(
     stored = [store.slide(name) for name in names]
     mpps = common_magnifications(stored, request.encoder, request.magnifications)
     recipe = check_same_recipe(stored, request.encoder, mpps)
-    panel, normalisation = choose_genes(store, request, split, counts)
     counts = harmonise_genes({name: counts[name] for name in names})
+    panel, normalisation = choose_genes(store, request, split, counts)
 
     draft = begin_run_folder(out)
     started = time.perf_counter()
@@ -237,30 +237,29 @@ def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
 def choose_genes(
     store: FeatureStore, request: FitRequest, split: Split, counts: Mapping[str, Counts]
 ) -> tuple[Panel, str]:
-    """The panel of a split and the normalisation of targets; `counts` hold those of its slides.
+    """The panel of a split and the normalisation of targets.
+
+    The panel is chosen on the training slides, or on all where the protocol says so: it is then in `how`.
+
+    Parameters
+    ----------
+    counts
+        Of the slides of the split and no others, their genes named alike.
 
     Raises
     ------
     RequestError
         If either cannot be had.
     """
-    counts = harmonise_genes({name: counts[name] for name in (*split.train, *split.validation, *split.test)})
     normalisation = _normalisation(request.protocol, normalisation_of(counts))
-    return _panel(store, request, split, counts, normalisation), normalisation
-
-
-def _panel(
-    store: FeatureStore, request: FitRequest, split: Split, counts: Mapping[str, Counts], normalisation: str
-) -> Panel:
-    """The genes, chosen on the training slides, or on all where the protocol says so: it is then in `how`."""
     chosen_on = tuple(counts) if request.protocol.panel_on_all_slides else split.train
     tables = {name: counts[name] for name in chosen_on}
     places = {name: store.slide(name).spot_xy() for name in chosen_on}
     panel = choose_panel(request.panel, tables, normalisation, request.gene_set, places)
-    if set(panel.slides) <= set(split.train):
-        return panel
-    included = ", test included" if split.test else ""
-    return replace(panel, how=f"{panel.how}, chosen on all slides{included}")
+    if not set(panel.slides) <= set(split.train):
+        included = ", test included" if split.test else ""
+        panel = replace(panel, how=f"{panel.how}, chosen on all slides{included}")
+    return panel, normalisation
 
 
 def _normalisation(protocol: EvaluationProtocol, suits: str) -> str:

@@ -181,16 +181,17 @@ class MmapFit:
         step = thinned(
             sum(len(j.positions) for trial in self.trials for j in trial.judged), self._basis.genes
         )
-        for number, trial in enumerate(self.trials):
+        with seeded(self._seed, self._device):  # the network's first weights are drawn, and replaced
             network = self._network()
-            if epochs:
-                network.load_state_dict(self._states[number][epochs])
-            for judged, output in zip(trial.judged, self._explained(trial, self._alpha), strict=True):
+            for number, trial in enumerate(self.trials):
                 if epochs:
-                    output += np.float32(self._settings.blend) * network_output(network, judged.tensors)
-                predicted = trial.mean + judged.level + self._basis.expression(output[::step])
-                rows = judged.prepared.rows[judged.positions[::step]]
-                found.append(HeldOut(judged.prepared.slide, rows, predicted))
+                    network.load_state_dict(self._states[number][epochs])
+                for judged, output in zip(trial.judged, self._explained(trial, self._alpha), strict=True):
+                    if epochs:
+                        output += np.float32(self._settings.blend) * network_output(network, judged.tensors)
+                    predicted = trial.mean + judged.level + self._basis.expression(output[::step])
+                    rows = judged.prepared.rows[judged.positions[::step]]
+                    found.append(HeldOut(judged.prepared.slide, rows, predicted))
         return found
 
     def _network(self) -> MmapNetwork:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.folds import Fold, make_folds
+from mmap_st.data.harmonise import harmonise_genes
 from mmap_st.errors import RequestError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import measure, prototype_settings, with_stored_patients
@@ -102,7 +103,7 @@ def cross_validate(
     fit = replace(request.fit, mpps=ready.mpps)
     counts = ready.material.counts
     # What cannot be met shows here, before any work: all folds ask for the same.
-    choose_genes(ready.store, fit, ready.folds[0].split, counts)
+    choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(counts))
     keep_request(out, describe(fit, ready.folds, ready.store, ready.mpps, counts, ready.patients))
     jobs = plan_jobs(fit, ready.folds, request.seeds, out)
     failed: dict[str, str] = {}

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from numpy.linalg import LinAlgError
+from threadpoolctl import threadpool_limits
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.counts import Counts
@@ -187,8 +188,6 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(material: Material, threads: int) -> None:
-    from threadpoolctl import threadpool_limits
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(threads)

@@ -110,7 +110,7 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
 
-def sparse_targets(
+def targets(
     counts: Counts,
     genes: Sequence[str],
     normalisation: str = LOG1P_10K,
@@ -141,16 +141,6 @@ def sparse_targets(
     values = sparse.csr_array(scaled, dtype=np.float32)
     defined = counts.measured if chosen.empty_is_zero else counts.library > 0
     return Targets(values, defined, present)
-
-
-def targets(
-    counts: Counts,
-    genes: Sequence[str],
-    normalisation: str = LOG1P_10K,
-    xy: NDArray[np.float64] | None = None,
-) -> NDArray[np.float32]:
-    """Return `sparse_targets` as (n, len(genes)) float32, NaN where undefined."""
-    return sparse_targets(counts, genes, normalisation, xy).dense()
 
 
 def _scaled(columns: sparse.csr_array, library: NDArray[np.float64]) -> sparse.csr_array:

@@ -121,8 +121,6 @@ class HeadMethod:
         (training slides, validation, settings, seed, tell) to a fitted head; `tell` hears of progress.
     load
         (tensors, settings, shape) to a fitted head; shape holds M, d and G.
-    uses_prototypes
-        Whether it looks at the slide's candidates.
     embeddings
         How it normalises embeddings, for head.json.
     """
@@ -131,7 +129,6 @@ class HeadMethod:
     settings_type: type[Any]
     fit: Callable[[Sequence[HeadSlide], Validation, Any, int, Callable[[str], None]], FittedHead]
     load: Callable[[Tensors, Any, Shape], FittedHead]
-    uses_prototypes: bool = False
     embeddings: str = "standardised within each slide"
 
 

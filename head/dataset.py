@@ -8,7 +8,7 @@ from typing import Any
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.normalise import sparse_targets
+from mmap_st.data.normalise import targets
 from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split, shared_patients
 from mmap_st.data.spots import some
@@ -158,6 +158,6 @@ def with_targets(
 ) -> dict[str, HeadSlide]:
     """The slides with their targets on a panel."""
     return {
-        name: replace(slide, target=sparse_targets(counts[name], genes, normalisation, slide.xy))
+        name: replace(slide, target=targets(counts[name], genes, normalisation, slide.xy))
         for name, slide in slides.items()
     }

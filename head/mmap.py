@@ -179,4 +179,4 @@ def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHea
         raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error
 
 
-MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap, uses_prototypes=True)
+MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap)

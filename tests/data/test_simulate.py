@@ -73,7 +73,7 @@ def test_without_the_slide_factor_sections_do_not_differ(tmp_path: Path) -> None
         for slide in open_cohort(f"her2st:{root}").slides:
             counts = read_counts(slide)
             genes = [gene for gene in counts.genes if gene.startswith("GLOBAL")]
-            levels.append(targets(counts, genes).mean(axis=0))
+            levels.append(targets(counts, genes).dense().mean(axis=0))
         spread[factor] = np.std(levels, axis=0).mean()
     assert spread[True] > 2 * spread[False]
 

@@ -88,10 +88,11 @@ def evaluate(
     if report.passed_over:
         console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
     results.show_evaluation(report.metrics, fit.method.name)
-    if report.ablations:
+    varied = len(report.ablations) > 1
+    if varied:
         results.show_ablations(report.ablations)
     console.show_reasons("failed", report.failed)
     console.show_reasons("failed", report.failed_folds, "fold")
-    pictures = draw_ablations(report.ablations, out) if report.ablations else []
+    pictures = draw_ablations(report.ablations, out) if varied else []
     console.show_paths([out / METRICS, *pictures])
     raise typer.Exit(1 if report.failed or report.failed_folds else 0)

@@ -61,8 +61,8 @@ def test_it_is_the_panel_of_the_text(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3, 6))
 def test_it_is_the_panel_of_scanpy(seed: int) -> None:
-    scanpy = pytest.importorskip("scanpy")
     import anndata
+    import scanpy
 
     slides = tables(seed)
     table = anndata.AnnData(candidates(slides).reset_index(drop=True).rename(index=str))

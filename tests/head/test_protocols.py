@@ -62,8 +62,8 @@ def made(section_writer, tmp_path_factory) -> tuple[Path, Path]:
 
 def hest_score(root: Path) -> tuple[list[str], float]:
     """Panel and score as the HEST-Benchmark has them, written from the description of its protocol."""
-    scanpy = pytest.importorskip("scanpy")
     import anndata
+    import scanpy
 
     cohort = open_cohort(f"her2st:{root / 'her2st'}")
     counts = {}

@@ -123,6 +123,8 @@ class HeadMethod:
         (tensors, settings, shape) to a fitted head; shape holds M, d and G.
     embeddings
         How it normalises embeddings, for head.json.
+    tokens
+        Whether it needs the grid of tokens of each spot, see `mmap_st.head.slides.HeadSlide`.
     """
 
     name: str
@@ -130,15 +132,17 @@ class HeadMethod:
     fit: Callable[[Sequence[HeadSlide], Validation, Any, int, Callable[[str], None]], FittedHead]
     load: Callable[[Tensors, Any, Shape], FittedHead]
     embeddings: str = "standardised within each slide"
+    tokens: bool = False
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Magnifications M, embedding width d and genes G of a head."""
+    """Magnifications M, embedding width d and genes G of a head; t, width of a token, where it needs some."""
 
     magnifications: int
     width: int
     genes: int
+    token_width: int = 0
 
 
 def plan_validation(

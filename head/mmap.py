@@ -14,6 +14,7 @@ from mmap_st.head.components import Components
 from mmap_st.head.limits import LIMITS, Limits
 from mmap_st.head.mmap_fit import MmapFit, make_network
 from mmap_st.head.mmap_head import MmapHead
+from mmap_st.head.optimise import check_device
 from mmap_st.head.slide_level import SlideLevel
 from mmap_st.head.slides import HeadSlide
 from mmap_st.head.training import TrainingSettings
@@ -96,10 +97,7 @@ class MmapSettings:
             raise ValueError(f"selected is {self.selected}, it must be 1 or more")
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank is {self.rank}, it must be 1 or more")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device is {self.device!r}, it must be auto, cpu or cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is 'cuda', and no NVIDIA card answers here")
+        check_device(self.device)
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")
@@ -111,12 +109,6 @@ class MmapSettings:
                      "spots_per_slide", "steps_per_epoch", "learning_rate", "members"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be greater than 0")
-
-    def resolved_device(self) -> str:
-        """The device that `device` means here."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def training(self) -> TrainingSettings:
         """The part of the settings that training takes."""

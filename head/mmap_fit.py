@@ -19,10 +19,11 @@ from mmap_st.head.mean import mean_target, training_mean
 from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.mmap_head import MmapHead, level_of
 from mmap_st.head.network import MmapNetwork
+from mmap_st.head.optimise import resolved_device, seeded
 from mmap_st.head.prepare import Preparation, Prepared
 from mmap_st.head.slide_level import SlideLevel, fit_slide_level, slide_descriptor
 from mmap_st.head.slides import HeadSlide
-from mmap_st.head.training import SlideTensors, TrainingSlide, network_output, seeded, train_epochs
+from mmap_st.head.training import SlideTensors, TrainingSlide, network_output, train_epochs
 
 if TYPE_CHECKING:
     from mmap_st.head.mmap import MmapSettings
@@ -90,7 +91,7 @@ class MmapFit:
         seed: int,
         limits: Limits = LIMITS,
     ) -> None:
-        self._settings, self._seed, self._device = settings, seed, settings.resolved_device()
+        self._settings, self._seed, self._device = settings, seed, resolved_device(settings.device)
         self._limits = limits
         train = [slide for slide in train if slide.usable.any()]
         self._components = fit_components(train, settings.components)

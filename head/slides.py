@@ -37,6 +37,9 @@ class HeadSlide:
         (K, M, d) float32, prototype candidates; None where prototypes are not used.
     selected
         (n, K) bool, the candidates selected for each spot.
+    tokens
+        (n, M, g * g, t) float32, the grid of tokens of each spot row by row, read as embeddings are; None
+        where the head does not need them.
     """
 
     name: str
@@ -48,6 +51,7 @@ class HeadSlide:
     target: Targets | None = None
     centre: NDArray[np.float32] | None = None
     selected: NDArray[np.bool_] | None = None
+    tokens: Embeddings | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,16 +89,21 @@ class HeadSlide:
 
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
         """The same slide with these spots only; its candidates stay."""
-        kept, embedding = np.flatnonzero(keep), self.embedding
+        kept = np.flatnonzero(keep)
         return replace(
             self,
             ids=tuple(self.ids[row] for row in kept),
             xy=self.xy[keep],
-            embedding=embedding.subset(kept) if isinstance(embedding, StoredEmbeddings) else embedding[kept],
+            embedding=_subset(self.embedding, kept),
             valid=self.valid[keep],
             target=None if self.target is None else self.target.rows(keep),
             selected=None if self.selected is None else self.selected[keep],
+            tokens=None if self.tokens is None else _subset(self.tokens, kept),
         )
+
+
+def _subset(embedding: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
+    return embedding.subset(rows) if isinstance(embedding, StoredEmbeddings) else embedding[rows]
 
 
 def evenly(slides: Sequence[HeadSlide], most: int) -> list[NDArray[np.int64]]:

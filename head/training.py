@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 from mmap_st.head.features import SlideFeatures
 from mmap_st.head.limits import LIMITS
 from mmap_st.head.network import MmapNetwork, contrastive_similarity, masked_mse
-
-_WARM_UP_SHARE = 0.1
-_LARGEST_GRADIENT = 1.0
+from mmap_st.head.optimise import Schedule, optimise
 
 
 @dataclass(frozen=True)
@@ -92,24 +89,6 @@ class TrainingSlide:
     rows: NDArray[np.int64]
 
 
-@contextmanager
-def seeded(seed: int, device: str) -> Iterator[None]:
-    """Draw initial weights and dropout from `seed`, on one thread; leave torch as it was.
-
-    The network's operations are too small to share: a second thread gains a fifth on an idle machine, and
-    waits for the first on a busy one, which took ten times as long.
-    """
-    cuda = [torch.device(device)] if device.startswith("cuda") else []
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def train_epochs(
     network: MmapNetwork,
     train: Sequence[TrainingSlide],
@@ -117,7 +96,7 @@ def train_epochs(
     seed: int,
     most_spots: int = LIMITS.epoch,
 ) -> Iterator[tuple[int, float]]:
-    """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more.
+    """Train, and yield (epoch, mean loss) after each epoch, see `mmap_st.head.optimise.optimise`.
 
     An epoch sees each spot about once, and `most_spots` where there are more.
     """
@@ -126,28 +105,13 @@ def train_epochs(
     batch = settings.slides_per_step * settings.spots_per_slide
     spots = min(sum(len(s.rows) for s in usable), most_spots)
     steps = max(settings.steps_per_epoch, -(-spots // batch))
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        settings.learning_rate,
-        total_steps=settings.epochs * steps,
-        pct_start=_WARM_UP_SHARE,
-    )
-    for epoch in range(1, settings.epochs + 1):
-        network.train()
-        total = 0.0
-        for _ in range(steps):
-            chosen = rng.choice(len(usable), min(settings.slides_per_step, len(usable)), replace=False)
-            loss = torch.stack([_slide_loss(network, usable[i], settings, rng) for i in chosen]).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach())
-        yield epoch, total / steps
+    schedule = Schedule(settings.learning_rate, settings.weight_decay, settings.epochs, steps)
+
+    def loss() -> torch.Tensor:
+        chosen = rng.choice(len(usable), min(settings.slides_per_step, len(usable)), replace=False)
+        return torch.stack([_slide_loss(network, usable[i], settings, rng) for i in chosen]).mean()
+
+    return optimise(network, loss, schedule)
 
 
 def network_output(

@@ -27,7 +27,7 @@ from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
 from mmap_st.extract.engine.options import usable_cores
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.head.fit import fit_split
-from mmap_st.head.mmap import MmapSettings
+from mmap_st.head.optimise import resolved_device
 from mmap_st.head.request import FitRequest
 from mmap_st.head.run_folder import FOLDS, METRICS, writing
 
@@ -115,7 +115,7 @@ def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes:
     """
     if asked is not None:
         return max(1, min(asked, jobs))
-    if isinstance(settings, MmapSettings) and settings.resolved_device() != "cpu":
+    if resolved_device(getattr(settings, "device", "cpu")) != "cpu":
         return 1
     fit = int(0.5 * free_memory() / (_WORKER_BYTES + counts_bytes))
     return max(1, min(usable_cores(), jobs, fit))

@@ -232,7 +232,7 @@ def test_cores_memory_and_the_card_decide_how_many_fits_run_at_a_time(
     assert jobs_side_by_side(None, 100, settings, 2 * 10**9) == 4
     assert jobs_side_by_side(None, 100, settings, 10**12) == 1
     assert jobs_side_by_side(5, 100, settings, 10**12) == 5
-    monkeypatch.setattr(type(settings), "resolved_device", lambda self: "cuda")
+    monkeypatch.setattr(jobs, "resolved_device", lambda device: "cuda")
     assert jobs_side_by_side(None, 100, settings, 0) == 1
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")

@@ -1,0 +1,148 @@
+"""What a network is to a head: it sees parts of slides and predicts their spots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mmap_st.head.network import masked_mse
+from mmap_st.head.networks.parts import Part
+from mmap_st.head.optimise import check_device
+
+#: Buffers of this prefix hold training spots that a network refers to: they are saved, and no parameters.
+MEMORY = "memory_"
+
+Inputs = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings of every head that is a network.
+
+    Attributes
+    ----------
+    rank
+        Number of axes of expression that are fitted; None: the genes themselves up to
+        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+    learning_rate, weight_decay
+        See `mmap_st.head.optimise.Schedule`.
+    epochs
+        Most epochs; how many are used is chosen on the validation slides.
+    parts_per_step
+        Parts of slides whose mean loss makes a step.
+    spots_per_part
+        Spots of a part, drawn anew each time, that the loss is of; None: all.
+    dropout
+        In the network.
+    device
+        ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
+    """
+
+    rank: int | None = None
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    epochs: int = 20
+    parts_per_step: int = 2
+    spots_per_part: int | None = None
+    dropout: float = 0.2
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_at_least(self, 1, "epochs", "parts_per_step", "rank", "spots_per_part")
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 or greater")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, it must be from 0 to below 1")
+
+
+def check_at_least(settings: Any, least: int, *names: str) -> None:
+    """Refuse settings that are less; None is no number, and allowed.
+
+    Raises
+    ------
+    ValueError
+        For the first that is less.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, it must be {least} or more")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Magnifications M and width d of embeddings, number r of outputs, and width t of tokens (0: none)."""
+
+    magnifications: int
+    width: int
+    outputs: int
+    token_width: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """A part with what is to be predicted.
+
+    Attributes
+    ----------
+    part
+        What is seen.
+    target
+        (k, r) float32, NaN where undefined; around the slide's mean, or that of all training spots, see
+        `PartNetwork.centred_in_slides`.
+    """
+
+    part: Part
+    target: NDArray[np.float32]
+
+
+class PartNetwork(nn.Module):
+    """A network that predicts the spots of one part of a slide.
+
+    A method is a subclass with an `__init__` of (sizes, settings), `see` and `forward`; the others have
+    defaults. `mmap_st.head.networks.fit.network_method` makes a head of it.
+    """
+
+    #: Whether targets are differences from each slide's own mean, as those of `ridge` are; else from the mean
+    #: of all training spots.
+    centred_in_slides: ClassVar[bool] = True
+
+    def see(self, part: Part) -> Inputs:
+        """What it sees of a part, by name: computed once, so that nothing of it is learned.
+
+        It depends on embeddings and places, and on what `remember` kept, not on the part's expression.
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
+        """(q, r) predictions of some spots (q,) of a part, as differences from the mean."""
+        raise NotImplementedError
+
+    def loss(self, inputs: Inputs, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Of some spots of a part; their targets (q, r) are NaN where undefined."""
+        return masked_mse(self(inputs, rows), target)
+
+    def remember(self, train: Sequence[TrainingPart]) -> None:
+        """Keep what it refers to of the training spots, in buffers named `MEMORY`...; called once."""
+
+    def keep(self, name: str, values: NDArray[Any]) -> None:
+        """Keep an array as the buffer `name`; the prefix is added."""
+        kept = torch.from_numpy(np.ascontiguousarray(values))
+        self.register_buffer(MEMORY + name, kept.to(next(self.parameters()).device))
+
+    def kept(self, name: str) -> torch.Tensor:
+        """What was kept by this name."""
+        return self.get_buffer(MEMORY + name)
+
+
+def tensor(values: NDArray[Any]) -> torch.Tensor:
+    """The same values for torch; nothing is copied where they lie in one piece."""
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,115 @@
+"""The one way in which networks are trained: AdamW, a rate that rises and falls, bounded gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from mmap_st.errors import HeadError
+
+_WARM_UP_SHARE = 0.1
+_LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimiser and length of a training.
+
+    Attributes
+    ----------
+    learning_rate, weight_decay
+        Of AdamW; the rate rises for a tenth of the steps and falls to 0 along a cosine.
+    epochs, steps_per_epoch
+        Length of that schedule.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    steps_per_epoch: int
+
+
+def optimise(
+    network: torch.nn.Module, loss: Callable[[], torch.Tensor], schedule: Schedule
+) -> Iterator[tuple[int, float]]:
+    """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    loss
+        Makes the loss of one step.
+    schedule
+        Optimiser and length.
+
+    Raises
+    ------
+    HeadError
+        If the loss is no number any more.
+    """
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        schedule.learning_rate,
+        total_steps=schedule.epochs * schedule.steps_per_epoch,
+        pct_start=_WARM_UP_SHARE,
+    )
+    for epoch in range(1, schedule.epochs + 1):
+        network.train()
+        total = 0.0
+        for _ in range(schedule.steps_per_epoch):
+            step = loss()
+            optimiser.zero_grad()
+            step.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
+            optimiser.step()
+            rate.step()
+            total += float(step.detach())
+        if not abs(total) < float("inf"):
+            raise HeadError(f"the loss is no number after {epoch} epochs; give a smaller learning_rate.")
+        yield epoch, total / schedule.steps_per_epoch
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Draw initial weights and dropout from `seed`, on one thread; leave torch as it was.
+
+    The network's operations are too small to share: a second thread gains a fifth on an idle machine, and
+    waits for the first on a busy one, which took ten times as long.
+    """
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def resolved_device(device: str) -> str:
+    """``cpu`` or ``cuda``, as it is; ``auto``: an NVIDIA card where one answers."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises
+    ------
+    ValueError
+        If it is another than ``auto``, ``cpu`` and ``cuda``, or no card answers.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}, it must be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', and no NVIDIA card answers here")

@@ -17,6 +17,9 @@ from mmap_st.head.slides import HeadSlide
 # Of predictions that intervals are calibrated on.
 _MOST_ENTRIES = 1 << 25
 
+#: Tensors with this in their name hold training spots that a head refers to: saved, and no parameters.
+MEMORY = "memory_"
+
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -125,6 +128,8 @@ class HeadMethod:
         How it normalises embeddings, for head.json.
     tokens
         Whether it needs the grid of tokens of each spot, see `mmap_st.head.slides.HeadSlide`.
+    source, code
+        Of a user's own: ``FILE.py:NAME`` if it is from a file, and the sha256 of its code.
     """
 
     name: str
@@ -133,6 +138,13 @@ class HeadMethod:
     load: Callable[[Tensors, Any, Shape], FittedHead]
     embeddings: str = "standardised within each slide"
     tokens: bool = False
+    source: str = ""
+    code: str = ""
+
+    @property
+    def reference(self) -> str:
+        """What it is found again by."""
+        return self.source or self.name
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,30 @@ from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.published.histogene import HISTOGENE
 from mmap_st.head.ridge import RIDGE
+from mmap_st.head.user import installed_heads, method_from_file
 
 HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE)}
 
 
 def head_method(name: str) -> HeadMethod:
-    """The head of this name.
+    """The head of this name: built in, of an installed package, or ``FILE.py:NAME``.
 
     Raises
     ------
     HeadError
         If there is none; it names those that are near.
     """
-    if name not in HEADS:
-        raise HeadError(
-            f"There is no head {name!r}{did_you_mean(name, HEADS)}; the heads are {', '.join(HEADS)}."
-        )
-    return HEADS[name]
+    if name in HEADS:
+        return HEADS[name]
+    if ".py:" in name:
+        return method_from_file(name, HEADS)
+    installed = installed_heads(frozenset(HEADS))
+    if name in installed.methods:
+        return installed.methods[name]
+    if name in installed.broken:
+        raise HeadError(installed.broken[name])
+    known = [*HEADS, *installed.methods]
+    raise HeadError(
+        f"There is no head {name!r}{did_you_mean(name, known)}; the heads are {', '.join(known)}, and"
+        " FILE.py:NAME is your own."
+    )

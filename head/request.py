@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mmap_st.data.panel import INTERSECTION
-from mmap_st.head.base import HeadMethod, parse_settings
+from mmap_st.head.base import HeadMethod, make_settings, parse_settings, settings_values
 from mmap_st.head.protocols import DEFAULT, EvaluationProtocol, evaluation_protocol
 from mmap_st.head.registry import head_method
 
@@ -49,6 +49,12 @@ class FitRequest:
     protocol: EvaluationProtocol = DEFAULT
     baselines: bool = True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by the head's name: code that users bring is loaded anew in another process."""
+        others = {f.name: getattr(self, f.name) for f in fields(self)}
+        method, settings = others.pop("method"), others.pop("settings")
+        return _rebuilt, (method.reference, settings_values(settings), others)
+
     @property
     def panel(self) -> str:
         """The panel: what was asked for, else the protocol's."""
@@ -58,6 +64,11 @@ class FitRequest:
     def magnifications(self) -> tuple[float, ...] | None:
         """What was asked for, else the protocol's; None: all that are complete on every slide used."""
         return self.protocol.mpps if self.mpps is None else self.mpps
+
+
+def _rebuilt(head: str, settings: Mapping[str, Any], others: Mapping[str, Any]) -> FitRequest:
+    method = head_method(head)
+    return FitRequest(method=method, settings=make_settings(method, settings), **others)
 
 
 def fit_request(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +15,11 @@ from typing import Any
 
 import mmap_st
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
-from mmap_st.head.base import FittedHead, HeadMethod, Shape, make_settings
+from mmap_st.head.base import MEMORY, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.uncertainty import Spread, saved_spread
+from mmap_st.head.uncertainty import Spread, is_spread, saved_spread
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
@@ -161,9 +165,20 @@ def read_head(folder: Path) -> SavedHead:
             f"{folder} has format version {card.get('format_version')}; this program reads {FORMAT_VERSION}."
         )
     method = head_method(card["head"])
+    if card.get("head_code_sha256", "") != method.code:
+        _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
     settings = make_settings(method, card["settings"])
     head = method.load(tensors, settings, Shape(**card["shape"]))
     return SavedHead(head, method, settings, card, saved_spread(tensors))
+
+
+def count_parameters(folder: Path) -> int:
+    """How many numbers a trained head consists of; training spots that it refers to are not counted."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and MEMORY not in key)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class Fitted:
     def card(self) -> dict[str, Any]:
         """Contents of head.json."""
         return {
-            "head": self.request.method.name,
+            "head": self.request.method.reference,
+            **({"head_code_sha256": self.request.method.code} if self.request.method.code else {}),
             "settings": settings_values(self.request.settings),
             "chosen": self.head.chosen,
             "seed": self.request.seed,

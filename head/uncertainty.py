@@ -55,9 +55,14 @@ class Spread:
         return {_PREFIX + key: value for key, value in vars(self).items()}
 
 
+def is_spread(name: str) -> bool:
+    """Whether a saved tensor is of the spread, not of the head itself."""
+    return name.startswith(_PREFIX)
+
+
 def saved_spread(tensors: Tensors) -> Spread | None:
     """The spread that was saved with a head; None where there is none."""
-    found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)}
+    found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if is_spread(k)}
     return Spread(**found) if found else None
 
 

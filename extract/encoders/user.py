@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import Any
 
-from mmap_st.errors import EncoderError, MmapError, first_line
+from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.models import CustomModel
 from mmap_st.extract.encoders.spec import EncoderSpec
 from mmap_st.extract.recipe_json import canonical_json
+from mmap_st.extract.user_code import (
+    code_of_file,
+    code_of_point,
+    failing_as,
+    load_file,
+    package_of,
+    split_reference,
+)
 
 ENTRY_POINTS = "mmap_st.encoders"
 
@@ -50,37 +50,20 @@ def spec_from_file(name: str) -> EncoderSpec:
     EncoderError
         If the file or function is missing, fails, or gives no `EncoderSpec`.
     """
-    file, _, function = name.rpartition(":")
-    path = Path(file).expanduser()
+    path, function = split_reference(name)
     if not path.is_file():
         raise EncoderError(f"The encoder file {path} does not exist; give FILE.py:FUNCTION.")
-    with _told(name, "mend it"):
-        spec = _function_of(path, function)()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    checked = _checked(spec, name, f"{function} {digest}")
+    with failing_as(EncoderError, name, "mend it"):
+        make = load_file(path, function)
+        if not callable(make):
+            raise EncoderError(f"{path} has no function {function!r}.")
+        spec = make()
+    checked = _checked(spec, name, f"{function} {code_of_file(path)}")
     if checked.name in ENCODERS:
         raise EncoderError(
             f"{name} calls its encoder {checked.name}, which is another's name; choose another."
         )
     return checked
-
-
-def _function_of(path: Path, function: str) -> Any:
-    module_name = f"mmap_encoder_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    found = importlib.util.spec_from_file_location(module_name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    # As a script sees itself: dataclasses look their module up, and neighbours can be imported.
-    sys.modules[module_name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        found.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    if not callable(getattr(module, function, None)):
-        raise EncoderError(f"{path} has no function {function!r}.")
-    return getattr(module, function)
 
 
 @cache
@@ -99,29 +82,14 @@ def installed_encoders() -> Installed:
 
 
 def _installed(point: EntryPoint) -> EncoderSpec:
-    package = f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
-    name = f"The encoder {point.name} of {package or point.value}"
+    name = f"The encoder {point.name} of {package_of(point) or point.value}"
     if point.name in ENCODERS:
         raise EncoderError(f"{name} has the name of another; it cannot be used.")
-    with _told(name, "mend or uninstall it"):
+    with failing_as(EncoderError, name, "mend or uninstall it"):
         found = point.load()
         spec = found if isinstance(found, EncoderSpec) else found()
-        source = inspect.getsourcefile(sys.modules[point.module])
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else package
-    return replace(_checked(spec, name, f"{point.value} {digest}"), name=point.name)
-
-
-@contextmanager
-def _told(name: str, advice: str) -> Iterator[None]:
-    """It is the user's own code, and fails in its own ways."""
-    try:
-        yield
-    except MmapError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise EncoderError(
-            f"{name} fails ({type(error).__name__}: {first_line(error)}); {advice}."
-        ) from error
+        code = code_of_point(point)
+    return replace(_checked(spec, name, f"{point.value} {code}"), name=point.name)
 
 
 def _checked(spec: object, name: str, code: str) -> EncoderSpec:

@@ -68,6 +68,7 @@ def describe(
         "package_version": mmap_st.__version__,
         "encoder": request.encoder,
         "head": request.method.name,
+        **({"head_code_sha256": request.method.code} if request.method.code else {}),
         "settings": settings_values(request.settings),
         "genes": by_file or request.panel,
         "gene_set": request.gene_set,

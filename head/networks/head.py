@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mmap_st.data.targets import ALL, Index
 from mmap_st.errors import HeadError, first_line
-from mmap_st.head.base import HeldOut, Shape, Tensors
+from mmap_st.head.base import MEMORY, HeldOut, Shape, Tensors
 from mmap_st.head.basis import Basis
-from mmap_st.head.networks.network import MEMORY, Inputs, PartNetwork, Sizes
+from mmap_st.head.networks.network import Inputs, PartNetwork, Sizes
 from mmap_st.head.networks.parts import Part, parts_of
 from mmap_st.head.slides import HeadSlide
 

@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mmap_st.head.base import MEMORY
 from mmap_st.head.network import masked_mse
 from mmap_st.head.networks.parts import Part
 from mmap_st.head.optimise import check_device
-
-#: Buffers of this prefix hold training spots that a network refers to: they are saved, and no parameters.
-MEMORY = "memory_"
 
 Inputs = Mapping[str, torch.Tensor]
 

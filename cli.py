@@ -9,7 +9,7 @@ import typer
 
 import mmap_st
 from mmap_st import console
-from mmap_st.commands import cohorts, downloads, encoders, evaluation, extraction, heads
+from mmap_st.commands import cohorts, comparison, downloads, encoders, evaluation, extraction, heads
 from mmap_st.commands.stopping import STOPPED
 from mmap_st.errors import MmapError, RequestError
 
@@ -27,6 +27,7 @@ app.command("import")(extraction.import_)
 app.command()(extraction.prototypes)
 app.command("fit-head")(heads.fit_head)
 app.command()(evaluation.evaluate)
+app.command()(comparison.compare)
 app.command()(heads.predict)
 app.command()(heads.report)
 app.command()(extraction.info)

@@ -77,6 +77,10 @@ class CountsError(SlideError):
     """A slide's counts are missing or are not counts."""
 
 
+class LabelsError(SlideError):
+    """A pathologist's labels of a slide cannot be read."""
+
+
 class ImageError(SlideError):
     """A slide's image is missing or cannot be read."""
 

@@ -208,6 +208,17 @@ def show_evaluation(metrics: dict[str, Any], head: str) -> None:
     _show_coverage(metrics)
 
 
+def show_comparison(result: dict[str, Any]) -> None:
+    """Every row of a comparison."""
+    from mmap_st.report.comparison_table import about, notes, table_of
+
+    console.say(about(result))
+    columns, lines = table_of(result["rows"])
+    console.show_table("held-out slides", columns, lines, left=(1,))
+    for note in notes(result):
+        console.say(note)
+
+
 def show_ablations(rows: Sequence[dict[str, Any]]) -> None:
     """Each ablation beside the head as it is."""
     keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")

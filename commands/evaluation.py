@@ -1,4 +1,4 @@
-"""Commands that measure heads: evaluate."""
+"""The command that measures one head: evaluate."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from mmap_st import console, results
 from mmap_st.commands.options import (
     CohortArgument,
     EncoderOption,
+    FoldsOption,
     GeneSetOption,
     GenesOption,
     HeadOption,
+    JobsOption,
     MagnificationsOption,
     MppOption,
     ProtocolOption,
     PrototypesOption,
     SeedOption,
+    SeedsOption,
     SetOption,
     StoreArgument,
     ValuesOption,
@@ -33,10 +36,7 @@ def evaluate(
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to go on in.")],
     head: HeadOption = None,
-    folds: Annotated[
-        str,
-        typer.Option(help="patient: leave one out; patient:K; slide; or a CSV file of slide and fold."),
-    ] = "patient",
+    folds: FoldsOption = "patient",
     genes: GenesOption = None,
     gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
@@ -45,11 +45,9 @@ def evaluate(
     protocol: ProtocolOption = "default",
     prototypes: PrototypesOption = None,
     set_: SetOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Fits of each fold, with seeds from --seed on.")] = 1,
+    seeds: SeedsOption = 1,
     seed: SeedOption = 0,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Fits side by side; default: as cores and memory allow.")
-    ] = None,
+    jobs: JobsOption = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="The head without each of its parts too.")] = False,
     variants: Annotated[
         str | None,

@@ -53,6 +53,19 @@ HeadOption = Annotated[
     str | None,
     typer.Option("--head", help="mmap, ridge, hest-ridge, mean; default: mmap, or the protocol's own."),
 ]
+FoldsOption = Annotated[
+    str,
+    typer.Option(
+        "--folds", help="patient: leave one out; patient:K; slide; or a CSV file of slide and fold."
+    ),
+]
+SeedsOption = Annotated[
+    int, typer.Option("--seeds", min=1, help="Fits of each fold, with seeds from --seed on.")
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Fits side by side; default: as cores and memory allow."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 

@@ -83,15 +83,10 @@ def measure(
     measured = Measured()
     for name in names:
         row = cohort[name]
-        if row.counts is None:
-            measured.passed_over[name] = "the cohort names no counts for it"
-        elif not store.has_slide(name) or not store.slide(name).has_spots():
-            measured.passed_over[name] = "it is not in the store"
-        elif not store.slide(name).complete(encoder).keys() & set(
-            mpps or store.slide(name).complete(encoder)
-        ):
-            where = f" at {', '.join(map(mpp_key, mpps))} um/px" if mpps else ""
-            measured.passed_over[name] = f"{encoder} is not complete on it{where}"
+        lacking = "the cohort names no counts for it" if row.counts is None else None
+        lacking = lacking or why_not_embedded(store, name, encoder, mpps)
+        if lacking:
+            measured.passed_over[name] = lacking
         else:
             tell(f"reading counts of {name}")
             try:
@@ -99,6 +94,19 @@ def measure(
             except SlideError as error:
                 measured.failed[name] = str(error)
     return measured
+
+
+def why_not_embedded(
+    store: FeatureStore, name: str, encoder: str, mpps: Sequence[float] | None
+) -> str | None:
+    """Why a slide has none of the embeddings that are asked for; None where it has some."""
+    if not store.has_slide(name) or not store.slide(name).has_spots():
+        return "it is not in the store"
+    complete = store.slide(name).complete(encoder).keys()
+    if complete & set(mpps or complete):
+        return None
+    where = f" at {', '.join(map(mpp_key, mpps))} um/px" if mpps else ""
+    return f"{encoder} is not complete on it{where}"
 
 
 def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:

@@ -14,7 +14,7 @@ from mmap_st.errors import RequestError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import measure, prototype_settings, with_stored_patients
 from mmap_st.head.evaluation.folder import keep_request, link_files, write_json_whole
-from mmap_st.head.evaluation.jobs import Material, jobs_side_by_side, plan_jobs, run_jobs
+from mmap_st.head.evaluation.jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
 from mmap_st.head.evaluation.request import EvaluateRequest, describe
 from mmap_st.head.evaluation.summary import evaluation_metrics, gene_rows
 from mmap_st.head.fit import choose_genes, shared_patients_warning
@@ -100,23 +100,63 @@ def cross_validate(
     RequestError
         If no fold can be evaluated.
     """
+    jobs = prepare(ready, request, out, tell)
+    failed: dict[Path, str] = {}
+    if not all(job.done for job in jobs):
+        settings, counts_bytes = request.fit.settings, ready.material.counts_bytes
+        side_by_side = jobs_side_by_side(request.jobs, len(jobs), settings, counts_bytes)
+        failed = run_jobs(ready.material, jobs, side_by_side, tell)
+    return collect(ready, request, jobs, failed, out, report)
+
+
+def prepare(ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: Tell, row: str = "") -> list[Job]:
+    """Check what is asked, keep it in the folder, build what candidates are missing, and list the fits.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be met, or the folder holds another request's folds.
+    """
     fit = replace(request.fit, mpps=ready.mpps)
     counts = ready.material.counts
     # What cannot be met shows here, before any work: all folds ask for the same.
     choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(counts))
     keep_request(out, describe(fit, ready.folds, ready.store, ready.mpps, counts, ready.patients))
-    jobs = plan_jobs(fit, ready.folds, request.seeds, out)
-    failed: dict[str, str] = {}
+    jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)
     if not all(job.done for job in jobs):
         _build_candidates(ready, fit, request.seeds, tell)
-        side_by_side = jobs_side_by_side(request.jobs, len(jobs), fit.settings, ready.material.counts_bytes)
-        failed = run_jobs(ready.material, jobs, side_by_side, tell)
+    return jobs
+
+
+def collect(
+    ready: ReadyCohort,
+    request: EvaluateRequest,
+    jobs: Sequence[Job],
+    failures: Mapping[Path, str],
+    out: Path,
+    report: EvaluateReport,
+) -> dict[str, Any]:
+    """Write metrics.json, genes.csv and predictions/ of fits that have run.
+
+    Parameters
+    ----------
+    jobs
+        All of them.
+    failures
+        Why some have not, by their folder.
+
+    Raises
+    ------
+    RequestError
+        If none has.
+    """
+    failed = {job.fold.name: failures[job.out] for job in jobs if job.out in failures}
     jobs = [job for job in jobs if job.fold.name not in failed]
     if not jobs:
         raise RequestError(f"no fold can be evaluated; fold {_some_reason(failed)}")
     report.failed_folds |= failed
     runs = {(job.fold.name, job.request.seed): read_json(job.out / METRICS) for job in jobs}
-    metrics = evaluation_metrics(runs, ready.patients, ready.rule, fit.protocol.name)
+    metrics = evaluation_metrics(runs, ready.patients, ready.rule, request.fit.protocol.name)
     for job in jobs:
         for name in job.fold.split.test:
             if name not in metrics["test"]["slides"]:

@@ -15,6 +15,8 @@ from mmap_st.errors import RequestError
 from mmap_st.head.run_folder import FOLDS, METRICS, read_json, write_json, writing
 
 REQUEST = "request.json"
+#: Key of a comparison's request.json.
+COMPARISON = "comparison"
 _LOCK = ".lock"
 
 
@@ -46,6 +48,19 @@ def evaluation_folder(out: Path) -> Iterator[None]:
         lock.release()
         if [path.name for path in out.iterdir()] in ([], [_LOCK]):
             shutil.rmtree(out, ignore_errors=True)
+
+
+def check_kind(out: Path, *, comparison: bool) -> None:
+    """Keep comparisons and evaluations of one head in folders of their own.
+
+    Raises
+    ------
+    RequestError
+        If `out` holds the other kind.
+    """
+    if (out / REQUEST).is_file() and (COMPARISON in read_json(out / REQUEST)) != comparison:
+        held, asked = ("an evaluation", "a comparison") if comparison else ("a comparison", "an evaluation")
+        raise RequestError(f"--out {out} holds {held}, not {asked}; name another folder.")
 
 
 def keep_request(out: Path, asked: Mapping[str, Any]) -> None:

@@ -39,16 +39,17 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: a fold, a seed, and the folder of its run."""
+    """One fit: a fold, a seed, the folder of its run, and what people call the row that it is for."""
 
     fold: Fold
     request: FitRequest
     out: Path
+    row: str = ""
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"fold {self.fold.name}, seed {self.request.seed}"
+        return f"{self.row}{', ' if self.row else ''}fold {self.fold.name}, seed {self.request.seed}"
 
     @property
     def done(self) -> bool:
@@ -71,25 +72,28 @@ class Material:
         return sum(part.nbytes for m in matrices for part in (m.data, m.indices, m.indptr))
 
 
-def plan_jobs(request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path) -> list[Job]:
+def plan_jobs(
+    request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path, row: str = ""
+) -> list[Job]:
     """One job a fold and seed."""
     return [
         Job(
             fold,
             replace(request, seed=seed),
             out / FOLDS / encode_name(fold.name) / f"seed{seed}",
+            row,
         )
         for seed in seeds
         for fold in folds
     ]
 
 
-def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell) -> dict[str, str]:
+def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell) -> dict[Path, str]:
     """Run the jobs that are not done.
 
     Returns
     -------
-    Folds that cannot be fitted or scored, with the reason.
+    Folders of the jobs that cannot be fitted or scored, with the reason.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: T
     failed = {}
     for number, (job, reason) in enumerate(_finished(material, left, side_by_side, tell), start=1):
         if reason:
-            failed[job.fold.name] = reason
+            failed[job.out] = reason
         seconds = (time.monotonic() - began) / number * (len(left) - number)
         done = len(jobs) - len(left) + number
         tell(f"{job.name} done; {done} of {len(jobs)} fits, {_minutes(seconds)} left")

@@ -9,7 +9,7 @@ from mmap_st.data.cohort import Cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation.ablations import chosen_variants, evaluate_ablations
 from mmap_st.head.evaluation.cross_validation import EvaluateReport, cross_validate, read_cohort
-from mmap_st.head.evaluation.folder import evaluation_folder
+from mmap_st.head.evaluation.folder import check_kind, evaluation_folder
 from mmap_st.head.evaluation.request import EvaluateRequest
 
 
@@ -29,6 +29,7 @@ def evaluate(
     """
     report = EvaluateReport()
     with evaluation_folder(out):
+        check_kind(out, comparison=False)
         ready = read_cohort(cohort, store, request, report, tell)
         variants = chosen_variants(request, ready.mpps) if request.ablate else []
         report.metrics = cross_validate(ready, request, out, report, tell)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import bootstrap, wilcoxon
+from statsmodels.stats.multitest import multipletests
 
-from mmap_st.head.statistics import difference, interval_over_patients
+from mmap_st.head.statistics import difference, holm, interval_over_patients
 
 
 def test_with_one_slide_a_patient_the_interval_is_that_of_scipy() -> None:
@@ -67,3 +70,17 @@ def test_slides_that_lack_a_score_are_left_out() -> None:
     assert none.patients == 0
     assert np.isnan(none.mean)
     assert difference([1.0] * 6, [1.0] * 6, list("ABCDEF")).p_value == 1.0
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12))
+def test_corrected_p_values_are_those_of_statsmodels(p_values: list[float | None]) -> None:
+    found = holm(p_values)
+    assert [value is None for value in found] == [value is None for value in p_values]
+    known = [value for value in p_values if value is not None]
+    if known:
+        theirs = multipletests(known, method="holm")[1]
+        np.testing.assert_allclose([value for value in found if value is not None], theirs, atol=1e-12)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, None]) == pytest.approx([0.03, 0.06, 0.06, None])

@@ -1,0 +1,1 @@
+"""`mmap compare`: encoders, heads and sets of magnifications on the same folds."""

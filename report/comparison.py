@@ -1,0 +1,159 @@
+"""Figures of a comparison: every row with its interval, and two rows gene by gene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+from mmap_st.errors import RequestError, did_you_mean
+from mmap_st.report.comparison_table import COMPARED
+from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
+
+_GRID, _LINE = "#dddddd", "#444444"
+_NAMED_GENES = 8
+
+Rows = Sequence[Mapping[str, Any]]
+# What a panel shows of a row: a value, and its interval.
+_Shown = tuple[float | None, Sequence[float] | None]
+
+
+def draw_comparison(rows: Rows, path: Path) -> Path | None:
+    """A dot a row, the best of each encoder first: PCC, its paired difference to a reference, MSE.
+
+    Bars are 95% intervals over patients, where there are patients enough. None where no row has scores.
+    """
+    scored = [row for row in rows if not row["reason"]]
+    if not scored:
+        return None
+    encoders = list(dict.fromkeys(row["encoder"] for row in scored))
+    scored.sort(key=lambda row: (encoders.index(row["encoder"]), -_or_least(row[COMPARED])))
+    colours = dict(zip(encoders, colormaps[COLOURS](np.linspace(0.2, 0.75, len(encoders))), strict=True))
+    reference = next((r for r in ("mmap", "ridge") if any(r in row["differences"] for row in scored)), None)
+    figure = new_figure(7.6, 0.9 + 0.17 * (len(scored) + len(encoders)))
+    panels: list[tuple[str, Callable[[Mapping[str, Any]], _Shown]]] = [
+        ("PCC, per slide", lambda row: (row[COMPARED], row["intervals"].get(COMPARED)))
+    ]
+    if reference:
+        label = f"PCC, difference to {reference}\nof the same encoder"
+        panels.append((label, lambda row: _apart(row, str(reference))))
+    panels.append(("MSE", lambda row: (row["mse"], row["intervals"].get("mse"))))
+    place = _places(scored)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (label, of) in zip(axes, panels, strict=True):
+        for y, row in zip(place, scored, strict=True):
+            value, interval = of(row)
+            colour = colours[row["encoder"]]
+            if interval:
+                axis.plot(interval, [y, y], color=colour, lw=1.2)
+            if value is not None:
+                axis.plot(value, y, "o", color=colour, ms=4)
+        if "difference" in label:
+            axis.axvline(0, color=_LINE, lw=0.8)
+        axis.set_xlabel(label, fontsize=FONT)
+        axis.grid(axis="both", color=_GRID, lw=0.5)
+        _plain(axis)
+    axes[0].set_yticks(place, [_label(row, rows) for row in scored], fontsize=FONT)
+    axes[0].set_ylim(place.min() - 0.7, place.max() + 0.7)
+    for encoder in encoders:
+        top = max(y for y, row in zip(place, scored, strict=True) if row["encoder"] == encoder)
+        axes[-1].annotate(
+            encoder, (1.02, top), xycoords=("axes fraction", "data"), fontsize=FONT, color=colours[encoder],
+            va="center", annotation_clip=False,
+        )  # fmt: skip
+    return save_figure(figure, path)
+
+
+def chosen_pair(rows: Rows, asked: str | None) -> tuple[str, str] | None:
+    """Keys of the two rows that are drawn gene by gene: those asked for, else `mmap` and `ridge`.
+
+    Raises
+    ------
+    RequestError
+        If what is asked for is no pair of evaluated rows.
+    """
+    known = [row["key"] for row in rows if not row["reason"]]
+    if asked is not None:
+        # Keys may have commas of their own, between magnifications.
+        pairs = [(a, b) for a in known for b in known if f"{a},{b}" == asked.replace(" ", "")]
+        if not pairs:
+            near = next((did_you_mean(key, known) for key in asked.split(",") if key not in known), "")
+            raise RequestError(
+                f"--scatter {asked}: give two rows, such as A,B{near}; rows: {', '.join(known)}."
+            )
+        return pairs[0]
+    for row in rows:
+        other = row["key"].replace("/mmap", "/ridge", 1)
+        if row["head"] == "mmap" and row["key"] in known and other in known:
+            return row["key"], other
+    return None
+
+
+def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) -> Path:
+    """Every gene's PCC (a mean over slides) by two rows, from their genes.csv.
+
+    Parameters
+    ----------
+    first, second
+        Name of a row, and its genes.csv.
+    """
+    tables = [_scores(file) for _, file in (first, second)]
+    joined = tables[0].join(tables[1], on="gene", suffix="_other").drop_nulls()
+    x, y = joined["pcc_other"].to_numpy(), joined["pcc"].to_numpy()
+    figure = new_figure(3.6, 3.6)
+    axis = figure.subplots()
+    low, high = min(x.min(), y.min()) - 0.02, max(x.max(), y.max()) + 0.02
+    axis.plot([low, high], [low, high], color=_GRID, lw=1, zorder=0)
+    axis.scatter(x, y, s=6, color=colormaps[COLOURS](0.3), alpha=0.6, lw=0)
+    for number in np.argsort(-np.maximum(x, y), kind="stable")[:_NAMED_GENES]:
+        axis.annotate(
+            joined["gene"][int(number)], (x[number], y[number]), fontsize=FONT - 2, xytext=(2, 2),
+            textcoords="offset points",
+        )  # fmt: skip
+    axis.set_xlim(low, high)
+    axis.set_ylim(low, high)
+    axis.set_aspect("equal")
+    axis.set_xlabel(f"PCC of {second[0]}", fontsize=FONT)
+    axis.set_ylabel(f"PCC of {first[0]}", fontsize=FONT)
+    better = int((y > x).sum())
+    axis.set_title(f"{len(joined)} genes; {better} better above, {int((x > y).sum())} below", fontsize=FONT)
+    _plain(axis)
+    return save_figure(figure, path)
+
+
+def _scores(file: Path) -> pl.DataFrame:
+    return pl.read_csv(file, infer_schema=False).select("gene", pl.col("pcc").cast(pl.Float64))
+
+
+def _apart(row: Mapping[str, Any], reference: str) -> _Shown:
+    cell = row["differences"].get(reference, {}).get(COMPARED)
+    if cell is None:
+        return (0.0, None) if row["head"] == reference else (None, None)
+    return cell["mean"], cell["interval"]
+
+
+def _places(scored: Rows) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Heights of the rows, from above; encoders are a step apart."""
+    steps = [1.0 if a["encoder"] == b["encoder"] else 2.0 for a, b in pairwise(scored)]
+    return -np.cumsum([0.0, *steps])
+
+
+def _label(row: Mapping[str, Any], rows: Rows) -> str:
+    several = len({tuple(other["magnifications"]) for other in rows}) > 1
+    return str(row["key"].removeprefix(f"{row['encoder']}/")) if several else str(row["head"])
+
+
+def _or_least(value: float | None) -> float:
+    return float("-inf") if value is None or value != value else value
+
+
+def _plain(axis: Axes) -> None:
+    axis.tick_params(labelsize=FONT, length=2)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

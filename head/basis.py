@@ -99,10 +99,18 @@ class Coordinates:
         """(k, r) float32 of some spots, NaN where undefined. They stand for expression up to a constant."""
         if self.basis.axes is None:
             return self.targets.dense(rows)
-        projected = self.targets.values[rows] @ self.basis.axes
-        coordinates: Array = projected if self.inverse is None else projected @ self.inverse
+        coordinates = self._solved(self.targets.values[rows] @ self.basis.axes)
         coordinates[~self.targets.measured[rows]] = np.nan
         return coordinates
+
+    def of(self, expression: Array) -> Array:
+        """(r,) coordinates of one expression (G,), found as those of `rows` are: by the slide's genes."""
+        if self.basis.axes is None:
+            return expression
+        return self._solved(np.where(self.targets.present, expression, np.float32(0)) @ self.basis.axes)
+
+    def _solved(self, projected: Array) -> Array:
+        return projected if self.inverse is None else projected @ self.inverse
 
 
 def fit_basis(train: Sequence[HeadSlide], rank: int | None) -> Basis:

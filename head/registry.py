@@ -7,11 +7,14 @@ from mmap_st.head.base import HeadMethod
 from mmap_st.head.hest_ridge import HEST_RIDGE
 from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
+from mmap_st.head.published.bleep import BLEEP
+from mmap_st.head.published.egn import EGN
 from mmap_st.head.published.histogene import HISTOGENE
+from mmap_st.head.published.knn import KNN
 from mmap_st.head.ridge import RIDGE
 from mmap_st.head.user import installed_heads, method_from_file
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE)}
+HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, KNN, HISTOGENE, EGN, BLEEP)}
 
 
 def head_method(name: str) -> HeadMethod:

@@ -150,7 +150,7 @@ class NetworkFit:
         for slide, parts in zip(slides, self._some_parts(slides, _MOST_SPOTS), strict=True):
             coordinates = self._basis.coordinates(slide.targets)
             around = training_mean([slide]) if centred_in_slides else mean
-            offset = around if self._basis.axes is None else around @ self._basis.axes
+            offset = coordinates.of(around)
             found += [TrainingPart(part, coordinates.rows(part.rows) - offset) for part in parts]
         return found
 

@@ -17,6 +17,7 @@ from mmap_st.head.components import fit_components
 from mmap_st.head.dataset import PrototypeSettings, load_slide
 from mmap_st.head.features import slide_features
 from mmap_st.head.limits import Limits
+from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import gene_scores, gene_table, summarise
 from mmap_st.head.mmap import MmapSettings, fit_mmap, load_mmap
 from mmap_st.head.mmap_fit import MmapFit
@@ -220,3 +221,15 @@ def test_coordinates_of_a_slide_that_lacks_genes_are_least_squares(head_slides, 
         for slides in (train, fewer)
     ]
     assert np.abs(both[0] - both[1]).mean() < 0.1 * both[0].std()
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_a_slides_mean_has_the_mean_of_its_coordinates(head_slides, lacking, rank: int | None) -> None:
+    train = head_slides(slides=3, genes=9)
+    train[0] = lacking(train[0], genes=(1, 2, 5))
+    basis = fit_basis(train, rank)
+    for slide in train:
+        coordinates = basis.coordinates(slide.targets)
+        there = coordinates.present
+        mean = coordinates.rows(np.arange(len(slide))).mean(axis=0)
+        np.testing.assert_allclose(coordinates.of(training_mean([slide]))[there], mean[there], atol=1e-4)

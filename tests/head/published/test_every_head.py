@@ -75,6 +75,7 @@ def test_it_repeats_a_tiny_set(method: HeadMethod, head_slides) -> None:
         pytest.skip("its mechanism does not allow it")
     (slide,) = with_tokens(head_slides(slides=1, spots=40, width=4, noise=0.0))
     longer = {"epochs": 150, "dropout": 0.0, "input_dropout": 0.0, "weight_decay": 0.0, "alpha": 1e-3}
+    longer |= {"neighbours": 1}
     head = fitted(method, [slide], [slide], **longer)
     assert pcc(head, slide) > 0.95
 

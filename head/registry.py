@@ -7,10 +7,11 @@ from mmap_st.head.base import HeadMethod
 from mmap_st.head.hest_ridge import HEST_RIDGE
 from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
+from mmap_st.head.published.hist2st import HIST2ST
 from mmap_st.head.published.histogene import HISTOGENE
 from mmap_st.head.ridge import RIDGE
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE)}
+HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE, HIST2ST)}
 
 
 def head_method(name: str) -> HeadMethod:

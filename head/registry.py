@@ -9,9 +9,10 @@ from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.published.hist2st import HIST2ST
 from mmap_st.head.published.histogene import HISTOGENE
+from mmap_st.head.published.triplex import TRIPLEX
 from mmap_st.head.ridge import RIDGE
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE, HIST2ST)}
+HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE, HIST2ST, TRIPLEX)}
 
 
 def head_method(name: str) -> HeadMethod:

@@ -9,12 +9,28 @@ from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.published.bleep import BLEEP
 from mmap_st.head.published.egn import EGN
+from mmap_st.head.published.hist2st import HIST2ST
 from mmap_st.head.published.histogene import HISTOGENE
 from mmap_st.head.published.knn import KNN
+from mmap_st.head.published.triplex import TRIPLEX
 from mmap_st.head.ridge import RIDGE
 from mmap_st.head.user import installed_heads, method_from_file
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, KNN, HISTOGENE, EGN, BLEEP)}
+HEADS = {
+    method.name: method
+    for method in (
+        MMAP,
+        RIDGE,
+        HEST_RIDGE,
+        MEAN,
+        KNN,
+        HISTOGENE,
+        HIST2ST,
+        EGN,
+        BLEEP,
+        TRIPLEX,
+    )
+}
 
 
 def head_method(name: str) -> HeadMethod:

@@ -118,9 +118,9 @@ class NetworkFit:
     def _loss(
         self, network: PartNetwork, parts: Sequence[TrainingPart], rng: np.random.Generator
     ) -> tuple[Callable[[], torch.Tensor], int]:
-        """What makes the loss of a step, and how many steps see each spot about once."""
+        """What makes the loss of a step, and how many steps an epoch has: it sees each spot about once."""
         settings, device = self._settings, self._device
-        seen = [network.see(training.part) for training in parts]
+        seen = [{**network.see(training.part), **network.see_target(training)} for training in parts]
         targets = [torch.from_numpy(training.target) for training in parts]
         rows = [np.flatnonzero(np.isfinite(training.target).any(axis=1)) for training in parts]
         usable = [number for number, found in enumerate(rows) if len(found)]
@@ -141,7 +141,8 @@ class NetworkFit:
         spots = [len(rows[number]) for number in usable]
         of_a_part = min(settings.spots_per_part or max(spots), sum(spots) / len(spots))
         of_a_step = of_a_part * min(settings.parts_per_step, len(usable))
-        return loss, max(_FEWEST_STEPS, round(min(sum(spots), LIMITS.epoch) / of_a_step))
+        of_an_epoch = min(sum(spots), settings.spots_per_epoch or LIMITS.epoch)
+        return loss, max(_FEWEST_STEPS, round(of_an_epoch / of_a_step))
 
     def _training_parts(
         self, slides: Sequence[HeadSlide], mean: Array, centred_in_slides: bool

@@ -36,6 +36,9 @@ class NetworkSettings:
         Parts of slides whose mean loss makes a step.
     spots_per_part
         Spots of a part, drawn anew each time, that the loss is of; None: all.
+    spots_per_epoch
+        Most spots that the losses of an epoch are of, where there are more; None: as many as
+        `mmap_st.head.limits.LIMITS` allows.
     dropout
         In the network.
     device
@@ -48,12 +51,13 @@ class NetworkSettings:
     epochs: int = 20
     parts_per_step: int = 2
     spots_per_part: int | None = None
+    spots_per_epoch: int | None = None
     dropout: float = 0.2
     device: str = "auto"
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        check_at_least(self, 1, "epochs", "parts_per_step", "rank", "spots_per_part")
+        check_at_least(self, 1, "epochs", "parts_per_step", "rank", "spots_per_part", "spots_per_epoch")
         for name in ("learning_rate", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 or greater")
@@ -120,6 +124,13 @@ class PartNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def see_target(self, training: TrainingPart) -> Inputs:
+        """What only the loss is given of a part, beside its centred targets: added to the inputs in training.
+
+        The first dimension is that of the part's spots.
+        """
+        return {}
+
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         """(q, r) predictions of some spots (q,) of a part, as differences from the mean."""
         raise NotImplementedError
@@ -139,6 +150,14 @@ class PartNetwork(nn.Module):
     def kept(self, name: str) -> torch.Tensor:
         """What was kept by this name."""
         return self.get_buffer(MEMORY + name)
+
+
+def output_layer(width: int, outputs: int) -> nn.Linear:
+    """A last layer whose first outputs are 0: training starts from the mean, and has no noise to unlearn."""
+    layer = nn.Linear(width, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def tensor(values: NDArray[Any]) -> torch.Tensor:

@@ -119,6 +119,37 @@ def test_a_big_cohort_is_thinned_to_some_parts(head_slides, monkeypatch: pytest.
     assert kept == [["S0", "S3"]]
 
 
+def test_an_epoch_has_no_more_spots_than_asked_for(head_slides) -> None:
+    train = head_slides(slides=4)  # of 60 spots each
+    losses: list[int] = []
+
+    class Counting(Linear):
+        def loss(self, inputs, rows, target):
+            losses.append(len(rows))
+            return super().loss(inputs, rows, target)
+
+    method = network_method("counting", NetworkSettings, Counting)
+    settings = NetworkSettings(epochs=1, parts_per_step=1, spots_per_part=10, spots_per_epoch=80)
+    method.fit(train, plan_validation(train, [train[3]]), settings, 0, silent)
+    assert losses == [10] * 8
+
+
+def test_only_the_loss_is_given_what_is_seen_of_targets(head_slides) -> None:
+    train = head_slides(slides=3)
+
+    class Peeking(Linear):
+        def see_target(self, training):
+            return {"spread": tensor(training.target.std(axis=1))}
+
+        def forward(self, inputs, rows):
+            assert ("spread" in inputs) == self.training
+            return super().forward(inputs, rows)
+
+    method = network_method("peeking", NetworkSettings, Peeking)
+    head = method.fit(train, plan_validation(train, ()), NetworkSettings(epochs=1), 0, silent)
+    assert np.isfinite(head.predict(train[0])).all()
+
+
 def test_big_panels_are_fitted_on_shared_axes(head_slides) -> None:
     *train, test = head_slides(slides=4, genes=40)
     settings = NetworkSettings(rank=6, epochs=30, learning_rate=0.01)

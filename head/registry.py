@@ -8,9 +8,12 @@ from mmap_st.head.hest_ridge import HEST_RIDGE
 from mmap_st.head.mean import MEAN
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.published.histogene import HISTOGENE
+from mmap_st.head.published.mlp import MLP
+from mmap_st.head.published.st_net import ST_NET
+from mmap_st.head.published.tcgn import TCGN
 from mmap_st.head.ridge import RIDGE
 
-HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE)}
+HEADS = {method.name: method for method in (MMAP, RIDGE, HEST_RIDGE, MEAN, HISTOGENE, ST_NET, MLP, TCGN)}
 
 
 def head_method(name: str) -> HeadMethod:

@@ -1,9 +1,10 @@
-"""Embeddings of one slide at several magnifications, read in blocks of rows: none need fit in memory."""
+"""Embeddings and tokens of one slide at several magnifications, read in blocks: none need fit in memory."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,8 @@ class Embeddings(Protocol):
         ...
 
 
-class StoredEmbeddings:
-    """Embeddings that stay in a store, and are read when rows are asked for.
+class StoredRows(ABC):
+    """Rows that stay in a store, and are read when they are asked for.
 
     Parameters
     ----------
@@ -47,23 +48,63 @@ class StoredEmbeddings:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """n, M and d."""
-        return len(self._rows), len(self._magnifications), self._magnifications[0].width
+        """n, M and the shape of what one magnification has of a spot."""
+        return len(self._rows), len(self._magnifications), *self._shape_of(self._magnifications[0])
 
     def __getitem__(self, rows: slice | Rows, /) -> NDArray[np.float32]:
         wanted = self._rows[rows]
-        found = np.empty((len(wanted), *self.shape[1:]), np.float32)
+        _, _, *inner = shape = self.shape
+        found = np.empty((len(wanted), *shape[1:]), np.float32)
         # Chunks of the store are read once each: rows that are taken here and there lie in many of them.
-        for positions in _runs(wanted, _rows_of_a_block(self.shape)):
+        for positions in _runs(wanted, _rows_of_a_block(shape)):
             part = wanted[positions]
             first, last = int(part[0]), int(part[-1]) + 1
             for m, magnification in enumerate(self._magnifications):
-                found[positions, m] = magnification.embedding_rows(slice(first, last))[part - first]
+                read = self._read(magnification, slice(first, last)).reshape(-1, *inner)
+                found[positions, m] = read[part - first]
         return found
 
-    def subset(self, rows: Rows) -> StoredEmbeddings:
+    def subset(self, rows: Rows) -> Self:
         """The same with these rows only; nothing is read."""
-        return StoredEmbeddings(self._magnifications, self._rows[rows])
+        return type(self)(self._magnifications, self._rows[rows])
+
+    def at(self, magnification: int) -> Self:
+        """The same at one magnification only, by its number from 0 on; nothing is read."""
+        return type(self)([self._magnifications[magnification]], self._rows)
+
+    @staticmethod
+    @abstractmethod
+    def _shape_of(magnification: Magnification) -> tuple[int, ...]:
+        """Of what it has of a spot."""
+
+    @staticmethod
+    @abstractmethod
+    def _read(magnification: Magnification, rows: slice) -> NDArray[np.float32]:
+        """What it has of consecutive rows of the store."""
+
+
+class StoredEmbeddings(StoredRows):
+    """Embeddings (n, M, d) in a store."""
+
+    @staticmethod
+    def _shape_of(magnification: Magnification) -> tuple[int, ...]:
+        return (magnification.width,)
+
+    @staticmethod
+    def _read(magnification: Magnification, rows: slice) -> NDArray[np.float32]:
+        return magnification.embedding_rows(rows)
+
+
+class StoredTokens(StoredRows):
+    """Grids of tokens (n, M, g * g, t) in a store, each row by row; all magnifications have some."""
+
+    @staticmethod
+    def _shape_of(magnification: Magnification) -> tuple[int, ...]:
+        return magnification.tokens**2, magnification.token_width
+
+    @staticmethod
+    def _read(magnification: Magnification, rows: slice) -> NDArray[np.float32]:
+        return magnification.token_rows(rows)
 
 
 def row_blocks(embedding: Embeddings, rows: Rows, size: int = BLOCK_BYTES) -> Iterator[tuple[slice, Rows]]:

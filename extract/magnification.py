@@ -48,6 +48,11 @@ class Magnification:
         """Side g of its grid of tokens; 0 where it has none."""
         return array_in(self.group, "tokens").shape[1] if "tokens" in self.recipe else 0
 
+    @property
+    def token_width(self) -> int:
+        """Length t of a token of its grid; 0 where it has none."""
+        return array_in(self.group, "tokens").shape[3] if "tokens" in self.recipe else 0
+
     def token_rows(self, rows: slice) -> NDArray[np.float32]:
         """(k, g, g, t) float32 tokens of some rows; rows of windows that could not be read are NaN."""
         return np.asarray(array_in(self.group, "tokens")[rows], dtype=np.float32)

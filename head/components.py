@@ -52,11 +52,11 @@ def fit_components(slides: Sequence[HeadSlide], most: int) -> Components:
     sample = np.concatenate([slide.standardised(np.flatnonzero(slide.valid)[::step]) for slide in slides])
     count = min(most, *sample.shape[::2])
     return Components(
-        np.stack([_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])])
+        np.stack([whitened_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])])
     )
 
 
-def _axes(rows: NDArray[np.float64], count: int) -> NDArray[np.float32]:
+def whitened_axes(rows: NDArray[np.float64], count: int) -> NDArray[np.float32]:
     """(d, count) partly whitened eigenvectors of the covariance of (n, d) rows."""
     n, d = rows.shape
     if d <= n:

@@ -12,9 +12,11 @@ from mmap_st.data.normalise import targets
 from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split, shared_patients
 from mmap_st.data.spots import some
-from mmap_st.errors import CountsError, SlideError
-from mmap_st.extract.store import FeatureStore
+from mmap_st.errors import CountsError, HeadError, SlideError
+from mmap_st.extract.embeddings import StoredTokens
+from mmap_st.extract.store import FeatureStore, StoredSlide
 from mmap_st.extract.windows import mpp_key
+from mmap_st.head.base import HeadMethod
 from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.slides import HeadSlide
 from mmap_st.prototypes.candidates import CandidateSettings
@@ -130,6 +132,42 @@ def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
     return counts.rows_of(ids)
 
 
+def check_tokens(
+    slides: Sequence[StoredSlide], encoder: str, mpps: Sequence[float], method: HeadMethod
+) -> int:
+    """Refuse slides without the tokens that a head needs, and grids that differ.
+
+    Returns
+    -------
+    Side g of the grids; 0 where the head needs none.
+
+    Raises
+    ------
+    HeadError
+        Naming the first slide that will not do, and what to do.
+    """
+    if not method.tokens:
+        return 0
+    side = 0
+    for slide in slides:
+        for mpp in mpps:
+            found = slide.complete(encoder)[mpp].tokens
+            what = f"tokens of {encoder} at {mpp_key(mpp)} um/px"
+            if not found:
+                raise HeadError(
+                    f"the head {method.name} needs {what}, and slide {slide.name} has none; run"
+                    f" `mmap extract ... --encoder {encoder} --tokens 4` into a new store, or into this one"
+                    " with --overwrite."
+                )
+            side = side or found
+            if found != side:
+                raise HeadError(
+                    f"slide {slide.name} has {found} x {found} {what}, and slide {slides[0].name} has"
+                    f" {side} x {side}; extract them alike, with --overwrite."
+                )
+    return side
+
+
 def load_slide(
     store: FeatureStore,
     name: str,
@@ -138,8 +176,9 @@ def load_slide(
     *,
     patient: str | None = None,
     prototypes: PrototypeSettings | None = None,
+    tokens: bool = False,
 ) -> HeadSlide:
-    """One slide of a store: embeddings, read on demand, and candidates if asked (built where missing)."""
+    """One slide of a store: embeddings, read on demand; candidates (built where missing), tokens if asked."""
     stored = store.slide(name)
     embedding, valid = stored_embeddings(stored, encoder, mpps)
     extra: dict[str, Any] = {}
@@ -150,6 +189,9 @@ def load_slide(
             "centre": candidates.centre,
             "selected": select_prototypes(embedding, candidates.centre, count),
         }
+    if tokens:
+        complete = stored.complete(encoder)
+        extra["tokens"] = StoredTokens([complete[mpp] for mpp in mpps])
     return HeadSlide(
         name=name,
         patient=patient if patient is not None else stored.patient,

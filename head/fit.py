@@ -25,7 +25,14 @@ from mmap_st.extract.store import (
     common_magnifications,
 )
 from mmap_st.head.base import FittedHead, HeldOut, held_out_by, plan_validation, thinned
-from mmap_st.head.dataset import load_slide, measure, prototype_settings, with_stored_patients, with_targets
+from mmap_st.head.dataset import (
+    check_tokens,
+    load_slide,
+    measure,
+    prototype_settings,
+    with_stored_patients,
+    with_targets,
+)
 from mmap_st.head.mean import MEAN, MeanSettings
 from mmap_st.head.predictions import prediction_file, write_prediction
 from mmap_st.head.protocols import EvaluationProtocol
@@ -128,6 +135,7 @@ def fit_split(
     stored = [store.slide(name) for name in names]
     mpps = common_magnifications(stored, request.encoder, request.magnifications)
     recipe = check_same_recipe(stored, request.encoder, mpps)
+    check_tokens(stored, request.encoder, mpps, request.method)
     counts = harmonise_genes({name: counts[name] for name in names})
     panel, normalisation = choose_genes(store, request, split, counts)
 
@@ -138,7 +146,13 @@ def fit_split(
     for name in names:
         tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
         loaded[name] = load_slide(
-            store, name, request.encoder, mpps, patient=cohort[name].patient, prototypes=wanted
+            store,
+            name,
+            request.encoder,
+            mpps,
+            patient=cohort[name].patient,
+            prototypes=wanted,
+            tokens=request.method.tokens,
         )
     slides = with_targets(loaded, counts, panel.genes, normalisation)
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmap_st.errors import RequestError, SlideError, did_you_mean
+from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
 from mmap_st.extract.recipe import differences, head_part
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.dataset import load_slide, prototype_settings
+from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
 from mmap_st.head.predictions import prediction_file, write_prediction
 from mmap_st.head.run_folder import SavedHead, read_head
 
@@ -71,15 +71,25 @@ def predict_slides(
     if not report.written and not report.failed:
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"
-            f" {saved.encoder} at {', '.join(mpp_key(mpp) for mpp in saved.mpps)} um/px."
+            f" {saved.encoder} at {', '.join(mpp_key(mpp) for mpp in saved.mpps)} um/px"
+            f"{f', with {saved.tokens} x {saved.tokens} tokens' if saved.tokens else ''}."
         )
     return report
 
 
 def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
-    complete = store.slide(name).complete(saved.encoder)
+    slide = store.slide(name)
+    complete = slide.complete(saved.encoder)
     missing = [mpp_key(mpp) for mpp in saved.mpps if mpp not in complete]
-    return f"{saved.encoder} is not complete at {', '.join(missing)} um/px" if missing else None
+    if missing:
+        return f"{saved.encoder} is not complete at {', '.join(missing)} um/px"
+    try:
+        side = check_tokens([slide], saved.encoder, saved.mpps, saved.method)
+    except HeadError as error:
+        return str(error)
+    if side != saved.tokens:
+        return f"it has {side} x {side} tokens, and the head was trained on {saved.tokens} x {saved.tokens}"
+    return None
 
 
 def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Path:
@@ -92,7 +102,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Pat
                 " extract it alike."
             )
     wanted = prototype_settings(saved.settings, saved.card["seed"])
-    slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted)
+    slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted, tokens=saved.method.tokens)
     out.mkdir(parents=True, exist_ok=True)
     path = prediction_file(out, name)
     about = {

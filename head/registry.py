@@ -12,10 +12,14 @@ from mmap_st.head.published.egn import EGN
 from mmap_st.head.published.hist2st import HIST2ST
 from mmap_st.head.published.histogene import HISTOGENE
 from mmap_st.head.published.knn import KNN
+from mmap_st.head.published.mlp import MLP
+from mmap_st.head.published.st_net import ST_NET
+from mmap_st.head.published.tcgn import TCGN
 from mmap_st.head.published.triplex import TRIPLEX
 from mmap_st.head.ridge import RIDGE
 from mmap_st.head.user import installed_heads, method_from_file
 
+# Baselines first, then published methods by their year.
 HEADS = {
     method.name: method
     for method in (
@@ -24,10 +28,13 @@ HEADS = {
         HEST_RIDGE,
         MEAN,
         KNN,
+        ST_NET,
         HISTOGENE,
         HIST2ST,
         EGN,
         BLEEP,
+        TCGN,
+        MLP,
         TRIPLEX,
     )
 }

@@ -73,6 +73,11 @@ class SavedHead:
         """Magnifications, finest first."""
         return tuple(float(mpp) for mpp in self.card["magnifications"])
 
+    @property
+    def tokens(self) -> int:
+        """Side of the grids of tokens that it was trained on; 0 where it needs none."""
+        return int(self.card.get("tokens", 0))
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,7 @@ class Fitted:
 
     def card(self) -> dict[str, Any]:
         """Contents of head.json."""
+        tokens = self.train[0].tokens
         return {
             "head": self.request.method.reference,
             **({"head_code_sha256": self.request.method.code} if self.request.method.code else {}),
@@ -126,7 +128,9 @@ class Fitted:
                 "magnifications": len(self.mpps),
                 "width": self.train[0].embedding.shape[2],
                 "genes": len(self.panel.genes),
+                **({} if tokens is None else {"token_width": tokens.shape[3]}),
             },
+            **({} if tokens is None else {"tokens": math.isqrt(tokens.shape[2])}),
             "panel": {
                 "genes": list(self.panel.genes),
                 "gene_ids": None if self.panel.gene_ids is None else list(self.panel.gene_ids),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.targets import Targets
-from mmap_st.extract.embeddings import Embeddings, StoredEmbeddings
+from mmap_st.extract.embeddings import Embeddings, StoredRows
 from mmap_st.head.standardise import Standard, fit_standard
 
 
@@ -63,6 +63,12 @@ class HeadSlide:
         return self.target
 
     @property
+    def grids(self) -> Embeddings:
+        """The tokens of a slide that has some."""
+        assert self.tokens is not None
+        return self.tokens
+
+    @property
     def usable(self) -> NDArray[np.bool_]:
         """(n,) spots to learn from and to score: a valid embedding and at least one defined target."""
         if self.target is None:
@@ -87,6 +93,29 @@ class HeadSlide:
         values[~self.valid[rows]] = 0.0
         return values
 
+    @cached_property
+    def token_standard(self) -> Standard:
+        """Mean and spread of its valid tokens, each place of the grid alone; read from the store once."""
+        return fit_standard(self.grids, self.valid)
+
+    def standardised_tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(k, M, g * g, t) tokens of some valid spots in units of the slide's mean and spread."""
+        return self.token_standard.of(self.grids[rows])
+
+    @cached_property
+    def by_magnification(self) -> tuple[HeadSlide, ...]:
+        """(M,) the same slide at one magnification each, without candidates; kept, as is what they read."""
+        return tuple(
+            replace(
+                self,
+                embedding=_at(self.embedding, number),
+                centre=None,
+                selected=None,
+                tokens=None if self.tokens is None else _at(self.tokens, number),
+            )
+            for number in range(self.embedding.shape[1])
+        )
+
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
         """The same slide with these spots only; its candidates stay."""
         kept = np.flatnonzero(keep)
@@ -103,7 +132,13 @@ class HeadSlide:
 
 
 def _subset(embedding: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
-    return embedding.subset(rows) if isinstance(embedding, StoredEmbeddings) else embedding[rows]
+    return embedding.subset(rows) if isinstance(embedding, StoredRows) else embedding[rows]
+
+
+def _at(embedding: Embeddings, magnification: int) -> Embeddings:
+    if isinstance(embedding, StoredRows):
+        return embedding.at(magnification)
+    return embedding[:][:, magnification : magnification + 1]
 
 
 def evenly(slides: Sequence[HeadSlide], most: int) -> list[NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from mmap_st.data.folds import Fold, make_folds
 from mmap_st.data.harmonise import harmonise_genes
 from mmap_st.errors import RequestError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
-from mmap_st.head.dataset import measure, prototype_settings, with_stored_patients
+from mmap_st.head.dataset import check_tokens, measure, prototype_settings, with_stored_patients
 from mmap_st.head.evaluation.folder import keep_request, link_files, write_json_whole
 from mmap_st.head.evaluation.jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
 from mmap_st.head.evaluation.request import EvaluateRequest, describe
@@ -87,6 +87,7 @@ def read_cohort(
     stored = [store.slide(name) for name in measured.counts]
     mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
     check_same_recipe(stored, fit.encoder, mpps)
+    check_tokens(stored, fit.encoder, mpps, fit.method)
     return ReadyCohort(Material(cohort, store.path, measured.counts), store, rule, folds, mpps)
 
 

@@ -69,7 +69,8 @@ class NetworkFit:
         self._device = resolved_device(settings.device)
         self._basis, self._genes = fit_basis(train, settings.rank), judged_genes(train)
         _, magnifications, width = train[0].embedding.shape
-        self._sizes = Sizes(magnifications, width, self._basis.rank)
+        token_width = 0 if train[0].tokens is None else train[0].grids.shape[3]
+        self._sizes = Sizes(magnifications, width, self._basis.rank, token_width)
         # Slides are in several folds: what was read of them is kept.
         self._parts: dict[int, list[Part]] = {}
 

@@ -14,8 +14,9 @@ from mmap_st.head.registry import HEADS
 
 #: Small and quick, where a head can be.
 QUICK = {"width": 32, "heads": 4, "epochs": 15, "learning_rate": 3e-3}
-#: Heads whose mechanism cannot repeat its training spots: they average over others, or predict one value.
-CANNOT_OVERFIT = ("mean",)
+#: Heads whose mechanism cannot repeat its training spots: they average over others, predict one value, or see one
+#: magnification where two make the targets.
+CANNOT_OVERFIT = ("mean", "st-net")
 
 
 def silent(text: str) -> None:

@@ -1,0 +1,121 @@
+"""The head `st-net`: one linear layer on one magnification.
+
+Paper
+    ST-Net: He, Bergenstråhle, Stenbeck, et al. 2020, "Integrating spatial gene expression and breast tumour
+    morphology via deep learning" (Nature Biomedical Engineering).
+Kept
+    Each spot is predicted from one window around it, by one linear layer on what a network makes of that
+    window; all genes at once, by squared error.
+Changed
+    The network below that layer is frozen here, where ST-Net trains a DenseNet-121 along with it: what is
+    left to be learned is the linear layer alone. Its best weights are known in closed form, so that no
+    gradients descend to them; they are those of `ridge`, with that head's rule for the strength of the
+    penalty. Which magnification is shown is chosen too, unless it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import HeadError
+from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation
+from mmap_st.head.choice import best_of
+from mmap_st.head.networks.network import check_at_least
+from mmap_st.head.ridge import RidgeHead, RidgeSettings, fit_ridge, load_ridge
+from mmap_st.head.slides import HeadSlide
+
+
+@dataclass(frozen=True)
+class StNetSettings:
+    """Settings of `st-net`.
+
+    Attributes
+    ----------
+    magnification
+        Number of the magnification to see, 1 is the finest; None: that which is best on the validation
+        slides.
+    rank
+        Number of axes of expression that are fitted, see `mmap_st.head.ridge.RidgeSettings`.
+    """
+
+    magnification: int | None = None
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "magnification", "rank")
+
+
+@dataclass
+class StNetHead:
+    """A ridge, and the number of the magnification that it sees, from 1 on."""
+
+    magnification: int
+    ridge: RidgeHead
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        return self.ridge.predict(slide.by_magnification[self.magnification - 1])
+
+    def tensors(self) -> Tensors:
+        return {**self.ridge.tensors(), "magnification": np.array([self.magnification])}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.ridge.held_out()
+
+
+def fit_st_net(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: StNetSettings,
+    seed: int,
+    tell: Callable[[str], None],
+) -> StNetHead:
+    """Fit a ridge on each magnification that may be chosen, then on the best.
+
+    Raises
+    ------
+    HeadError
+        If the magnification that is asked for is not among those of the slides.
+    """
+    count = train[0].embedding.shape[1]
+    if settings.magnification is not None and settings.magnification > count:
+        raise HeadError(f"magnification={settings.magnification} is more than the {count} that there are.")
+
+    def fit(number: int, alpha: float | None) -> RidgeHead:
+        tell(f"st-net: magnification {number} of {count}")
+        seen = [slide.by_magnification[number - 1] for slide in train]
+        return fit_ridge(seen, _at(validation, number), RidgeSettings(alpha, rank=settings.rank), seed, tell)
+
+    wanted = range(1, count + 1) if settings.magnification is None else (settings.magnification,)
+    # Of each only the scores are kept: the sums of several would be many times as big as those of `ridge`.
+    history = [
+        {"magnification": float(number), **row} for number in wanted for row in fit(number, None).history
+    ]
+    best = best_of(history)
+    magnification = int(best["magnification"])
+    ridge = fit(magnification, best["alpha"])
+    return StNetHead(magnification, ridge, history, {"magnification": magnification, **ridge.chosen})
+
+
+def load_st_net(tensors: Tensors, settings: StNetSettings, shape: Shape) -> StNetHead:
+    """Load a trained one."""
+    ridge = load_ridge(tensors, RidgeSettings(rank=settings.rank), shape)
+    return StNetHead(int(tensors["magnification"][0]), ridge)
+
+
+def _at(validation: Validation, number: int) -> Validation:
+    """The same folds, at one magnification."""
+
+    def at(slides: Sequence[HeadSlide]) -> tuple[HeadSlide, ...]:
+        return tuple(slide.by_magnification[number - 1] for slide in slides)
+
+    return replace(validation, folds=tuple((at(fitted), at(judged)) for fitted, judged in validation.folds))
+
+
+ST_NET = HeadMethod("st-net", StNetSettings, fit_st_net, load_st_net)

@@ -51,7 +51,7 @@ SetOption = Annotated[
 ]
 HeadOption = Annotated[
     str | None,
-    typer.Option("--head", help="mmap, ridge, hest-ridge, mean; default: mmap, or the protocol's own."),
+    typer.Option("--head", help="A head of docs/heads.md, or FILE.py:NAME; default: the protocol's own."),
 ]
 FoldsOption = Annotated[
     str,

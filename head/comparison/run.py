@@ -11,9 +11,10 @@ import numpy as np
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.labels import read_labels
-from mmap_st.errors import LabelsError, RequestError, SplitError
+from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError
 from mmap_st.extract.store import (
     FeatureStore,
+    StoredSlide,
     check_encoder,
     check_same_recipe,
     common_magnifications,
@@ -29,7 +30,7 @@ from mmap_st.head.comparison.summary import (
     row_with_scores,
     row_without_scores,
 )
-from mmap_st.head.dataset import why_not_embedded
+from mmap_st.head.dataset import check_tokens, why_not_embedded
 from mmap_st.head.evaluation.cross_validation import (
     EvaluateReport,
     ReadyCohort,
@@ -180,9 +181,13 @@ def _evaluate_rows(
     """Each row's result, and its metrics.json where it has one; the fits of all rows run side by side."""
     evaluations = {row.key: EvaluateRequest(row.fit, request.folds, request.seeds) for row in rows}
     readies = {row.key: replace(ready, mpps=row.mpps) for row in rows}
+    stored = [ready.store.slide(name) for name in ready.material.counts]
+    lacking = {row.key: reason for row in rows if (reason := _why_not(row, stored))}
     folders = {row.key: row_folder(out, row.fit.encoder, row.head, row.mpps) for row in rows}
     jobs: dict[str, list[Job]] = {}
     for row in rows:
+        if row.key in lacking:
+            continue
         jobs[row.key] = prepare(readies[row.key], evaluations[row.key], folders[row.key], tell, row.key)
     every = [job for of_row in jobs.values() for job in of_row]
     failures: dict[Path, str] = {}
@@ -190,10 +195,14 @@ def _evaluate_rows(
         side_by_side = min(
             jobs_side_by_side(request.jobs, len(every), row.fit.settings, ready.material.counts_bytes)
             for row in rows
+            if row.key in jobs
         )
         failures = run_jobs(ready.material, every, side_by_side, tell)
     results: list[tuple[RowResult, dict[str, Any] | None]] = []
     for row in rows:
+        if row.key in lacking:
+            results.append((row_without_scores(row, lacking[row.key]), None))
+            continue
         tell(f"{row.key}: scores")
         own = EvaluateReport()
         try:
@@ -212,6 +221,15 @@ def _evaluate_rows(
             continue
         results.append((_scored(row, metrics, jobs[row.key], labels), metrics))
     return results
+
+
+def _why_not(row: Row, stored: Sequence[StoredSlide]) -> str:
+    """Why a row does not apply to what is stored; empty where it does."""
+    try:
+        check_tokens(stored, row.fit.encoder, row.mpps, row.fit.method)
+    except HeadError as error:
+        return str(error)
+    return ""
 
 
 def _scored(row: Row, metrics: Mapping[str, Any], jobs: Sequence[Job], labels: Labels) -> RowResult:

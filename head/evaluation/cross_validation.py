@@ -87,7 +87,6 @@ def read_cohort(
     stored = [store.slide(name) for name in measured.counts]
     mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
     check_same_recipe(stored, fit.encoder, mpps)
-    check_tokens(stored, fit.encoder, mpps, fit.method)
     return ReadyCohort(Material(cohort, store.path, measured.counts), store, rule, folds, mpps)
 
 
@@ -121,6 +120,7 @@ def prepare(ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: Tell,
     fit = replace(request.fit, mpps=ready.mpps)
     counts = ready.material.counts
     # What cannot be met shows here, before any work: all folds ask for the same.
+    check_tokens([ready.store.slide(name) for name in counts], fit.encoder, ready.mpps, fit.method)
     choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(counts))
     keep_request(out, describe(fit, ready.folds, ready.store, ready.mpps, counts, ready.patients))
     jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)

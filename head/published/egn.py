@@ -36,6 +36,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    output_layer,
     tensor,
 )
 from mmap_st.head.networks.parts import Part
@@ -93,7 +94,7 @@ class EgnNetwork(PartNetwork):
         self.bridges = nn.ModuleList(
             Bridge(width, settings.heads, sizes.magnifications) for _ in range(settings.layers)
         )
-        self.out = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, sizes.outputs))
+        self.out = nn.Sequential(nn.LayerNorm(2 * width), output_layer(2 * width, sizes.outputs))
 
     def remember(self, train: Sequence[TrainingPart]) -> None:
         slides = {id(training.part.slide): training.part.slide for training in train}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
 from mmap_st.extract.embeddings import row_blocks
-from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.head.base import MEMORY, HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.head.basis import Basis, fit_basis, judged_genes
 from mmap_st.head.choice import best_of
 from mmap_st.head.components import Components, fit_components
@@ -109,8 +109,8 @@ class KnnHead:
         return {
             "neighbours": np.array([self.neighbours]),
             "components": self.components.axes,
-            "keys": self.keys,
-            "values": self.values,
+            MEMORY + "keys": self.keys,
+            MEMORY + "values": self.values,
             "mean": self.mean,
             **self.basis.tensors(),
         }
@@ -157,7 +157,7 @@ def fit_knn(
 def load_knn(tensors: Tensors, settings: KnnSettings, shape: Shape) -> KnnHead:
     """Load one that was fitted."""
     components, basis = Components(tensors["components"]), Basis.load(tensors, shape.genes)
-    keys, values = tensors["keys"], tensors["values"]
+    keys, values = tensors[MEMORY + "keys"], tensors[MEMORY + "values"]
     return KnnHead(int(tensors["neighbours"][0]), components, keys, values, tensors["mean"], basis)
 
 

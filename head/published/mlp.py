@@ -33,6 +33,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    output_layer,
     tensor,
 )
 from mmap_st.head.networks.parts import Part
@@ -95,7 +96,7 @@ class MlpNetwork(PartNetwork):
             nn.Linear(settings.bottleneck, settings.width),
             nn.ReLU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(settings.width, sizes.outputs),
+            output_layer(settings.width, sizes.outputs),
         )
 
     def remember(self, train: Sequence[TrainingPart]) -> None:

@@ -35,6 +35,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    output_layer,
     tensor,
 )
 from mmap_st.head.networks.parts import Part
@@ -128,9 +129,7 @@ class TcgnNetwork(PartNetwork):
             Block(settings.width, settings.heads, settings.dropout) for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(settings.width)
-        self.out = nn.Linear(settings.width, sizes.outputs)
-        nn.init.zeros_(self.out.weight)  # it starts from the mean
-        nn.init.zeros_(self.out.bias)
+        self.out = output_layer(settings.width, sizes.outputs)
 
     def remember(self, train: Sequence[TrainingPart]) -> None:
         """Keep the principal components of the training slides' tokens."""

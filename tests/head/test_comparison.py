@@ -162,6 +162,18 @@ def test_a_head_that_fails_is_a_row_with_its_reason(
     assert csv["reason"].to_list() == [failed["reason"], None]
 
 
+def test_a_row_that_does_not_apply_says_so_and_is_no_failure(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    report = compare(cohort, store, request("tcgn", "mean", encoders=(ENCODER,)), tmp_path / "run")
+    tcgn, mean = report.result["rows"]
+    assert "tcgn needs tokens of efficientnet-lite0" in tcgn["reason"]
+    assert "--tokens" in tcgn["reason"]
+    assert mean["reason"] is None
+    assert not report.failed_folds
+    assert not (tmp_path / "run" / "rows" / ENCODER / "tcgn").exists()
+
+
 @pytest.mark.parametrize(
     ("heads", "pairs", "part"),
     [
@@ -175,6 +187,14 @@ def test_a_head_that_fails_is_a_row_with_its_reason(
 def test_requests_that_cannot_be_met_are_one_sentence(heads, pairs, part: str) -> None:
     with pytest.raises((HeadError, RequestError), match=part):
         make_heads(heads, pairs, "default")
+
+
+def test_prototypes_are_for_the_heads_that_use_some() -> None:
+    mmap, ridge = make_heads(("mmap", "ridge"), ("mmap.width=16",), "default", "none")
+    assert (mmap.settings.prototypes, mmap.settings.width) == ("none", 16)
+    assert ridge.settings == request("ridge").heads[0].settings
+    with pytest.raises(RequestError, match="none of the heads ridge uses any"):
+        make_heads(("ridge",), (), "default", "none")
 
 
 def test_an_unknown_encoder_and_a_folder_of_something_else_are_refused(

@@ -125,3 +125,14 @@ def test_installed_packages_offer_heads(tmp_path: Path, monkeypatch: pytest.Monk
             head_method("nearbye")
     finally:
         user.installed_heads.cache_clear()
+
+
+def test_every_head_is_in_the_table_and_in_its_file() -> None:
+    from mmap_st.head.registry import HEADS
+
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \|.*\| (?:`(\S+)`|\[\S+\]\(\S+\)) \|$", DOCS.read_text("utf-8"), flags=re.M
+    )
+    assert {name for name, _ in rows} == set(HEADS)
+    for name, file in rows:
+        assert not file or f'"{name}"' in (DOCS.parents[1] / file).read_text("utf-8"), name

@@ -28,6 +28,7 @@ def referring_to(train, exemplars: int = 4) -> EgnNetwork:
     torch.manual_seed(0)
     network = EgnNetwork(Sizes(2, 12, 5), EgnSettings(width=16, exemplars=exemplars)).eval()
     network.remember(train)
+    torch.nn.init.normal_(network.out[1].weight)  # the output layer starts at 0
     return network
 
 

@@ -13,7 +13,7 @@ from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.registry import HEADS
 
 #: Small and quick, where a head can be.
-QUICK = {"width": 32, "heads": 4, "epochs": 15, "learning_rate": 3e-3}
+QUICK = {"width": 32, "heads": 4, "epochs": 10, "learning_rate": 3e-3}
 #: Heads whose mechanism cannot repeat its training spots: they average over others, predict one value, or see one
 #: magnification where two make the targets.
 CANNOT_OVERFIT = ("mean", "st-net")
@@ -75,7 +75,7 @@ def test_it_repeats_a_tiny_set(method: HeadMethod, head_slides) -> None:
     if method.name in CANNOT_OVERFIT:
         pytest.skip("its mechanism does not allow it")
     (slide,) = with_tokens(head_slides(slides=1, spots=40, width=4, noise=0.0))
-    longer = {"epochs": 150, "dropout": 0.0, "input_dropout": 0.0, "weight_decay": 0.0, "alpha": 1e-3}
+    longer = {"epochs": 100, "dropout": 0.0, "input_dropout": 0.0, "weight_decay": 0.0, "alpha": 1e-3}
     longer |= {"neighbours": 1}
     head = fitted(method, [slide], [slide], **longer)
     assert pcc(head, slide) > 0.95

@@ -11,13 +11,16 @@ import numpy as np
 import polars as pl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mmap_st.errors import RequestError, did_you_mean
 from mmap_st.report.comparison_table import COMPARED
 from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
 
 _GRID, _LINE = "#dddddd", "#444444"
-_NAMED_GENES = 8
+_NAMED_GENES = 10
+# Values beyond this many times the middle one are off the axis, unless they are small all the same.
+_FAR, _ALWAYS = 1.5, 1.0
 
 Rows = Sequence[Mapping[str, Any]]
 # What a panel shows of a row: a value, and its interval.
@@ -47,13 +50,21 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
     place = _places(scored)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, of) in zip(axes, panels, strict=True):
-        for y, row in zip(place, scored, strict=True):
-            value, interval = of(row)
+        shown = [of(row) for row in scored]
+        low, high = _range(shown)
+        for y, row, (value, interval) in zip(place, scored, shown, strict=True):
             colour = colours[row["encoder"]]
+            if value is None:
+                continue
+            if value > high:  # far off: an arrow at the edge, so that the others can be told apart
+                axis.plot(high, y, ">", color=colour, ms=4, clip_on=False)
+                axis.annotate(f"{value:.2f} ", (high, y), fontsize=FONT - 2, ha="right", va="center")
+                continue
             if interval:
                 axis.plot(interval, [y, y], color=colour, lw=1.2)
-            if value is not None:
-                axis.plot(value, y, "o", color=colour, ms=4)
+            axis.plot(value, y, "o", color=colour, ms=4)
+        axis.set_xlim(low, high)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         if "difference" in label:
             axis.axvline(0, color=_LINE, lw=0.8)
         axis.set_xlabel(label, fontsize=FONT)
@@ -111,24 +122,42 @@ def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) ->
     low, high = min(x.min(), y.min()) - 0.02, max(x.max(), y.max()) + 0.02
     axis.plot([low, high], [low, high], color=_GRID, lw=1, zorder=0)
     axis.scatter(x, y, s=6, color=colormaps[COLOURS](0.3), alpha=0.6, lw=0)
+    named: list[int] = []
     for number in np.argsort(-np.maximum(x, y), kind="stable")[:_NAMED_GENES]:
-        axis.annotate(
-            joined["gene"][int(number)], (x[number], y[number]), fontsize=FONT - 2, xytext=(2, 2),
-            textcoords="offset points",
-        )  # fmt: skip
+        # Names that would lie on each other are left out.
+        crowded = any(
+            abs(y[number] - y[i]) < 0.035 * (high - low) and abs(x[number] - x[i]) < 0.2 * (high - low)
+            for i in named
+        )
+        if not crowded:
+            named.append(int(number))
+            axis.annotate(
+                joined["gene"][int(number)], (x[number], y[number]), fontsize=FONT - 2, xytext=(-3, 2),
+                textcoords="offset points", ha="right",
+            )  # fmt: skip
     axis.set_xlim(low, high)
     axis.set_ylim(low, high)
     axis.set_aspect("equal")
     axis.set_xlabel(f"PCC of {second[0]}", fontsize=FONT)
     axis.set_ylabel(f"PCC of {first[0]}", fontsize=FONT)
-    better = int((y > x).sum())
-    axis.set_title(f"{len(joined)} genes; {better} better above, {int((x > y).sum())} below", fontsize=FONT)
+    above, below = int((y > x).sum()), int((x > y).sum())
+    axis.set_title(f"{len(joined)} genes: {above} above the line, {below} below it", fontsize=FONT)
     _plain(axis)
     return save_figure(figure, path)
 
 
 def _scores(file: Path) -> pl.DataFrame:
     return pl.read_csv(file, infer_schema=False).select("gene", pl.col("pcc").cast(pl.Float64))
+
+
+def _range(shown: Sequence[_Shown]) -> tuple[float, float]:
+    """What an axis shows: all values and intervals, but values more than half above the middle one."""
+    known = [(value, interval) for value, interval in shown if value is not None]
+    middle = float(np.median([value for value, _ in known]))
+    near = [one for one in known if middle <= 0 or one[0] <= _FAR * middle or one[0] < _ALWAYS]
+    ends = [end for value, interval in near for end in (value, *(interval or ()))]
+    margin = 0.06 * (max(ends) - min(ends)) or 0.01
+    return min(ends) - margin, max(ends) + margin
 
 
 def _apart(row: Mapping[str, Any], reference: str) -> _Shown:

@@ -31,7 +31,7 @@ def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in rows:
         if row["reason"]:
-            lines.append([row["key"], f"not evaluated: {row['reason']}", *[""] * (len(columns) - 2)])
+            lines.append([row["key"], "not evaluated", *[""] * (len(columns) - 2)])
             continue
         line = [row["key"], *(_with_interval(row[m], row["intervals"].get(m)) for m in METRICS)]
         line += [_difference(row["differences"].get(r, {}).get(COMPARED)) for r in references]
@@ -59,8 +59,9 @@ def about(result: Mapping[str, Any]) -> str:
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know."""
     protocol = result["protocol"]
+    reasons = [f"{row['key']} is not evaluated: {row['reason']}" for row in result["rows"] if row["reason"]]
     if protocol is None:
-        return []
+        return reasons
     found = ["In brackets: 95% bootstrap interval over patients."] if protocol["patients"] >= 3 else []
     if protocol["patients"] >= 6:
         found.append(
@@ -72,7 +73,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     found.append(
         "Parameters, seconds of a fit with its inner choices, and of predicting a fold's test slides."
     )
-    return found
+    return [*found, *reasons]
 
 
 def write_markdown(result: Mapping[str, Any], path: Path) -> Path:
@@ -80,7 +81,7 @@ def write_markdown(result: Mapping[str, Any], path: Path) -> Path:
     columns, lines = table_of(result["rows"])
     marks = ["---", *["---:"] * (len(columns) - 1)]
     table = [_line(cells) for cells in (columns, marks, *lines)]
-    text = "\n\n".join([about(result) + ".", "\n".join(table), "\n".join(notes(result))])
+    text = "\n\n".join([about(result) + ".", "\n".join(table), "\n\n".join(notes(result))])
     path.write_text(text + "\n", "utf-8")
     return path
 

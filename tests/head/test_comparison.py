@@ -27,7 +27,7 @@ from mmap_st.head.evaluation.run import evaluate
 from mmap_st.head.request import fit_request
 from mmap_st.head.statistics import difference
 from mmap_st.report.comparison import chosen_pair, draw_comparison, draw_genes
-from mmap_st.report.comparison_table import table_of, write_markdown
+from mmap_st.report.comparison_table import notes, table_of, write_markdown
 
 ENCODER, TINY = "efficientnet-lite0", "timm:test_efficientnet"
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
@@ -157,7 +157,8 @@ def test_a_head_that_fails_is_a_row_with_its_reason(
     assert mean["differences"] == {}
     assert list(report.failed_folds) == [f"{ENCODER}/ridge"]
     _, lines = table_of(report.result["rows"])
-    assert lines[0][1].startswith("not evaluated: no fold can be evaluated")
+    assert lines[0][:3] == [f"{ENCODER}/ridge", "not evaluated", ""]
+    assert "ridge is not evaluated: no fold can be evaluated; fold A: pca=5000" in notes(report.result)[-1]
     csv = pl.read_csv(tmp_path / "run" / "compare.csv")
     assert csv["reason"].to_list() == [failed["reason"], None]
 

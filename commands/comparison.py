@@ -72,12 +72,13 @@ def compare(
         folds,
         tuple(range(seed, seed + seeds)),
         jobs,
+        scatter,
     )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
         report = run(slides, FeatureStore.open(store), request, out, tell)
         tell("drawing")
-        pictures = _draw(report.result["rows"], out, scatter)
+        pictures = _draw(report.result["rows"], out, report.pair)
     for text in report.warnings:
         console.warn(text)
     if report.passed_over:
@@ -108,12 +109,11 @@ def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tupl
     return tuple(dict.fromkeys(sets)) or (None,)
 
 
-def _draw(rows: list[dict[str, object]], out: Path, scatter: str | None) -> list[Path]:
+def _draw(rows: list[dict[str, object]], out: Path, pair: tuple[str, str] | None) -> list[Path]:
     from mmap_st.head.comparison.run import row_genes
-    from mmap_st.report.comparison import chosen_pair, draw_comparison, draw_genes
+    from mmap_st.report.comparison import draw_comparison, draw_genes
 
     written = [draw_comparison(rows, out / "compare.png")]
-    pair = chosen_pair(rows, scatter)
     if pair is not None:
         files = {str(row["key"]): row_genes(out, row) for row in rows}
         first, second = pair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import polars as pl
@@ -49,4 +50,6 @@ def _spot_ids(table: pl.DataFrame, path: Path) -> list[str]:
     if x is None or y is None:
         raise LabelsError(f"{path} has neither a column id nor the columns x and y: its rows name no spots.")
     places = (number_column(table, column, path, LabelsError).to_list() for column in (x, y))
-    return ["" if a != a or b != b else f"{round(a)}x{round(b)}" for a, b in zip(*places, strict=True)]
+    return [
+        f"{round(a)}x{round(b)}" if isfinite(a) and isfinite(b) else "" for a, b in zip(*places, strict=True)
+    ]

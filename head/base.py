@@ -18,7 +18,9 @@ from mmap_st.head.slides import HeadSlide
 _MOST_ENTRIES = 1 << 25
 
 #: Tensors with this in their name hold training spots that a head refers to: saved, and no parameters.
-MEMORY = "memory_"
+SPOTS = "spots_"
+#: Raised when the numbers of any head change: an evaluation that was begun with others is not gone on with.
+ALGORITHM_VERSION = 1
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -128,6 +130,8 @@ class HeadMethod:
         How it normalises embeddings, for head.json.
     tokens
         Whether it needs the grid of tokens of each spot, see `mmap_st.head.slides.HeadSlide`.
+    seeded
+        Whether its numbers depend on the seed: a comparison fits others with one seed alone.
     source, code
         Of a user's own: ``FILE.py:NAME`` if it is from a file, and the sha256 of its code.
     """
@@ -138,6 +142,7 @@ class HeadMethod:
     load: Callable[[Tensors, Any, Shape], FittedHead]
     embeddings: str = "standardised within each slide"
     tokens: bool = False
+    seeded: bool = True
     source: str = ""
     code: str = ""
 

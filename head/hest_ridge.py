@@ -144,4 +144,5 @@ HEST_RIDGE = HeadMethod(
     fit_hest_ridge,
     load_hest_ridge,
     embeddings="standardised over all training spots",
+    seeded=False,
 )

@@ -73,4 +73,4 @@ def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHea
     return MeanHead(tensors["mean"])
 
 
-MEAN = HeadMethod("mean", MeanSettings, fit_mean, load_mean)
+MEAN = HeadMethod("mean", MeanSettings, fit_mean, load_mean, seeded=False)

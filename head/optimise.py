@@ -54,11 +54,14 @@ def optimise(
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
+    steps = schedule.epochs * schedule.steps_per_epoch
+    # A rate that would rise for one step only has no way up, which the scheduler divides by.
+    share = _WARM_UP_SHARE if abs(_WARM_UP_SHARE * steps - 1) > 1e-6 else 2 / steps
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         schedule.learning_rate,
-        total_steps=schedule.epochs * schedule.steps_per_epoch,
-        pct_start=_WARM_UP_SHARE,
+        total_steps=steps,
+        pct_start=share,
     )
     for epoch in range(1, schedule.epochs + 1):
         network.train()
@@ -95,21 +98,29 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 def resolved_device(device: str) -> str:
-    """``cpu`` or ``cuda``, as it is; ``auto``: an NVIDIA card where one answers."""
-    if device != "auto":
+    """``cpu`` or ``cuda``, as it is; ``auto``: an NVIDIA card where one answers.
+
+    Raises
+    ------
+    HeadError
+        If ``cuda`` is asked for, and no card answers.
+    """
+    if device == "cpu":
         return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise HeadError("device is 'cuda', and no NVIDIA card answers here; leave it out.")
+    return "cpu"
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there.
+    """Refuse what is no device; whether one is there matters in training alone.
 
     Raises
     ------
     ValueError
-        If it is another than ``auto``, ``cpu`` and ``cuda``, or no card answers.
+        If it is another than ``auto``, ``cpu`` and ``cuda``.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}, it must be auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', and no NVIDIA card answers here")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mmap_st.data.panel import INTERSECTION
+from mmap_st.errors import HeadError
 from mmap_st.head.base import HeadMethod, make_settings, parse_settings, settings_values
 from mmap_st.head.protocols import DEFAULT, EvaluationProtocol, evaluation_protocol
 from mmap_st.head.registry import head_method
@@ -53,7 +54,7 @@ class FitRequest:
         """Pickled by the head's name: code that users bring is loaded anew in another process."""
         others = {f.name: getattr(self, f.name) for f in fields(self)}
         method, settings = others.pop("method"), others.pop("settings")
-        return _rebuilt, (method.reference, settings_values(settings), others)
+        return _rebuilt, (method.reference, method.code, settings_values(settings), others)
 
     @property
     def panel(self) -> str:
@@ -66,8 +67,10 @@ class FitRequest:
         return self.protocol.mpps if self.mpps is None else self.mpps
 
 
-def _rebuilt(head: str, settings: Mapping[str, Any], others: Mapping[str, Any]) -> FitRequest:
+def _rebuilt(head: str, code: str, settings: Mapping[str, Any], others: Mapping[str, Any]) -> FitRequest:
     method = head_method(head)
+    if method.code != code:
+        raise HeadError(f"the head {method.name} was changed while it was used; give the command again.")
     return FitRequest(method=method, settings=make_settings(method, settings), **others)
 
 

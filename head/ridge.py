@@ -244,4 +244,4 @@ def _flat(slide: HeadSlide, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return slide.standardised(rows).reshape(len(rows), -1)
 
 
-RIDGE = HeadMethod("ridge", RidgeSettings, fit_ridge, load_ridge)
+RIDGE = HeadMethod("ridge", RidgeSettings, fit_ridge, load_ridge, seeded=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import mmap_st
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
-from mmap_st.head.base import MEMORY, FittedHead, HeadMethod, Shape, make_settings
+from mmap_st.head.base import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.uncertainty import Spread, is_spread, saved_spread
 
@@ -183,7 +183,7 @@ def count_parameters(folder: Path) -> int:
 
     with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-    return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and MEMORY not in key)
+    return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and SPOTS not in key)
 
 
 def read_json(path: Path) -> dict[str, Any]:

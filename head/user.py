@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -77,6 +78,10 @@ def _installed(point: EntryPoint, taken: Collection[str]) -> HeadMethod:
 def _checked(found: object, name: str) -> HeadMethod:
     if not isinstance(found, HeadMethod):
         raise HeadError(f"{name} is {_kind(found)}, not a HeadMethod; see docs/heads.md.")
+    if not is_dataclass(found.settings_type):
+        raise HeadError(f"{name} has settings that are no dataclass; see docs/heads.md.")
+    if not re.fullmatch(r"[\w-]+", found.name):
+        raise HeadError(f"{name} calls its head {found.name!r}; use letters, digits, - and _ alone.")
     return found
 
 

@@ -13,7 +13,6 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mmap_st.errors import RequestError, did_you_mean
 from mmap_st.report.comparison_table import COMPARED
 from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
 
@@ -79,31 +78,6 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
             va="center", annotation_clip=False,
         )  # fmt: skip
     return save_figure(figure, path)
-
-
-def chosen_pair(rows: Rows, asked: str | None) -> tuple[str, str] | None:
-    """Keys of the two rows that are drawn gene by gene: those asked for, else `mmap` and `ridge`.
-
-    Raises
-    ------
-    RequestError
-        If what is asked for is no pair of evaluated rows.
-    """
-    known = [row["key"] for row in rows if not row["reason"]]
-    if asked is not None:
-        # Keys may have commas of their own, between magnifications.
-        pairs = [(a, b) for a in known for b in known if f"{a},{b}" == asked.replace(" ", "")]
-        if not pairs:
-            near = next((did_you_mean(key, known) for key in asked.split(",") if key not in known), "")
-            raise RequestError(
-                f"--scatter {asked}: give two rows, such as A,B{near}; rows: {', '.join(known)}."
-            )
-        return pairs[0]
-    for row in rows:
-        other = row["key"].replace("/mmap", "/ridge", 1)
-        if row["head"] == "mmap" and row["key"] in known and other in known:
-            return row["key"], other
-    return None
 
 
 def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) -> Path:

@@ -17,15 +17,18 @@ METRICS = {
 #: The metric whose paired differences are shown.
 COMPARED = "pcc_slide"
 
+# What rows are compared with, see `mmap_st.head.comparison.summary.comparison`.
+_REFERENCES = ("mmap", "ridge", "first encoder", "first magnifications")
+
 Row = Mapping[str, Any]
 
 
 def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Columns, and a line a row; columns that would be empty are left out."""
-    references = [r for r in ("mmap", "ridge") if any(r in row["differences"] for row in rows)]
+    references = [r for r in _REFERENCES if any(r in row["differences"] for row in rows)]
     labelled = any(row.get("ari") is not None for row in rows)
     columns = ["row", *METRICS.values()]
-    columns += [f"PCC, to {reference}" for reference in references]
+    columns += [f"PCC, to {reference.replace('first', 'its head, first')}" for reference in references]
     columns += ["ARI"] if labelled else []
     columns += ["parameters", "fit", "predict"]
     lines = []
@@ -62,13 +65,17 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     reasons = [f"{row['key']} is not evaluated: {row['reason']}" for row in result["rows"] if row["reason"]]
     if protocol is None:
         return reasons
-    found = ["In brackets: 95% bootstrap interval over patients."] if protocol["patients"] >= 3 else []
-    if protocol["patients"] >= 6:
+    scored = [row for row in result["rows"] if not row["reason"]]
+    found = []
+    if any(row["intervals"][COMPARED] for row in scored):
+        found.append("In brackets: 95% bootstrap interval over patients.")
+    cells = [cell[COMPARED] for row in scored for cell in row["differences"].values()]
+    if any(cell["p_holm"] is not None for cell in cells):
         found.append(
             "p: Wilcoxon signed-rank test over patients' means, Holm-corrected for all rows of the table that"
             " are compared with that head."
         )
-    else:
+    elif cells and not any(cell["interval"] for cell in cells):
         found.append("Differences are without intervals and p-values: these need at least 6 patients.")
     found.append(
         "Parameters, seconds of a fit with its inner choices, and of predicting a fold's test slides."

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, did_you_mean
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.base import settings_values
 from mmap_st.head.registry import head_method
 from mmap_st.head.request import FitRequest, fit_request
 
-#: Rows that all others of the same encoder and magnifications are compared with, where they are there.
+#: Heads that all others of the same encoder and magnifications are compared with, where they are there.
 REFERENCES = ("mmap", "ridge")
+#: What else rows are compared with: the same head of the first encoder, and at the first magnifications.
+FIRST_ENCODER, FIRST_MAGNIFICATIONS = "first encoder", "first magnifications"
 
 Mpps = tuple[float, ...]
 
@@ -32,6 +34,8 @@ class CompareRequest:
         Sets to compare; (None,): those that are complete for every slide and encoder.
     folds, seeds, jobs
         See `mmap_st.head.evaluation.request.EvaluateRequest`.
+    scatter
+        Two rows to show gene by gene, ``ROW,ROW``; None: the first `mmap` and its `ridge`.
     """
 
     encoders: tuple[str, ...]
@@ -40,6 +44,7 @@ class CompareRequest:
     folds: str = "patient"
     seeds: tuple[int, ...] = (0,)
     jobs: int | None = None
+    scatter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,30 @@ def make_rows(request: CompareRequest, mpps: Mapping[Mpps | None, Mpps]) -> list
                 fit = replace(head, encoder=encoder, mpps=found)
                 rows.append(Row(fit, found, f"{encoder}/{head.method.name}{at}"))
     return rows
+
+
+def scatter_pair(rows: Sequence[Row], asked: str | None) -> tuple[str, str] | None:
+    """Keys of the two rows that are shown gene by gene; None where neither is asked for nor there.
+
+    Raises
+    ------
+    RequestError
+        If what is asked for is no pair of rows.
+    """
+    keys = [row.key for row in rows]
+    if asked is not None:
+        # Keys may have commas of their own, between magnifications.
+        wanted = asked.replace(", ", ",").strip()
+        pair = next(((a, b) for a in keys for b in keys if f"{a},{b}" == wanted), None)
+        if pair is None:
+            near = next((did_you_mean(key, keys) for key in wanted.split(",") if key not in keys), "")
+            raise RequestError(f"--scatter {asked}: give two rows and a comma{near}; {', '.join(keys)}.")
+        return pair
+    for row in rows:
+        for other in rows:
+            if (row.head, other.head) == REFERENCES and (row.fit.encoder, row.mpps) == (
+                other.fit.encoder,
+                other.mpps,
+            ):
+                return row.key, other.key
+    return None

@@ -22,7 +22,7 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.comparison.regions import region_agreement
-from mmap_st.head.comparison.request import CompareRequest, Mpps, Row, make_rows
+from mmap_st.head.comparison.request import CompareRequest, Mpps, Row, make_rows, scatter_pair
 from mmap_st.head.comparison.summary import (
     RowResult,
     comparison,
@@ -34,6 +34,7 @@ from mmap_st.head.dataset import check_tokens, why_not_embedded
 from mmap_st.head.evaluation.cross_validation import (
     EvaluateReport,
     ReadyCohort,
+    check_genes,
     collect,
     prepare,
     read_cohort,
@@ -76,6 +77,8 @@ class CompareReport:
         Slides that were not used or not scored, with the reason.
     failed_folds
         Folds that could not be fitted or scored, by row, with the reason.
+    pair
+        Keys of two evaluated rows to show gene by gene; None: there are none.
     warnings
         What the user should know.
     """
@@ -84,6 +87,7 @@ class CompareReport:
     passed_over: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     failed_folds: dict[str, str] = field(default_factory=dict)
+    pair: tuple[str, str] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -106,15 +110,19 @@ def compare(
         check_kind(out, comparison=True)
         ready, mpps = _read_cohort(cohort, store, request, report, tell)
         rows = make_rows(request, mpps)
+        pair = scatter_pair(rows, request.scatter)
         with writing(out):
             write_json_whole(out / REQUEST, {COMPARISON: [row.key for row in rows]})
         labels = _read_labels(ready, report)
         results = _evaluate_rows(ready, request, rows, labels, out, report, tell)
-        protocol = next((metrics["protocol"] for _, metrics in results if metrics), None)
+        protocols = [metrics["protocol"] for _, metrics in results if metrics]
+        protocol = max(protocols, key=lambda protocol: len(protocol["seeds"]), default=None)
         report.result = comparison([result for result, _ in results], protocol, ready.patients)
         with writing(out):
             write_table(out / COMPARE_CSV, flat_rows(report.result["rows"]))
             write_json_whole(out / COMPARE_JSON, report.result)
+    evaluated = {row["key"] for row in report.result["rows"] if not row["reason"]}
+    report.pair = pair if pair and evaluated.issuperset(pair) else None
     return report
 
 
@@ -179,10 +187,18 @@ def _evaluate_rows(
     tell: Tell,
 ) -> list[tuple[RowResult, dict[str, Any] | None]]:
     """Each row's result, and its metrics.json where it has one; the fits of all rows run side by side."""
-    evaluations = {row.key: EvaluateRequest(row.fit, request.folds, request.seeds) for row in rows}
+    evaluations = {
+        row.key: EvaluateRequest(
+            row.fit, request.folds, request.seeds if row.fit.method.seeded else request.seeds[:1]
+        )
+        for row in rows
+    }
     readies = {row.key: replace(ready, mpps=row.mpps) for row in rows}
     stored = [ready.store.slide(name) for name in ready.material.counts]
     lacking = {row.key: reason for row in rows if (reason := _why_not(row, stored))}
+    if len(lacking) == len(rows):
+        raise RequestError(next(iter(lacking.values())))
+    check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
     folders = {row.key: row_folder(out, row.fit.encoder, row.head, row.mpps) for row in rows}
     jobs: dict[str, list[Job]] = {}
     for row in rows:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmap_st.head.comparison.request import REFERENCES, Row
+from mmap_st.head.comparison.request import FIRST_ENCODER, FIRST_MAGNIFICATIONS, REFERENCES, Row
 from mmap_st.head.evaluation.summary import PER_SLIDE, Patients, gain
 from mmap_st.head.statistics import FEWEST_FOR_TEST, holm
 
@@ -77,16 +77,16 @@ def comparison(
 
     Returns
     -------
-    ``protocol``, and ``rows`` with ``differences`` to the rows of `REFERENCES` of the same encoder and
-    magnifications: metric by metric the mean, and with 6 patients or more its interval, the p-value of the
-    Wilcoxon test and ``p_holm``, corrected for all rows that are compared with that head on that metric.
+    ``protocol``, and ``rows`` with ``differences``: to the heads of `REFERENCES` of the same encoder and
+    magnifications, to the same head of the `FIRST_ENCODER`, and to that at the `FIRST_MAGNIFICATIONS`. Metric
+    by metric there are the mean, and with 6 patients or more its interval; to `REFERENCES` also the p-value
+    of the Wilcoxon test and ``p_holm``, corrected for all rows compared with that head on that metric.
     """
     found: list[RowResult] = [{**row, "differences": _differences(row, rows, patients)} for row in rows]
     for reference in REFERENCES:
         for metric in PER_SLIDE:
-            cells = [
-                row["differences"][reference][metric] for row in found if reference in row["differences"]
-            ]
+            compared = [row["differences"] for row in found if reference in row["differences"]]
+            cells = [differences[reference][metric] for differences in compared]
             for cell, corrected in zip(cells, holm([cell["p_value"] for cell in cells]), strict=True):
                 cell["p_holm"] = corrected
     common = {key: protocol[key] for key in _COMMON} if protocol is not None else None
@@ -104,13 +104,14 @@ def flat_rows(rows: Sequence[RowResult]) -> list[dict[str, Any]]:
             if metric in PER_SLIDE:
                 low, high = (row.get("intervals") or {}).get(metric) or (None, None)
                 cells |= {f"{metric}_low": low, f"{metric}_high": high}
-        for reference in REFERENCES:
+        for reference in (*REFERENCES, FIRST_ENCODER, FIRST_MAGNIFICATIONS):
             for metric in PER_SLIDE:
                 cell = row["differences"].get(reference, {}).get(metric, {})
                 low, high = cell.get("interval") or (None, None)
-                name = f"{metric}_to_{reference}"
+                name = f"{metric}_to_{reference.replace(' ', '_')}"
                 cells |= {name: cell.get("mean"), f"{name}_low": low, f"{name}_high": high}
-                cells |= {f"{name}_p": cell.get("p_value"), f"{name}_p_holm": cell.get("p_holm")}
+                if reference in REFERENCES:
+                    cells |= {f"{name}_p": cell.get("p_value"), f"{name}_p_holm": cell.get("p_holm")}
         seconds = row.get("seconds") or {}
         cells |= {"ari": row.get("ari"), "parameters": row.get("parameters")}
         cells |= {f"seconds_{key}": seconds.get(key) for key in ("fit", "predict")}
@@ -129,18 +130,27 @@ def _named(row: Row) -> RowResult:
 
 
 def _differences(row: RowResult, rows: Sequence[RowResult], patients: Patients) -> dict[str, Any]:
-    """How far a row lies above each reference."""
+    """How far a row lies above each of those that it is compared with, and that were evaluated."""
     found: dict[str, Any] = {}
-    for reference in REFERENCES:
-        other = next((r for r in rows if r["head"] == reference and _alike(r, row)), None)
-        if other is None or other["head"] == row["head"] or row["reason"] or other["reason"]:
+    for name, other in _compared_with(row, rows).items():
+        if other["key"] == row["key"] or row["reason"] or other["reason"]:
             continue
-        found[reference] = gain(row, other, patients)
-        for cell in found[reference].values():
+        found[name] = gain(row, other, patients)
+        for cell in found[name].values():
             if cell["patients"] < FEWEST_FOR_TEST:
                 cell["interval"] = None
+            if name not in REFERENCES:
+                cell["p_value"] = None
+            cell["p_holm"] = None
     return found
 
 
-def _alike(one: RowResult, other: RowResult) -> bool:
-    return all(one[key] == other[key] for key in ("encoder", "magnifications"))
+def _compared_with(row: RowResult, rows: Sequence[RowResult]) -> dict[str, RowResult]:
+    def first(**same: Any) -> RowResult | None:
+        return next((r for r in rows if all(r[key] == value for key, value in same.items())), None)
+
+    encoder, head, magnifications = (row[key] for key in ("encoder", "head", "magnifications"))
+    found = {name: first(encoder=encoder, magnifications=magnifications, head=name) for name in REFERENCES}
+    found[FIRST_ENCODER] = first(head=head, magnifications=magnifications)
+    found[FIRST_MAGNIFICATIONS] = first(head=head, encoder=encoder)
+    return {name: other for name, other in found.items() if other is not None}

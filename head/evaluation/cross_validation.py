@@ -100,6 +100,7 @@ def cross_validate(
     RequestError
         If no fold can be evaluated.
     """
+    check_genes(ready, request.fit)
     jobs = prepare(ready, request, out, tell)
     failed: dict[Path, str] = {}
     if not all(job.done for job in jobs):
@@ -107,6 +108,17 @@ def cross_validate(
         side_by_side = jobs_side_by_side(request.jobs, len(jobs), settings, counts_bytes)
         failed = run_jobs(ready.material, jobs, side_by_side, tell)
     return collect(ready, request, jobs, failed, out, report)
+
+
+def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
+    """Refuse a panel that cannot be had before any work: all folds ask for the same.
+
+    Raises
+    ------
+    RequestError
+        If it cannot.
+    """
+    choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(ready.material.counts))
 
 
 def prepare(ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: Tell, row: str = "") -> list[Job]:
@@ -119,10 +131,10 @@ def prepare(ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: Tell,
     """
     fit = replace(request.fit, mpps=ready.mpps)
     counts = ready.material.counts
-    # What cannot be met shows here, before any work: all folds ask for the same.
     check_tokens([ready.store.slide(name) for name in counts], fit.encoder, ready.mpps, fit.method)
-    choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(counts))
-    keep_request(out, describe(fit, ready.folds, ready.store, ready.mpps, counts, ready.patients))
+    keep_request(
+        out, describe(fit, ready.folds, ready.store, ready.mpps, ready.material.counts_sha256, ready.patients)
+    )
     jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)
     if not all(job.done for job in jobs):
         _build_candidates(ready, fit, request.seeds, tell)

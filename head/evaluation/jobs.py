@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -12,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,16 @@ class Material:
     cohort: Cohort
     store: Path
     counts: Mapping[str, Counts]
+
+    @cached_property
+    def counts_sha256(self) -> str:
+        """Of all counts, by slide."""
+        digest = hashlib.sha256()
+        for name, table in self.counts.items():
+            digest.update("\n".join([name, table.values, *table.ids, *table.genes]).encode())
+            for part in (table.matrix.indptr, table.matrix.indices, table.matrix.data, table.measured):
+                digest.update(part.tobytes())
+        return digest.hexdigest()
 
     @property
     def counts_bytes(self) -> int:
@@ -129,14 +142,17 @@ def _finished(
     material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell
 ) -> Iterator[tuple[Job, str]]:
     """Run jobs, and yield each when it is done, with the reason if it cannot be."""
-    if side_by_side <= 1 or len(jobs) <= 1:
+    if side_by_side <= 1 or not jobs:
         store = FeatureStore.open(material.store)
         for job in jobs:
             yield job, _fit(material, store, job, tell)
         return
     with _pool(material, side_by_side) as pool:
         tell(f"{len(jobs)} fits, {side_by_side} at a time")
-        running: dict[Future[str], Job] = {pool.submit(_fit_in_worker, job): job for job in jobs}
+        # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
+        running: dict[Future[str], Job] = {
+            pool.submit(_fit_in_worker, pickle.dumps(job)): job for job in jobs
+        }
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
@@ -165,6 +181,10 @@ def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
         raise  # not the fold's fault
     except (MmapError, LinAlgError, MemoryError, torch.OutOfMemoryError) as error:
         return first_line(error)
+    except Exception as error:
+        if not job.request.method.code:
+            raise
+        return f"the head {job.request.method.name} fails ({type(error).__name__}: {first_line(error)})"
     return ""
 
 
@@ -207,7 +227,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _fit_in_worker(job: Job) -> str:
+def _fit_in_worker(pickled: bytes) -> str:
+    try:
+        job = pickle.loads(pickled)  # noqa: S301 - by this program's own parent process
+    except MmapError as error:
+        return first_line(error)
     return _fit(_worker["material"], _worker["store"], job, lambda text: None)
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import mmap_st
-from mmap_st.data.counts import Counts
 from mmap_st.data.folds import Fold
 from mmap_st.extract.recipe_json import sha256_of_json
 from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import settings_values
+from mmap_st.head.base import ALGORITHM_VERSION, settings_values
 from mmap_st.head.request import FitRequest
 
 _FORMAT_VERSION = 1
@@ -53,19 +52,20 @@ def describe(
     folds: Sequence[Fold],
     store: FeatureStore,
     mpps: Sequence[float],
-    counts: Mapping[str, Counts],
+    counts_sha256: str,
     patients: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """All that the numbers of an evaluation depend on, but seeds: those may be added later."""
     embeddings = {
         name: [store.slide(name).complete(request.encoder)[mpp].recipe_sha256 for mpp in mpps]
-        for name in counts
+        for name in patients
     }
     panel = Path(request.panel)
     by_file = f"file of sha256 {hashlib.sha256(panel.read_bytes()).hexdigest()}" if panel.is_file() else ""
     return {
         "format_version": _FORMAT_VERSION,
         "package_version": mmap_st.__version__,
+        "heads_version": ALGORITHM_VERSION,
         "encoder": request.encoder,
         "head": request.method.name,
         **({"head_code_sha256": request.method.code} if request.method.code else {}),
@@ -77,14 +77,5 @@ def describe(
         "folds": {fold.name: list(fold.split.test) for fold in folds},
         "patients": dict(patients),
         "embeddings_sha256": sha256_of_json(embeddings),
-        "counts_sha256": _sha256_of(counts),
+        "counts_sha256": counts_sha256,
     }
-
-
-def _sha256_of(counts: Mapping[str, Counts]) -> str:
-    digest = hashlib.sha256()
-    for name, table in counts.items():
-        digest.update("\n".join([name, table.values, *table.ids, *table.genes]).encode())
-        for part in (table.matrix.indptr, table.matrix.indices, table.matrix.data, table.measured):
-            digest.update(part.tobytes())
-    return digest.hexdigest()

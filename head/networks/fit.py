@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import MEMORY, Validation, cross_fit
+from mmap_st.head.base import Validation, cross_fit
 from mmap_st.head.basis import fit_basis, judged_genes
 from mmap_st.head.choice import best_of
 from mmap_st.head.limits import LIMITS
 from mmap_st.head.mean import training_mean
 from mmap_st.head.metrics import slide_metrics
 from mmap_st.head.networks.head import NetworkHead, moved
-from mmap_st.head.networks.network import NetworkSettings, PartNetwork, Sizes, TrainingPart
+from mmap_st.head.networks.network import KEPT, NetworkSettings, PartNetwork, Sizes, TrainingPart
 from mmap_st.head.networks.parts import Part, parts_of
 from mmap_st.head.optimise import Schedule, optimise, resolved_device, seeded
 from mmap_st.head.slides import HeadSlide
@@ -218,7 +218,9 @@ def fit_network(
 
 def _state_of(network: PartNetwork) -> State:
     """A copy of what is learned."""
-    return {k: v.clone() for k, v in network.state_dict().items() if not k.startswith(MEMORY)}
+    return {
+        k: v.clone() for k, v in network.state_dict().items() if not (k.startswith(KEPT) and "." not in k)
+    }
 
 
 def _mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mmap_st.data.targets import ALL, Index
 from mmap_st.errors import HeadError, first_line
-from mmap_st.head.base import MEMORY, HeldOut, Shape, Tensors
+from mmap_st.head.base import HeldOut, Shape, Tensors
 from mmap_st.head.basis import Basis
-from mmap_st.head.networks.network import Inputs, PartNetwork, Sizes
+from mmap_st.head.networks.network import KEPT, Inputs, PartNetwork, Sizes
 from mmap_st.head.networks.parts import Part, parts_of
 from mmap_st.head.slides import HeadSlide
 
@@ -84,8 +84,8 @@ def load_network(
     try:
         network = make(Sizes(shape.magnifications, shape.width, basis.rank, shape.token_width), settings)
         for key, value in state.items():
-            if key.startswith(MEMORY):
-                network.keep(key.removeprefix(MEMORY), value)
+            if key.startswith(KEPT) and "." not in key:
+                network.keep(key.removeprefix(KEPT), value)
         network.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
         return NetworkHead(network, tensors["mean"], basis, "cpu")
     except (RuntimeError, KeyError, TypeError, ValueError) as error:

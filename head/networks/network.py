@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmap_st.head.base import MEMORY
 from mmap_st.head.network import masked_mse
 from mmap_st.head.networks.parts import Part
 from mmap_st.head.optimise import check_device
 
 Inputs = Mapping[str, torch.Tensor]
+
+#: Buffers that hold what a network keeps of the training spots: not learned, the same at every epoch.
+KEPT = "kept_"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class PartNetwork(nn.Module):
     """A network that predicts the spots of one part of a slide.
 
     A method is a subclass with an `__init__` of (sizes, settings), `see` and `forward`; the others have
-    defaults. `mmap_st.head.networks.fit.network_method` makes a head of it.
+    defaults. `mmap_st.head.networks.method.network_method` makes a head of it.
     """
 
     #: Whether targets are differences from each slide's own mean, as those of `ridge` are; else from the mean
@@ -118,7 +120,7 @@ class PartNetwork(nn.Module):
     centred_in_slides: ClassVar[bool] = True
 
     def see(self, part: Part) -> Inputs:
-        """What it sees of a part, by name: computed once, so that nothing of it is learned.
+        """What it sees of a part, by name: nothing of it is learned, and in training it is computed once.
 
         It depends on embeddings and places, and on what `remember` kept, not on the part's expression.
         """
@@ -140,16 +142,16 @@ class PartNetwork(nn.Module):
         return masked_mse(self(inputs, rows), target)
 
     def remember(self, train: Sequence[TrainingPart]) -> None:
-        """Keep what it refers to of the training spots, in buffers named `MEMORY`...; called once."""
+        """Keep what it refers to of the training spots by `keep`; called once, before training."""
 
     def keep(self, name: str, values: NDArray[Any]) -> None:
-        """Keep an array as the buffer `name`; the prefix is added."""
+        """Keep an array by a name; one that begins with `mmap_st.head.base.SPOTS` counts as no parameters."""
         kept = torch.from_numpy(np.ascontiguousarray(values))
-        self.register_buffer(MEMORY + name, kept.to(next(self.parameters()).device))
+        self.register_buffer(KEPT + name, kept.to(next(self.parameters()).device))
 
     def kept(self, name: str) -> torch.Tensor:
         """What was kept by this name."""
-        return self.get_buffer(MEMORY + name)
+        return self.get_buffer(KEPT + name)
 
 
 def output_layer(width: int, outputs: int) -> nn.Linear:

@@ -12,7 +12,8 @@ Kept
 Changed
     The image is the spot's frozen embeddings, all magnifications joined, in place of an encoder that is
     trained with the rest. The reference are the training spots, 20,000 at most. A batch is 256 spots of one
-    slide, and expression is projected as difference from its slide's mean: what tells slides apart is no way
+    slide, and expression is projected as difference from its slide's mean (of a big
+    slide, its part's): what tells slides apart is no way
     to tell spots apart. What is averaged is expression as it is, so that a prediction lies among what was
     measured (of a panel of more than 1,000 genes: on the axes that its genes share). Space of 128
     dimensions, where the paper has 256.
@@ -85,23 +86,26 @@ class BleepNetwork(PartNetwork):
 
     def remember(self, train: Sequence[TrainingPart]) -> None:
         kept = list(zip(train, kept_spots(train), strict=True))
-        self.keep("expression", np.concatenate([t.target[k] for t, k in kept]))
-        self.keep("level", np.stack([_level(t.target) for t, _ in kept]))
-        self.keep("part", np.repeat(np.arange(len(kept)), [len(k) for _, k in kept]))
+        self.keep("spots_expression", np.concatenate([t.target[k] for t, k in kept]))
+        self.keep("spots_level", np.stack([_level(t.target) for t, _ in kept]))
+        self.keep("spots_part", np.repeat(np.arange(len(kept)), [len(k) for _, k in kept]))
 
     def see(self, part: Part) -> Inputs:
         return {"embedding": tensor(part.embedding).flatten(1)}
 
+    def see_target(self, training: TrainingPart) -> Inputs:
+        return {"centred": tensor(training.target - _level(training.target)).nan_to_num()}
+
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
-        reference = self.kept("expression")
-        centred = (reference - self.kept("level")[self.kept("part")]).nan_to_num()
+        reference = self.kept("spots_expression")
+        centred = (reference - self.kept("spots_level")[self.kept("spots_part")]).nan_to_num()
         queries, keys = self.image(inputs["embedding"][rows]), self.expression(centred)
         found = nearest(_directions(queries), _directions(keys), self.neighbours)
         return torch.from_numpy(average(reference.cpu().numpy(), found)).to(reference.device)
 
     def loss(self, inputs: Inputs, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        centred = (target - target.nanmean(dim=0)).nan_to_num()
-        image, expression = self.image(inputs["embedding"][rows]), self.expression(centred)
+        image = self.image(inputs["embedding"][rows])
+        expression = self.expression(inputs["centred"][rows])
         return contrastive_loss(image, expression, self.temperature)
 
 

@@ -11,11 +11,12 @@ Kept
     takes up what they hold. The tokens and the view together predict all genes. 9 exemplars.
 Changed
     The tokens are projections of the spot's frozen embeddings, one a magnification, in place of patches of
-    its image; the global view is their principal components, in place of the code of an encoder that is
-    trained to restore images. Tokens are averaged where the paper has attention pooling. Exemplars are of
-    another slide where there is one patient, and other spots where there is one slide; 20,000 training spots
-    at most are exemplars. Width 64 with 2 layers that each have a bridge, where the paper has 1,024 and 8
-    with a bridge in every second. The loss is the mean squared error alone, without the paper's correlation.
+    its image; the global view is their principal components, partly whitened, in place of the code of an
+    encoder that is trained to restore images. Tokens are averaged where the paper has attention pooling.
+    Exemplars are of another slide where there is one patient, and other spots where there is one slide;
+    20,000 training spots at most are exemplars. Width 64 with 2 layers that each have a bridge, where the
+    paper has 1,024 and 8 with a bridge in every second. The loss is the mean squared error alone, without the
+    paper's correlation.
 """
 
 from __future__ import annotations
@@ -103,22 +104,22 @@ class EgnNetwork(PartNetwork):
         missing = self.components - found.shape[2]
         self.keep("axes", np.pad(found, ((0, 0), (0, 0), (0, missing))))
         kept = list(zip(train, kept_spots(train), strict=True))
-        self.keep("view", np.concatenate([self._view(t.part)[k] for t, k in kept]))
-        self.keep("owner", np.concatenate([owners(t.part)[k] for t, k in kept]))
-        self.keep("expression", np.concatenate([t.target[k] for t, k in kept]))
+        self.keep("spots_view", np.concatenate([self._view(t.part)[k] for t, k in kept]))
+        self.keep("spots_owner", np.concatenate([owners(t.part)[k] for t, k in kept]))
+        self.keep("spots_expression", np.concatenate([t.target[k] for t, k in kept]))
 
     def see(self, part: Part) -> Inputs:
         view = self._view(part)
-        keys, key_owners = self.kept("view").cpu().numpy(), self.kept("owner").cpu().numpy()
+        keys, key_owners = self.kept("spots_view").cpu().numpy(), self.kept("spots_owner").cpu().numpy()
         exemplars = nearest_of_others(view, owners(part), keys, key_owners, self.exemplars)
         return {"embedding": tensor(part.embedding), "view": tensor(view), "exemplars": tensor(exemplars)}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         # Spots share exemplars: each is projected once.
         used, which = torch.unique(inputs["exemplars"][rows], return_inverse=True)
-        expression = self.kept("expression")[used].nan_to_num()
+        expression = self.kept("spots_expression")[used].nan_to_num()
         known = self.known(expression)[which]
-        exemplars = self.exemplar(torch.cat([self.kept("view")[used], expression], dim=1))[which]
+        exemplars = self.exemplar(torch.cat([self.kept("spots_view")[used], expression], dim=1))[which]
         view = self.drop(self.view(inputs["view"][rows]))
         embedding = inputs["embedding"][rows]
         tokens = self.drop(torch.stack([p(embedding[:, m]) for m, p in enumerate(self.project)], dim=1))

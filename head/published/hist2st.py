@@ -66,7 +66,8 @@ class Hist2stSettings(NetworkSettings):
     graph_layers, neighbours
         GraphSAGE layers, and the nearest spots that a spot is joined with in each.
     zinb
-        Weight of the likelihood of counts, 0: none. It needs targets of 0 or more, one output a gene.
+        Weight of the likelihood of counts, 0: none. It needs targets of 0 or more, one output a gene, and is
+        right where they are log1p of scaled counts: not under protocols that take log10.
     """
 
     width: int = 128

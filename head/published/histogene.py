@@ -11,7 +11,7 @@ Changed
     The spot's token is a linear projection of its frozen embeddings, all magnifications joined, in place of
     its pixels. Places are centres in spot pitches, rounded, so that any array can be taken (Visium's rows and
     columns too). Width 128 with 2 layers of 4 heads, where the paper has 1,024, 8 and 16: embeddings carry
-    more than pixels, and cohorts are small. Targets are differences from each slide's mean, as for all heads
+    more than pixels, and cohorts are small. Targets are differences from each slide's mean, as for most heads
     here.
 """
 

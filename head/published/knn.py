@@ -2,8 +2,8 @@
 
 As for `ridge`, embeddings are standardised within each slide and targets are differences from each slide's
 own mean: a prediction is the training mean plus the mean difference of the training spots whose embeddings
-are nearest. Distances are Euclidean between principal components of the training embeddings, all
-magnifications joined. What the published heads that refer to training spots add is measured against this.
+are nearest. Distances are Euclidean between partly whitened principal components of the training embeddings,
+all magnifications joined. What the published heads that refer to training spots add is measured against this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
 from mmap_st.extract.embeddings import row_blocks
-from mmap_st.head.base import MEMORY, HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.head.base import SPOTS, HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.head.basis import Basis, fit_basis, judged_genes
 from mmap_st.head.choice import best_of
 from mmap_st.head.components import Components, fit_components
@@ -109,8 +109,8 @@ class KnnHead:
         return {
             "neighbours": np.array([self.neighbours]),
             "components": self.components.axes,
-            MEMORY + "keys": self.keys,
-            MEMORY + "values": self.values,
+            SPOTS + "keys": self.keys,
+            SPOTS + "values": self.values,
             "mean": self.mean,
             **self.basis.tensors(),
         }
@@ -157,7 +157,7 @@ def fit_knn(
 def load_knn(tensors: Tensors, settings: KnnSettings, shape: Shape) -> KnnHead:
     """Load one that was fitted."""
     components, basis = Components(tensors["components"]), Basis.load(tensors, shape.genes)
-    keys, values = tensors[MEMORY + "keys"], tensors[MEMORY + "values"]
+    keys, values = tensors[SPOTS + "keys"], tensors[SPOTS + "values"]
     return KnnHead(int(tensors["neighbours"][0]), components, keys, values, tensors["mean"], basis)
 
 
@@ -196,4 +196,4 @@ def _features(slide: HeadSlide, rows: Rows, components: Components) -> Array:
     return components.of(slide.standardised(rows)).reshape(len(rows), -1)
 
 
-KNN = HeadMethod("knn", KnnSettings, fit_knn, load_knn)
+KNN = HeadMethod("knn", KnnSettings, fit_knn, load_knn, seeded=False)

@@ -13,7 +13,7 @@ Changed
     and each is predicted. All magnifications are joined before the autoencoder. The bottleneck is that of
     the paper, 512 (there for 2,048 features); the hidden layer has 256, where the paper has 512; one
     perceptron, where the paper averages five. Embeddings are standardised within their slide, and targets are
-    differences from each slide's mean, as for all heads here.
+    differences from each slide's mean, as for most heads here.
 """
 
 from __future__ import annotations

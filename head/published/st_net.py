@@ -118,4 +118,4 @@ def _at(validation: Validation, number: int) -> Validation:
     return replace(validation, folds=tuple((at(fitted), at(judged)) for fitted, judged in validation.folds))
 
 
-ST_NET = HeadMethod("st-net", StNetSettings, fit_st_net, load_st_net)
+ST_NET = HeadMethod("st-net", StNetSettings, fit_st_net, load_st_net, seeded=False)

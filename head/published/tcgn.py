@@ -14,8 +14,7 @@ Changed
     picture. They are standardised within the slide, each place of the grid alone, and reduced to their
     principal components on training slides, which bounds memory. There is one block of width 32, where the
     paper has stages of several. The graph is that of the encoder's tokens and stays; the released code takes
-    it from attention, with 4 neighbours too. Targets are differences from each slide's mean, as for all heads
-    here.
+    it from attention, with 4 neighbours too. Targets are differences from each slide's mean.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_places_on_the_array_become_spot_ids(write_section) -> None:
     root = write_section("A1")
-    rows = "1.004\t2.0\t10\t20\tinvasive cancer\n3\t1.96\t1\t1\tconnective tissue\nNA\tNA\t\t\tnone\n2\t2\t\t\t\n"
+    rows = "1.004\t2.0\t10\t20\tinvasive cancer\n3\t1.96\t1\t1\tconnective tissue\nNA\tNA\t\t\tnone\ninf\t2\t\t\tnone\n2\t2\t\t\t\n"
     write(root / "ST-pat" / "lbl" / "A1_labeled_coordinates.tsv", HEADER + rows)
     path = open_cohort(f"her2st:{root}")["A1"].labels
     assert path is not None

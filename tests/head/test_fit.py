@@ -54,7 +54,7 @@ def test_a_run_holds_what_the_design_says(fitted) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["protocol"]["validation"] == "inner folds by patient"
     assert metrics["protocol"]["shared_patients"] == []
-    assert metrics["seconds"].keys() == {"prototypes", "fit", "predict"}
+    assert metrics["seconds"].keys() == {"prototypes", "fit", "predict", "calibrate"}
     for key in ("test", "baseline_mean", "baseline_ridge"):
         assert metrics[key].keys() == {
             "slides", "pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae",

@@ -18,6 +18,7 @@ from mmap_st.head.networks import fit as network_fit
 from mmap_st.head.networks.method import network_method
 from mmap_st.head.networks.network import NetworkSettings, PartNetwork, tensor
 from mmap_st.head.networks.parts import parts_of
+from mmap_st.head.optimise import Schedule, optimise
 from mmap_st.head.slides import HeadSlide
 
 
@@ -180,6 +181,24 @@ def test_weights_of_another_network_are_refused(head_slides) -> None:
 def test_settings_are_checked(pair: str) -> None:
     with pytest.raises(HeadError, match=pair.split("=")[0]):
         parse_settings(LINEAR, [pair])
+
+
+@pytest.mark.parametrize("epochs", range(1, 6))
+def test_any_number_of_steps_can_be_scheduled(epochs: int) -> None:
+    for steps in range(1, 12):
+        network = nn.Linear(2, 1)
+        losses = optimise(
+            network, lambda n=network: n(torch.ones(1, 2)).sum(), Schedule(1e-3, 0, epochs, steps)
+        )
+        assert len(list(losses)) == epochs
+
+
+def test_a_card_that_is_not_there_is_refused_in_training_alone(head_slides) -> None:
+    train = head_slides(slides=3)
+    settings = parse_settings(LINEAR, ["device=cuda"])
+    if not torch.cuda.is_available():
+        with pytest.raises(HeadError, match="no NVIDIA card"):
+            LINEAR.fit(train, plan_validation(train, ()), settings, 0, silent)
 
 
 def test_torchs_generator_is_left_alone(head_slides) -> None:

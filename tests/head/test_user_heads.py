@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -88,6 +89,15 @@ def test_a_run_of_changed_code_is_told_of(
         predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"])
 
 
+def test_code_that_changes_while_it_is_used_is_refused(near: str, tmp_path: Path) -> None:
+    request = fit_request(ENCODER, near)
+    assert pickle.loads(pickle.dumps(request)).method.code == request.method.code
+    pickled = pickle.dumps(request)
+    (tmp_path / "near.py").write_text(example() + "\n# changed\n")
+    with pytest.raises(HeadError, match="was changed while it was used"):
+        pickle.loads(pickled)
+
+
 @pytest.mark.parametrize(
     ("code", "part"),
     [
@@ -96,6 +106,12 @@ def test_a_run_of_changed_code_is_told_of(
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("import sys; sys.exit(3)", "SystemExit"),
         ("from mmap_st.head.mean import MEAN as NEAR", "another's name"),
+        ("from mmap_st.head.base import HeadMethod\nNEAR = HeadMethod('a', int, 0, 0)", "no dataclass"),
+        (
+            "from mmap_st.head.base import HeadMethod\nfrom mmap_st.head.mean import MeanSettings\n"
+            "NEAR = HeadMethod('a.b', MeanSettings, 0, 0)",
+            "letters, digits",
+        ),
     ],
 )
 def test_files_that_are_no_head_are_one_sentence(tmp_path: Path, code: str, part: str) -> None:

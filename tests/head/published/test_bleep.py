@@ -77,9 +77,12 @@ def test_the_matching_spot_is_found_whatever_the_level_of_its_slide(head_slides,
 def test_the_loss_is_least_where_image_and_expression_agree(head_slides) -> None:
     network, (training, *_) = agreeing(head_slides(slides=2), 0.0)
     inputs, target = network.see(training.part), torch.from_numpy(training.target)
-    rows = torch.arange(60)
+    centred, rows = network.see_target(training)["centred"], torch.arange(60)
     with torch.inference_mode():
-        agree, mixed = (float(network.loss(inputs, rows, target[order])) for order in (rows, rows.roll(1)))
+        agree, mixed = (
+            float(network.loss({**inputs, "centred": centred[order]}, rows, target[order]))
+            for order in (rows, rows.roll(1))
+        )
     assert agree < 0.1 * mixed
 
 

@@ -43,7 +43,7 @@ def test_what_exemplars_express_counts_and_what_others_do_does_not(head_slides) 
     (part,) = parts_of(test)
     before, exemplars = output(network, part), network.see(part)["exemplars"].numpy()
     changed = exemplars[0, 0]
-    network.kept("expression")[changed] += 3.0
+    network.kept("spots_expression")[changed] += 3.0
     difference = np.abs(output(network, part) - before).max(axis=1)
     guided = (exemplars == changed).any(axis=1)
     assert difference[guided].min() > 1e-4

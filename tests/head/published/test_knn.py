@@ -55,7 +55,7 @@ def test_genes_that_a_slide_lacks_are_averaged_over_the_others(head_slides, lack
 def test_big_panels_are_averaged_on_shared_axes(head_slides, lacking) -> None:
     *train, test = head_slides(slides=4, genes=40, width=2)
     head = fitted(train, "rank=4", "neighbours=10")
-    assert head.tensors()["memory_values"].shape == (180, 4)
+    assert head.tensors()["spots_values"].shape == (180, 4)
     assert slide_metrics(head.predict(test), test.targets.dense())["pcc"] > 0.6
     train[0] = lacking(train[0], genes=tuple(range(20)))
     values = fitted(train, "rank=4", "neighbours=10").values

@@ -18,8 +18,8 @@ from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
 
 _GRID, _LINE = "#dddddd", "#444444"
 _NAMED_GENES = 10
-# Values beyond this many times the middle one are off the axis, unless they are small all the same.
-_FAR, _ALWAYS = 1.5, 1.0
+# Errors beyond this many times the middle one are off the axis.
+_FAR = 1.5
 
 Rows = Sequence[Mapping[str, Any]]
 # What a panel shows of a row: a value, and its interval.
@@ -50,7 +50,7 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, of) in zip(axes, panels, strict=True):
         shown = [of(row) for row in scored]
-        low, high = _range(shown)
+        low, high = _range(shown, clipped=label == "MSE")
         for y, row, (value, interval) in zip(place, scored, shown, strict=True):
             colour = colours[row["encoder"]]
             if value is None:
@@ -124,11 +124,11 @@ def _scores(file: Path) -> pl.DataFrame:
     return pl.read_csv(file, infer_schema=False).select("gene", pl.col("pcc").cast(pl.Float64))
 
 
-def _range(shown: Sequence[_Shown]) -> tuple[float, float]:
-    """What an axis shows: all values and intervals, but values more than half above the middle one."""
+def _range(shown: Sequence[_Shown], *, clipped: bool) -> tuple[float, float]:
+    """What an axis shows: all values and intervals; where it is clipped, none far above the middle one."""
     known = [(value, interval) for value, interval in shown if value is not None]
     middle = float(np.median([value for value, _ in known]))
-    near = [one for one in known if middle <= 0 or one[0] <= _FAR * middle or one[0] < _ALWAYS]
+    near = [one for one in known if not clipped or one[0] <= _FAR * middle]
     ends = [end for value, interval in near for end in (value, *(interval or ()))]
     margin = 0.06 * (max(ends) - min(ends)) or 0.01
     return min(ends) - margin, max(ends) + margin

@@ -83,7 +83,7 @@ def test_it_repeats_a_tiny_set(method: HeadMethod, head_slides) -> None:
 
 def test_the_same_seed_gives_the_same_head(method: HeadMethod, head_slides) -> None:
     train = with_tokens(head_slides(slides=3, spots=40))
-    one, two = (fitted(method, train, epochs=2).predict(train[0]) for _ in range(2))
+    one, two = (fitted(method, train, train[:1], epochs=2).predict(train[0]) for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 
@@ -95,7 +95,7 @@ def test_spots_and_genes_may_lack(method: HeadMethod, head_slides, lacking) -> N
     embedding = train[1].embedding.copy()
     embedding[2] = np.nan
     train[1] = replace(train[1], valid=invalid, embedding=embedding)
-    head = fitted(method, train, epochs=2)
+    head = fitted(method, train, train[:1], epochs=2)
     assert np.isfinite(head.predict(test)).all()
     of_invalid = head.predict(train[1])
     assert np.isnan(of_invalid[2]).all()
@@ -104,7 +104,7 @@ def test_spots_and_genes_may_lack(method: HeadMethod, head_slides, lacking) -> N
 
 def test_no_target_of_the_slide_is_looked_at(method: HeadMethod, head_slides) -> None:
     *train, test = with_tokens(head_slides(slides=3, spots=40))
-    head = fitted(method, train, epochs=2)
+    head = fitted(method, train, train[:1], epochs=2)
     np.testing.assert_array_equal(head.predict(test), head.predict(replace(test, target=None)))
 
 

@@ -37,7 +37,7 @@ def test_it_beats_the_training_mean(
     store = request.getfixturevalue("with_tokens" if HEADS[name].tokens else "store")
     known = settings_values(HEADS[name].settings_type())
     pairs = [f"{key}={value}" for key, value in QUICK.items() if key in known]
-    asked = fit_request(ENCODER, name, pairs=pairs, genes="hvg:12", test="slide=E1")
+    asked = fit_request(ENCODER, name, pairs=pairs, genes="hvg:12", validation="slide=D1", test="slide=E1")
     metrics = fit_head(cohort, store, asked, tmp_path / "run").metrics
     assert metrics["test"]["pcc_slide"] > 0.2
     if name != "hest-ridge":  # it has no intercept: HEST-Benchmark looks at correlations alone

@@ -77,9 +77,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         )
     elif cells and not any(cell["interval"] for cell in cells):
         found.append("Differences are without intervals and p-values: these need at least 6 patients.")
-    found.append(
-        "Parameters, seconds of a fit with its inner choices, and of predicting a fold's test slides."
-    )
+    found.append("fit, predict: seconds of one fit with its inner choices, and of its fold's test slides.")
     return [*found, *reasons]
 
 

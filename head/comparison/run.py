@@ -14,7 +14,6 @@ from mmap_st.data.labels import read_labels
 from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError
 from mmap_st.extract.store import (
     FeatureStore,
-    StoredSlide,
     check_encoder,
     check_same_recipe,
     common_magnifications,
@@ -111,10 +110,12 @@ def compare(
         ready, mpps = _read_cohort(cohort, store, request, report, tell)
         rows = make_rows(request, mpps)
         pair = scatter_pair(rows, request.scatter)
+        lacking = _lacking(ready, rows)
+        check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
         with writing(out):
             write_json_whole(out / REQUEST, {COMPARISON: [row.key for row in rows]})
         labels = _read_labels(ready, report)
-        results = _evaluate_rows(ready, request, rows, labels, out, report, tell)
+        results = _evaluate_rows(ready, request, rows, lacking, labels, out, report, tell)
         protocols = [metrics["protocol"] for _, metrics in results if metrics]
         protocol = max(protocols, key=lambda protocol: len(protocol["seeds"]), default=None)
         report.result = comparison([result for result, _ in results], protocol, ready.patients)
@@ -181,6 +182,7 @@ def _evaluate_rows(
     ready: ReadyCohort,
     request: CompareRequest,
     rows: Sequence[Row],
+    lacking: Mapping[str, str],
     labels: Labels,
     out: Path,
     report: CompareReport,
@@ -194,11 +196,6 @@ def _evaluate_rows(
         for row in rows
     }
     readies = {row.key: replace(ready, mpps=row.mpps) for row in rows}
-    stored = [ready.store.slide(name) for name in ready.material.counts]
-    lacking = {row.key: reason for row in rows if (reason := _why_not(row, stored))}
-    if len(lacking) == len(rows):
-        raise RequestError(next(iter(lacking.values())))
-    check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
     folders = {row.key: row_folder(out, row.fit.encoder, row.head, row.mpps) for row in rows}
     jobs: dict[str, list[Job]] = {}
     for row in rows:
@@ -239,13 +236,24 @@ def _evaluate_rows(
     return results
 
 
-def _why_not(row: Row, stored: Sequence[StoredSlide]) -> str:
-    """Why a row does not apply to what is stored; empty where it does."""
-    try:
-        check_tokens(stored, row.fit.encoder, row.mpps, row.fit.method)
-    except HeadError as error:
-        return str(error)
-    return ""
+def _lacking(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
+    """Why some rows do not apply to what is stored, by key.
+
+    Raises
+    ------
+    RequestError
+        If none applies.
+    """
+    stored = [ready.store.slide(name) for name in ready.material.counts]
+    found = {}
+    for row in rows:
+        try:
+            check_tokens(stored, row.fit.encoder, row.mpps, row.fit.method)
+        except HeadError as error:
+            found[row.key] = str(error)
+    if len(found) == len(rows):
+        raise RequestError(next(iter(found.values())))
+    return found
 
 
 def _scored(row: Row, metrics: Mapping[str, Any], jobs: Sequence[Job], labels: Labels) -> RowResult:

@@ -81,6 +81,19 @@ def check_at_least(settings: Any, least: int, *names: str) -> None:
             raise ValueError(f"{name} is {value}, it must be {least} or more")
 
 
+def check_multiple(settings: Any, name: str, of: str) -> None:
+    """Refuse a setting that is not a multiple of another.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    value, divisor = getattr(settings, name), getattr(settings, of)
+    if value % divisor:
+        raise ValueError(f"{name} {value} is not a multiple of {of} {divisor}")
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Magnifications M and width d of embeddings, number r of outputs, and width t of tokens (0: none)."""

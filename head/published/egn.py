@@ -37,6 +37,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    check_multiple,
     output_layer,
     tensor,
 )
@@ -71,8 +72,7 @@ class EgnSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "width", "layers", "heads", "exemplars")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_multiple(self, "width", "heads")
 
 
 class EgnNetwork(PartNetwork):

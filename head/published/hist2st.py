@@ -42,6 +42,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    check_multiple,
     output_layer,
     tensor,
 )
@@ -85,8 +86,7 @@ class Hist2stSettings(NetworkSettings):
         super().__post_init__()
         check_at_least(self, 1, "width", "layers", "heads", "graph_layers", "neighbours")
         check_at_least(self, 0, "zinb")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_multiple(self, "width", "heads")
 
 
 class Hist2stNetwork(PartNetwork):

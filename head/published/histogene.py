@@ -29,6 +29,7 @@ from mmap_st.head.networks.network import (
     PartNetwork,
     Sizes,
     check_at_least,
+    check_multiple,
     output_layer,
     tensor,
 )
@@ -57,8 +58,7 @@ class HistogeneSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "width", "layers", "heads")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_multiple(self, "width", "heads")
 
 
 class HistogeneNetwork(PartNetwork):

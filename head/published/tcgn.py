@@ -34,6 +34,7 @@ from mmap_st.head.networks.network import (
     Sizes,
     TrainingPart,
     check_at_least,
+    check_multiple,
     output_layer,
     tensor,
 )
@@ -70,8 +71,7 @@ class TcgnSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "components", "width", "layers", "heads", "neighbours")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_multiple(self, "width", "heads")
 
 
 class GraphLayer(nn.Module):

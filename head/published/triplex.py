@@ -37,6 +37,7 @@ from mmap_st.head.networks.network import (
     PartNetwork,
     Sizes,
     check_at_least,
+    check_multiple,
     output_layer,
     tensor,
 )
@@ -76,8 +77,7 @@ class TriplexSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "width", "heads", "layers", "neighbour_layers", "neighbours")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        check_multiple(self, "width", "heads")
         if not 0 <= self.distillation <= 1:
             raise ValueError(f"distillation is {self.distillation}, it must be from 0 to 1")
 

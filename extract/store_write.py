@@ -21,9 +21,7 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 
-_FLOAT16_MAX = 65_504.0
 _SPOTS_CHUNK = 65_536
-_ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
 
 
 def write_slide(

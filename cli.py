@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 import mmap_st
-from mmap_st import console
-from mmap_st.commands import cohorts, comparison, downloads, encoders, evaluation, extraction, heads
-from mmap_st.commands.stopping import STOPPED
+from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
+from mmap_st.commands import cohorts as downloads
+from mmap_st.commands import evaluation as comparison
+from mmap_st.commands.console import STOPPED
 from mmap_st.errors import MmapError, RequestError
 
 app = typer.Typer(

@@ -163,9 +163,9 @@ def _mmap_read(job: SimpleNamespace, xy: np.ndarray) -> dict:
     from collections import deque
     from concurrent.futures import ThreadPoolExecutor
 
-    from mmap_st.extract.reading.plan import plan_reading
-    from mmap_st.extract.reading.reader import WindowReader
-    from mmap_st.extract.slide import open_slide
+    from mmap_st.extract.slides.slide import open_slide
+    from mmap_st.extract.windows.read_plan import plan_reading
+    from mmap_st.extract.windows.reader import WindowReader
 
     embed = Embedder(job)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (job.mean, job.std))
@@ -202,8 +202,7 @@ def _mmap_read(job: SimpleNamespace, xy: np.ndarray) -> dict:
 def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
     """The forward pass alone: as many windows as there would be, all the same, on the device's queue."""
     from mmap_st.extract.encoders import build_encoder
-    from mmap_st.extract.engine.device import DeviceQueue
-    from mmap_st.extract.memory import keep_freed_memory
+    from mmap_st.extract.engine.device import DeviceQueue, keep_freed_memory
 
     keep_freed_memory()
     encoder = build_encoder(
@@ -229,8 +228,7 @@ def forward(job: SimpleNamespace, xy: np.ndarray) -> dict:
 
 def spec_of(job: SimpleNamespace):  # type: ignore[no-untyped-def]
     """The job's network as this project's encoder."""
-    from mmap_st.extract.encoders.models import TimmModel
-    from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing
+    from mmap_st.extract.encoders.spec import EncoderSpec, Pooling, Preprocessing, TimmModel
 
     return EncoderSpec(
         name=job.arch, model=TimmModel(job.arch, job.arch_kwargs), input_px=job.input_px,
@@ -243,9 +241,9 @@ def _mmap_embed(job: SimpleNamespace, xy: np.ndarray) -> dict:
     import tempfile
 
     from mmap_st.data.cohort import Cohort, CohortSlide
-    from mmap_st.extract.engine.options import ExtractOptions
-    from mmap_st.extract.memory import keep_freed_memory
-    from mmap_st.extract.run import EncoderRequest, extract_cohort
+    from mmap_st.extract.engine.device import keep_freed_memory
+    from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+    from mmap_st.extract.engine.plan import ExtractOptions
 
     keep_freed_memory()
     folder = Path(tempfile.mkdtemp(dir=Path(job.xy).parent))

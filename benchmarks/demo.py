@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 from mmap_st.data.readers import open_cohort
-from mmap_st.data.simulate import SimulationSettings, simulate_cohort
-from mmap_st.demo import ENCODER, MPPS, held_out_patients
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.memory import keep_freed_memory
-from mmap_st.extract.run import EncoderRequest, extract_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import fit_head
+from mmap_st.extract.engine.device import keep_freed_memory
+from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import FitRequest
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.request import FitRequest
+from mmap_st.workflows.demo import ENCODER, MPPS, held_out_patients
+from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 METRICS = ("pcc_slide", "pcc_pooled", "mse", "mae")
 COHORTS = {

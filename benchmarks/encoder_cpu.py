@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from mmap_st.extract.encoders import build, encoder_spec
-from mmap_st.extract.memory import keep_freed_memory
+from mmap_st.extract.engine.device import keep_freed_memory
 
 CASES = ("plain", "folded", "kept", "folded,kept")
 

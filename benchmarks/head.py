@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from mmap_st.data.readers import open_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import fit_head
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.interface import parse_settings
+from mmap_st.head.linear.ridge import ALPHAS
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import FitRequest
-from mmap_st.head.ridge import ALPHAS
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.request import FitRequest
 
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
 STRENGTHS = ",".join(f"{alpha:g}" for alpha in ALPHAS if alpha >= 1e3)

@@ -24,15 +24,14 @@ from scipy import sparse
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.spots import Spots
-from mmap_st.extract.magnification_write import MagnificationWriter
-from mmap_st.extract.recipe import imported_recipe
-from mmap_st.extract.store import FeatureStore, SlideInfo
-from mmap_st.extract.store_write import write_slide
-from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import fit_head
-from mmap_st.head.predict import predict_slides
+from mmap_st.extract.store.reader import FeatureStore, SlideInfo
+from mmap_st.extract.store.recipe import imported_recipe
+from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import FitRequest
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.request import FitRequest
 
 ENCODER = "made"
 MPPS = (0.5, 1.0, 2.0)

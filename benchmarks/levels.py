@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from extract import ENCODERS, IMAGENET
 from mmap_st.extract.encoders import build_encoder, encoder_spec
-from mmap_st.extract.formats.pixels import levels_of
-from mmap_st.extract.resample import read_window
-from mmap_st.extract.slide import Slide, open_slide
+from mmap_st.extract.slides.formats.pixels import levels_of
+from mmap_st.extract.slides.slide import Slide, open_slide
+from mmap_st.extract.windows.reader import read_window
 
 PX = 224
 

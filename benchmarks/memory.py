@@ -18,12 +18,12 @@ import numpy as np
 from pyramid import MPP, spots_on_grid, write_pyramid
 
 from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.extract import run
 from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
-from mmap_st.extract.engine.options import ExtractOptions
-from mmap_st.extract.memory import keep_freed_memory
-from mmap_st.extract.run import EncoderRequest, extract_cohort
-from mmap_st.extract.windows import parse_magnifications
+from mmap_st.extract.engine import extraction as run
+from mmap_st.extract.engine.device import keep_freed_memory
+from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.windows.geometry import parse_magnifications
 
 WIDTH, HEIGHT = 100_000, 80_000
 

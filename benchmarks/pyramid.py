@@ -11,8 +11,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.data.simulate.paint import paint_tissue
-from mmap_st.data.simulate.tissue import grow_tissue
+from mmap_st.workflows.simulation.tissue import grow_tissue, paint_tissue
 
 MPP = 0.25
 TILE = 256

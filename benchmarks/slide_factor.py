@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmap_st.data.simulate import SimulationSettings
-from mmap_st.data.simulate.cohort import tumour_shares
-from mmap_st.head.predictions import MEASURED, UNS, read_prediction
-from mmap_st.head.run_folder import PREDICTIONS
+from mmap_st.head.runs.prediction import MEASURED, UNS, read_prediction
+from mmap_st.head.runs.run_folder import PREDICTIONS
+from mmap_st.workflows.simulation import SimulationSettings
+from mmap_st.workflows.simulation.cohort import tumour_shares
 
 
 def slide_means(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

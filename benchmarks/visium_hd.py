@@ -21,9 +21,9 @@ import polars as pl
 from PIL import Image, ImageDraw
 
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
-from mmap_st.extract.grid import grid_spots
-from mmap_st.extract.slide import open_slide
-from mmap_st.extract.tissue import find_tissue
+from mmap_st.extract.slides.grid import grid_spots
+from mmap_st.extract.slides.slide import open_slide
+from mmap_st.extract.slides.tissue import find_tissue
 from mmap_st.report.cohort_check import check_slide
 
 MPP = 1.0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmap_st import console
+from mmap_st.commands import console
 from mmap_st.errors import EncoderError, RequestError
 
 
@@ -24,8 +24,8 @@ def encoders(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")] = False,
 ) -> None:
     """List the encoders that can be named; build none."""
-    from mmap_st.extract.encoders.listing import list_encoders, look_at
-    from mmap_st.results import show_encoder, show_encoders
+    from mmap_st.commands.tables import show_encoder, show_encoders
+    from mmap_st.extract.encoders.catalogue import list_encoders, look_at
 
     found = list(list_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
     filtered = ready or open_only or commercial
@@ -55,9 +55,9 @@ def doctor(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "fp32",
 ) -> None:
     """Say what is wrong with this machine, or with an encoder on it."""
-    from mmap_st.extract.encoders.examination import examine_encoder
-    from mmap_st.extract.encoders.registry import encoder_spec
-    from mmap_st.extract.machine import examine_machine
+    from mmap_st.extract.encoders.catalogue import encoder_spec
+    from mmap_st.extract.encoders.self_test import examine_encoder
+    from mmap_st.extract.engine.machine import examine_machine
 
     if encoder is None and (weights is not None or random_weights):
         raise RequestError("--weights and --random-weights are of an encoder; give --encoder NAME too.")

@@ -1,4 +1,4 @@
-"""The command that measures one head: evaluate."""
+"""The commands that measure heads: evaluate and compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmap_st import console, results
+from mmap_st.commands import console
+from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
     CohortArgument,
     EncoderOption,
@@ -28,6 +29,7 @@ from mmap_st.commands.options import (
     parse_values,
     stored_encoder,
 )
+from mmap_st.errors import RequestError
 
 
 def evaluate(
@@ -56,12 +58,12 @@ def evaluate(
 ) -> None:
     """Cross-validate one head; go on with what a stopped run left."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.head.evaluation.request import EvaluateRequest
-    from mmap_st.head.evaluation.run import evaluate as run
-    from mmap_st.head.request import fit_request
-    from mmap_st.head.run_folder import METRICS
+    from mmap_st.extract.store.reader import FeatureStore
+    from mmap_st.extract.windows.geometry import parse_magnifications
+    from mmap_st.head.evaluation.ablations import evaluate as run
+    from mmap_st.head.evaluation.folder import EvaluateRequest
+    from mmap_st.head.runs.request import fit_request
+    from mmap_st.head.runs.run_folder import METRICS
     from mmap_st.report.ablations import draw_ablations
 
     fit = fit_request(
@@ -94,3 +96,98 @@ def evaluate(
     pictures = draw_ablations(report.ablations, out) if varied else []
     console.show_paths([out / METRICS, *pictures])
     raise typer.Exit(1 if report.failed or report.failed_folds else 0)
+
+
+def compare(
+    cohort: CohortArgument,
+    store: StoreArgument,
+    encoders: Annotated[str, typer.Option(help="Of the store, such as uni,virchow2.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to go on in.")],
+    heads: Annotated[
+        str, typer.Option(help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.")
+    ] = "mmap,ridge,mean",
+    folds: FoldsOption = "patient",
+    genes: GenesOption = None,
+    gene_set: GeneSetOption = "intersection",
+    values: ValuesOption = None,
+    magnifications: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 20,10,5; given more than once: each set is compared."),
+    ] = None,
+    mpp: Annotated[list[str] | None, typer.Option(help="The same in um/px, such as 0.5,1,2.")] = None,
+    protocol: ProtocolOption = "default",
+    prototypes: PrototypesOption = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="HEAD.KEY=VALUE", help="A setting of one head.")
+    ] = None,
+    seeds: SeedsOption = 1,
+    seed: SeedOption = 0,
+    jobs: JobsOption = None,
+    scatter: Annotated[
+        str | None, typer.Option(metavar="ROW,ROW", help="Rows to draw gene by gene; default: mmap, ridge.")
+    ] = None,
+) -> None:
+    """Compare encoders and heads on the same folds; go on with what a stopped run left."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.store.reader import FeatureStore
+    from mmap_st.head.evaluation.comparison import COMPARE_CSV, COMPARE_JSON
+    from mmap_st.head.evaluation.comparison import compare as run
+    from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads
+    from mmap_st.head.registry import HEADS
+    from mmap_st.report.comparison import write_markdown
+
+    names = list(HEADS) if heads.strip() == "all" else _words(heads, "--heads")
+    request = CompareRequest(
+        tuple(dict.fromkeys(stored_encoder(name) for name in _words(encoders, "--encoders"))),
+        make_heads(names, set_ or (), protocol, prototypes, genes=genes, gene_set=gene_set),
+        _sets(magnifications, mpp),
+        folds,
+        tuple(range(seed, seed + seeds)),
+        jobs,
+        scatter,
+    )
+    slides = open_cohort(cohort, values=parse_values(values))
+    with console.status() as tell:
+        report = run(slides, FeatureStore.open(store), request, out, tell)
+        tell("drawing")
+        pictures = _draw(report.result["rows"], out, report.pair)
+    for text in report.warnings:
+        console.warn(text)
+    if report.passed_over:
+        console.say(
+            f"{len(report.passed_over)} slides passed over (no counts, or not all encoders in the store)"
+        )
+    results.show_comparison(report.result)
+    console.show_reasons("failed", report.failed)
+    console.show_reasons("failed", report.failed_folds, "row and fold")
+    table = write_markdown(report.result, out / "compare.md")
+    console.show_paths([out / COMPARE_JSON, out / COMPARE_CSV, table, *pictures])
+    raise typer.Exit(1 if report.failed or report.failed_folds else 0)
+
+
+def _words(text: str, flag: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RequestError(f"{flag} {text!r} names nothing; give names separated by commas.")
+    return words
+
+
+def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tuple[float, ...] | None, ...]:
+    """Sets of magnifications to compare; one of None where none is given."""
+    from mmap_st.extract.windows.geometry import parse_magnifications
+
+    sets = [parse_magnifications(text, None) for text in magnifications or ()]
+    sets += [parse_magnifications(None, text) for text in mpp or ()]
+    return tuple(dict.fromkeys(sets)) or (None,)
+
+
+def _draw(rows: list[dict[str, object]], out: Path, pair: tuple[str, str] | None) -> list[Path]:
+    from mmap_st.head.evaluation.comparison import row_genes
+    from mmap_st.report.comparison import draw_comparison, draw_genes
+
+    written = [draw_comparison(rows, out / "compare.png")]
+    if pair is not None:
+        files = {str(row["key"]): row_genes(out, row) for row in rows}
+        first, second = pair
+        written.append(draw_genes((first, files[first]), (second, files[second]), out / "genes.png"))
+    return [path for path in written if path is not None]

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mmap_st import console, results
+from mmap_st.commands import console
+from mmap_st.commands import tables as results
+from mmap_st.commands.console import stop_on_signals
 from mmap_st.commands.options import (
     CohortArgument,
     EncoderOption,
@@ -17,7 +19,6 @@ from mmap_st.commands.options import (
     StoreArgument,
     stored_encoder,
 )
-from mmap_st.commands.stopping import stop_on_signals
 from mmap_st.errors import RequestError
 
 
@@ -84,12 +85,12 @@ def extract(
     """Embed every spot of every slide at several magnifications."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.encoders import encoder_spec
-    from mmap_st.extract.engine.options import ExtractOptions
-    from mmap_st.extract.grid import parse_grid
-    from mmap_st.extract.memory import keep_freed_memory
-    from mmap_st.extract.preview import preview_cohort
-    from mmap_st.extract.run import EncoderRequest, extract_cohort
-    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.extract.engine.device import keep_freed_memory
+    from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+    from mmap_st.extract.engine.plan import ExtractOptions
+    from mmap_st.extract.engine.preview import preview_cohort
+    from mmap_st.extract.slides.grid import parse_grid
+    from mmap_st.extract.windows.geometry import parse_magnifications
 
     mpps = parse_magnifications(magnifications, mpp)
     grid = None if spots is None else parse_grid(spots)
@@ -146,10 +147,10 @@ def import_(
 ) -> None:
     """Take embeddings that were made elsewhere into a store."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.imports.coordinates import CoordinateOptions
-    from mmap_st.extract.imports.request import ImportRequest
-    from mmap_st.extract.imports.run import import_features
-    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.extract.imports.importing import import_features
+    from mmap_st.extract.imports.jobs import ImportRequest
+    from mmap_st.extract.imports.matching import CoordinateOptions
+    from mmap_st.extract.windows.geometry import parse_magnifications
 
     mpps = parse_magnifications(None, mpp)
     if mpps is None or len(mpps) != 1:
@@ -182,8 +183,8 @@ def prototypes(
     seed: SeedOption = 0,
 ) -> None:
     """Build the prototype candidates of every slide that has the encoder's embeddings."""
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.extract.store.reader import FeatureStore
+    from mmap_st.extract.windows.geometry import parse_magnifications
     from mmap_st.prototypes.candidates import CandidateSettings, device_of_kmeans
     from mmap_st.prototypes.stored import build_all
 
@@ -210,8 +211,8 @@ def prototypes(
 
 def info(store: StoreArgument) -> None:
     """Show what is in a store."""
-    from mmap_st.extract.contents import contents
-    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.store.contents import contents
+    from mmap_st.extract.store.reader import FeatureStore
 
     rows = [
         (

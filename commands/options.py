@@ -73,7 +73,7 @@ def stored_encoder(name: str) -> str:
     """What a store calls an encoder: one of a file has the name that its spec says."""
     if ".py:" not in name:
         return name
-    from mmap_st.extract.encoders.registry import encoder_spec
+    from mmap_st.extract.encoders.catalogue import encoder_spec
 
     return encoder_spec(name).name
 

@@ -1,8 +1,9 @@
-"""Counts: transcripts per spot and gene, sparse; or values that were log-normalised, where a user says so."""
+"""Counts: transcripts per spot and gene, sparse; gene names, and slides that name genes in two ways."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mmap_st.data.genes import canonical_gene
 from mmap_st.data.spots import duplicates, some
-from mmap_st.errors import CountsError
+from mmap_st.errors import CountsError, PanelError
+
+# ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
+_ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
+
+
+def canonical_gene(name: str) -> str:
+    """Without blanks around it and, if it is an Ensembl id, without its version; else as it is."""
+    name = name.strip()
+    match = _ENSEMBL.fullmatch(name)
+    return match[1] if match else name
+
+
+def is_ensembl(name: str) -> bool:
+    """Whether a name is an Ensembl id."""
+    return _ENSEMBL.fullmatch(name) is not None
+
+
+def naming(genes: Iterable[str]) -> str:
+    """What most of the names are: ``Ensembl ids`` or ``symbols``."""
+    names = list(genes)
+    ensembl = sum(map(is_ensembl, names))
+    return "Ensembl ids" if ensembl > len(names) / 2 else "symbols"
+
+
+def in_common(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Genes that every table has, in the order of the first."""
+    if not tables:
+        return ()
+    shared = set(tables[0]).intersection(*tables[1:])
+    return tuple(gene for gene in tables[0] if gene in shared)
+
+
+def in_any(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Genes that any table has, in order of first occurrence."""
+    return tuple(dict.fromkeys(gene for table in tables for gene in table))
+
 
 _NOT_WHOLE = "give raw transcript counts, or say --values lognorm if they were log-normalised on purpose"
 
@@ -172,3 +208,40 @@ def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[
                 f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
                 f" {genes[int(matrix.indices[entry])]}; {advice}."
             )
+
+
+_BY_IDS = "Ensembl ids"
+
+
+def harmonise_genes(tables: Mapping[str, Counts]) -> dict[str, Counts]:
+    """Name the genes of all slides in one way; unchanged where they are.
+
+    Where some slides have Ensembl ids and others symbols with ids beside them, all are named by id; genes
+    without an id are left out.
+
+    Raises
+    ------
+    PanelError
+        If a slide has symbols alone, and another ids alone.
+    """
+    named = {name: naming(counts.genes) for name, counts in tables.items()}
+    if len(set(named.values())) < 2:
+        return dict(tables)
+    lacking = [n for n, counts in tables.items() if named[n] != _BY_IDS and counts.gene_ids is None]
+    if lacking:
+        by_id = [name for name in tables if named[name] == _BY_IDS]
+        raise PanelError(
+            f"slides {some(by_id)} name genes by Ensembl id, {some(lacking)} by symbol and without ids beside"
+            " them; use slides that name them alike."
+        )
+    return {name: c if named[name] == _BY_IDS else named_by_id(c) for name, c in tables.items()}
+
+
+def named_by_id(counts: Counts) -> Counts:
+    """The same counts, genes named by Ensembl id; those without one left out, those of one id added up."""
+    assert counts.gene_ids is not None
+    keep = np.array([bool(gene_id) for gene_id in counts.gene_ids])
+    ids = [gene_id for gene_id in counts.gene_ids if gene_id]
+    renamed = make_counts(counts.ids, ids, counts.matrix[:, np.flatnonzero(keep)], kind=counts.values)
+    merged = renamed.merged_genes + counts.merged_genes
+    return replace(renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known)

@@ -1,6 +1,9 @@
 """Gene panels: the ordered list of genes that a head predicts.
 
-They are chosen on training slides only, unless a protocol asks otherwise (`mmap_st.head.protocols`).
+As the benchmark's published code chooses it (github.com/mahmoodlab/HEST, Jaume et al. 2024), with the
+normalised dispersion of Satija et al. 2015 as scanpy's `highly_variable_genes` has it (flavour "seurat").
+
+They are chosen on training slides only, unless a protocol asks otherwise (`mmap_st.head.runs.request`).
 """
 
 from __future__ import annotations
@@ -12,14 +15,152 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.spatial import cKDTree
 
-from mmap_st.data.counts import Counts
-from mmap_st.data.genes import canonical_gene, in_any, in_common, is_ensembl
-from mmap_st.data.hest_panel import hest_panel
-from mmap_st.data.normalise import LOG1P_10K, NORMALISATIONS
-from mmap_st.data.spatial import morans_i, neighbour_weights
+from mmap_st.data.counts import Counts, canonical_gene, in_any, in_common, is_ensembl
 from mmap_st.data.spots import duplicates, some
+from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
 from mmap_st.errors import PanelError
+
+# Spots lie on square or hexagonal grids: these are the nearest around one.
+_NEIGHBOURS = 6
+
+
+def neighbour_weights(xy: NDArray[np.float64]) -> sparse.csr_array:
+    """(n, n) weights of each spot's 6 nearest others (fewer on a tiny slide), 1 in all a row."""
+    n = len(xy)
+    count = min(_NEIGHBOURS, n - 1)
+    if count < 1:
+        return sparse.csr_array((n, n), dtype=np.float64)
+    # Spots in one place are each other's neighbours: the spot itself is looked for, not taken to be first.
+    _, nearest = cKDTree(xy).query(xy, k=count + 1)
+    own = nearest == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True
+    columns = nearest[~own]
+    rows = np.repeat(np.arange(n), count)
+    return sparse.csr_array((np.full(len(rows), 1.0 / count), (rows, columns)), shape=(n, n))
+
+
+def morans_i(values: sparse.csr_array, weights: sparse.csr_array) -> NDArray[np.float64]:
+    """(g,) Moran's I of (n, g) values: the correlation of a gene with itself at neighbouring spots.
+
+    With row sums of 1 it is sum_ij w_ij z_i z_j / sum_i z_i^2, z being values less their mean
+    (Moran 1950). A gene that does not vary has 0.
+    """
+    n = values.shape[0]
+    mean = np.asarray(values.sum(axis=0)).ravel() / max(n, 1)
+    around = weights @ values
+    column_sum = np.asarray(weights.sum(axis=0)).ravel()
+    row_sum = np.asarray(weights.sum(axis=1)).ravel()
+    product = np.asarray(values.multiply(around).sum(axis=0)).ravel()
+    covariance = (
+        product - mean * (values.T @ column_sum) - mean * (values.T @ row_sum) + mean**2 * row_sum.sum()
+    )
+    variation = np.asarray(values.multiply(values).sum(axis=0)).ravel() - n * mean**2
+    varies = variation > 1e-9 * np.maximum(n * mean**2, 1e-12)
+    found: NDArray[np.float64] = np.divide(covariance, variation, out=np.zeros(len(mean)), where=varies)
+    return found
+
+
+# A gene counts where it is seen in this share of a slide's spots.
+_SEEN = 0.10
+# Parts of the names of probes that are no genes.
+_CONTROLS = ("BLANK", "Control")
+_BINS = 20
+
+
+def hest_panel(number: int, tables: Mapping[str, Counts]) -> tuple[str, ...]:
+    """Choose `number` genes, in the order of their names.
+
+    Parameters
+    ----------
+    number
+        How many; the benchmark has 50.
+    tables
+        Counts by slide, at least one. The benchmark chooses on all slides of a task, those of its test folds
+        included.
+
+    Raises
+    ------
+    PanelError
+        If there are fewer genes to choose from, or a table holds no counts.
+    """
+    if any(counts.values != "counts" for counts in tables.values()):
+        raise PanelError(f"--genes hest:{number} needs counts, and the tables hold log-normalised values.")
+    seen = set.intersection(*map(_genes_seen, tables.values()))
+    genes = sorted(gene for gene in seen if not any(word in gene for word in _CONTROLS))
+    score = normalised_dispersion(*_moments(genes, tables)) if genes else np.zeros(0)
+    ranked = np.sort(score[np.isfinite(score)])[::-1]
+    if number > len(ranked):
+        raise PanelError(
+            f"{number} genes are asked for; {len(ranked)} are in at least {_SEEN:.0%} of the spots of every"
+            " slide, and vary."
+        )
+    # Not simply the greatest: of those that are equal to the last, and of all above it, the first by name.
+    chosen = [gene for gene, value in zip(genes, score, strict=True) if value >= ranked[number - 1]]
+    return tuple(chosen[:number])
+
+
+def normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each gene's dispersion is above that of genes of about the same mean, in standard deviations.
+
+    Dispersion is log(variance / mean); genes are put into 20 bins of equal width in log1p(mean). A gene that
+    is alone in its bin gets 1.
+
+    Parameters
+    ----------
+    mean, variance
+        (g,) of the counts of each gene over spots; at least one gene, all of them with a mean above 0.
+
+    Returns
+    -------
+    (g,) float64; NaN for a gene that does not vary, and for genes of a bin where all are alike.
+    """
+    with np.errstate(divide="ignore"):
+        dispersion = np.log(variance / mean)
+    varies = np.isfinite(dispersion)
+    level = np.log1p(mean)
+    edges = np.linspace(level.min(), level.max(), _BINS + 1)
+    # A bin has its upper edge and not its lower one; the first has both.
+    bin_of = np.maximum(np.searchsorted(edges, level, side="left"), 1) - 1
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(bin_of[varies], values[varies], minlength=_BINS).astype(np.float64)
+
+    count = total(np.ones(len(mean)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        centre = total(dispersion) / count
+        spread = np.sqrt(total((dispersion - centre[bin_of]) ** 2) / (count - 1))
+        score: NDArray[np.float64] = (dispersion - centre[bin_of]) / spread[bin_of]
+    score[varies & (count[bin_of] == 1)] = 1.0
+    score[~np.isfinite(score)] = np.nan
+    return score
+
+
+def _genes_seen(counts: Counts) -> set[str]:
+    spots, genes = int(counts.measured.sum()), counts.matrix.shape[1]
+    seen = np.bincount(counts.matrix.indices[counts.matrix.data > 0], minlength=genes)
+    least = np.ceil(_SEEN * spots)
+    return {gene for gene, number in zip(counts.genes, seen, strict=True) if number >= least}
+
+
+def _moments(
+    genes: Sequence[str], tables: Mapping[str, Counts]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and unbiased variance (g,) of counts over the spots of all slides.
+
+    The benchmark takes log1p first, which this flavour of dispersion undoes.
+    """
+    spots = 0
+    total, squares = np.zeros(len(genes)), np.zeros(len(genes))
+    for counts in tables.values():
+        columns = counts.columns_of(genes)[0].astype(np.float64)
+        spots += int(counts.measured.sum())
+        total += columns.sum(axis=0)
+        squares += columns.multiply(columns).sum(axis=0)
+    mean = total / spots
+    return mean, np.maximum(squares / spots - mean**2, 0.0) * (spots / max(spots - 1, 1))
+
 
 DEFAULT_PANEL = "hvg:250"
 INTERSECTION, UNION = GENE_SETS = ("intersection", "union")
@@ -64,12 +205,12 @@ def choose_panel(
         ``all``: every gene of the set; ``hvg:N``: the N of greatest variance of
         targets over the training spots (before any smoothing), greatest first; ``mean:N``: the N of greatest
         mean; ``svg:N``: the N that vary most from place to place, by Moran's I; ``hest:N``: as the
-        HEST-Benchmark chooses, see `mmap_st.data.hest_panel`; or the path of a file with one gene a line.
+        HEST-Benchmark chooses, see `mmap_st.data.panel`; or the path of a file with one gene a line.
     training
         Counts of the slides to choose on, by name: those of training, or all where a protocol says so. Spots
         with an empty library do not count, except for ``hest:N``.
     normalisation
-        Of the targets, see `mmap_st.data.normalise`.
+        Of the targets, see `mmap_st.data.targets`.
     gene_set
         ``intersection``: genes that every training slide has may be chosen; ``union``: those that any has.
         Slides that lack a gene tell nothing of it.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mmap_st.data.arrays import MppEstimate, mpp_from_pitch
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.pitch import MppEstimate, mpp_from_pitch
 from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.data.spots import Spots
 from mmap_st.errors import SlideError

@@ -8,19 +8,18 @@ from typing import Any
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.normalise import targets
 from mmap_st.data.readers import read_counts
 from mmap_st.data.splits import Split, shared_patients
 from mmap_st.data.spots import some
+from mmap_st.data.targets import targets
 from mmap_st.errors import CountsError, HeadError, SlideError
-from mmap_st.extract.embeddings import StoredTokens
-from mmap_st.extract.store import FeatureStore, StoredSlide
-from mmap_st.extract.windows import mpp_key
-from mmap_st.head.base import HeadMethod
-from mmap_st.head.mmap import MmapSettings
-from mmap_st.head.slides import HeadSlide
-from mmap_st.prototypes.candidates import CandidateSettings
-from mmap_st.prototypes.select import select_prototypes, selected_count
+from mmap_st.extract.store.embeddings import StoredTokens
+from mmap_st.extract.store.reader import FeatureStore, StoredSlide
+from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import HeadMethod
+from mmap_st.head.mmap.method import MmapSettings
+from mmap_st.prototypes.candidates import CandidateSettings, select_prototypes, selected_count
 from mmap_st.prototypes.stored import stored_candidates, stored_embeddings
 
 

@@ -12,10 +12,9 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
-from mmap_st.extract.embeddings import StoredEmbeddings
-from mmap_st.extract.lock import slide_lock
-from mmap_st.extract.recipe_json import sha256_of_json
-from mmap_st.extract.store import (
+from mmap_st.extract.store.embeddings import StoredEmbeddings
+from mmap_st.extract.store.lock import slide_lock
+from mmap_st.extract.store.reader import (
     FeatureStore,
     StoredSlide,
     check_encoder,
@@ -24,7 +23,8 @@ from mmap_st.extract.store import (
     store_errors,
     subgroup,
 )
-from mmap_st.extract.windows import mpp_key
+from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.files import sha256_of_json
 from mmap_st.prototypes.candidates import (
     MOST_SPOTS,
     Candidates,

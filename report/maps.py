@@ -1,4 +1,4 @@
-"""Measured beside predicted expression of chosen genes over the H&E thumbnail."""
+"""Maps over a slide's thumbnail: measured beside predicted expression, and where its prototypes lie."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.decomposition import PCA
 
-from mmap_st.head.metrics import pearson_per_gene
+from mmap_st.head.scoring.metrics import pearson_per_gene
+from mmap_st.prototypes.candidates import Candidates, selection_space
 from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
 
 _PANEL_IN = 2.3
@@ -130,3 +132,67 @@ def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float
     bar.outline.set_visible(False)
     if label:
         bar.set_label("expression", fontsize=FONT - 1)
+
+
+def prototype_map(
+    name: str,
+    xy: NDArray[np.float64],
+    candidates: Candidates,
+    background: tuple[Image.Image, float] | None,
+    mpp: float | None,
+) -> Figure:
+    """Draw a slide's candidates; near colours are near embeddings.
+
+    Parameters
+    ----------
+    name
+        Of the slide.
+    xy
+        (n, 2) centres of its spots in level-0 pixels.
+    candidates
+        Of the slide.
+    background, mpp
+        See `mmap_st.report.maps.SlideMap`.
+    """
+    extent = np.ptp(xy, axis=0) + 2.4 * spot_distance(xy)
+    width = 5.2
+    figure = new_figure(width, float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * width + 0.5)
+    axes = figure.subplots()
+    frame(axes, xy, background)
+    shown = candidates.label >= 0
+    colours = _colours(candidates)[candidates.label[shown]]
+    size = np.full(int(shown.sum()), 0.84 * spot_distance(xy))
+    axes.add_collection(
+        EllipseCollection(
+            size,
+            size,
+            np.zeros_like(size),
+            offsets=xy[shown],
+            units="xy",
+            offset_transform=axes.transData,
+            facecolors=colours,
+        )
+    )
+    medoids = xy[candidates.medoid]
+    axes.scatter(
+        medoids[:, 0], medoids[:, 1], s=18, marker="o", facecolors="white", edgecolors="black", lw=0.8
+    )
+    scale_bar(axes, mpp)
+    axes.set_title(
+        f"{name}: {len(candidates.size)} prototypes; white: the spot nearest to each centre; "
+        "near colours are near embeddings",
+        fontsize=FONT,
+        color="0.3",
+    )
+    return figure
+
+
+def _colours(candidates: Candidates) -> NDArray[np.float64]:
+    """(K, 3) colours from the first principal components of the centres."""
+    points = selection_space(candidates.centre)
+    components = min(3, len(points))
+    scores = np.full((len(points), 3), 0.5)
+    ranks = np.argsort(np.argsort(PCA(components).fit_transform(points), axis=0), axis=0)
+    scores[:, :components] = (ranks + 0.5) / len(points)
+    colours: NDArray[np.float64] = 0.12 + 0.8 * scores
+    return colours

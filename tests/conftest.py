@@ -18,14 +18,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
-from mmap_st.data.simulate import SimulationSettings, simulate_cohort
 from mmap_st.data.targets import Targets
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.run import EncoderRequest, extract_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.slides import HeadSlide
-from mmap_st.prototypes.candidates import CandidateSettings, build_candidates
-from mmap_st.prototypes.select import select_prototypes, selected_count
+from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.prototypes.candidates import (
+    CandidateSettings,
+    build_candidates,
+    select_prototypes,
+    selected_count,
+)
+from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 # Machines differ in speed, so no deadlines; in CI a run must not depend on luck.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from mmap_st.data.cohort import read_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import fit_head
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import FitRequest
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.request import FitRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

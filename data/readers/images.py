@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers.files import IMAGE_SUFFIXES, find_images, is_slide_folder, without_suffix
+from mmap_st.data.readers.finding import IMAGE_SUFFIXES, find_images, is_slide_folder, without_suffix
 from mmap_st.errors import CohortError, SpotsError
 
 

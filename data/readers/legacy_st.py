@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
-from mmap_st.data.readers.matching import in_order_of_counts
+from mmap_st.data.readers.finding import in_order_of_counts
 from mmap_st.data.spots import Spots, duplicates, some
 from mmap_st.data.tables import (
     find_column,

@@ -10,7 +10,7 @@ from typing import Any
 from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
-from mmap_st.data.readers.files import find_images
+from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
 

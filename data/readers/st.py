@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers.files import IMAGE_SUFFIXES, without_suffix
+from mmap_st.data.readers.finding import IMAGE_SUFFIXES, without_suffix
 from mmap_st.data.readers.legacy_st import read_counts, read_spots
 from mmap_st.data.tables import TABLE_SUFFIXES
 from mmap_st.errors import CohortError

@@ -12,11 +12,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from mmap_st.data.array_grids import array_units
+from mmap_st.data.arrays import array_units
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
-from mmap_st.data.readers.files import find_images, without_suffix
-from mmap_st.data.readers.matching import in_order_of_counts
+from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
 from mmap_st.data.spots import Spots, duplicates, some
 from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
 from mmap_st.errors import CohortError, CountsError, SpotsError

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mmap_st.data.array_grids import hexagonal, square
+from mmap_st.data.arrays import hexagonal, square
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts, trusted
 from mmap_st.data.hdf5 import check_hdf5, open_hdf5
-from mmap_st.data.readers.anndata_table import VISIUM, VISIUM_PITCH_UM, gene_names, positive
-from mmap_st.data.readers.matching import in_order_of_counts
+from mmap_st.data.readers.finding import in_order_of_counts
+from mmap_st.data.readers.h5ad import VISIUM, VISIUM_PITCH_UM, gene_names, positive
 from mmap_st.data.spots import Spots, some
 from mmap_st.data.tables import first_line, number_column, read_table, reading, text_column
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError

@@ -1,4 +1,4 @@
-"""The object that embeds windows: a frozen network with its weights on a device."""
+"""The object that embeds windows: a frozen network on a device, its precision, its preprocessing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from mmap_st.extract.encoders.spec import EncoderSpec
 
 if TYPE_CHECKING:
     import torch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmap_st.errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 #: torch's names of the half precisions.
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -110,3 +119,100 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
 
     dtype = getattr(torch, HALVES.get(precision, "bfloat16"))
     return torch.autocast(device_type, dtype=dtype, enabled=precision in HALVES)
+
+
+_CPU_FLAGS = Path("/proc/cpuinfo")
+#: The first NVIDIA cards whose matrix units know bfloat16 (Ampere).
+_FIRST_WITH_BF16 = (8, 0)
+
+
+def auto_precision(spec: EncoderSpec, device: str, stored: str | None) -> str:
+    """The precision to take where the user names none.
+
+    Parameters
+    ----------
+    spec
+        The encoder; what it recommends is taken where the device is fast at half precision.
+    device
+        As torch names it.
+    stored
+        Of what the store has of this encoder, which always comes first: one store, one recipe.
+    """
+    if stored is not None:
+        return stored
+    if not is_fast_at_bf16(device):
+        return "fp32"
+    recommended = spec.precision or "bf16"
+    # Matrix units of CPUs know bf16; fp16 would be slow there.
+    return "bf16" if device == "cpu" and recommended == "fp16" else recommended
+
+
+def is_fast_at_bf16(device: str) -> bool:
+    """Whether a device has matrix units for bfloat16: an NVIDIA card since Ampere, a CPU with AMX."""
+    kind = device.split(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
+    if kind == "cpu":
+        try:
+            return "amx_bf16" in _CPU_FLAGS.read_text().split()
+        except OSError:
+            return False
+    return False
+
+
+#: Windows this many times as fine or coarse as recommended are said to be far from it.
+_FAR = 1.5
+
+
+def note_of_scales(spec: EncoderSpec, mpps: Sequence[float]) -> str | None:
+    """Say which windows are far from the scales that an encoder is recommended for; None where none is."""
+    if not spec.mpps:
+        return None
+    far = []
+    for mpp in mpps:
+        ratio = min((mpp / known for known in spec.mpps), key=lambda ratio: max(ratio, 1 / ratio))
+        if max(ratio, 1 / ratio) > _FAR:
+            far.append(f"{mpp:g} ({max(ratio, 1 / ratio):.3g} times as {'coarse' if ratio > 1 else 'fine'})")
+    if not far:
+        return None
+    known = " or ".join(f"{mpp:g}" for mpp in spec.mpps)
+    return f"{spec.name} is recommended for {known} um/px, and windows are asked for at {', '.join(far)} too"
+
+
+def prepare_picture(picture: Image, spec: EncoderSpec) -> NDArray[np.uint8]:
+    """Resize and crop a picture by the encoder's rule; the encoder itself normalises what comes out.
+
+    Windows of slides need none of this: they are cut at the size and scale that the rule leads to.
+
+    Parameters
+    ----------
+    picture
+        RGB, of any size.
+
+    Returns
+    -------
+    (input_px, input_px, 3) uint8, as `Encoder.embed` takes it.
+
+    Raises
+    ------
+    RequestError
+        If the rule leads to another size: it crops nothing and the picture is not square, or resizes nothing.
+    """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import center_crop, resize
+
+    rule = spec.preprocessing
+    image = picture.convert("RGB")
+    if rule.resize is not None:
+        size = [rule.resize, rule.resize] if rule.exact else [rule.resize]
+        image = resize(image, size, InterpolationMode(rule.interpolation))
+    if rule.crop is not None:
+        image = center_crop(image, [rule.crop, rule.crop])
+    if image.size != (spec.input_px, spec.input_px):
+        raise RequestError(
+            f"A picture of {picture.width} x {picture.height} px becomes {image.width} x {image.height} px by"
+            f" {spec.name}'s rule ({rule}), not {spec.input_px} px square; give a square one."
+        )
+    return np.array(image)

@@ -1,4 +1,4 @@
-"""Where an encoder's weights are: given, configured, in a package, in the hub's cache, on the hub."""
+"""Where an encoder's weights are, and what else it needs before anything is fetched."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmap_st.errors import EncoderError, MissingDependencyError
+from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
 from mmap_st.extract.encoders.hub import cached_file, fetch
-from mmap_st.extract.encoders.spec import EncoderSpec
+from mmap_st.extract.encoders.spec import EncoderSpec, PackageModel, RemoteCodeModel, TransformersModel
 
 CONFIGURATION_VARIABLE = "MMAP_ENCODERS"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".torch")
@@ -189,3 +189,50 @@ def code_folder(spec: EncoderSpec, install: str) -> Path:
             f' {configuration_path()} as {spec.name} = "FOLDER" under [code].'
         )
     return folder
+
+
+_TRANSFORMERS = "pip install 'mmap-st[transformers]'"
+
+
+def missing_package(spec: EncoderSpec) -> tuple[str, str] | None:
+    """The package that an encoder needs and that is missing, with the command that installs it."""
+    match spec.model:
+        case TransformersModel() | RemoteCodeModel():
+            needed, install = "transformers", _TRANSFORMERS
+        case PackageModel(package, _, install):
+            needed = package
+        case _:
+            return None
+    if find_spec(needed) is None:
+        return needed, install
+    if _has_no_package(spec) and spec.name not in read_configuration().code:
+        return "the code of its authors", install
+    return None
+
+
+def check_requirements(spec: EncoderSpec, *, trust_remote_code: bool) -> None:
+    """Refuse an encoder whose package is missing, or whose code may not run.
+
+    Raises
+    ------
+    MissingDependencyError
+        With the command that installs it.
+    RequestError
+        If the user has not said that the hub repository's code may run.
+    """
+    if _has_no_package(spec) and isinstance(spec.model, PackageModel) and find_spec(spec.model.package):
+        code_folder(spec, spec.model.install)
+    missing = missing_package(spec)
+    if missing is not None:
+        raise MissingDependencyError(f"{spec.name} needs the package {missing[0]}: {missing[1]}.")
+    if isinstance(spec.model, RemoteCodeModel) and not trust_remote_code:
+        repository = spec.hub.repo if spec.hub else spec.name
+        raise RequestError(
+            f"{spec.name} runs code that the hub repository {repository} carries; read it, then say"
+            " --trust-remote-code."
+        )
+
+
+def _has_no_package(spec: EncoderSpec) -> bool:
+    """EXAONEPath's authors publish a repository and no package."""
+    return isinstance(spec.model, PackageModel) and spec.model.adapter == "exaone_path"

@@ -1,4 +1,4 @@
-"""The pipeline: slides are opened ahead, windows read ahead, embedded in order, kept by a writing thread.
+"""The pipeline: slides are opened ahead, windows prefetched, embedded in order, written by one thread.
 
 reading threads -> (bounded) -> device -> (bounded) -> writing thread; the main thread feeds the device.
 """
@@ -6,17 +6,147 @@ reading threads -> (bounded) -> device -> (bounded) -> writing thread; the main 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TypeVar
 
 from mmap_st.errors import StoppedError
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.ahead import Opener, ReadAhead, wait_for
 from mmap_st.extract.engine.device import DeviceQueue
-from mmap_st.extract.engine.keeper import Keeper
+from mmap_st.extract.engine.plan import SlidePlan
+from mmap_st.extract.engine.result_writer import Keeper
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
-from mmap_st.extract.plan import SlidePlan
-from mmap_st.extract.reading.reader import Windows
+from mmap_st.extract.windows.reader import Allocate, Windows
+
+_MORE_THAN_THREADS = 2
+
+_MOST_OPEN = 2
+_POLL_S = 0.2
+_Result = TypeVar("_Result")
+
+Opener = Callable[[SlidePlan], SlideSession]
+#: A slide that could not be opened; windows on their way; or, without windows, the end of a slide.
+Item = Outcome | tuple[SlideSession, Future[Windows] | None]
+
+
+class ReadAhead:
+    """Iterates over the batches of many slides in order; closes the slides that nobody closed on leaving.
+
+    Parameters
+    ----------
+    plans, opener
+        The slides, and what opens one.
+    threads
+        Number of reading threads; so many batches and two more are on their way at a time.
+    allocate
+        Gives memory for windows.
+    stop
+        Asked while waiting; True ends the waiting.
+    """
+
+    def __init__(
+        self,
+        plans: Iterable[SlidePlan],
+        opener: Opener,
+        threads: int,
+        allocate: Allocate,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._plans, self._opener = iter(plans), opener
+        self._allocate, self._stop = allocate, stop
+        self._depth = threads + _MORE_THAN_THREADS
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
+        self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
+        self._opened: list[Future[SlideSession]] = []
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opening.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        with ExitStack() as closing:  # all of them, whatever one of them raises
+            for future in self._opened:
+                if not future.cancelled() and future.exception() is None:
+                    closing.callback(future.result().close)
+
+    def __iter__(self) -> Iterator[Item]:
+        items: deque[Item] = deque()
+        session: SlideSession | None = None
+        step = 0
+        following = self._open_next()
+        while True:
+            while len(items) < self._depth:
+                if session is not None:
+                    if step < len(session.reading) and session.failure is None:
+                        items.append((session, self._read(session, step)))
+                        step += 1
+                    else:
+                        items.append((session, None))
+                        session = None
+                    continue
+                # With windows still to embed, a slide that is not yet open is not waited for.
+                if following is None or (items and not following[1].done()):
+                    break
+                plan, opening = following
+                following = None
+                try:
+                    session, step = wait_for(opening, self._stop), 0
+                except StoppedError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+                    items.append(Outcome(plan, None, of_one_slide(error)))
+            # No third slide is opened, since each takes the memory of its tiles.
+            if following is None and len(_sessions(items, session)) < _MOST_OPEN:
+                following = self._open_next()
+            if items:
+                yield items.popleft()
+            elif following is None:
+                return
+
+    def _read(self, session: SlideSession, step: int) -> Future[Windows]:
+        return self._readers.submit(session.reader.read, step, self._allocate)
+
+    def _open_next(self) -> tuple[SlidePlan, Future[SlideSession]] | None:
+        plan = next(self._plans, None)
+        if plan is None:
+            return None
+        self._opened = [future for future in self._opened if not _is_closed(future)]
+        self._opened.append(self._opening.submit(self._opener, plan))
+        return plan, self._opened[-1]
+
+
+def _is_closed(future: Future[SlideSession]) -> bool:
+    """Whether nothing of a slide is left to be closed, so that it can be forgotten."""
+    return future.done() and (future.exception() is not None or future.result().closed)
+
+
+def _sessions(items: Iterable[Item], session: SlideSession | None) -> set[int]:
+    """Which slides are open and not yet read to their end."""
+    return {id(item[0]) for item in items if isinstance(item, tuple)} | ({id(session)} if session else set())
+
+
+def wait_for(future: Future[_Result], stop: Callable[[], bool]) -> _Result:
+    """Wait for a result.
+
+    Raises
+    ------
+    StoppedError
+        If `stop` asks for it before that.
+    """
+    while True:
+        try:
+            return future.result(timeout=_POLL_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            if stop():
+                raise StoppedError("stopped while reading") from None
 
 
 def embed_slides(

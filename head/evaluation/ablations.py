@@ -1,4 +1,4 @@
-"""`mmap evaluate --ablate`: the `mmap` head without each of its parts, on the same folds."""
+"""Cross-validate one head, and where asked the head without each of its parts, on the same folds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmap_st.data.cohort import Cohort
 from mmap_st.errors import RequestError, WriteError, did_you_mean
-from mmap_st.extract.windows import mpp_key
-from mmap_st.head.evaluation.cross_validation import EvaluateReport, ReadyCohort, cross_validate
-from mmap_st.head.evaluation.request import EvaluateRequest
-from mmap_st.head.evaluation.summary import PER_SLIDE, gain
-from mmap_st.head.mmap import MmapSettings
-from mmap_st.head.run_folder import write_json, write_table, writing
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.head.evaluation.aggregate import PER_SLIDE, gain
+from mmap_st.head.evaluation.cross_validation import EvaluateReport, ReadyCohort, cross_validate, read_cohort
+from mmap_st.head.evaluation.folder import EvaluateRequest, check_kind, evaluation_folder
+from mmap_st.head.mmap.method import MmapSettings
+from mmap_st.head.runs.run_folder import write_json, write_table, writing
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
 #: L and K that are tried, as in the paper's Figure 4.
@@ -175,3 +177,28 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             f"{metric}_p": apart.get("p_value") if apart.get("p_value") is not None else "",
         }
     return flat
+
+
+def evaluate(
+    cohort: Cohort,
+    store: FeatureStore,
+    request: EvaluateRequest,
+    out: Path,
+    tell: Callable[[str], None] = lambda text: None,
+) -> EvaluateReport:
+    """Cross-validate a head and write RUN/; folds that a killed run finished are kept.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be evaluated, or `out` holds something else.
+    """
+    report = EvaluateReport()
+    with evaluation_folder(out):
+        check_kind(out, comparison=False)
+        ready = read_cohort(cohort, store, request, report, tell)
+        variants = chosen_variants(request, ready.mpps) if request.ablate else []
+        report.metrics = cross_validate(ready, request, out, report, tell)
+        if variants:
+            report.ablations = evaluate_ablations(ready, request, variants, report.metrics, out, report, tell)
+    return report

@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.data.cohort import Cohort
-from mmap_st.data.folds import Fold, make_folds
-from mmap_st.data.harmonise import harmonise_genes
+from mmap_st.data.counts import harmonise_genes
+from mmap_st.data.splits import Fold, make_folds
 from mmap_st.errors import RequestError, SplitError
-from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
+from mmap_st.extract.store.reader import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import check_tokens, measure, prototype_settings, with_stored_patients
-from mmap_st.head.evaluation.folder import keep_request, link_files, write_json_whole
-from mmap_st.head.evaluation.jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
-from mmap_st.head.evaluation.request import EvaluateRequest, describe
-from mmap_st.head.evaluation.summary import evaluation_metrics, gene_rows
-from mmap_st.head.fit import choose_genes, shared_patients_warning
-from mmap_st.head.predictions import prediction_file
-from mmap_st.head.request import FitRequest
-from mmap_st.head.run_folder import GENES, METRICS, PREDICTIONS, read_json, write_table, writing
+from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
+from mmap_st.head.evaluation.fold_jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
+from mmap_st.head.evaluation.folder import (
+    EvaluateRequest,
+    describe,
+    keep_request,
+    link_files,
+    write_json_whole,
+)
+from mmap_st.head.runs.fit import choose_genes, shared_patients_warning
+from mmap_st.head.runs.prediction import prediction_file
+from mmap_st.head.runs.request import FitRequest
+from mmap_st.head.runs.run_folder import GENES, METRICS, PREDICTIONS, read_json, write_table, writing
 from mmap_st.prototypes.stored import stored_candidates
 
 Tell = Callable[[str], None]

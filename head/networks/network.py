@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mmap_st.head.network import masked_mse
-from mmap_st.head.networks.parts import Part
-from mmap_st.head.optimise import check_device
+from mmap_st.head.networks.attention import masked_mse
+from mmap_st.head.networks.optimiser import check_device
+from mmap_st.head.networks.spot_blocks import Part
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -31,7 +31,7 @@ class NetworkSettings:
         Number of axes of expression that are fitted; None: the genes themselves up to
         `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
     learning_rate, weight_decay
-        See `mmap_st.head.optimise.Schedule`.
+        See `mmap_st.head.networks.optimiser.Schedule`.
     epochs
         Most epochs; how many are used is chosen on the validation slides.
     parts_per_step
@@ -40,7 +40,7 @@ class NetworkSettings:
         Spots of a part, drawn anew each time, that the loss is of; None: all.
     spots_per_epoch
         Most spots that the losses of an epoch are of, where there are more; None: as many as
-        `mmap_st.head.limits.LIMITS` allows.
+        `mmap_st.head.interface.LIMITS` allows.
     dropout
         In the network.
     device
@@ -125,7 +125,7 @@ class PartNetwork(nn.Module):
     """A network that predicts the spots of one part of a slide.
 
     A method is a subclass with an `__init__` of (sizes, settings), `see` and `forward`; the others have
-    defaults. `mmap_st.head.networks.method.network_method` makes a head of it.
+    defaults. `mmap_st.head.networks.trained_head.network_method` makes a head of it.
     """
 
     #: Whether targets are differences from each slide's own mean, as those of `ridge` are; else from the mean
@@ -158,7 +158,7 @@ class PartNetwork(nn.Module):
         """Keep what it refers to of the training spots by `keep`; called once, before training."""
 
     def keep(self, name: str, values: NDArray[Any]) -> None:
-        """Keep an array by a name; one that begins with `mmap_st.head.base.SPOTS` counts as no parameters."""
+        """Keep an array by a name; one that begins with `interface.SPOTS` counts as no parameters."""
         kept = torch.from_numpy(np.ascontiguousarray(values))
         self.register_buffer(KEPT + name, kept.to(next(self.parameters()).device))
 

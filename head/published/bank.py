@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mmap_st.head.networks.network import TrainingPart
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.prototypes.candidates import import_faiss
 
 #: Training spots that are kept, taken evenly where there are more: they are saved with the head.

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -39,7 +39,7 @@ from mmap_st.head.networks.network import (
     check_at_least,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.bank import Array, average, kept_spots, nearest
 
 

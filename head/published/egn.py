@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmap_st.head.components import Components, fit_components
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.basis import Components, fit_components
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -41,7 +41,7 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.bank import Array, kept_spots, nearest_of_others, owners
 from mmap_st.head.published.histogene import transformer
 

@@ -32,9 +32,9 @@ from torch.nn import functional as F
 
 from mmap_st.errors import HeadError
 from mmap_st.head.basis import MOST_GENES
-from mmap_st.head.network import masked_mse
-from mmap_st.head.networks.graph import mean_of_neighbours, nearest
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.neighbourhood import mean_of_neighbours, nearest
+from mmap_st.head.networks.attention import masked_mse
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -46,7 +46,7 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.histogene import transformer
 
 # Places beyond share the last embedding.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -33,7 +33,7 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 
 # Places beyond share the last embedding; Visium has 128 columns, legacy arrays have 35.
 _PLACES = 128

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -36,8 +36,8 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
-from mmap_st.head.optimise import Schedule, optimise
+from mmap_st.head.networks.optimiser import Schedule, optimise
+from mmap_st.head.networks.spot_blocks import Part
 
 # How the autoencoder is trained.
 _LEARNING_RATE = 1e-3

@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation
-from mmap_st.head.choice import best_of
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, best_of
+from mmap_st.head.linear.ridge import RidgeHead, RidgeSettings, fit_ridge, load_ridge
 from mmap_st.head.networks.network import check_at_least
-from mmap_st.head.ridge import RidgeHead, RidgeSettings, fit_ridge, load_ridge
-from mmap_st.head.slides import HeadSlide
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class StNetSettings:
         Number of the magnification to see, 1 is the finest; None: that which is best on the validation
         slides.
     rank
-        Number of axes of expression that are fitted, see `mmap_st.head.ridge.RidgeSettings`.
+        Number of axes of expression that are fitted, see `mmap_st.head.linear.ridge.RidgeSettings`.
     """
 
     magnification: int | None = None

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -38,8 +38,7 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
-from mmap_st.head.networks.tokens import reduced_tokens, token_axes
+from mmap_st.head.networks.spot_blocks import Part, reduced_tokens, token_axes
 
 # Spots do not see each other: no more at once than memory is for.
 _SPOTS_AT_ONCE = 512

@@ -28,9 +28,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.head.network import masked_mse
-from mmap_st.head.networks.graph import GridConvolution, grid_cells, nearest
-from mmap_st.head.networks.method import network_method
+from mmap_st.head.neighbourhood import GridConvolution, grid_cells, nearest
+from mmap_st.head.networks.attention import masked_mse
+from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import (
     Inputs,
     NetworkSettings,
@@ -41,7 +41,7 @@ from mmap_st.head.networks.network import (
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.parts import Part
+from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.histogene import transformer
 
 # Neighbours are at most this many pitches away, and so are their offsets to the right and below.
@@ -193,7 +193,7 @@ class GlobalBranch(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, embedding: torch.Tensor, cell: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
-        """(k, width) of (k, M, d) and their cells, see `mmap_st.head.networks.graph.grid_cells`."""
+        """(k, width) of (k, M, d) and their cells, see `mmap_st.head.neighbourhood.grid_cells`."""
         tokens = self.place(self.first(self.project(embedding.flatten(1))[None])[0], cell, around)
         if self.others is not None:
             tokens = self.others(tokens[None])[0]

@@ -3,11 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmap_st.data.counts import make_counts
-from mmap_st.data.genes import canonical_gene, in_any, in_common, naming
-from mmap_st.data.harmonise import harmonise_genes, named_by_id
-from mmap_st.data.normalise import AS_GIVEN, LOG1P_10K, normalisation_of, targets
+from mmap_st.data.counts import (
+    canonical_gene,
+    harmonise_genes,
+    in_any,
+    in_common,
+    make_counts,
+    named_by_id,
+    naming,
+)
 from mmap_st.data.panel import choose_panel, target_moments
+from mmap_st.data.targets import AS_GIVEN, LOG1P_10K, normalisation_of, targets
 from mmap_st.errors import CountsError, NormalisationError, PanelError
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), unique=True, min_size=1)

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from mmap_st.data.counts import Counts, make_counts
-from mmap_st.data.hest_panel import hest_panel, normalised_dispersion
-from mmap_st.data.panel import choose_panel
+from mmap_st.data.panel import choose_panel, hest_panel, normalised_dispersion
 from mmap_st.errors import PanelError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmap_st.data.labels import read_labels
 from mmap_st.data.readers import open_cohort
+from mmap_st.data.spots import read_labels
 from mmap_st.errors import LabelsError
 
 HEADER = "x\ty\tpixel_x\tpixel_y\tlabel\n"

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from mmap_st.data.counts import make_counts
-from mmap_st.data.panel import choose_panel
-from mmap_st.data.spatial import morans_i, neighbour_weights
+from mmap_st.data.panel import choose_panel, morans_i, neighbour_weights
 
 
 def plain_morans_i(values: np.ndarray, weights: np.ndarray) -> float:

@@ -8,24 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmap_st.data.targets import Targets
-from mmap_st.extract.embeddings import StoredEmbeddings, row_blocks
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head import ridge
-from mmap_st.head.base import Shape, plan_validation
-from mmap_st.head.basis import MOST_GENES, fit_basis, judged_genes
-from mmap_st.head.components import fit_components
+from mmap_st.extract.store.embeddings import StoredEmbeddings, row_blocks
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, judged_genes
 from mmap_st.head.dataset import PrototypeSettings, load_slide
-from mmap_st.head.features import slide_features
-from mmap_st.head.limits import Limits
-from mmap_st.head.mean import training_mean
-from mmap_st.head.metrics import gene_scores, gene_table, summarise
-from mmap_st.head.mmap import MmapSettings, fit_mmap, load_mmap
-from mmap_st.head.mmap_fit import MmapFit
-from mmap_st.head.ridge import RidgeSettings, fit_ridge, load_ridge
-from mmap_st.head.slides import HeadSlide
-from mmap_st.head.standardise import fit_standard
-from mmap_st.prototypes.candidates import CandidateSettings, build_candidates
-from mmap_st.prototypes.select import select_prototypes
+from mmap_st.head.inputs import HeadSlide, fit_standard
+from mmap_st.head.interface import Limits, Shape, plan_validation
+from mmap_st.head.linear import ridge
+from mmap_st.head.linear.mean import training_mean
+from mmap_st.head.linear.ridge import RidgeSettings, fit_ridge, load_ridge
+from mmap_st.head.mmap.features import slide_features
+from mmap_st.head.mmap.fitting import MmapFit
+from mmap_st.head.mmap.method import MmapSettings, fit_mmap, load_mmap
+from mmap_st.head.scoring.metrics import gene_scores, gene_table, summarise
+from mmap_st.prototypes.candidates import CandidateSettings, build_candidates, select_prototypes
 
 FAST = MmapSettings(width=16, heads=2, epochs=3, learning_rate=3e-3, members=1, device="cpu")
 ENCODER = "efficientnet-lite0"

@@ -13,15 +13,14 @@ import pytest
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.errors import HeadError
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head import user
-from mmap_st.head.comparison.request import CompareRequest, make_heads
-from mmap_st.head.comparison.run import compare
-from mmap_st.head.fit import fit_head
-from mmap_st.head.predict import predict_slides
-from mmap_st.head.predictions import read_prediction
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head import registry as user
+from mmap_st.head.evaluation.comparison import compare
+from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import fit_request
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.request import fit_request
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "heads.md"
 ENCODER = "efficientnet-lite0"
@@ -105,10 +104,10 @@ def test_code_that_changes_while_it_is_used_is_refused(near: str, tmp_path: Path
         ("OTHER = 3", "is not defined"),
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("import sys; sys.exit(3)", "SystemExit"),
-        ("from mmap_st.head.mean import MEAN as NEAR", "another's name"),
-        ("from mmap_st.head.base import HeadMethod\nNEAR = HeadMethod('a', int, 0, 0)", "no dataclass"),
+        ("from mmap_st.head.linear.mean import MEAN as NEAR", "another's name"),
+        ("from mmap_st.head.interface import HeadMethod\nNEAR = HeadMethod('a', int, 0, 0)", "no dataclass"),
         (
-            "from mmap_st.head.base import HeadMethod\nfrom mmap_st.head.mean import MeanSettings\n"
+            "from mmap_st.head.interface import HeadMethod\nfrom mmap_st.head.linear.mean import MeanSettings\n"
             "NEAR = HeadMethod('a.b', MeanSettings, 0, 0)",
             "letters, digits",
         ),

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmap_st.errors import MissingDependencyError, RequestError, StoreError
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.prototypes.candidates import (
     CandidateSettings,
     automatic_clusters,
     build_candidates,
+    select_prototypes,
+    selected_count,
     selection_space,
 )
-from mmap_st.prototypes.select import select_prototypes, selected_count
 from mmap_st.prototypes.stored import build_all, stored_candidates, stored_embeddings
 
 ENCODER = "efficientnet-lite0"

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from mmap_st.errors import RequestError
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import parse_settings
-from mmap_st.head.fit import fit_head
-from mmap_st.head.predict import predict_slides
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.request import FitRequest
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.request import FitRequest
 from mmap_st.report.figure import spot_distance
 from mmap_st.report.maps import SlideMap, best_genes, expression_map
 from mmap_st.report.run_report import load_map, report_run
@@ -59,7 +59,7 @@ def test_the_map_shows_what_was_measured_and_predicted(run: Path) -> None:
 
 
 def picture_of(run: Path) -> str:
-    from mmap_st.head.predictions import read_prediction
+    from mmap_st.head.runs.prediction import read_prediction
 
     return read_prediction(run / "predictions" / "E1.h5ad").uns["mmap"]["image"]
 

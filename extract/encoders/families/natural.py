@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from mmap_st.extract.encoders.families.common import IMAGENET, INCEPTION
-from mmap_st.extract.encoders.models import TimmModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
+from mmap_st.extract.encoders.spec import (
+    IMAGENET,
+    INCEPTION,
+    EncoderSpec,
+    Hub,
+    Pooling,
+    Preprocessing,
+    TimmModel,
+)
 
 EFFICIENTNET_LITE0 = EncoderSpec(
     name="efficientnet-lite0",

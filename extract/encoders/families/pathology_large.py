@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mmap_st.extract.encoders.families.common import (
+from mmap_st.extract.encoders.spec import (
     IMAGENET,
     IMAGENET_224,
     INCEPTION,
     NON_COMMERCIAL,
     PACKED_SWIGLU,
     WITH_CODE,
+    EncoderSpec,
+    Hub,
+    Pooling,
+    Preprocessing,
+    RemoteCodeModel,
+    TimmModel,
+    TransformersModel,
 )
-from mmap_st.extract.encoders.models import RemoteCodeModel, TimmModel, TransformersModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
 _BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 _BY_TRANSFORMERS = "the authors' repository, by transformers"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from mmap_st.extract.encoders.families.common import (
+from mmap_st.extract.encoders.spec import (
     IMAGENET,
     IMAGENET_224,
     INCEPTION,
     NON_COMMERCIAL,
     PACKED_SWIGLU,
+    EncoderSpec,
+    Hub,
+    PackageModel,
+    Pooling,
+    Preprocessing,
+    TimmModel,
+    TransformersModel,
 )
-from mmap_st.extract.encoders.models import PackageModel, TimmModel, TransformersModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
 
 CTRANSPATH = EncoderSpec(
     name="ctranspath",
     model=TimmModel(
         "swin_tiny_patch4_window7_224",
-        {"embed_layer": "mmap_st.extract.encoders.ctranspath:ConvolutionStem"},
+        {"embed_layer": "mmap_st.extract.encoders.networks.builders:ConvolutionStem"},
     ),
     input_px=224,
     preprocessing=IMAGENET_224,

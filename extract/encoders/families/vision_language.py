@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from mmap_st.extract.encoders.families.common import CLIP, IMAGENET, INCEPTION, NON_COMMERCIAL, WITH_CODE
-from mmap_st.extract.encoders.models import PackageModel, RemoteCodeModel, TimmModel, TransformersModel
-from mmap_st.extract.encoders.spec import EncoderSpec, Hub, Pooling, Preprocessing
+from mmap_st.extract.encoders.spec import (
+    CLIP,
+    IMAGENET,
+    INCEPTION,
+    NON_COMMERCIAL,
+    WITH_CODE,
+    EncoderSpec,
+    Hub,
+    PackageModel,
+    Pooling,
+    Preprocessing,
+    RemoteCodeModel,
+    TimmModel,
+    TransformersModel,
+)
 
 _CONCH_INSTALL = "pip install git+https://github.com/mahmoodlab/CONCH.git"
 _MUSK_INSTALL = "pip install git+https://github.com/lilab-stanford/MUSK.git"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmap_st.head.networks.network import TrainingPart
-from mmap_st.head.networks.parts import Part, parts_of
+from mmap_st.head.networks.spot_blocks import Part, parts_of
 from mmap_st.head.published.bank import average, kept_spots, nearest, nearest_of_others, owners
 
 

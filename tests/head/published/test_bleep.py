@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings, plan_validation
-from mmap_st.head.mean import training_mean
+from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.linear.mean import training_mean
 from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.parts import parts_of
+from mmap_st.head.networks.spot_blocks import parts_of
 from mmap_st.head.published.bleep import BLEEP, BleepNetwork, BleepSettings, contrastive_loss
 
 

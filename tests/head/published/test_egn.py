@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings, plan_validation
+from mmap_st.head.interface import parse_settings, plan_validation
 from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.parts import Part, parts_of
+from mmap_st.head.networks.spot_blocks import Part, parts_of
 from mmap_st.head.published.egn import EGN, EgnNetwork, EgnSettings
 
 

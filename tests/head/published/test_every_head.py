@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import HeadMethod, Shape, make_settings, plan_validation, settings_values
-from mmap_st.head.metrics import slide_metrics
+from mmap_st.head.interface import HeadMethod, Shape, make_settings, plan_validation, settings_values
 from mmap_st.head.registry import HEADS
+from mmap_st.head.scoring.metrics import slide_metrics
 
 #: Small and quick, where a head can be.
 QUICK = {"width": 32, "heads": 4, "epochs": 10, "learning_rate": 3e-3}

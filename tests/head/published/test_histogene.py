@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.parts import parts_of
+from mmap_st.head.networks.spot_blocks import parts_of
 from mmap_st.head.published.histogene import HistogeneNetwork, HistogeneSettings
 
 

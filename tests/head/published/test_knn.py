@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings, plan_validation
-from mmap_st.head.mean import training_mean
-from mmap_st.head.metrics import slide_metrics
+from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.linear.mean import training_mean
 from mmap_st.head.published import knn
 from mmap_st.head.published.knn import KNN, NEIGHBOURS
+from mmap_st.head.scoring.metrics import slide_metrics
 
 
 def silent(text: str) -> None:

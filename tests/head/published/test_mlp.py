@@ -10,8 +10,8 @@ import torch
 
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings, plan_validation
-from mmap_st.head.networks.parts import parts_of
+from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.networks.spot_blocks import parts_of
 from mmap_st.head.published.mlp import MLP, Autoencoder, MlpSettings, train_autoencoder
 
 

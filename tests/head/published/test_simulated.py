@@ -8,12 +8,12 @@ import pytest
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.run import EncoderRequest, extract_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head.base import settings_values
-from mmap_st.head.fit import fit_head
+from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.interface import settings_values
 from mmap_st.head.registry import HEADS
-from mmap_st.head.request import fit_request
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.request import fit_request
 
 #: Shorter than their defaults, where a head has these settings.
 QUICK = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings, plan_validation
+from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.linear.ridge import ALPHAS, RidgeSettings, fit_ridge
 from mmap_st.head.published.st_net import ST_NET, StNetSettings
-from mmap_st.head.ridge import ALPHAS, RidgeSettings, fit_ridge
 
 
 def silent(text: str) -> None:

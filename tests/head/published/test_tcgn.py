@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.parts import parts_of
-from mmap_st.head.networks.tokens import reduced_tokens, token_axes
+from mmap_st.head.networks.spot_blocks import parts_of, reduced_tokens, token_axes
 from mmap_st.head.published import tcgn
 from mmap_st.head.published.tcgn import TCGN, GraphLayer, TcgnNetwork, TcgnSettings, graph_of, nearest_tokens
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from mmap_st.errors import HeadError
-from mmap_st.head.base import parse_settings
+from mmap_st.head.interface import parse_settings
 from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.parts import parts_of
+from mmap_st.head.networks.spot_blocks import parts_of
 from mmap_st.head.published.triplex import (
     TRIPLEX,
     Predictions,

@@ -1,0 +1,249 @@
+"""What the commands show of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmap_st.commands import console
+
+if TYPE_CHECKING:
+    from mmap_st.extract.encoders.catalogue import ListedEncoder
+    from mmap_st.extract.encoders.spec import EncoderSpec
+    from mmap_st.extract.engine.extraction import ExtractReport
+    from mmap_st.extract.engine.preview import PreviewReport
+    from mmap_st.extract.imports.importing import ImportReport
+
+
+def show_extraction(report: ExtractReport, store: Path) -> None:
+    """What an extraction did."""
+    figures = report.telemetry
+    rate = figures.windows / figures.seconds if figures.seconds else 0.0
+    counts = [
+        (len(report.done), "embedded"),
+        (len(report.kept), "complete before"),
+        (len(report.passed_over), "passed over (no image or no spots)"),
+        (len(report.failed), "failed"),
+    ]
+    shown = ", ".join(f"{number} {what}" for number, what in counts if number)
+    console.say(f"slides: {shown}; {figures.windows} windows in {figures.seconds:.0f} s ({rate:.0f}/s)")
+    if report.invalid:
+        console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
+    if report.skipped:
+        console.say(f"{report.skipped} windows show too little tissue; their rows are NaN and marked invalid")
+    console.show_reasons("failed", report.failed)
+    console.show_paths([store])
+
+
+#: Narrower terminals get the columns that one chooses by.
+_WIDE = 130
+
+
+def show_encoders(found: Sequence[ListedEncoder]) -> None:
+    """A table of encoders."""
+    wide = console.width() >= _WIDE
+    rows = []
+    for encoder in found:
+        spec = encoder.spec
+        gflops = (
+            "" if spec.gflops is None else f"{spec.gflops:.0f}" if spec.gflops >= 10 else f"{spec.gflops}"
+        )
+        more = (
+            "" if spec.parameters_m is None else f"{spec.parameters_m:.0f}",
+            gflops,
+            ", ".join(f"{mpp:g}" for mpp in spec.mpps),
+        )
+        rows.append(
+            (
+                spec.name,
+                encoder.missing or "ready",
+                _or_unknown(spec.gated),
+                str(spec.width or ""),
+                str(spec.input_px),
+                *(more if wide else ()),
+                _licence(spec, whole=wide),
+            )
+        )
+    more_columns = ("M params", "GFLOPs", "um/px") if wide else ()
+    columns = ("encoder", "here", "gated", "width", "px", *more_columns, "licence" if wide else "commercial")
+    console.show_table("", columns, rows, left=(1, len(columns) - 1))
+    ready = sum(encoder.ready for encoder in found)
+    console.say(
+        f"{ready} of {len(found)} ready here; there are timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION too."
+        " `mmap encoders NAME` shows one whole."
+    )
+
+
+def _licence(spec: EncoderSpec, *, whole: bool) -> str:
+    if not whole:
+        return {True: "yes", False: "non-commercial", None: "?"}[spec.commercial]
+    marked = spec.commercial is False and "non-commercial" not in spec.licence
+    return spec.licence + (" (non-commercial)" if marked else "")
+
+
+def show_encoder(encoder: ListedEncoder) -> None:
+    """All that is known of one encoder, a line each."""
+    known = encoder.as_json()
+    labels = {
+        "parameters_m": "parameters (millions)",
+        "gflops": "GFLOPs a window",
+        "recommended_mpp": "recommended um/px",
+        "precision": "recommended precision",
+        "to_get_it": "to get it",
+        "commercial": "commercial use",
+    }
+    for key, value in known.items():
+        # The statistics are in the preprocessing.
+        if (
+            value in ("", [])
+            or key in ("mean", "std")
+            or (value is None and key not in ("gated", "commercial"))
+        ):
+            continue
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        shown = _or_unknown(value) if value is None or isinstance(value, bool) else shown
+        console.say(f"{labels.get(key, key.replace('_', ' '))}: {shown}")
+
+
+def _or_unknown(value: bool | None) -> str:
+    return "?" if value is None else "yes" if value else "no"
+
+
+def show_import(report: ImportReport, store: Path) -> None:
+    """What an import did: how many spots of each slide were matched, and how."""
+    if report.done:
+        rows = [
+            (
+                name,
+                f"{done.match.matched} of {done.spots}",
+                done.how,
+                str(done.unusable) if done.unusable else "",
+                str(done.match.contested) if done.match.contested else "",
+                str(done.match.spare) if done.match.spare else "",
+            )
+            for name, done in report.done.items()
+        ]
+        columns = ("slide", "spots matched", "how", "not finite or zero", "contested", "rows left over")
+        console.show_table("imported", columns, rows)
+    counts = [
+        (len(report.done), "imported"),
+        (len(report.kept), "the same before"),
+        (len(report.passed_over), "passed over (no file)"),
+        (len(report.failed), "failed"),
+    ]
+    console.say("slides: " + ", ".join(f"{number} {what}" for number, what in counts if number))
+    if report.invalid:
+        console.say(f"{report.invalid} spots have no embedding; their rows are NaN and marked invalid")
+    if report.unknown:
+        console.warn(f"files named like no slide: {', '.join(report.unknown)}")
+    console.show_reasons("failed", report.failed)
+    if report.done or report.kept:
+        console.show_paths([store])
+
+
+def show_preview(report: PreviewReport) -> None:
+    """Which pictures were drawn, and of which slides none could be."""
+    if report.passed_over:
+        console.say(f"{len(report.passed_over)} slides passed over (no image or no spots)")
+    console.show_reasons("failed", report.failed)
+    console.show_paths(list(report.written.values()))
+
+
+def show_metrics(metrics: dict[str, Any], head: str) -> None:
+    """A head's scores beside those of the baselines."""
+    protocol = metrics["protocol"]
+    console.say(
+        f"{len(protocol['train'])} slides train, {len(protocol['val'])} validate,"
+        f" {len(protocol['test'])} test; {protocol['genes']} genes ({protocol['panel']});"
+        f" {protocol['validation']}"
+    )
+    if metrics["test"] is None:
+        return
+    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
+    if metrics["test"] == metrics["baseline_ridge"]:
+        del named["ridge (own strength)"]
+    keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
+    rows = [(name, *(_number(metrics[key][metric]) for metric in keys)) for name, key in named.items()]
+    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")
+    console.show_table("test slides", columns, rows)
+    _show_coverage(metrics)
+
+
+def _show_coverage(metrics: dict[str, Any]) -> None:
+    """How often prediction intervals held the truth."""
+    found = metrics.get("prediction_intervals")
+    if found is not None:
+        console.say(
+            f"{found['level']:.0%} prediction intervals hold {found['coverage']:.1%} of the test targets"
+            f" (calibrated on {_number_of(found['patients'], 'patient')}: {found['calibrated_on']})"
+        )
+
+
+def show_evaluation(metrics: dict[str, Any], head: str) -> None:
+    """Scores of a cross-validation, with intervals over patients."""
+    protocol = metrics["protocol"]
+    seeds = _number_of(len(protocol["seeds"]), "seed")
+    genes = "to ".join(f"{n} " for n in sorted({protocol["genes"][0], protocol["genes"][-1]}))
+    console.say(
+        f"{len(metrics['test']['slides'])} slides of {protocol['patients']} patients in"
+        f" {len(protocol['fold_slides'])} folds ({protocol['folds']}), {seeds};"
+        f" {genes}genes ({protocol['panel']}); {', '.join(protocol['validation'])}"
+    )
+    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
+    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+    rows = [
+        (name, *(_with_interval(metrics[key][k], metrics[key]["intervals"][k]) for k in keys))
+        for name, key in named.items()
+        if key in metrics
+    ]
+    for name, key in (("over ridge", "gain_over_ridge"), ("over the mean", "gain_over_mean")):
+        if key in metrics:
+            apart = metrics[key]
+            rows.append((name, *(_with_interval(apart[k]["mean"], apart[k]["interval"], "+") for k in keys)))
+    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE")
+    enough = metrics["test"]["intervals"]["pcc_slide"] is not None
+    what = "with 95% intervals over patients" if enough else "too few patients for intervals"
+    console.show_table(f"held-out slides, {what}", columns, rows)
+    _show_coverage(metrics)
+
+
+def show_comparison(result: dict[str, Any]) -> None:
+    """Every row of a comparison."""
+    from mmap_st.report.comparison import about, notes, table_of
+
+    console.say(about(result))
+    columns, lines = table_of(result["rows"])
+    console.show_table("held-out slides", columns, lines, left=(1,))
+    for note in notes(result):
+        console.say(note)
+
+
+def show_ablations(rows: Sequence[dict[str, Any]]) -> None:
+    """Each ablation beside the head as it is."""
+    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+    shown = []
+    for row in rows:
+        apart = row["difference"]
+        change = (
+            _with_interval(apart["pcc_slide"]["mean"], apart["pcc_slide"]["interval"], "+") if apart else ""
+        )
+        shown.append((row["variant"], *(_number(row[key]) for key in keys), change))
+    columns = ("variant", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE", "PCC, to the head as it is")
+    console.show_table("ablations", columns, shown)
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None, sign: str = "") -> str:
+    """A number, and its interval where there is one."""
+    if value is None or value != value:
+        return "undefined"
+    shown = f"{value:{sign}.4f}"
+    return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Networks of encoders: built by timm, by transformers or by their authors, with their pooling."""

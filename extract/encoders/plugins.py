@@ -1,0 +1,100 @@
+"""Encoders that users bring: by a Python file, or by an installed package's entry point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from mmap_st.errors import EncoderError
+from mmap_st.extract.encoders.families import ENCODERS
+from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec
+from mmap_st.files import canonical_json
+from mmap_st.plugins import code_of_file, code_of_point, failing_as, load_file, package_of, split_reference
+
+ENTRY_POINTS = "mmap_st.encoders"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The encoders of installed packages.
+
+    Attributes
+    ----------
+    specs
+        By name.
+    broken
+        What is wrong with those that cannot be loaded, by name.
+    """
+
+    specs: dict[str, EncoderSpec]
+    broken: dict[str, str]
+
+
+def spec_from_file(name: str) -> EncoderSpec:
+    """The spec that ``FILE.py:FUNCTION`` gives: the function is called without arguments.
+
+    In a store it has the name that the spec says. The function's name and the file's sha256 are in the
+    recipe, so that embeddings of changed code are told apart; files that it imports are not.
+
+    Raises
+    ------
+    EncoderError
+        If the file or function is missing, fails, or gives no `EncoderSpec`.
+    """
+    path, function = split_reference(name)
+    if not path.is_file():
+        raise EncoderError(f"The encoder file {path} does not exist; give FILE.py:FUNCTION.")
+    with failing_as(EncoderError, name, "mend it"):
+        make = load_file(path, function)
+        if not callable(make):
+            raise EncoderError(f"{path} has no function {function!r}.")
+        spec = make()
+    checked = _checked(spec, name, f"{function} {code_of_file(path)}")
+    if checked.name in ENCODERS:
+        raise EncoderError(
+            f"{name} calls its encoder {checked.name}, which is another's name; choose another."
+        )
+    return checked
+
+
+@cache
+def installed_encoders() -> Installed:
+    """The encoders of installed packages: entry points of the group ``mmap_st.encoders``.
+
+    Each is an `EncoderSpec`, or a function that gives one; its name here is the entry point's.
+    """
+    specs, broken = {}, {}
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            specs[point.name] = _installed(point)
+        except EncoderError as error:
+            broken[point.name] = str(error)
+    return Installed(specs, broken)
+
+
+def _installed(point: EntryPoint) -> EncoderSpec:
+    name = f"The encoder {point.name} of {package_of(point) or point.value}"
+    if point.name in ENCODERS:
+        raise EncoderError(f"{name} has the name of another; it cannot be used.")
+    with failing_as(EncoderError, name, "mend or uninstall it"):
+        found = point.load()
+        spec = found if isinstance(found, EncoderSpec) else found()
+        code = code_of_point(point)
+    return replace(_checked(spec, name, f"{point.value} {code}"), name=point.name)
+
+
+def _checked(spec: object, name: str, code: str) -> EncoderSpec:
+    if not isinstance(spec, EncoderSpec):
+        raise EncoderError(f"{name} gives {type(spec).__name__}, not an EncoderSpec; see docs/encoders.md.")
+    if not isinstance(spec.name, str) or not spec.name.strip():
+        raise EncoderError(f"{name} gives its encoder no name; say EncoderSpec(name=...).")
+    if isinstance(spec.model, CustomModel):
+        spec = replace(spec, model=replace(spec.model, code=code))
+    try:
+        canonical_json(spec.recipe())
+    except TypeError as error:
+        raise EncoderError(
+            f"{name} has what cannot be written down as JSON ({error}); build it in a CustomModel instead."
+        ) from error
+    return spec

@@ -1,0 +1,261 @@
+"""An extraction run: every spot of every slide of a cohort, at every magnification, into a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.errors import MmapError, StoppedError
+from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
+from mmap_st.extract.encoders.build import device_of
+from mmap_st.extract.encoders.encoder import auto_precision, note_of_scales
+from mmap_st.extract.engine.pipeline import embed_slides
+from mmap_st.extract.engine.placement import gets_spots
+from mmap_st.extract.engine.plan import (
+    ExtractOptions,
+    SlidePlan,
+    check_run_recipe,
+    check_width,
+    plan_slide,
+    stored_precision,
+    stored_tokens,
+)
+from mmap_st.extract.engine.recipes import run_recipe
+from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
+from mmap_st.extract.slides.grid import GridRequest
+from mmap_st.extract.store.reader import FeatureStore, holds_anything
+from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.progress import Progress, Silent
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class ExtractReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    done
+        Slides that are complete now, and had something to do.
+    kept
+        Slides that were complete before.
+    passed_over
+        Slides whose cohort row has no image, or no spots.
+    gridded
+        Slides whose spots are a grid on their tissue, of those done, kept or failed while embedded.
+    failed
+        Reason of every slide that could not be done.
+    telemetry
+        Windows embedded by this run, the time it took, and where that went.
+    invalid, skipped
+        Windows that could not be read, or show too little tissue, of the slides done.
+    """
+
+    done: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    gridded: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    invalid: int = 0
+    skipped: int = 0
+
+    @property
+    def windows(self) -> int:
+        """Embedded by this run."""
+        return self.telemetry.windows
+
+
+@dataclass(frozen=True)
+class EncoderRequest:
+    """Which encoder to build, and how; see `build_encoder`.
+
+    Attributes
+    ----------
+    device, precision
+        May be ``auto``.
+    tokens
+        Side of the grid of tokens to keep; None: what the store has of this encoder.
+    """
+
+    spec: EncoderSpec
+    weights: Path | None = None
+    random_weights: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    compiled: bool = False
+    tokens: int | None = None
+    trust_remote_code: bool = False
+
+
+def extract_cohort(
+    cohort: Cohort,
+    store_path: Path,
+    request: EncoderRequest,
+    mpps: Sequence[float],
+    options: ExtractOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    grid: GridRequest | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ExtractReport:
+    """Embed every spot of a cohort.
+
+    Parameters
+    ----------
+    cohort
+        Slides; rows without an image, or without spots where no grid is asked for, are passed over.
+    store_path
+        Folder of the feature store; made where there is none.
+    request
+        The encoder; see `auto_precision` for what ``auto`` means.
+    mpps
+        Micrometres per pixel of the windows, finest first.
+    options, progress
+        How, and who listens.
+    grid
+        Laid on the tissue of slides that have no spot table; the others keep their own spots.
+    stop
+        Asked before each batch; True ends the run there.
+
+    Returns
+    -------
+    What was done; slides that failed are in it, with their reasons.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be done at all: no such encoder, another recipe, no store.
+    StoppedError
+        If `stop` asked for it; batches that are finished are kept.
+    """
+    options, progress = options or ExtractOptions(), progress or Silent()
+    store = FeatureStore.open(store_path) if holds_anything(store_path) else None
+    encoder = _build(request, store, options)
+    shared = run_recipe(encoder, options.tissue_min)
+    # A store is made only now that the request is known to be one that can be met.
+    store = FeatureStore.create(store_path)
+    if not options.overwrite:
+        check_run_recipe(store, shared)
+    replaced = {(row.slide, mpp) for row in cohort.slides for mpp in mpps} if options.overwrite else set()
+    check_width(store, request.spec.name, encoder.width, replaced)
+
+    report = ExtractReport()
+    plans: list[SlidePlan] = []
+    for row in cohort.slides:
+        if stop():
+            raise StoppedError("stopped before the first slide")
+        if not gets_spots(row, grid):
+            report.passed_over.append(row.slide)
+            continue
+        try:
+            plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            _fail(report, row.slide, of_one_slide(error))
+            continue
+        if plan.made_by is not None:
+            report.gridded.append(row.slide)
+        if plan.recipes:
+            plans.append(plan)
+        else:
+            report.kept.append(row.slide)
+    if grid is not None:
+        own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
+        progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
+    progress.begin(len(plans), sum(plan.windows for plan in plans))
+    if plans and (scales := note_of_scales(request.spec, mpps)):
+        progress.note(scales)
+    for mpp in mpps:
+        _note_enlarged(mpp, plans, progress)
+    for outcome in _embed(plans, store, encoder, options, progress, stop):
+        _count(outcome, report, progress)
+    report.telemetry.end()
+    _LOG.info("all slides: %s", report.telemetry)
+    return report
+
+
+def _embed(
+    plans: Sequence[SlidePlan],
+    store: FeatureStore,
+    encoder: Encoder,
+    options: ExtractOptions,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Iterator[Outcome]:
+    current: list[SlideSession] = []
+
+    def begun(session: SlideSession) -> None:
+        current[:] = [session]
+        progress.slide(session.name)
+        progress.advance(session.kept)
+
+    def kept(windows: int) -> None:
+        progress.advance(windows)
+        progress.figures(current[0].telemetry.shares())
+
+    return embed_slides(
+        plans,
+        lambda plan: open_session(plan, store, encoder, options, stop),
+        encoder,
+        options.threads,
+        begun=begun,
+        kept=kept,
+        stop=stop,
+    )
+
+
+def _count(outcome: Outcome, report: ExtractReport, progress: Progress) -> None:
+    name, session = outcome.plan.info.name, outcome.session
+    if session is not None:
+        report.telemetry.add(session.telemetry)
+    if outcome.failure is not None:
+        _fail(report, name, outcome.failure)
+        return
+    assert session is not None
+    report.done.append(name)
+    for rows in session.rows:
+        if rows.invalid:
+            progress.note(f"{name}: {rows.invalid} windows at {mpp_key(rows.mpp)} um/px cannot be read")
+        report.invalid += rows.invalid
+        report.skipped += rows.skipped
+
+
+def _build(request: EncoderRequest, store: FeatureStore | None, options: ExtractOptions) -> Encoder:
+    device, precision = device_of(request.device), request.precision
+    if precision == "auto":
+        stored = stored_precision(store, request.spec.name) if store else None
+        precision = auto_precision(request.spec, device, stored)
+    tokens = request.tokens
+    if tokens is None:
+        tokens = stored_tokens(store, request.spec.name) if store else 0
+    return build_encoder(
+        request.spec,
+        weights=request.weights,
+        random_weights=request.random_weights,
+        device=device,
+        precision=precision,
+        batch_size=options.batch_size,
+        compiled=request.compiled,
+        tokens=tokens,
+        trust_remote_code=request.trust_remote_code,
+    )
+
+
+def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -> None:
+    """Say so where windows are finer than the slides: allowed, but they hold no more than the slide does."""
+    finer = [plan.source.mpp for plan in plans if mpp in plan.recipes and mpp < plan.source.mpp * 0.999]
+    if finer:
+        scales = f"{min(finer):.4g}" if len(finer) == 1 else f"{min(finer):.4g} to {max(finer):.4g}"
+        progress.note(
+            f"windows at {mpp_key(mpp)} um/px are finer than {len(finer)} of the slides ({scales} um/px)"
+            f" and are enlarged, up to {max(finer) / mpp:.2f} times"
+        )
+
+
+def _fail(report: ExtractReport, name: str, error: MmapError) -> None:
+    _LOG.info("slide %s failed: %s", name, error)
+    report.failed[name] = str(error)

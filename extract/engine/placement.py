@@ -1,0 +1,138 @@
+"""Where a slide's windows are centred: its own spots, or a grid on its tissue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.readers import read_spots
+from mmap_st.data.spots import Spots
+from mmap_st.errors import ImageError, SlideRecipeError, SpotsError
+from mmap_st.extract.slides.grid import GridRequest, grid_spots, stored_grid
+from mmap_st.extract.slides.resolution import SourceMpp, resolve_source_mpp
+from mmap_st.extract.slides.slide import Slide, open_slide
+from mmap_st.extract.slides.tissue import Tissue, find_tissue
+from mmap_st.extract.store.reader import FeatureStore
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Spots of one slide, and what their places depend on.
+
+    Attributes
+    ----------
+    size_px
+        Width and height of the image.
+    source
+        Micrometres per level-0 pixel.
+    spots
+        Where windows are centred.
+    made_by
+        How a grid was laid; None where the spots are the slide's own.
+    tissue
+        Where it has tissue; None where nobody had to look.
+    """
+
+    size_px: tuple[int, int]
+    source: SourceMpp
+    spots: Spots
+    made_by: dict[str, Any] | None = None
+    tissue: Tissue | None = None
+
+
+def gets_spots(row: CohortSlide, grid: GridRequest | None) -> bool:
+    """Whether a row of a cohort has an image and, of its own or by a grid, spots."""
+    return row.image is not None and (row.spots is not None or grid is not None)
+
+
+def place_spots(row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None) -> Placement:
+    """Open a slide's image and place its spots, see `place_spots_on`."""
+    if row.image is None:
+        raise ImageError("the cohort names no image for it.")
+    slide = open_slide(row.image)
+    try:
+        return place_spots_on(slide, row, store, grid)
+    finally:
+        slide.close()
+
+
+def place_spots_on(
+    slide: Slide, row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None
+) -> Placement:
+    """Read a slide's spots; lay a grid where it has none.
+
+    A grid that the store has already is taken from there: it stays the same for all magnifications and
+    encoders, also when a later version of this program finds tissue otherwise.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be used; the reason is for the user.
+    """
+    if row.spots is not None or grid is None:
+        spots = read_spots(row)
+        check_inside(spots, slide.size)
+        source = resolve_source_mpp(row, slide.mpp, spots)
+        return Placement(slide.size, source, spots)
+    source = resolve_source_mpp(row, slide.mpp, None)
+    return _place_grid(row.slide, slide, source, store, grid)
+
+
+def check_inside(spots: Spots, size_px: tuple[int, int]) -> None:
+    """Refuse spots of which more than half lie outside the image: it cannot be theirs.
+
+    Raises
+    ------
+    SpotsError
+        Saying how far they reach.
+    """
+    outside = int(count_outside(spots, size_px))
+    if outside > len(spots) / 2:
+        x, y = spots.xy.max(axis=0)
+        raise SpotsError(
+            f"{outside} of {len(spots)} spots lie outside the image ({size_px[0]} x {size_px[1]} px; spots"
+            f" reach {x:.0f}, {y:.0f}): it is not the image that they were placed on, or not at full"
+            " resolution; name that image, or give the cohort's column scale."
+        )
+
+
+def count_outside(spots: Spots, size_px: tuple[int, int]) -> int:
+    """How many spots have their centre outside an image of `size_px` (width, height)."""
+    return int(((spots.xy < 0) | (spots.xy >= np.asarray(size_px))).any(axis=1).sum())
+
+
+def _place_grid(
+    name: str, slide: Slide, source: SourceMpp, store: FeatureStore | None, grid: GridRequest
+) -> Placement:
+    stored = store.slide(name) if store is not None and store.has_slide(name) else None
+    if stored is not None and stored.has_spots():
+        made_by = stored.spots_made_by()
+        there = stored_grid(made_by)
+        if there is None:
+            raise SlideRecipeError(
+                f"the store has it with {len(stored.spot_ids())} spots of a spot table, and --spots {grid}"
+                " asks for a grid; use another store, or name the spot table in the cohort."
+            )
+        if there != grid:
+            raise SlideRecipeError(
+                f"the store has it with a grid {there} and --spots {grid} was asked;"
+                f" use another store, or --spots {there}."
+            )
+        if (stored.size_px, stored.source_mpp) != (slide.size, source.mpp):
+            raise SlideRecipeError(
+                f"the store has its grid for an image of {_shape(stored.size_px, stored.source_mpp)}, and now"
+                f" it has {_shape(slide.size, source.mpp)};"
+                " use another store, or restore the image and its um/px."
+            )
+        return Placement(slide.size, source, Spots(stored.spot_ids(), stored.spot_xy()), made_by)
+    tissue = find_tissue(slide, source.mpp)
+    spots = grid_spots(tissue, slide.size, source.mpp, grid.pitch_um, grid.layout)
+    return Placement(slide.size, source, spots, grid.made_by(), tissue)
+
+
+def _shape(size_px: tuple[int, int] | None, mpp: float | None) -> str:
+    width, height = size_px or (0, 0)
+    return f"{width} x {height} px at {mpp or 0:.6g} um/px"

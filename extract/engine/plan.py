@@ -1,0 +1,227 @@
+"""What an extraction will do to each slide, and how, settled before any work begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.spots import Spots
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError
+from mmap_st.extract.engine.placement import place_spots
+from mmap_st.extract.engine.recipes import slide_recipe
+from mmap_st.extract.slides.grid import GridRequest
+from mmap_st.extract.slides.resolution import SourceMpp
+from mmap_st.extract.store.magnification import Magnification
+from mmap_st.extract.store.reader import FeatureStore, SlideInfo, StoredSlide
+from mmap_st.extract.store.recipe import Recipe, differences, is_imported, run_part, slide_part
+from mmap_st.extract.store.writer import check_spots, mismatch_sentence
+from mmap_st.extract.windows.geometry import mpp_key
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """One slide to embed.
+
+    Attributes
+    ----------
+    info
+        What the store will say of it.
+    image
+        Its file.
+    spots
+        Where windows are centred.
+    source
+        Micrometres per level-0 pixel.
+    recipes
+        Recipe of each magnification that is not complete, finest first.
+    kept
+        Number of magnifications that are complete already.
+    made_by
+        How a grid of spots was laid; None where the spots are the slide's own.
+    """
+
+    info: SlideInfo
+    image: Path
+    spots: Spots
+    source: SourceMpp
+    recipes: dict[float, Recipe]
+    kept: int
+    made_by: dict[str, Any] | None = None
+
+    @property
+    def windows(self) -> int:
+        """Windows that are not in the store as complete magnifications."""
+        return len(self.spots) * len(self.recipes)
+
+
+def plan_slide(
+    row: CohortSlide,
+    store: FeatureStore,
+    shared: Recipe,
+    mpps: Sequence[float],
+    *,
+    overwrite: bool,
+    grid: GridRequest | None = None,
+) -> SlidePlan:
+    """Check one slide's inputs and find what of it is still to be done.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be used; the reason is for the user.
+    """
+    placed = place_spots(row, store, grid)
+    assert row.image is not None
+    size, spots, source = placed.size_px, placed.spots, placed.source
+    info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
+    encoder = shared["encoder"]["name"]
+    wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}
+    stored = {}
+    if store.has_slide(row.slide):
+        slide_in_store = store.slide(row.slide)
+        if slide_in_store.has_spots():
+            check_spots(store, row.slide, spots)
+        _check_one_picture(slide_in_store, encoder, wanted, overwrite=overwrite)
+        stored = {m.mpp: m for m in slide_in_store.magnifications(encoder)}
+    recipes: dict[float, Recipe] = {}
+    for mpp, recipe in wanted.items():
+        there = stored.get(mpp)
+        different = differences(there.recipe, recipe) if there else []
+        if different and not overwrite:
+            raise SlideRecipeError(mismatch_sentence(encoder, mpp, different))
+        incomplete = there is None or not there.complete
+        if incomplete or different or (overwrite and there is not None and there.unreadable().any()):
+            recipes[mpp] = recipe
+    kept = len(mpps) - len(recipes)
+    return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
+
+
+def _check_one_picture(
+    slide: StoredSlide, encoder: str, wanted: Mapping[float, Recipe], *, overwrite: bool
+) -> None:
+    """Refuse to put windows of another image, mpp or spots beside those that stay in the store."""
+    new = next(iter(wanted.values()))
+    for name in slide.encoders():
+        for magnification in slide.magnifications(name):
+            stored = magnification.recipe
+            replaced = overwrite and name == encoder and magnification.mpp in wanted
+            if is_imported(stored):
+                # Made of a picture that is not known here, and beside it only under another name.
+                different = differences(stored, new) if name == encoder else []
+            else:
+                different = differences(slide_part(stored), slide_part(new))
+            if different and not replaced:
+                raise SlideRecipeError(mismatch_sentence(name, magnification.mpp, different))
+
+
+def stored_precision(store: FeatureStore, encoder: str) -> str | None:
+    """Precision of what was extracted into the store with an encoder."""
+    for _, found in stored_magnifications(store, encoder):
+        if not is_imported(found.recipe):
+            return str(found.recipe["precision"])
+    return None
+
+
+def stored_tokens(store: FeatureStore, encoder: str) -> int:
+    """Side of the grid of tokens that the store has of an encoder; 0 where it has none."""
+    for _, found in stored_magnifications(store, encoder):
+        return int(found.recipe.get("tokens", 0))
+    return 0
+
+
+def check_run_recipe(store: FeatureStore, shared: Recipe) -> None:
+    """Refuse a run whose encoder, weights or precision differ from what the store has of that encoder.
+
+    Raises
+    ------
+    RecipeMismatchError
+        Naming the differences.
+    """
+    encoder = shared["encoder"]["name"]
+    for slide, found in stored_magnifications(store, encoder):
+        different = differences(run_part(found.recipe), shared)
+        if different:
+            raise RecipeMismatchError(
+                f"{store.path}, slide {slide}: {mismatch_sentence(encoder, found.mpp, different)}"
+            )
+
+
+def check_width(
+    store: FeatureStore, encoder: str, width: int, replaced: Container[tuple[str, float]] = ()
+) -> None:
+    """Refuse embeddings of another length than the store has of that encoder: a head takes one length.
+
+    Parameters
+    ----------
+    replaced
+        Slides and mpps that are to be overwritten, whose length is no matter.
+
+    Raises
+    ------
+    RecipeMismatchError
+        Naming a slide that has another.
+    """
+    for slide, found in stored_magnifications(store, encoder):
+        if found.whole and (slide, found.mpp) not in replaced and found.width != width:
+            raise RecipeMismatchError(width_sentence(encoder, width, slide, found.mpp, found.width))
+
+
+def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
+    """What is said where embeddings of one encoder differ in length."""
+    return (
+        f"embeddings of {encoder} are {width} long here and {stored} long in the store (slide {slide},"
+        f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
+    )
+
+
+def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[str, Magnification]]:
+    """All that a store has of an encoder, complete or not, with the slide that it is of."""
+    for name in store.slides():
+        for magnification in store.slide(name).magnifications(encoder):
+            yield name, magnification
+
+
+_MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How a run goes about its work; none of it changes an embedding, but `tissue_min` leaves some out.
+
+    Attributes
+    ----------
+    batch_size
+        Windows read, embedded and kept together; None: 32 on a CPU, 256 elsewhere.
+    workers
+        Threads that decode tiles and resize windows; None: one a CPU core, at most 16.
+    chunk
+        Rows of a chunk of the store.
+    overwrite
+        Replace what another recipe made.
+    cache_mb
+        Memory for decoded tiles, of each slide in flight, in MiB; up to three slides may be: one that is
+        read, one that is opened ahead, one that is written. Windows that need more get more.
+    tissue_min
+        Windows with a smaller share of tissue are not embedded.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    chunk: int = 1024
+    overwrite: bool = False
+    cache_mb: int = 256
+    tissue_min: float = 0.0
+
+    @property
+    def threads(self) -> int:
+        """Number of reading threads."""
+        return self.workers or min(usable_cores(), _MOST_WORKERS)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,210 @@
+"""Previews: the tissue that was found and the spots on it, drawn over a slide before it is embedded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.errors import ImageError, RequestError, SlideError, TissueError
+from mmap_st.extract.engine.placement import Placement, gets_spots, place_spots_on
+from mmap_st.extract.slides.grid import GridRequest, stored_grid
+from mmap_st.extract.slides.slide import Slide, open_slide
+from mmap_st.extract.slides.tissue import Tissue, find_tissue, share_on_tissue
+from mmap_st.extract.store.reader import FeatureStore, encode_name, holds_anything
+
+_LONGEST_PX = 2000
+_SHORTEST_PX = 1000
+_OUTLINE = (0, 166, 90)
+_SPOT = (255, 214, 0)
+_RIM = (40, 32, 0)
+_INK = (30, 30, 30)
+_QUIET = (95, 95, 95)
+#: Dots are drawn so many times larger and shrunk, for smooth edges.
+_FINER = 3
+
+
+@dataclass
+class PreviewReport:
+    """Pictures written, slides without an image or spots, and why others failed."""
+
+    written: dict[str, Path] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def preview_cohort(
+    cohort: Cohort,
+    store_path: Path | None,
+    folder: Path,
+    grid: GridRequest | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> PreviewReport:
+    """Write one JPEG a slide, of the spots that an extraction into this store would embed.
+
+    Parameters
+    ----------
+    cohort
+        Slides; rows without an image, or without spots where no grid is asked for, are passed over.
+    store_path
+        A feature store, which is only read; there need not be one (yet).
+    folder
+        Where to write.
+    grid
+        Laid on the tissue of slides that have no spot table.
+    tell
+        Told which slide is being drawn.
+
+    Raises
+    ------
+    RequestError
+        If the folder is a file, or the store is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"--preview {folder} is a file; name a folder.")
+    there = store_path is not None and holds_anything(store_path)
+    store = FeatureStore.open(store_path) if store_path is not None and there else None
+    report = PreviewReport()
+    for row in cohort.slides:
+        if not gets_spots(row, grid):
+            report.passed_over.append(row.slide)
+            continue
+        tell(f"drawing {row.slide}")
+        try:
+            picture = _preview_slide(row, store, grid)
+        except SlideError as error:
+            report.failed[row.slide] = str(error)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{encode_name(row.slide)}.jpg"
+        picture.save(path, quality=88, subsampling=0)
+        report.written[row.slide] = path
+    return report
+
+
+def _preview_slide(row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None) -> Image.Image:
+    if row.image is None:
+        raise ImageError("the cohort names no image for it.")
+    slide = open_slide(row.image)
+    try:
+        placed = place_spots_on(slide, row, store, grid)
+        tissue = placed.tissue or _tissue_or_none(slide, placed.source.mpp)
+        return draw_preview(slide.thumbnail(_LONGEST_PX), row.slide, placed, tissue)
+    finally:
+        slide.close()
+
+
+def _tissue_or_none(slide: Slide, mpp: float) -> Tissue | None:
+    """Spots of a slide's own are shown also where no tissue is found."""
+    try:
+        return find_tissue(slide, mpp)
+    except TissueError:
+        return None
+
+
+def draw_preview(thumbnail: Image.Image, name: str, placed: Placement, tissue: Tissue | None) -> Image.Image:
+    """Draw the outline of the tissue and the spots over a thumbnail, with a caption and a scale bar below."""
+    enlarged = math.ceil(_SHORTEST_PX / max(thumbnail.size))
+    picture = thumbnail.resize((thumbnail.width * enlarged, thumbnail.height * enlarged))
+    scale = placed.size_px[0] / picture.width
+    if tissue is not None:
+        _draw_outline(picture, tissue)
+    _draw_spots(picture, placed, scale)
+    return _with_caption(picture, name, placed, tissue, placed.source.mpp * scale)
+
+
+def _draw_outline(picture: Image.Image, tissue: Tissue) -> None:
+    mask = Image.fromarray(tissue.mask).convert("L").resize(picture.size, Image.Resampling.BICUBIC)
+    inside = np.pad(np.asarray(mask) > 127, 1)  # where tissue is cut by the picture's edge, so is the outline
+    depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+    width = max(picture.size) / 500
+    strength = np.where(depth > 0, np.clip(width + 0.5 - depth, 0.0, 1.0), 0.0)
+    picture.paste(_OUTLINE, mask=Image.fromarray((255 * strength).astype(np.uint8)))
+
+
+def _draw_spots(picture: Image.Image, placed: Placement, scale: float) -> None:
+    pitch_um = _pitch_um(placed)
+    radius = 4.0
+    if pitch_um is not None:
+        radius = min(max(0.16 * pitch_um / placed.source.mpp / scale, 0.8), 7.0)
+    rim = max(radius * 0.3, 0.4)
+    finer = picture.width * _FINER, picture.height * _FINER
+    for colour, reach in ((_RIM, (radius + rim) * _FINER), (_SPOT, radius * _FINER)):
+        dots = Image.new("L", finer)
+        pen = ImageDraw.Draw(dots)
+        for x, y in (placed.spots.xy / scale * _FINER).tolist():
+            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
+        picture.paste(colour, mask=dots.resize(picture.size, Image.Resampling.BOX))
+
+
+def _pitch_um(placed: Placement) -> float | None:
+    grid = stored_grid(placed.made_by)
+    return placed.spots.pitch_um if grid is None else grid.pitch_um
+
+
+def _with_caption(
+    picture: Image.Image, name: str, placed: Placement, tissue: Tissue | None, um_per_px: float
+) -> Image.Image:
+    size = max(picture.size) // 75
+    title, plain = ImageFont.load_default(size * 1.25), ImageFont.load_default(size)
+    margin = size
+    bar_um = _nice_length(picture.width * um_per_px / 6)
+    bar_px = bar_um / um_per_px
+    lines = _wrapped(_facts(placed, tissue), plain, picture.width - 4 * margin - bar_px)
+    step = round(size * 1.5)
+    height = 2 * margin + round(1.7 * size) + step * len(lines)
+    canvas = Image.new("RGB", (picture.width, picture.height + height), "white")
+    canvas.paste(picture)
+    pen = ImageDraw.Draw(canvas)
+    top = picture.height + margin
+    pen.line((0, picture.height, picture.width, picture.height), fill=(200, 200, 200))
+    pen.text((margin, top), name, fill=_INK, font=title)
+    for number, line in enumerate(lines):
+        pen.text((margin, top + round(1.9 * size) + step * number), line, fill=_QUIET, font=plain)
+    right = picture.width - margin
+    text = f"{bar_um / 1000:g} mm" if bar_um >= 1000 else f"{bar_um:g} um"
+    pen.text((right - bar_px / 2, top), text, fill=_INK, font=plain, anchor="ma")
+    bar_top = top + round(1.4 * size)
+    pen.rectangle((right - bar_px, bar_top, right, bar_top + size // 4), fill=_INK)
+    return canvas
+
+
+def _facts(placed: Placement, tissue: Tissue | None) -> list[str]:
+    width, height = placed.size_px
+    mpp, pitch_um, grid = placed.source.mpp, _pitch_um(placed), stored_grid(placed.made_by)
+    facts = [f"{width} x {height} px", f"{mpp:.4g} um/px ({placed.source.source})"]
+    if grid is not None:
+        facts.append(f"{len(placed.spots)} spots, {grid.layout} grid")
+    else:
+        facts.append(f"{len(placed.spots)} spots of its own")
+    if pitch_um is not None:
+        facts.append(f"{pitch_um:g} um apart")
+    if tissue is None:
+        return [*facts, "no tissue found"]
+    area = np.count_nonzero(tissue.mask) * tissue.scale[0] * tissue.scale[1] * (mpp / 1000) ** 2
+    share = share_on_tissue(tissue, placed.spots.xy)
+    return [*facts, f"{area:.3g} mm2 of tissue", *([] if grid else [f"{share:.0%} of spots on it"])]
+
+
+def _wrapped(facts: list[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room: float) -> list[str]:
+    """Facts in lines that fit."""
+    lines: list[str] = []
+    for fact in facts:
+        longer = f"{lines[-1]} · {fact}" if lines else fact
+        if lines and font.getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(fact)
+    return lines
+
+
+def _nice_length(most_um: float) -> float:
+    """The largest of 1, 2 or 5 times a power of ten that is not above `most_um`."""
+    power = 10.0 ** math.floor(math.log10(most_um))
+    return max(step * power for step in (1, 2, 5) if step * power <= most_um * (1 + 1e-9))

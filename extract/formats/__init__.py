@@ -1,1 +1,0 @@
-"""Kinds of slide images, one module each; `mmap_st.extract.slide` chooses among them."""

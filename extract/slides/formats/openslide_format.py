@@ -1,0 +1,145 @@
+"""Whole-slide images that OpenSlide reads tile by tile: those of scanners, tiled TIFF, DICOM."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmap_st.errors import ImageError, RegionError
+from mmap_st.extract.slides.formats.jpeg_tiles import JpegTiles, jpeg_pages
+from mmap_st.extract.slides.formats.pixels import (
+    TILE_PX,
+    Level,
+    Pyramid,
+    flatten,
+    levels_of,
+    on_white,
+    pasted,
+    plausible_mpp,
+)
+
+#: Formats whose levels are a TIFF's pages, pixel for pixel.
+_PLAIN_TIFF = ("aperio", "generic-tiff")
+#: Larger tiles than this are no unit to read by: whole strips, or a format that has no tiles.
+_LARGEST_TILE_PX = 2048
+
+
+class OpenSlideSlide(Pyramid):
+    """An image opened by OpenSlide."""
+
+    def __init__(self, path: Path, *, mpp: float | None = None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._slide = self._open()
+        properties = self._slide.properties
+        sizes = [(int(w), int(h)) for w, h in self._slide.level_dimensions]
+        self._levels = levels_of(sizes, [_tile(properties, level) for level in range(len(sizes))])
+        self._downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        self._mpp = _mpp(properties) or mpp
+        self._tiles = _jpeg_tiles(path, properties, self._levels)
+
+    def _open(self) -> Any:
+        import openslide
+
+        try:
+            return openslide.OpenSlide(self._path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
+
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        import openslide
+
+        # Only what lies inside: at coordinates below zero OpenSlide's lower levels are a pixel off.
+        inside = on_white(box, self._levels[level].size)
+        if inside is None:
+            return pasted(None, None, box)
+        x0, y0, x1, y1 = inside
+        slide = self._slide
+        # OpenSlide wants the corner in level-0 pixels, and takes it to the level by its own downsample, one
+        # for both axes: rounding puts the corner off by half a level-0 pixel at most.
+        own = self._downsamples[level]
+        where = (round(x0 * own), round(y0 * own)), level, (x1 - x0, y1 - y0)
+        try:
+            region = slide.read_region(*where)
+        except openslide.OpenSlideError:
+            # Of this region, or of one that another thread read: an error stays with the handle.
+            self._reopen(slide)
+            region = self._read_alone(where, box)
+        return pasted(flatten(region), inside, box)
+
+    def _read_alone(self, where: tuple[Any, int, Any], box: tuple[int, int, int, int]) -> Image.Image:
+        """Read with a handle that nobody else uses."""
+        import openslide
+
+        fresh = self._open()
+        try:
+            region: Image.Image = fresh.read_region(*where)
+        except openslide.OpenSlideError as error:
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+        finally:
+            fresh.close()
+        return region
+
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        tile = self._tiles.read(level, column, row) if self._tiles is not None else None
+        return super().read_tile(level, column, row) if tile is None else tile
+
+    def close(self) -> None:
+        self._slide.close()
+        if self._tiles is not None:
+            self._tiles.close()
+
+    def _reopen(self, failed: object) -> None:
+        """After one error OpenSlide refuses every later read of a handle: take a fresh one."""
+        with self._lock:
+            if self._slide is failed:
+                self._slide = self._open()
+
+
+def dicom_series(path: Path) -> str | None:
+    """Which series, and so which slide, a DICOM file is of; None where OpenSlide cannot tell."""
+    import openslide
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID")
+    except (openslide.OpenSlideError, OSError):
+        return None
+
+
+def _tile(properties: Any, level: int) -> tuple[int, int]:
+    """Width and height of a level's tiles."""
+    width, height = (
+        int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
+    )
+    sane = 0 < width <= _LARGEST_TILE_PX and 0 < height <= _LARGEST_TILE_PX
+    return (width, height) if sane else (TILE_PX, TILE_PX)
+
+
+def _jpeg_tiles(path: Path, properties: Any, levels: tuple[Level, ...]) -> JpegTiles | None:
+    """Direct access to the tiles, where a slide is a plain TIFF of JPEGs."""
+    import tifffile
+
+    if properties.get("openslide.vendor") not in _PLAIN_TIFF:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = jpeg_pages(file.pages, levels)
+            return None if pages is None else JpegTiles(path, pages)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None  # OpenSlide opened it, and reads it alone
+
+
+def _mpp(properties: Any) -> float | None:
+    """Mean of both axes; None where the file does not say, or says what cannot be."""
+    values = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+    try:
+        x, y = (float(value) for value in values if value is not None)
+    except ValueError:
+        return None
+    return plausible_mpp(x, y)

@@ -1,0 +1,84 @@
+"""JPEG, PNG and TIFF without tiles: decoded once and held in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from mmap_st.errors import ImageError
+from mmap_st.extract.slides.formats.pixels import (
+    Pyramid,
+    any_size,
+    flatten,
+    levels_of,
+    mpp_of_resolution,
+    on_white,
+    pasted,
+    shrunk,
+)
+
+_PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+_TIFF_X_RESOLUTION, _TIFF_UNIT = 282, 296
+_TIFF_UNITS = {2: "inch", 3: "centimeter"}
+
+
+class PlainSlide(Pyramid):
+    """An image that Pillow decodes as a whole, when it is first read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._decoding = threading.Lock()
+        self._decoded: Image.Image | None = None
+        with self._image() as image:
+            self._levels = levels_of([image.size])
+            self._mpp = _tiff_mpp(image)
+            if image.mode not in _PLAIN_MODES:
+                raise ImageError(f"{path} has pixels of kind {image.mode}; convert it to 8-bit RGB.")
+
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        inside = on_white(box, self.size)
+        return pasted(self._picture().crop(inside) if inside else None, inside, box)
+
+    def thumbnail(self, longest_px: int) -> Image.Image:
+        return shrunk(self._picture(), longest_px)
+
+    def close(self) -> None:
+        self._decoded = None
+
+    def _picture(self) -> Image.Image:
+        with self._decoding:
+            if self._decoded is None:
+                with self._image() as image:
+                    self._decoded = flatten(image)
+            return self._decoded
+
+    @contextmanager
+    def _image(self) -> Iterator[Image.Image]:
+        try:
+            with any_size():
+                image = Image.open(self._path)
+            with image:
+                yield image
+        except UnidentifiedImageError as error:
+            raise ImageError(
+                f"{self._path} is no image that OpenSlide, tifffile or Pillow can read."
+            ) from error
+        except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+            raise ImageError(
+                f"{self._path} is damaged and cannot be decoded ({error}); copy it again."
+            ) from error
+
+
+def _tiff_mpp(image: Image.Image) -> float | None:
+    """From a TIFF's resolution; that of JPEG and PNG is a printer's and says nothing of tissue."""
+    if image.format != "TIFF":
+        return None
+    tags = getattr(image, "tag_v2", {})
+    try:
+        return mpp_of_resolution(float(tags[_TIFF_X_RESOLUTION]), _TIFF_UNITS[int(tags[_TIFF_UNIT])])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,150 @@
+"""Grids: spots for slides that were never sequenced, laid on their tissue."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmap_st.data.spots import Spots
+from mmap_st.errors import RequestError, TissueError
+from mmap_st.extract.slides.tissue import METHOD, Tissue, on_tissue
+
+_FORMS = {"grid": "square", "hex": "hexagonal"}
+_ACCEPTED = "grid:100 (a square grid, 100 um apart) or hex:100 (rows shifted by half, as Visium's)"
+_TECHNOLOGY = {"square": "grid", "hexagonal": "hexagonal grid"}
+_SMALLEST_PITCH_UM = 1.0
+_LARGEST_PITCH_UM = 10_000.0
+_MOST_SPOTS = 5_000_000
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """The grid that a user asks for.
+
+    Attributes
+    ----------
+    layout
+        ``square`` or ``hexagonal``.
+    pitch_um
+        Distance between neighbouring spots in micrometres.
+    """
+
+    layout: str
+    pitch_um: float
+
+    def __str__(self) -> str:
+        form = next(form for form, layout in _FORMS.items() if layout == self.layout)
+        return f"{form}:{self.pitch_um:.10g}"
+
+    def made_by(self) -> dict[str, Any]:
+        """What a store records of how these spots were made."""
+        return {"layout": self.layout, "pitch_um": self.pitch_um, "tissue": METHOD}
+
+
+def parse_grid(text: str) -> GridRequest:
+    """Read ``--spots grid:100`` or ``--spots hex:100``.
+
+    Raises
+    ------
+    RequestError
+        If it is neither, or the pitch is no distance between 1 um and 10 mm.
+    """
+    form, _, number = text.strip().lower().partition(":")
+    if form not in _FORMS:
+        raise RequestError(f"--spots {text}: give {_ACCEPTED}.")
+    try:
+        pitch_um = float(number.removesuffix("um"))
+    except ValueError:
+        raise RequestError(f"--spots {text}: {number!r} is no number; give {_ACCEPTED}.") from None
+    if not _SMALLEST_PITCH_UM <= pitch_um <= _LARGEST_PITCH_UM:
+        raise RequestError(
+            f"--spots {text}: spots may lie {_SMALLEST_PITCH_UM:g} to {_LARGEST_PITCH_UM:g} um apart;"
+            f" give {_ACCEPTED}."
+        )
+    return GridRequest(_FORMS[form], pitch_um)
+
+
+def stored_grid(made_by: dict[str, Any] | None) -> GridRequest | None:
+    """The grid that made a store's spots; None where they are from a spot table."""
+    return GridRequest(made_by["layout"], made_by["pitch_um"]) if made_by else None
+
+
+def grid_spots(
+    tissue: Tissue, size_px: tuple[int, int], source_mpp: float, pitch_um: float, layout: str
+) -> Spots:
+    """Lay a grid over a slide and keep the spots whose centre lies on tissue.
+
+    The first spot of a square grid lies half a pitch from the slide's upper and left edge. In a hexagonal one
+    rows are ``sqrt(3) / 2`` of the pitch apart and odd ones shifted by half a pitch, so that every spot has
+    six neighbours. Places are exact, not rounded to pixels, and depend on nothing but these arguments.
+
+    Parameters
+    ----------
+    tissue
+        Where there is tissue.
+    size_px
+        Width and height of the slide in level-0 pixels.
+    source_mpp
+        Micrometres per level-0 pixel.
+    pitch_um
+        Distance between neighbouring spots in micrometres.
+    layout
+        ``square`` or ``hexagonal``.
+
+    Returns
+    -------
+    Spots named by row and column of the grid, such as ``r0012c0034``, row by row. Their `pitch_um` is None:
+    it was made from `source_mpp`, and so is no evidence for it.
+
+    Raises
+    ------
+    TissueError
+        If no spot falls on tissue, or more do than can be embedded.
+    """
+    pitch = pitch_um / source_mpp
+    row_step = 1.0 if layout == "square" else math.sqrt(3.0) / 2.0
+    shift = 0.0 if layout == "square" else 0.5
+    _check_number(tissue, pitch, pitch**2 * row_step, pitch_um)
+    width, height = size_px
+    # Only rows that cross tissue are looked at: a fine grid over a whole slide would not fit in memory.
+    tissue_rows = np.flatnonzero(tissue.mask.any(axis=1))
+    top, bottom = tissue_rows[0] * tissue.scale[1], (tissue_rows[-1] + 1) * tissue.scale[1]
+    first = max(math.floor(top / (pitch * row_step) - 0.5), 0)
+    last = math.ceil(min(bottom, height) / (pitch * row_step) - 0.5)
+    columns = np.arange(math.ceil(width / pitch))
+    ids: list[str] = []
+    array, xy = [], []
+    for row in range(first, last + 1):
+        across = columns + shift * (row % 2)
+        centre = np.column_stack(
+            [(across + 0.5) * pitch, np.full(len(across), (row + 0.5) * row_step * pitch)]
+        )
+        kept = on_tissue(tissue, centre) & (centre < size_px).all(axis=1)
+        ids += [f"r{row:04d}c{column:04d}" for column in columns[kept]]
+        array.append(np.column_stack([across[kept], np.full(int(kept.sum()), row * row_step)]))
+        xy.append(centre[kept])
+    if not ids:
+        raise TissueError(
+            f"no spot of a grid {pitch_um:g} um apart falls on its tissue; ask for a finer grid."
+        )
+    return Spots(
+        tuple(ids),
+        np.concatenate(xy),
+        array=np.concatenate(array).astype(np.float64),
+        technology=_TECHNOLOGY[layout],
+    )
+
+
+def _check_number(tissue: Tissue, pitch_px: float, cell_px2: float, pitch_um: float) -> None:
+    """Refuse a grid of more spots than can be embedded, before any is made."""
+    area = float(np.count_nonzero(tissue.mask)) * tissue.scale[0] * tissue.scale[1]
+    spots = area / cell_px2
+    if spots > _MOST_SPOTS:
+        coarser = pitch_um * math.sqrt(spots / _MOST_SPOTS)
+        raise TissueError(
+            f"a grid {pitch_um:g} um apart would have about {spots / 1e6:.0f} million spots on it;"
+            f" ask for at least {math.ceil(coarser)} um."
+        )

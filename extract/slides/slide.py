@@ -1,0 +1,145 @@
+"""Slides: open an image of any kind and read regions of it, at any level of its pyramid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmap_st.errors import ImageError
+from mmap_st.extract.slides.formats.ome_zarr import OmeZarrSlide, is_ome_zarr
+from mmap_st.extract.slides.formats.openslide_format import OpenSlideSlide, dicom_series
+from mmap_st.extract.slides.formats.pixels import Level
+from mmap_st.extract.slides.formats.plain import PlainSlide
+from mmap_st.extract.slides.formats.tiff import TiffSlide, is_ome, ome_mpp_of
+
+__all__ = ["Level", "Slide", "open_slide", "slide_files"]
+
+_TIFF_SUFFIXES = (".tif", ".tiff", ".btf")
+
+
+class Slide(Protocol):
+    """An open slide image.
+
+    Attributes
+    ----------
+    size
+        Width and height in level-0 pixels.
+    mpp
+        Micrometres per pixel from the image's own metadata, or None.
+    levels
+        Of its pyramid, finest first; one where it has none.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def mpp(self) -> float | None: ...
+
+    @property
+    def levels(self) -> tuple[Level, ...]: ...
+
+    def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
+        """Read x0, y0, x1, y1 in pixels of a level as RGB; white outside. Safe to call from threads.
+
+        Raises
+        ------
+        RegionError
+            If this region cannot be decoded; others may be.
+        ImageError
+            If the image as a whole cannot be decoded.
+        """
+        ...
+
+    def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        """Decode one tile of a level as (h, w, 3) RGB, cut at the level's edge. Safe to call from threads.
+
+        Raises
+        ------
+        RegionError
+            If this tile cannot be decoded; others may be.
+        ImageError
+            If the image as a whole cannot be decoded.
+        """
+        ...
+
+    def thumbnail(self, longest_px: int) -> Image.Image:
+        """The whole slide as RGB, its longer side at most `longest_px`."""
+        ...
+
+    def close(self) -> None:
+        """Free the image."""
+        ...
+
+
+def open_slide(path: Path) -> Slide:
+    """Open a slide.
+
+    OME-Zarr by zarr; OME-TIFF by tifffile, which knows its pyramid and scale; what OpenSlide knows by
+    OpenSlide; the rest by Pillow, decoded once into memory, or by tifffile where Pillow cannot.
+
+    Parameters
+    ----------
+    path
+        A file; for DICOM one of its files or the folder that holds them; for OME-Zarr a folder.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, damaged or no image.
+    """
+    if not path.exists():
+        raise ImageError(f"the image {path} does not exist; correct the path in the cohort.")
+    if is_ome_zarr(path):
+        return OmeZarrSlide(path)
+    file = _one_file(path)
+    ome = file.suffix.lower() in _TIFF_SUFFIXES and is_ome(file)
+    if ome:
+        try:
+            return TiffSlide(file)
+        except ImageError:
+            if not _known_to_openslide(file):
+                raise
+    try:
+        if _known_to_openslide(file):
+            return OpenSlideSlide(file, mpp=ome_mpp_of(file) if ome else None)
+        return PlainSlide(file)
+    except ImageError as refused:
+        if file.suffix.lower() not in _TIFF_SUFFIXES:
+            raise
+        # TIFF has many compressions: tifffile knows more of them than OpenSlide and Pillow.
+        try:
+            return TiffSlide(file)
+        except ImageError as reason:
+            raise refused from reason
+
+
+def slide_files(path: Path) -> tuple[Path, ...]:
+    """The files that an image is in, sorted: itself, or those of its folder."""
+    return tuple(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else (path,)
+
+
+def _one_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    if not dicom:
+        raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
+    # Annotations and the like are of no series that OpenSlide knows.
+    series = {name: file for file in reversed(dicom) if (name := dicom_series(file)) is not None}
+    if len(series) > 1:
+        raise ImageError(
+            f"{path} holds {len(series)} DICOM slides; name a file of the one that is meant, such as"
+            f" {min(series.values())}, or give each a folder of its own."
+        )
+    return next(iter(series.values()), dicom[0])
+
+
+def _known_to_openslide(path: Path) -> bool:
+    import openslide
+
+    return openslide.OpenSlide.detect_format(path) is not None

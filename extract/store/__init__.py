@@ -1,0 +1,1 @@
+"""The feature store: what is in it, reading, writing, locks and journals."""

@@ -1,0 +1,188 @@
+"""Finished rows of a magnification, kept on disk before their chunk of the store is whole.
+
+Spots are read in an order that suits the slide, so the rows of a chunk are finished one here, one there. Each
+batch is appended to a file beside the store; whatever ends the process, no finished batch is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zlib
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import StoreError
+from mmap_st.extract.store.reader import store_errors
+
+_MAGIC = "mmap-journal 1"
+_HEADER_BYTES = 128
+#: Records read at a time when a journal is opened again.
+_SCANNED_AT_A_TIME = 4096
+_ATTEMPTS = 20
+
+
+class Journal:
+    """An append-only file of rows, each with a check sum; what a killed process left torn is cut off.
+
+    Rows that could not be read are not taken over from an earlier process: a share may be back.
+    On reading, rows are held against number and check sum once more.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made.
+    recipe_sha256
+        Of what the rows are made by: a journal of another recipe is begun anew.
+    n
+        Rows of the whole magnification.
+    width
+        Length of an embedding.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be written.
+    """
+
+    def __init__(self, path: Path, recipe_sha256: str, n: int, width: int) -> None:
+        self._path = path
+        self._record = np.dtype(
+            [("row", "<i8"), ("valid", "<i4"), ("embedding", "<f4", (width,)), ("crc", "<u4")]
+        )
+        self._place = np.full(n, -1, np.int64)
+        header = f"{_MAGIC} {recipe_sha256} {n} {width}".encode().ljust(_HEADER_BYTES, b"\n")
+        self._count = 0
+        with store_errors(path):
+            # Always a new file: a writer that lost its lock and does not know yet writes to the old one.
+            draft = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+            self._file = _open_new(draft)
+            self._write(header)
+            if path.exists():
+                with path.open("rb") as before:
+                    if before.read(_HEADER_BYTES) == header:
+                        self._take_over(before)
+            for leftover in path.parent.glob(f"{path.stem}.*.partial"):
+                if leftover != draft:
+                    leftover.unlink(missing_ok=True)
+            # What was safe on disk before must be so again before the old file goes.
+            os.fsync(self._file.fileno())
+            draft.replace(path)
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(n,) which rows are here."""
+        return self._place >= 0
+
+    def append(
+        self, rows: NDArray[np.int64], embedding: NDArray[np.float32], valid: NDArray[np.bool_]
+    ) -> None:
+        """Keep rows (k,) with their embeddings (k, d); valid (k,) is False where a window could not be read.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be written; then none of them counts.
+        """
+        records = np.zeros(len(rows), self._record)
+        records["row"], records["valid"], records["embedding"] = rows, valid, embedding
+        records["crc"] = _check_sums(records)
+        with store_errors(self._path):
+            try:
+                self._file.seek(self._end())
+                self._write(records.tobytes())
+            except OSError:
+                self._file.truncate(self._end())
+                raise
+        self._place[rows] = np.arange(self._count, self._count + len(rows))
+        self._count += len(rows)
+
+    def read(self, rows: range) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Embeddings (k, d) and validity (k,) of rows; those that are not here are not valid."""
+        places = self._place[rows.start : rows.stop]
+        records = np.zeros(len(rows), self._record)
+        with store_errors(self._path):
+            for i in np.flatnonzero(places >= 0):
+                self._file.seek(_HEADER_BYTES + int(places[i]) * self._record.itemsize)
+                data = self._file.read(self._record.itemsize)
+                record = np.frombuffer(data.ljust(self._record.itemsize, b"\0"), self._record)
+                if record["row"][0] != rows.start + i or record["crc"][0] != _check_sums(record)[0]:
+                    raise StoreError(
+                        f"{self._path} was changed by another program; run the same command again."
+                    )
+                records[i] = record[0]
+        return np.array(records["embedding"]), records["valid"] > 0
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._place[:] = -1
+        self._count = 0
+        with store_errors(self._path):
+            self._file.truncate(self._end())
+
+    def close(self) -> None:
+        """Close the file; what is in it stays."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """Remove the file, and the folders that hold nothing else."""
+        self._file.close()
+        with store_errors(self._path):
+            self._path.unlink(missing_ok=True)
+            for folder in (self._path.parent, self._path.parent.parent, self._path.parent.parent.parent):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # it holds others' journals
+
+    def _end(self) -> int:
+        return _HEADER_BYTES + self._count * self._record.itemsize
+
+    def _write(self, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += self._file.write(memoryview(data)[written:]) or 0
+
+    def _take_over(self, before: BinaryIO) -> None:
+        """Copy the whole records of readable rows, up to the first that is torn."""
+        size = self._record.itemsize
+        while True:
+            data = before.read(_SCANNED_AT_A_TIME * size)
+            records = np.frombuffer(data[: len(data) // size * size], self._record)
+            good = (records["crc"] == _check_sums(records)) & (records["row"] < len(self._place))
+            whole = len(records) if good.all() else int(np.argmin(good))
+            records = records[:whole]
+            kept = records[records["valid"] > 0]
+            self._write(kept.tobytes())
+            self._place[kept["row"]] = np.arange(self._count, self._count + len(kept))
+            self._count += len(kept)
+            if whole < _SCANNED_AT_A_TIME:
+                return
+
+
+def _open_new(path: Path) -> FileIO:
+    """Open a file for reading and writing; another slide that ends may remove empty folders meanwhile."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what is written has left the process, and a kill cannot take it back.
+            return path.open("w+b", buffering=0)
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def journal_path(store: Path, *names: str) -> Path:
+    """Where the journal of a slide's magnification lies: beside the store, which holds nothing but Zarr."""
+    store = store.resolve()
+    return store.with_name(store.name + ".journals").joinpath(*names[:-1], names[-1] + os.extsep + "rows")
+
+
+def _check_sums(records: NDArray[np.void]) -> NDArray[np.uint32]:
+    """(k,) CRC-32 of all of a record but its own check sum."""
+    return np.array([zlib.crc32(record.tobytes()[:-4]) for record in records], np.uint32)

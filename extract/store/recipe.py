@@ -1,0 +1,133 @@
+"""Recipes: what changes an embedding's numbers, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data.spots import Spots
+from mmap_st.files import canonical_json
+
+#: Raised only when the numbers of an import change.
+IMPORT_VERSION = 1
+
+#: Stands before the sha256 of random weights, so that nobody takes them for others.
+RANDOM = "random"
+
+Recipe = dict[str, Any]
+
+#: Parts of a recipe that belong to one slide; the others are the same for all slides of a run.
+_SLIDE_PARTS = ("source_mpp", "spots_sha256", "image", "features")
+#: Parts that must agree for a head to take the embeddings.
+_HEAD_PARTS = ("encoder", "weights_sha256")
+
+
+def imported_recipe(
+    encoder: str,
+    mpp: float,
+    precision: str,
+    spots: Spots,
+    features_sha256: str,
+    matched: str,
+    rows: NDArray[np.int64],
+) -> Recipe:
+    """The whole recipe of a magnification that was taken from a file.
+
+    It holds which row of the file went to which spot, and not the tolerance or the slide's mpp that led to
+    it: those change nothing where the rows are the same.
+
+    Parameters
+    ----------
+    encoder, mpp
+        What the user says that made the embeddings.
+    precision
+        Type of the file's numbers, such as ``float16``.
+    features_sha256
+        Of the whole file.
+    matched
+        How rows were given to spots.
+    rows
+        (n,) row of the file for each spot, -1 for none.
+    """
+    return {
+        "encoder": {"name": encoder, "imported": True},
+        "weights_sha256": None,
+        "precision": precision,
+        "algorithm_version": IMPORT_VERSION,
+        "mpp": mpp,
+        "source_mpp": None,
+        "spots_sha256": sha256_of_spots(spots),
+        "image": None,
+        "features": {
+            "sha256": features_sha256,
+            "matched": matched,
+            "rows_sha256": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest(),
+        },
+    }
+
+
+def is_imported(recipe: Mapping[str, Any]) -> bool:
+    """Whether embeddings were made elsewhere and taken from a file."""
+    encoder = recipe.get("encoder")
+    return isinstance(encoder, Mapping) and encoder.get("imported") is True
+
+
+def sha256_of_spots(spots: Spots) -> str:
+    """Hex sha256 of the ids and coordinates, in order."""
+    digest = hashlib.sha256(canonical_json(list(spots.ids)).encode())
+    digest.update(np.ascontiguousarray(spots.xy, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def run_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe the slides of a run share, magnification apart."""
+    return {k: v for k, v in recipe.items() if k not in (*_SLIDE_PARTS, "mpp")}
+
+
+def slide_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe belongs to the slide: its image, scale and spots, the file it was imported from."""
+    return {k: recipe[k] for k in _SLIDE_PARTS if k in recipe}
+
+
+def head_part(recipe: Mapping[str, Any]) -> Recipe:
+    """What of a recipe a head compares: encoder with pooling, preprocessing and input_px; weights."""
+    return {k: recipe[k] for k in _HEAD_PARTS}
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """``"precision: stored fp32, asked bf16"`` for every value that differs.
+
+    Where one was imported and the other extracted they have little in common: that alone is said.
+    """
+    kinds = [_kind(recipe) for recipe in (stored, wanted)]
+    if kinds[0] != kinds[1]:
+        return [f"embeddings: stored {kinds[0]}, asked {kinds[1]}"]
+    flat_stored, flat_wanted = _flatten(stored), _flatten(wanted)
+    return [
+        f"{key}: stored {_short(flat_stored.get(key))}, asked {_short(flat_wanted.get(key))}"
+        for key in sorted(flat_stored.keys() | flat_wanted.keys())
+        if flat_stored.get(key) != flat_wanted.get(key)
+    ]
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    return "imported" if is_imported(recipe) else "extracted"
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat.update(_flatten(inner, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = inner
+    return flat
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,326 @@
+"""The feature store, write side: slides with their spots, and magnifications in whole chunks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+import mmap_st
+from mmap_st.data.spots import Spots
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.extract.store.magnification import magnification_in
+from mmap_st.extract.store.reader import FeatureStore, SlideInfo, encode_name, store_errors, subgroup
+from mmap_st.extract.store.recipe import Recipe, differences
+from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.files import sha256_of_json
+
+_SPOTS_CHUNK = 65_536
+
+
+def write_slide(
+    store: FeatureStore, info: SlideInfo, spots: Spots, made_by: Mapping[str, Any] | None = None
+) -> None:
+    """Add a slide and its spots, once; the caller holds the slide's lock.
+
+    `made_by` is recorded with them: how a grid was laid, None for spots of a spot table.
+
+    Raises
+    ------
+    SlideRecipeError
+        If the store has the slide with other spots.
+    """
+    with store_errors(store.path):
+        for leftover in (store.path / encode_name(info.name)).rglob("*.partial"):
+            leftover.unlink(missing_ok=True)  # of a writer that was killed
+        group = store.require_group(info.name)
+        group.attrs.update(
+            {
+                "name": info.name,
+                "patient": info.patient,
+                "image": info.image,
+                "size_px": list(info.size_px) if info.size_px else None,
+                "source_mpp": info.source_mpp,
+                "source_mpp_from": info.source_mpp_from,
+            }
+        )
+        stored = subgroup(group, "spots")
+        if stored is not None and stored.attrs.get("complete") is True:
+            check_spots(store, info.name, spots)
+            return
+        stored = group.create_group("spots", overwrite=True)
+        chunk = min(len(spots), _SPOTS_CHUNK)
+        ids = stored.create_array("id", shape=(len(spots),), dtype=str, chunks=(chunk,))
+        ids[:] = np.array(spots.ids, dtype=np.dtypes.StringDType())
+        xy = stored.create_array("xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2))
+        xy[:] = spots.xy
+        if made_by is not None:
+            stored.attrs["made_by"] = dict(made_by)
+        stored.attrs["complete"] = True
+
+
+def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, Any]) -> None:
+    """Record what the last run that embedded something measured of itself."""
+    with store_errors(store.path):
+        group = store.require_group(slide, encode_name(encoder))
+        group.attrs["telemetry"] = dict(figures)
+
+
+def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
+    """Refuse spots other than those that the store has of this slide."""
+    slide = store.slide(name)
+    ids, xy = slide.spot_ids(), slide.spot_xy()
+    if ids != spots.ids or not np.array_equal(xy, spots.xy):
+        grid = slide.spots_made_by()
+        there = f"{len(ids)} there" + (f", a {grid['layout']} grid" if grid else "")
+        raise SlideRecipeError(
+            f"the store has it with other spots ({there}, {len(spots)} now);"
+            " use another store, or restore its spot and count tables."
+        )
+
+
+def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:
+    """What is said where a recipe differs."""
+    return (
+        f"the store has {encoder} at {mpp_key(mpp)} um/px made with another recipe"
+        f" ({'; '.join(different)}); use another store, or --overwrite to replace it."
+    )
+
+
+def versions() -> dict[str, str]:
+    """What made the numbers: recorded beside recipes, and never compared."""
+    packages = (
+        "torch",
+        "timm",
+        "pillow",
+        "openslide-python",
+        "simplejpeg",
+        "tifffile",
+        "numba",
+        "zarr",
+        "numpy",
+    )
+    return {
+        "mmap-st": mmap_st.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+_FLOAT16_MAX = 65_504.0
+_ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
+#: Most of a chunk's rows in float32: tokens make rows long, and a chunk is written from memory.
+_CHUNK_BYTES = 64 << 20
+
+
+class MagnificationWriter:
+    """Writes one magnification of one slide; goes on from the chunks that are there.
+
+    Parameters
+    ----------
+    store
+        Open for writing; the caller holds the slide's lock.
+    slide, encoder, mpp
+        Where to.
+    recipe
+        What the rows are made by.
+    shape
+        Number of spots and width of an embedding.
+    chunk
+        Rows of a chunk, for a magnification that is not there yet; fewer where tokens make rows long.
+    tokens
+        Side g of the grid of tokens, and length t of one; g is 0 where there are none.
+    overwrite
+        Replace what another recipe made; and where all is there, try chunks with unreadable windows again, as
+        is done anyway where not all is there.
+
+    Attributes
+    ----------
+    begun_anew
+        Whether nothing of it was there, or what was there is being replaced.
+
+    Raises
+    ------
+    RecipeMismatchError
+        If another recipe made what is there, and `overwrite` is False.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        slide: str,
+        encoder: str,
+        mpp: float,
+        recipe: Recipe,
+        shape: tuple[int, int],
+        *,
+        chunk: int,
+        tokens: tuple[int, int] = (0, 0),
+        overwrite: bool = False,
+    ) -> None:
+        self._path = store.path
+        self._shape = shape
+        self._tokens = tokens
+        with store_errors(self._path):
+            parent = store.require_group(slide, encode_name(encoder))
+            group = subgroup(parent, mpp_key(mpp))
+            if group is not None and "recipe" in group.attrs:
+                different = differences(_attr(group, "recipe"), recipe)
+                if different and not overwrite:
+                    raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
+                if different or not self._whole(group):
+                    # Nothing of it counts any more, also if the process dies before all is deleted.
+                    group.attrs.update({"complete": False, "chunks_done": []})
+                    group = None
+            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
+            self.begun_anew = group is None or "recipe" not in group.attrs
+            if group is None or "recipe" not in group.attrs:
+                group = self._start(parent, mpp_key(mpp), recipe, chunk)
+            self._group = group
+        self._done = {int(index) for index in _attr(group, "chunks_done")}
+        # Where all is written and only the mark is missing, nothing is begun again.
+        if overwrite or self.pending():
+            self.reopen()
+
+    def _start(self, parent: zarr.Group, key: str, recipe: Recipe, chunk: int) -> zarr.Group:
+        group = parent.create_group(key, overwrite=True)
+        n, _ = self._shape
+        row_width = sum(int(np.prod(shape)) for shape in self._floats().values())
+        chunk = max(1, min(chunk, _CHUNK_BYTES // (4 * row_width)))
+        for name in self._floats():
+            self._create(group, name, "float16", chunk)
+        group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
+        group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
+        group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
+        # The recipe comes last: a group without one is begun anew.
+        group.attrs.update(
+            {
+                "chunks_done": [],
+                "versions": versions(),
+                "recipe_sha256": sha256_of_json(recipe),
+                "recipe": recipe,
+            }
+        )
+        return group
+
+    def _floats(self) -> dict[str, tuple[int, ...]]:
+        """The arrays of float16 or float32, with the shape of a row."""
+        side, width = self._tokens
+        return {"embedding": self._shape[1:], **({"tokens": (side, side, width)} if side else {})}
+
+    def _create(self, group: zarr.Group, name: str, dtype: str, chunk: int) -> zarr.Array[Any]:
+        row = self._floats()[name]
+        return group.create_array(
+            name,
+            shape=(self._shape[0], *row),
+            dtype=dtype,
+            chunks=(chunk, *row),
+            compressors=ZstdCodec(level=3),
+            fill_value=float("nan"),
+            overwrite=True,
+        )
+
+    def _whole(self, group: zarr.Group) -> bool:
+        """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
+        return all(isinstance(group.get(name), zarr.Array) for name in (*_ARRAYS, *self._floats()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there and published."""
+        return self._group.attrs.get("complete") is True
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk."""
+        return int(self._array("embedding").chunks[0])
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the whole magnification."""
+        return -(-self._shape[0] // self.chunk_rows)
+
+    def pending(self) -> tuple[int, ...]:
+        """Chunks that are still to be written, in order."""
+        return tuple(index for index in range(self.n_chunks) if index not in self._done)
+
+    def rows(self, index: int) -> range:
+        """Rows of a chunk."""
+        return range(index * self.chunk_rows, min((index + 1) * self.chunk_rows, self._shape[0]))
+
+    def write_chunk(
+        self,
+        index: int,
+        values: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        in_bounds: NDArray[np.float32],
+        tissue: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Write one whole chunk of rows, then record it; rows that are not valid become NaN.
+
+        `values` (k, d + g * g * t) are embeddings, and behind each the tokens of its grid. `tissue` is each
+        window's share of tissue; None where nobody looked.
+        """
+        rows = self.rows(index)
+        where = slice(rows.start, rows.stop)
+        values = np.where(valid[:, None], values, np.float32(np.nan))
+        # Rounded the same way whatever the array's type, so that neither the order of the chunks nor a
+        # kill in between can change a number.
+        fits = ~(np.abs(values) > _FLOAT16_MAX)
+        values[fits] = values[fits].astype(np.float16)
+        with store_errors(self._path):
+            start = 0
+            for name, shape in self._floats().items():
+                part = values[:, start : start + int(np.prod(shape))]
+                start += part.shape[1]
+                if np.max(np.abs(part[valid]), initial=0.0) > _FLOAT16_MAX:
+                    self._widen(name)
+                self._array(name)[where] = part.reshape(-1, *shape)
+            self._array("valid")[where] = valid
+            self._array("in_bounds")[where] = in_bounds
+            if tissue is not None:
+                self._array("tissue")[where] = tissue
+            self._done.add(index)
+            self._group.attrs["chunks_done"] = sorted(self._done)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Publish: after this, readers see the magnification. `record` is stored beside it."""
+        if self.pending():
+            raise StoreError(f"chunks {self.pending()} are not written; this is a defect of the program.")
+        with store_errors(self._path):
+            self._group.attrs.update({**record, "complete": True})
+
+    def valid(self, part: slice) -> NDArray[np.bool_]:
+        """Which rows of a part have an embedding."""
+        return np.asarray(self._array("valid")[part], dtype=np.bool_)
+
+    def reopen(self) -> None:
+        """Count chunks with windows that could not be read as not written, so that they are tried again."""
+        with store_errors(self._path):
+            unreadable = np.flatnonzero(magnification_in(self._group).unreadable()) // self.chunk_rows
+            if len(unreadable):
+                self._done -= set(unreadable.tolist())
+                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
+
+    def _widen(self, name: str) -> None:
+        """Change an array to float32; a kill in the middle costs its chunks, never wrong rows."""
+        if self._array(name).dtype != np.float16:
+            return
+        before = np.asarray(self._array(name)[:], dtype=np.float32)
+        self._group.attrs["chunks_done"] = []
+        self._create(self._group, name, "float32", self.chunk_rows)[:] = before
+
+    def _array(self, key: str) -> zarr.Array[Any]:
+        found = self._group[key]
+        if not isinstance(found, zarr.Array):
+            raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")
+        return found
+
+
+def _attr(group: zarr.Group, key: str) -> Any:
+    return group.attrs[key]

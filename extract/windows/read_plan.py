@@ -1,0 +1,307 @@
+"""The read plan of a slide: which tiles to decode, in which order, for which windows. Geometry alone."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.extract.slides.formats.pixels import Level
+from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for, mpp_key, window_boxes
+
+_ORDER = 16
+
+
+def hilbert_order(xy: NDArray[np.float64], cell: float) -> NDArray[np.int64]:
+    """Order in which to visit places.
+
+    Parameters
+    ----------
+    xy
+        (n, 2) places.
+    cell
+        Side of the squares that the curve passes through, in the unit of `xy`; places in one square keep
+        their order.
+
+    Returns
+    -------
+    (n,) indices into `xy`.
+    """
+    if len(xy) == 0:
+        return np.empty(0, dtype=np.int64)
+    cells = np.floor((xy - xy.min(axis=0)) / cell)
+    # Places further apart than the curve has squares would wrap around; then the squares grow.
+    cells = np.floor(cells / max(1.0, (cells.max() + 1) / 2**_ORDER)).astype(np.int64)
+    return np.argsort(hilbert_distance(cells[:, 0], cells[:, 1]), kind="stable")
+
+
+def hilbert_distance(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) distance along the curve of squares `x`, `y` (n,), both from 0 to 2**16 - 1.
+
+    The classic walk down the quadrants (Hilbert 1891; Skilling 2004, AIP Conf. Proc. 707), on whole arrays.
+    """
+    x, y = x.copy(), y.copy()
+    distance = np.zeros_like(x)
+    side = 1 << (_ORDER - 1)
+    while side:
+        right, low = (x & side) > 0, (y & side) > 0
+        distance += side * side * ((3 * right) ^ low)
+        x, y = x & (side - 1), y & (side - 1)
+        flipped = ~low & right
+        x, y = np.where(flipped, side - 1 - x, x), np.where(flipped, side - 1 - y, y)
+        x, y = np.where(low, x, y), np.where(low, y, x)
+        side >>= 1
+    return distance
+
+
+#: In `ReadPlan.next_use`: no later step needs the tile.
+NEVER = np.iinfo(np.int32).max
+#: Windows whose tiles are listed at a time while planning; it bounds the memory that planning takes.
+_PLANNED_AT_A_TIME = 1 << 15
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the windows of one magnification are read.
+
+    Attributes
+    ----------
+    mpp
+        Micrometres per pixel of the windows.
+    level
+        Of the pyramid.
+    boxes
+        (n, 4) x0, y0, x1, y1 of every spot's window in pixels of that level.
+    regions
+        (n, 4) left, top, right, bottom of the pixels that resizing them reads.
+    """
+
+    mpp: float
+    level: int
+    boxes: NDArray[np.float64]
+    regions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """What is read of one slide, step by step; a step is a batch of windows, and the tiles it needs.
+
+    Attributes
+    ----------
+    input_px
+        Side of a window as the encoder sees it.
+    levels
+        Of the slide.
+    sources
+        One a magnification, finest first.
+    source_of, row_of
+        (w,) magnification and spot of every window, in the order of reading.
+    step_windows
+        (s + 1,) where each step's windows begin in those.
+    tiles
+        (t, 3) level, column and row of every tile that a window touches.
+    step_tiles
+        (s + 1,) where each step's tiles begin in `needed`.
+    needed
+        (u,) number of a tile, for every step that needs it.
+    next_use
+        (u,) the next step that needs the same tile, or `NEVER`.
+    """
+
+    input_px: int
+    levels: tuple[Level, ...]
+    sources: tuple[Source, ...]
+    source_of: NDArray[np.int32]
+    row_of: NDArray[np.int64]
+    step_windows: NDArray[np.int64]
+    tiles: NDArray[np.int32]
+    step_tiles: NDArray[np.int64]
+    needed: NDArray[np.int32]
+    next_use: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.step_windows) - 1
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return len(self.row_of)
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles of the step that needs most of them."""
+        return int(np.diff(self.step_tiles).max(initial=0))
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of the largest tile, decoded."""
+        used = {source.level for source in self.sources}
+        return max((3 * self.levels[i].tile[0] * self.levels[i].tile[1] for i in used), default=0)
+
+    def decodes(self, slots: int) -> int:
+        """Tiles decoded when `slots` of them can be held: once each, and again where one had to make room."""
+        held: dict[int, int] = {}  # tile -> the step that needs it next
+        farthest: list[tuple[int, int]] = []
+        decoded = 0
+        for step in range(len(self)):
+            part = slice(self.step_tiles[step], self.step_tiles[step + 1])
+            needed, later = self.needed[part].tolist(), self.next_use[part].tolist()
+            decoded += sum(tile not in held for tile in needed)
+            for tile, use in zip(needed, later, strict=True):
+                held.pop(tile, None)
+                if use != NEVER:
+                    held[tile] = use
+                    heapq.heappush(farthest, (-use, tile))
+            while len(held) > slots:
+                use, tile = heapq.heappop(farthest)
+                if held.get(tile) == -use:
+                    del held[tile]
+        return decoded
+
+    def __str__(self) -> str:
+        """The plan in some lines, for people."""
+        lines = [
+            f"{self.windows} windows of {self.input_px} px in {len(self)} steps, {len(self.tiles)} tiles"
+        ]
+        for number, source in enumerate(self.sources):
+            count = int((self.source_of == number).sum())
+            level = self.levels[source.level]
+            shrink = (source.boxes[0, 2] - source.boxes[0, 0]) / self.input_px if len(source.boxes) else 1.0
+            lines.append(
+                f"  {mpp_key(source.mpp)} um/px: {count} windows from level {source.level}"
+                f" ({level.size[0]} x {level.size[1]} px, tiles of {level.tile[0]} x {level.tile[1]}),"
+                f" {shrink:.3g} px to one"
+            )
+        return "\n".join(lines)
+
+
+def plan_reading(
+    levels: Sequence[Level],
+    xy: NDArray[np.float64],
+    source_mpp: float,
+    input_px: int,
+    wanted: Mapping[float, NDArray[np.int64]],
+    windows_a_step: int,
+    cache_bytes: int | None = None,
+) -> ReadPlan:
+    """Plan the reading of one slide.
+
+    Spots are visited along a Hilbert curve, each with all of its magnifications: what is decoded for one of
+    them serves the others and the neighbours, and can be forgotten soon.
+
+    Parameters
+    ----------
+    levels
+        Of the slide's pyramid.
+    xy
+        (n, 2) centres of its spots, level-0 pixels.
+    source_mpp
+        Micrometres per level-0 pixel.
+    input_px
+        Side of a window as the encoder sees it.
+    wanted
+        Spots whose windows are to be read, by mpp.
+    windows_a_step
+        Windows of a step.
+    cache_bytes
+        Memory for tiles: steps whose tiles would take more get fewer windows, down to one.
+    """
+    sources = tuple(_source(levels, xy, mpp, source_mpp, input_px) for mpp in sorted(wanted))
+    # A square of the curve is as wide as a tile of level 0: within it order matters little.
+    place = np.empty(len(xy), np.int64)
+    place[hilbert_order(xy, float(max(levels[0].tile)))] = np.arange(len(xy))
+    row_of = np.concatenate([wanted[source.mpp] for source in sources] or [np.empty(0, np.int64)])
+    source_of = np.repeat(
+        np.arange(len(sources), dtype=np.int32), [len(wanted[source.mpp]) for source in sources]
+    )
+    order = np.lexsort((source_of, place[row_of]))
+    row_of, source_of = row_of[order], source_of[order]
+    step_windows = np.append(np.arange(0, len(row_of), windows_a_step), len(row_of))
+    step_of, needed, tiles = _tile_uses(levels, sources, source_of, row_of, windows_a_step)
+    plan = ReadPlan(
+        input_px,
+        tuple(levels),
+        sources,
+        source_of,
+        row_of,
+        step_windows,
+        tiles,
+        np.searchsorted(step_of, np.arange(len(step_windows))),
+        needed.astype(np.int32),
+        _next_uses(step_of, needed),
+    )
+    too_large = cache_bytes is not None and plan.most_tiles * plan.tile_bytes > cache_bytes
+    if too_large and windows_a_step > 1:
+        return plan_reading(levels, xy, source_mpp, input_px, wanted, windows_a_step // 2, cache_bytes)
+    return plan
+
+
+def _source(
+    levels: Sequence[Level], xy: NDArray[np.float64], mpp: float, source_mpp: float, input_px: int
+) -> Source:
+    level = level_for([one.downsample for one in levels], mpp / source_mpp)
+    boxes = boxes_at_level(window_boxes(xy, mpp, input_px, source_mpp), levels[level].downsample)
+    return Source(mpp, level, boxes, filter_regions(boxes, input_px))
+
+
+def _tile_uses(
+    levels: Sequence[Level],
+    sources: Sequence[Source],
+    source_of: NDArray[np.int32],
+    row_of: NDArray[np.int64],
+    windows_a_step: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Step and tile of every use, by step; and level, column and row of every tile."""
+    grids = [_grid(level) for level in levels]
+    starts = np.concatenate([[0], np.cumsum([columns * rows for columns, rows in grids])])
+    total = int(starts[-1])
+    parts = []
+    at_a_time = max(_PLANNED_AT_A_TIME // windows_a_step, 1) * windows_a_step
+    for start in range(0, len(row_of), at_a_time):
+        window = np.arange(start, min(start + at_a_time, len(row_of)))
+        found = []
+        for number, source in enumerate(sources):
+            mine = window[source_of[window] == number]
+            owner, column, row = _tiles_under(levels[source.level], source.regions[row_of[mine]])
+            key = starts[source.level] + column * grids[source.level][1] + row
+            found.append(mine[owner] // windows_a_step * total + key)
+        parts.append(np.unique(np.concatenate(found)))
+    step_of, keys = np.divmod(np.concatenate(parts or [np.empty(0, np.int64)]), max(total, 1))
+    keys, needed = np.unique(keys, return_inverse=True)
+    level = np.searchsorted(starts, keys, side="right") - 1
+    rows = np.array([rows for _, rows in grids])[level]
+    column, row = np.divmod(keys - starts[level], rows)
+    return step_of, needed, np.stack([level, column, row], axis=1).astype(np.int32)
+
+
+def _grid(level: Level) -> tuple[int, int]:
+    """Columns and rows of tiles of a level."""
+    return -(-level.size[0] // level.tile[0]), -(-level.size[1] // level.tile[1])
+
+
+def _tiles_under(
+    level: Level, regions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Region, column and row of every tile inside the level that a region touches."""
+    tile, size = np.array(level.tile), np.array(level.size)
+    first = np.clip(regions[:, :2], 0, size) // tile
+    last = -(-np.clip(regions[:, 2:], 0, size) // tile)
+    across, down = np.maximum(last - first, 0).T
+    inside = (regions[:, 2:] > 0).all(axis=1) & (regions[:, :2] < size).all(axis=1)
+    counts = across * down * inside
+    owner = np.repeat(np.arange(len(regions)), counts)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, first[owner, 0] + within % across[owner], first[owner, 1] + within // across[owner]
+
+
+def _next_uses(step_of: NDArray[np.int64], needed: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(u,) the next step that needs each tile again; uses are sorted by step."""
+    by_tile = np.argsort(needed, kind="stable")
+    again = needed[by_tile[1:]] == needed[by_tile[:-1]]
+    later = np.full(len(needed), NEVER, np.int32)
+    later[by_tile[:-1][again]] = step_of[by_tile[1:][again]]
+    return later

@@ -1,1 +1,0 @@
-"""`mmap compare`: encoders, heads and sets of magnifications on the same folds."""

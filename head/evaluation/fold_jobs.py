@@ -1,0 +1,248 @@
+"""The fits of an evaluation, side by side where cores and memory allow; a finished one is never repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.linalg import LinAlgError
+from threadpoolctl import threadpool_limits
+
+from mmap_st.data.cohort import Cohort
+from mmap_st.data.counts import Counts
+from mmap_st.data.splits import Fold
+from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
+from mmap_st.extract.engine.plan import usable_cores
+from mmap_st.extract.store.reader import FeatureStore, encode_name
+from mmap_st.head.networks.optimiser import resolved_device
+from mmap_st.head.runs.fit import fit_split
+from mmap_st.head.runs.request import FitRequest
+from mmap_st.head.runs.run_folder import FOLDS, METRICS, writing
+
+# Of a worker, beside its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
+_WORKER_BYTES = 3e9
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: a fold, a seed, the folder of its run, and what people call the row that it is for."""
+
+    fold: Fold
+    request: FitRequest
+    out: Path
+    row: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.row}{', ' if self.row else ''}fold {self.fold.name}, seed {self.request.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether its run is finished: a run's folder appears whole, or not at all."""
+        return (self.out / METRICS).is_file()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all jobs share: the cohort, where its store is, and the counts in the store's order of spots."""
+
+    cohort: Cohort
+    store: Path
+    counts: Mapping[str, Counts]
+
+    @cached_property
+    def counts_sha256(self) -> str:
+        """Of all counts, by slide."""
+        digest = hashlib.sha256()
+        for name, table in self.counts.items():
+            digest.update("\n".join([name, table.values, *table.ids, *table.genes]).encode())
+            for part in (table.matrix.indptr, table.matrix.indices, table.matrix.data, table.measured):
+                digest.update(part.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def counts_bytes(self) -> int:
+        """Size of all counts."""
+        matrices = [table.matrix for table in self.counts.values()]
+        return sum(part.nbytes for m in matrices for part in (m.data, m.indices, m.indptr))
+
+
+def plan_jobs(
+    request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path, row: str = ""
+) -> list[Job]:
+    """One job a fold and seed."""
+    return [
+        Job(
+            fold,
+            replace(request, seed=seed),
+            out / FOLDS / encode_name(fold.name) / f"seed{seed}",
+            row,
+        )
+        for seed in seeds
+        for fold in folds
+    ]
+
+
+def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell) -> dict[Path, str]:
+    """Run the jobs that are not done.
+
+    Returns
+    -------
+    Folders of the jobs that cannot be fitted or scored, with the reason.
+
+    Raises
+    ------
+    EvaluationError
+        If a process died.
+    """
+    left = [job for job in jobs if not job.done]
+    began = time.monotonic()
+    failed = {}
+    for number, (job, reason) in enumerate(_finished(material, left, side_by_side, tell), start=1):
+        if reason:
+            failed[job.out] = reason
+        seconds = (time.monotonic() - began) / number * (len(left) - number)
+        done = len(jobs) - len(left) + number
+        tell(f"{job.name} done; {done} of {len(jobs)} fits, {_minutes(seconds)} left")
+    return failed
+
+
+def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes: int) -> int:
+    """How many fits run at a time: what was asked, else what cores and half of the free memory allow.
+
+    A head that trains on a graphics card has it for itself.
+    """
+    if asked is not None:
+        return max(1, min(asked, jobs))
+    if resolved_device(getattr(settings, "device", "cpu")) != "cpu":
+        return 1
+    fit = int(0.5 * free_memory() / (_WORKER_BYTES + counts_bytes))
+    return max(1, min(usable_cores(), jobs, fit))
+
+
+def _finished(
+    material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell
+) -> Iterator[tuple[Job, str]]:
+    """Run jobs, and yield each when it is done, with the reason if it cannot be."""
+    if side_by_side <= 1 or not jobs:
+        store = FeatureStore.open(material.store)
+        for job in jobs:
+            yield job, _fit(material, store, job, tell)
+        return
+    with _pool(material, side_by_side) as pool:
+        tell(f"{len(jobs)} fits, {side_by_side} at a time")
+        # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
+        running: dict[Future[str], Job] = {
+            pool.submit(_fit_in_worker, pickle.dumps(job)): job for job in jobs
+        }
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                "a fit's process died, perhaps for want of memory; run the same command again with --jobs 1:"
+                " finished folds are kept."
+            ) from error
+
+
+def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
+    """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
+    with writing(job.out):
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fit_split(
+            material.cohort,
+            store,
+            job.request,
+            job.fold.split,
+            material.counts,
+            job.out,
+            lambda text: tell(f"{job.name}: {text}"),
+        )
+    except WriteError:
+        raise  # not the fold's fault
+    except (MmapError, LinAlgError, MemoryError, torch.OutOfMemoryError) as error:
+        return first_line(error)
+    except Exception as error:
+        if not job.request.method.code:
+            raise
+        return f"the head {job.request.method.name} fails ({type(error).__name__}: {first_line(error)})"
+    return ""
+
+
+@contextmanager
+def _pool(material: Material, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with this one, however it ends."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, usable_cores() // workers)
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (material, threads))
+    try:
+        yield pool
+    except BaseException:
+        # Jobs that run are given up: what they have not finished is done again by the next run.
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+# A worker's own material: set once when it begins, read by its jobs.
+_worker: dict[str, Any] = {}
+
+
+def _begin_worker(material: Material, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
+    _worker["material"], _worker["store"] = material, FeatureStore.open(material.store)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing: another run may take the folder over."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _fit_in_worker(pickled: bytes) -> str:
+    try:
+        job = pickle.loads(pickled)  # noqa: S301 - by this program's own parent process
+    except MmapError as error:
+        return first_line(error)
+    return _fit(_worker["material"], _worker["store"], job, lambda text: None)
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that a process may still get; without limit where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 1 << 60
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

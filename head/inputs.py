@@ -1,0 +1,194 @@
+"""What heads are trained on and predict from: one slide's embeddings, targets and prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data.targets import Targets
+from mmap_st.extract.store.embeddings import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
+
+# A spread below this is that of a constant column.
+_SMALLEST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and spread of one slide's embeddings.
+
+    Attributes
+    ----------
+    mean
+        (M, d) float64.
+    scale
+        (M, d) float64, 1 / standard deviation; 0 for columns that do not vary.
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def of(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(k, M, d) embeddings in units of the slide's own mean and spread."""
+        standardised = np.empty_like(embedding)
+        # One magnification after another: a float64 copy of all would be the greatest array of a fit.
+        for m, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True)):
+            standardised[:, m] = (embedding[:, m] - mean) * scale
+        return standardised
+
+
+def fit_standard(embedding: Embeddings, valid: NDArray[np.bool_], block_bytes: int = BLOCK_BYTES) -> Standard:
+    """Mean and standard deviation over a slide's valid spots, read in blocks of rows.
+
+    No expression is used, so that a slide that was never sequenced is treated the same.
+    """
+    count = 0
+    mean, squares = np.zeros((2, *embedding.shape[1:]))
+    for _, rows in row_blocks(embedding, np.flatnonzero(valid), block_bytes):
+        block, before = embedding[rows], count
+        count += len(rows)
+        for m in range(len(mean)):
+            values = block[:, m].astype(np.float64)
+            own = values.mean(axis=0)
+            apart = own - mean[m]
+            # Moments of two parts make those of both (Chan, Golub and LeVeque 1983).
+            squares[m] += ((values - own) ** 2).sum(axis=0) + apart**2 * (before * len(rows) / count)
+            mean[m] += apart * (len(rows) / count)
+    spread = np.sqrt(squares / max(count, 1))
+    return Standard(mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > _SMALLEST_SPREAD))
+
+
+@dataclass(frozen=True)
+class HeadSlide:
+    """One slide as a head sees it.
+
+    Attributes
+    ----------
+    name, patient
+        Of the slide.
+    ids
+        (n,) spot ids.
+    xy
+        (n, 2) float64, centres in level-0 pixels.
+    embedding
+        (n, M, d) float32, finest magnification first; rows that are not valid are NaN. Of a slide in a store
+        they are read when rows are asked for.
+    valid
+        (n,) whether every magnification of the spot could be read.
+    target
+        (n, G) on the panel; None for a slide that was never sequenced.
+    centre
+        (K, M, d) float32, prototype candidates; None where prototypes are not used.
+    selected
+        (n, K) bool, the candidates selected for each spot.
+    tokens
+        (n, M, g * g, t) float32, the grid of tokens of each spot row by row, read as embeddings are; None
+        where the head does not need them.
+    """
+
+    name: str
+    patient: str | None
+    ids: tuple[str, ...]
+    xy: NDArray[np.float64]
+    embedding: Embeddings
+    valid: NDArray[np.bool_]
+    target: Targets | None = None
+    centre: NDArray[np.float32] | None = None
+    selected: NDArray[np.bool_] | None = None
+    tokens: Embeddings | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> Targets:
+        """The targets of a slide that has some."""
+        assert self.target is not None
+        return self.target
+
+    @property
+    def grids(self) -> Embeddings:
+        """The tokens of a slide that has some."""
+        assert self.tokens is not None
+        return self.tokens
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """(n,) spots to learn from and to score: a valid embedding and at least one defined target."""
+        if self.target is None:
+            return np.zeros(len(self), np.bool_)
+        return self.valid & self.target.measured
+
+    @property
+    def genes_lacking(self) -> int:
+        """How many genes of the panel the slide does not have."""
+        if self.target is None or not self.usable.any():
+            return 0
+        return int((~self.target.present).sum())
+
+    @cached_property
+    def standard(self) -> Standard:
+        """Mean and spread of its valid embeddings; read from the store once."""
+        return fit_standard(self.embedding, self.valid)
+
+    def standardised(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(k, M, d) embeddings of some spots in units of the slide's mean and spread; 0 where not valid."""
+        values = self.standard.of(self.embedding[rows])
+        values[~self.valid[rows]] = 0.0
+        return values
+
+    @cached_property
+    def token_standard(self) -> Standard:
+        """Mean and spread of its valid tokens, each place of the grid alone; read from the store once."""
+        return fit_standard(self.grids, self.valid)
+
+    def standardised_tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(k, M, g * g, t) tokens of some valid spots in units of the slide's mean and spread."""
+        return self.token_standard.of(self.grids[rows])
+
+    @cached_property
+    def by_magnification(self) -> tuple[HeadSlide, ...]:
+        """(M,) the same slide at one magnification each, without candidates; kept, as is what they read."""
+        return tuple(
+            replace(
+                self,
+                embedding=_at(self.embedding, number),
+                centre=None,
+                selected=None,
+                tokens=None if self.tokens is None else _at(self.tokens, number),
+            )
+            for number in range(self.embedding.shape[1])
+        )
+
+    def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
+        """The same slide with these spots only; its candidates stay."""
+        kept = np.flatnonzero(keep)
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in kept),
+            xy=self.xy[keep],
+            embedding=_subset(self.embedding, kept),
+            valid=self.valid[keep],
+            target=None if self.target is None else self.target.rows(keep),
+            selected=None if self.selected is None else self.selected[keep],
+            tokens=None if self.tokens is None else _subset(self.tokens, kept),
+        )
+
+
+def _subset(embedding: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
+    return embedding.subset(rows) if isinstance(embedding, StoredRows) else embedding[rows]
+
+
+def _at(embedding: Embeddings, magnification: int) -> Embeddings:
+    if isinstance(embedding, StoredRows):
+        return embedding.at(magnification)
+    return embedding[:][:, magnification : magnification + 1]
+
+
+def evenly(slides: Sequence[HeadSlide], most: int) -> list[NDArray[np.int64]]:
+    """Usable spots of each slide: all, or every n-th where together there are more than `most`."""
+    step = -(-sum(int(slide.usable.sum()) for slide in slides) // most)
+    return [np.flatnonzero(slide.usable)[:: max(1, step)] for slide in slides]

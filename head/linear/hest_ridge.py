@@ -1,0 +1,148 @@
+"""The head `hest-ridge`: the trainer of the HEST-Benchmark, step by step.
+
+Embeddings of all training spots pooled are standardised and reduced by PCA; ridge regression without an
+intercept follows, its strength set by the numbers of components and genes (github.com/mahmoodlab/HEST,
+Jaume et al. 2024). Slides are not standardised one by one and nothing is chosen, so that this is what other
+heads improve on, not a rival of `ridge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from mmap_st.errors import HeadError
+from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+
+# The benchmark's seed, of PCA and ridge: its figures are those of this seed, whatever --seed says.
+_SEED = 1
+# Strength of ridge, times components and genes.
+_STRENGTH = 100.0
+_MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class HestRidgeSettings:
+    """Settings of `hest-ridge`.
+
+    Attributes
+    ----------
+    components
+        Number of principal components; fewer where there are fewer dimensions or training spots.
+    """
+
+    components: int = 256
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"components is {self.components}, it must be 1 or more")
+
+
+@dataclass
+class HestRidgeHead:
+    """All steps in one, since each is linear: prediction = embedding @ weight + offset.
+
+    Attributes
+    ----------
+    weight
+        (M * d, G) float64; float32 would lose what it subtracts.
+    offset
+        (G,) float64.
+    left_out
+        Makes the predictions of `held_out`.
+    """
+
+    weight: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    left_out: Callable[[], Sequence[HeldOut]] = tuple
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        predicted = np.full((len(slide), len(self.offset)), np.nan, np.float32)
+        for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid)):
+            predicted[rows] = _flat(slide, rows).astype(np.float64) @ self.weight + self.offset
+        return predicted
+
+    def tensors(self) -> Tensors:
+        return {"weight": self.weight, "offset": self.offset}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.left_out()
+
+
+def fit_hest_ridge(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: HestRidgeSettings,
+    seed: int,
+    tell: Callable[[str], None],
+) -> HestRidgeHead:
+    """Fit on all training spots pooled.
+
+    Raises
+    ------
+    HeadError
+        If a training slide lacks a gene of the panel: spots cannot be pooled then.
+    """
+    for slide in train:
+        if slide.genes_lacking:
+            raise HeadError(
+                f"training slide {slide.name} lacks {slide.genes_lacking} genes of the panel, and hest-ridge"
+                " pools the spots of all slides; leave those genes out, or use --head ridge."
+            )
+
+    def without(number: int) -> HestRidgeHead:
+        return _fit(validation.folds[number][0], settings.components)
+
+    tell("hest-ridge: components and ridge")
+    head = _fit(train, settings.components)
+    head.left_out = lambda: cross_fit(validation, without)
+    return head
+
+
+def load_hest_ridge(tensors: Tensors, settings: HestRidgeSettings, shape: Shape) -> HestRidgeHead:
+    """Load a trained one."""
+    return HestRidgeHead(tensors["weight"], tensors["offset"])
+
+
+def _fit(train: Sequence[HeadSlide], most: int) -> HestRidgeHead:
+    usable = [(slide, np.flatnonzero(slide.usable)) for slide in train if slide.usable.any()]
+    embedding = np.concatenate([_flat(slide, rows) for slide, rows in usable])
+    target = np.concatenate([slide.targets.dense(rows) for slide, rows in usable])
+    components = min(most, *embedding.shape)
+    scaler = StandardScaler()
+    standardised = scaler.fit_transform(embedding)
+    pca = PCA(components, random_state=_SEED)
+    features = pca.fit_transform(standardised).astype(np.float32)
+    alpha = _STRENGTH / (components * target.shape[1])
+    ridge = Ridge(alpha, fit_intercept=False, max_iter=_MOST_STEPS, solver="lsqr", random_state=_SEED)
+    coefficients = np.atleast_2d(ridge.fit(features, target).coef_).astype(np.float64)
+    by_column = pca.components_.astype(np.float64).T @ coefficients.T
+    weight = by_column / scaler.scale_[:, None]
+    offset = -(scaler.mean_ @ weight + pca.mean_ @ by_column)
+    return HestRidgeHead(weight, offset, chosen={"alpha": alpha, "components": components})
+
+
+def _flat(slide: HeadSlide, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(k, M * d) embeddings of some spots, magnifications side by side."""
+    return slide.embedding[rows].reshape(len(rows), -1)
+
+
+HEST_RIDGE = HeadMethod(
+    "hest-ridge",
+    HestRidgeSettings,
+    fit_hest_ridge,
+    load_hest_ridge,
+    embeddings="standardised over all training spots",
+    seeded=False,
+)

@@ -1,0 +1,255 @@
+"""The head `ridge`: a linear probe on all magnifications, in closed form.
+
+Embeddings are standardised within each slide and targets centred within each training slide, so that
+slides differ in nothing but their spots; a prediction is the training mean plus what the spot's difference
+from its slide's mean is worth. This is the strong baseline that most published models fail to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from mmap_st.data.targets import Index
+from mmap_st.errors import HeadError
+from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.head.basis import Basis, fit_basis, judged_genes
+from mmap_st.head.inputs import HeadSlide, evenly
+from mmap_st.head.interface import (
+    LIMITS,
+    HeadMethod,
+    HeldOut,
+    Limits,
+    Shape,
+    Tensors,
+    Validation,
+    best_of,
+    cross_fit,
+)
+from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
+from mmap_st.head.linear.mean import training_mean
+from mmap_st.head.scoring.metrics import slide_metrics
+
+#: Strengths that are tried where none is given.
+ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))
+
+# Axes are those of a sample: they hardly change with more spots.
+_MOST_SPOTS = 20_000
+# Rows become float64 or panels of genes: smaller blocks than those that are read elsewhere.
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class RidgeSettings:
+    """Settings of `ridge`.
+
+    Attributes
+    ----------
+    alpha
+        Strength of the penalty; None: chosen among `ALPHAS` on the validation slides.
+    pca
+        Number of principal components of the training embeddings to regress on; None: all columns.
+    rank
+        Number of axes of expression that are fitted; None: the genes themselves up to
+        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+    """
+
+    alpha: float | None = None
+    pca: int | None = None
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
+        if self.pca is not None and self.pca < 1:
+            raise ValueError(f"pca is {self.pca}, it must be 1 or more")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
+
+
+@dataclass
+class RidgeHead:
+    """A fitted ridge: prediction = mean + standardised embedding @ weight, on the axes of a basis.
+
+    Attributes
+    ----------
+    weight
+        (M * d, r) float32.
+    mean
+        (G,) float32, mean of the training targets.
+    basis
+        From the r coordinates that are fitted to the genes.
+    left_out
+        Makes the predictions of `held_out`.
+    """
+
+    weight: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    basis: Basis
+    left_out: Callable[[], Sequence[HeldOut]] = tuple
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)
+        for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid), _BLOCK_BYTES):
+            predicted[rows] = self.basis.expression(_flat(slide, rows) @ self.weight) + self.mean
+        return predicted
+
+    def tensors(self) -> Tensors:
+        return {"weight": self.weight, "mean": self.mean, **self.basis.tensors()}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.left_out()
+
+
+class RidgePath:
+    """Ridge solutions at any strength and without any fold, from one pass over the training slides.
+
+    Parameters
+    ----------
+    train
+        Slides with targets. A gene that a slide lacks is fitted on the other slides.
+    basis
+        What is fitted of the targets.
+    pca
+        See `RidgeSettings`.
+    folds
+        Of each slide; None: all are in fold 0.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[HeadSlide],
+        basis: Basis,
+        pca: int | None = None,
+        folds: Sequence[int] | None = None,
+    ) -> None:
+        self._components = None if pca is None else _principal_components(train, pca)
+        groups = (
+            self._group(slide, basis, fold)
+            for slide, fold in zip(train, folds or [0] * len(train), strict=True)
+        )
+        self._ridge = FoldedRidge(groups, centre=False)  # standardised over all valid spots of the slide
+
+    def weight(self, alpha: float, without: Collection[int] = ()) -> NDArray[np.float32]:
+        """(M * d, r) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
+        weight = self._ridge.weight(alpha, without)
+        return weight if self._components is None else self._components.T @ weight
+
+    def _group(self, slide: HeadSlide, basis: Basis, fold: int) -> Group:
+        coordinates = basis.coordinates(slide.targets)
+
+        def chunks() -> Iterator[Chunk]:
+            for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.usable), _BLOCK_BYTES):
+                features = _flat(slide, rows)
+                if self._components is not None:
+                    features = features @ self._components.T
+                yield features, coordinates.rows(rows)
+
+        return Group(fold, coordinates.present, chunks())
+
+
+def fit_ridge(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: RidgeSettings,
+    seed: int,
+    tell: Callable[[str], None],
+    limits: Limits = LIMITS,
+) -> RidgeHead:
+    """Fit a ridge; without a given strength, choose it on the validation slides."""
+    train = [slide for slide in train if slide.usable.any()]
+    if not train:
+        raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
+    basis, mean = fit_basis(train, settings.rank), training_mean(train)
+    # Folds of whole slides share one pass; parts of one slide are standardised anew, as are components.
+    shared = settings.pca is None and len(train) > 1
+    folds = [int(fold[0]) for fold in validation.row_folds(train)] if shared else None
+    tell("ridge: sums over the training slides")
+    path = RidgePath(train, basis, settings.pca, folds)
+
+    def without(number: int, alphas: Sequence[float]) -> list[RidgeHead]:
+        """Heads of a fold, one a strength."""
+        fitted_on, _ = validation.folds[number]
+        left = (number,) if validation.refit and shared else ()
+        alone = path if shared or not validation.refit else RidgePath(fitted_on, basis, settings.pca)
+        mean = training_mean(fitted_on)
+        return [RidgeHead(alone.weight(alpha, left), mean, basis) for alpha in alphas]
+
+    alpha, history = settings.alpha, []
+    if alpha is None:
+        genes, trials = judged_genes(train), []
+        most = limits.judged // len(validation.folds)
+        for number, (_, judged_on) in enumerate(validation.folds):
+            tell(f"ridge: fold {number + 1} of {len(validation.folds)}")
+            trials += _judge(without(number, ALPHAS), judged_on, genes, most)
+        history = _history(trials)
+        alpha = best_of(history)["alpha"]
+    strength = alpha
+
+    def left_out() -> list[HeldOut]:
+        return cross_fit(validation, lambda number: without(number, (strength,))[0])
+
+    return RidgeHead(path.weight(alpha), mean, basis, left_out, history, {"alpha": alpha})
+
+
+def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> RidgeHead:
+    """Load a trained one."""
+    return RidgeHead(tensors["weight"], tensors["mean"], Basis.load(tensors, shape.genes))
+
+
+def _judge(
+    heads: Sequence[RidgeHead], slides: Sequence[HeadSlide], genes: Index, most: int
+) -> list[list[dict[str, float]]]:
+    """Scores of heads that differ in strength: for each slide, those of each head in turn."""
+    scores = []
+    for slide, rows in zip(slides, evenly(slides, most), strict=True):
+        if not len(rows):
+            continue
+        features, measured = _flat(slide, rows), slide.targets.dense(rows, genes)
+        scores.append(
+            [
+                slide_metrics(
+                    head.basis.expression(features @ head.weight, genes) + head.mean[genes], measured
+                )
+                for head in heads
+            ]
+        )
+    return scores
+
+
+def _history(trials: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    if not trials:
+        raise HeadError("no validation spot has a target to choose the strength by; give --set alpha=1e5.")
+    return [
+        {
+            "alpha": alpha,
+            "validation_pcc": float(np.mean([slide[number]["pcc"] for slide in trials])),
+            "validation_mse": float(np.mean([slide[number]["mse"] for slide in trials])),
+        }
+        for number, alpha in enumerate(ALPHAS)
+    ]
+
+
+def _principal_components(train: Sequence[HeadSlide], pca: int) -> NDArray[np.float32]:
+    """(pca, M * d) axes of greatest variance, on spots taken evenly where there are many."""
+    rows = evenly(train, _MOST_SPOTS)
+    joined = np.concatenate([_flat(slide, kept) for slide, kept in zip(train, rows, strict=True)])
+    if pca > min(joined.shape):
+        raise HeadError(f"pca={pca} is more than the {min(joined.shape)} components that there are.")
+    # Columns have mean 0 already: standardised within each slide.
+    reduction = PCA(pca, svd_solver="randomized", random_state=0).fit(joined.astype(np.float64))
+    return np.asarray(reduction.components_, np.float32)
+
+
+def _flat(slide: HeadSlide, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return slide.standardised(rows).reshape(len(rows), -1)
+
+
+RIDGE = HeadMethod("ridge", RidgeSettings, fit_ridge, load_ridge, seeded=False)

@@ -1,0 +1,223 @@
+"""A trained `mmap` head: ridge on fixed attention, a slide's level, and what learned attention adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from mmap_st.head.basis import Basis, Components
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import LIMITS, HeldOut, Tensors
+from mmap_st.head.mmap.features import SHARES, SlideFeatures, slide_features
+from mmap_st.head.mmap.training import SlideTensors, network_output
+from mmap_st.head.networks.attention import MmapNetwork
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class MmapHead:
+    """What `mmap` learned.
+
+    Attributes
+    ----------
+    components
+        Axes of the embeddings.
+    block_scale
+        (B,) float32: what each block of features is multiplied with, see `block_scales`.
+    weight
+        (B * M * c, r) float32, ridge on the blocks.
+    mean
+        (G,) float32, the training mean.
+    basis
+        From the r coordinates that are fitted to the genes.
+    level
+        Of slides; None: not used.
+    networks
+        Members of the ensemble; their mean, times `blend`, is added.
+    left_out
+        Predictions of the training spots by fits of the inner folds.
+    """
+
+    components: Components
+    block_scale: Array
+    weight: Array
+    mean: Array
+    basis: Basis
+    level: SlideLevel | None
+    networks: Sequence[MmapNetwork]
+    blend: float
+    device: str
+    left_out: Sequence[HeldOut] = ()
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> Array:
+        features = slide_features(slide, self.components)
+        base: Array = self.mean + level_of(self.level, slide, len(self.mean))
+        predicted = np.full((len(slide), len(base)), np.nan, np.float32)
+        valid = np.flatnonzero(slide.valid)
+        for start in range(0, len(valid), LIMITS.block):
+            rows = valid[start : start + LIMITS.block]
+            predicted[rows] = base + self.basis.expression(self._coordinates(features, rows))
+        return predicted
+
+    def _coordinates(self, features: SlideFeatures, rows: NDArray[np.int64]) -> Array:
+        """(k, r) of some spots: ridge, and what the networks add."""
+        blocks = features.blocks(rows)
+        scaled: Array = (blocks * self.block_scale[:, None]).reshape(len(rows), -1)
+        coordinates: Array = scaled @ self.weight
+        if self.networks:
+            tensors = SlideTensors.of(features, rows, blocks, self.device)
+            added: Array = np.mean([network_output(network, tensors) for network in self.networks], axis=0)
+            coordinates += np.float32(self.blend) * added
+        return coordinates
+
+    def tensors(self) -> Tensors:
+        found: Tensors = {
+            "components": self.components.axes,
+            "block_scale": self.block_scale,
+            "weight": self.weight,
+            "mean": self.mean,
+            **self.basis.tensors(),
+        }
+        if self.level is not None:
+            found |= {f"level.{key}": value for key, value in vars(self.level).items()}
+        for number, network in enumerate(self.networks):
+            state = network.state_dict()
+            found |= {f"network.{number}.{k}": v.detach().cpu().numpy() for k, v in state.items()}
+        return found
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.left_out
+
+
+def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
+    """(G,) level of a slide; 0 where levels are not used, or the slide has no candidates."""
+    if level is None or slide.centre is None:
+        return np.zeros(genes, np.float32)
+    return level.of(slide_descriptor(slide.centre))
+
+
+def block_scales(squares: NDArray[np.float64], count: int) -> Array:
+    """(B,) factors that give blocks mean squared lengths in the proportion of `SHARES`, together 1.
+
+    Parameters
+    ----------
+    squares
+        (B,) sums of the squared lengths of each block.
+    count
+        Over how many spots.
+    """
+    share = np.array(SHARES[: len(squares)]) / sum(SHARES[: len(squares)])
+    mean = squares / max(count, 1)
+    return np.sqrt(np.divide(share, mean, out=np.zeros_like(mean), where=mean > 0)).astype(np.float32)
+
+
+#: Widths of the kernel, in median squared distances of training slides, and strengths that are tried.
+SCALES = (0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Levels are used where they leave at most this share of the squared error without them.
+_WORTH_IT = 0.9
+_FEWEST_SLIDES = 3
+
+
+@dataclass(frozen=True)
+class SlideLevel:
+    """Kernel regression from a slide's descriptor to its mean expression's distance from the training mean.
+
+    A slide unlike all training slides gets 0: the training mean.
+
+    Attributes
+    ----------
+    descriptor
+        (S, D) float32 of the training slides.
+    weight
+        (S, G) float32.
+    width
+        (1,) float32, squared distance at which the kernel falls to 1/e.
+    """
+
+    descriptor: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    width: NDArray[np.float32]
+
+    def of(self, descriptor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(G,) level of a slide with this (D,) descriptor."""
+        kernel = np.exp(-_squared_distance(descriptor[None], self.descriptor) / self.width)
+        level: NDArray[np.float32] = (kernel @ self.weight)[0].astype(np.float32)
+        return level
+
+
+def slide_descriptor(centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(M * d,) mean of a slide's prototype candidates (K, M, d), as they are: not standardised."""
+    mean: NDArray[np.float32] = centre.mean(axis=0, dtype=np.float64).ravel().astype(np.float32)
+    return mean
+
+
+def fit_slide_level(
+    descriptors: Sequence[NDArray[np.float32]], levels: NDArray[np.float32], folds: Sequence[int]
+) -> tuple[SlideLevel | None, dict[str, float]]:
+    """Fit, with width and strength chosen by folds; None where levels are not worth using.
+
+    Parameters
+    ----------
+    descriptors
+        Of the training slides.
+    levels
+        (S, G) mean target of each slide less the training mean; NaN where the slide lacks the gene.
+    folds
+        Of each slide.
+
+    Returns
+    -------
+    The fitted levels, and what was chosen: scale, strength, and the share of squared error that is left on
+    slides of other folds.
+    """
+    known = np.nan_to_num(levels.astype(np.float64))
+    fold = np.array(folds)
+    if len(fold) < _FEWEST_SLIDES or len(set(folds)) < 2:
+        return None, {}
+    points = np.stack(descriptors)
+    distance = _squared_distance(points, points)
+    typical = float(np.median(distance[np.triu_indices(len(distance), 1)]))
+    if typical <= 0:
+        return None, {}
+    nothing = float((known**2).sum())
+    tried = {
+        (scale, strength): _left_out_error(np.exp(-distance / (scale * typical)), strength, known, fold)
+        for scale in SCALES
+        for strength in STRENGTHS
+    }
+    (scale, strength), error = min(tried.items(), key=lambda item: item[1])
+    if nothing <= 0 or error > _WORTH_IT * nothing:
+        return None, {}
+    width = scale * typical
+    weight = _solve(np.exp(-distance / width), strength, known)
+    fitted = SlideLevel(points, weight.astype(np.float32), np.array([width], np.float32))
+    return fitted, {"scale": scale, "strength": strength, "error_left": error / nothing}
+
+
+def _left_out_error(
+    kernel: NDArray[np.float64], strength: float, levels: NDArray[np.float64], fold: NDArray[np.int64]
+) -> float:
+    error = 0.0
+    for number in np.unique(fold):
+        out, kept = fold == number, fold != number
+        predicted = kernel[np.ix_(out, kept)] @ _solve(kernel[np.ix_(kept, kept)], strength, levels[kept])
+        error += float(((levels[out] - predicted) ** 2).sum())
+    return error
+
+
+def _solve(kernel: NDArray[np.float64], strength: float, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.solve(kernel + strength * np.eye(len(kernel)), levels), np.float64)
+
+
+def _squared_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    squared: NDArray[np.float64] = cdist(a.astype(np.float64), b.astype(np.float64), "sqeuclidean")
+    return squared

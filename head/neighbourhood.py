@@ -1,0 +1,169 @@
+"""What lies around spots: averages over their surroundings, nearest neighbours, cells of their grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.spatial import cKDTree
+from torch import nn
+
+# Weights beyond this many widths of the Gaussian are left out: together they are under 5%.
+_REACH = 2.5
+
+
+def spot_pitch(xy: NDArray[np.float64]) -> float:
+    """Median distance of a spot to its nearest neighbour, in the units of `xy`; 1 for fewer than 2 spots."""
+    if len(xy) < 2:
+        return 1.0
+    nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
+    apart = nearest[nearest > 0]
+    return float(np.median(apart)) if len(apart) else 1.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where the spots of one slide lie, to find what is near some of them.
+
+    Attributes
+    ----------
+    xy
+        (n, 2) centres of the spots.
+    use
+        (n,) spots that may be averaged.
+    pitch
+        Distance of neighbouring spots, in the units of `xy`.
+    """
+
+    xy: NDArray[np.float64]
+    use: NDArray[np.bool_]
+    pitch: float
+
+    @cached_property
+    def _tree(self) -> tuple[cKDTree, NDArray[np.int64]]:
+        rows = np.flatnonzero(self.use)
+        return cKDTree(self.xy[rows]), rows
+
+    def gaussian(self, rows: NDArray[np.int64], width: float) -> sparse.csr_array:
+        """Averages over the neighbours of some spots, nearer ones counting more.
+
+        Parameters
+        ----------
+        rows
+            (k,) which spots.
+        width
+            Standard deviation of the Gaussian, in spot pitches.
+
+        Returns
+        -------
+        (k, n) float32 whose rows sum to 1; a spot takes part in its own average. Rows of spots that may not
+        be averaged are empty.
+        """
+        tree, of_tree = self._tree
+        asked = np.flatnonzero(self.use[rows])
+        if not len(asked):
+            return sparse.csr_array((len(rows), len(self.xy)), dtype=np.float32)
+        found = cKDTree(self.xy[rows[asked]]).sparse_distance_matrix(
+            tree, _REACH * width * self.pitch, output_type="ndarray"
+        )
+        i, j = asked[found["i"]], of_tree[found["j"]]
+        squared = ((self.xy[rows[i]] - self.xy[j]) ** 2).sum(axis=1) / self.pitch**2
+        weight = np.exp(-squared / (2 * width**2))
+        total = np.bincount(i, weight, minlength=len(rows))
+        return sparse.csr_array(
+            ((weight / total[i]).astype(np.float32), (i, j)), shape=(len(rows), len(self.xy))
+        )
+
+
+# Places are told apart to this part of a pitch: rounding of floats must not order spots that are equally far.
+_DECIMALS = 3
+
+
+def nearest(place: NDArray[np.float32], count: int, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the nearest other spots of every spot; where several are equally far, those of least y, then x.
+
+    Parameters
+    ----------
+    place
+        (n, 2) in spot pitches.
+    count
+        Most neighbours k of a spot.
+    reach
+        How far a neighbour may be, in spot pitches.
+
+    Returns
+    -------
+    index
+        (n, k) int64, nearest first; 0 where there is none.
+    known
+        (n, k) bool, where there is one.
+    """
+    rounded = np.round(place.astype(np.float64), _DECIMALS)
+    tree = cKDTree(rounded)
+    pairs = tree.sparse_distance_matrix(tree, reach, output_type="ndarray")
+    pairs = pairs[pairs["i"] != pairs["j"]]
+    position = np.empty(len(place), np.int64)
+    position[np.lexsort(rounded.T)] = np.arange(len(place))
+    pairs = pairs[np.lexsort((position[pairs["j"]], np.round(pairs["v"], _DECIMALS), pairs["i"]))]
+    rank = np.arange(len(pairs)) - np.searchsorted(pairs["i"], pairs["i"])
+    pairs, rank = pairs[rank < count], rank[rank < count]
+    index = np.zeros((len(place), count), np.int64)
+    known = np.zeros((len(place), count), np.bool_)
+    index[pairs["i"], rank] = pairs["j"]
+    known[pairs["i"], rank] = True
+    return torch.from_numpy(index), torch.from_numpy(known)
+
+
+def mean_of_neighbours(values: torch.Tensor, index: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """(n, w) mean of the values (n, w) of each spot's neighbours, see `nearest`; 0 where it has none."""
+    weight = known / known.sum(dim=1, keepdim=True).clamp(min=1)
+    return (values[index] * weight[..., None]).sum(dim=1)
+
+
+def grid_cells(place: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put spots on a grid of one pitch; only cells that hold spots are kept, so that any extent will do.
+
+    Parameters
+    ----------
+    place
+        (n, 2) in spot pitches, 0 or greater.
+
+    Returns
+    -------
+    cell
+        (n,) int64, the cell of each spot, of c cells.
+    around
+        (c, 9) int64, the cells from one row above to one below and one column before to one after, row by
+        row; c where a cell holds no spot.
+    """
+    cells, cell = np.unique(np.round(place).astype(np.int64)[:, ::-1], axis=0, return_inverse=True)
+    width = cells[:, 1].max() + 3  # one empty column on either side: what is beside a row is in no other
+    number = (cells[:, 0] + 1) * width + cells[:, 1] + 1
+    step = np.arange(-1, 2)
+    wanted = number[:, None] + (step[:, None] * width + step).ravel()
+    found = np.searchsorted(number, wanted).clip(max=len(cells) - 1)
+    around = np.where(number[found] == wanted, found, len(cells))
+    return torch.from_numpy(cell.reshape(-1)), torch.from_numpy(around)
+
+
+class GridConvolution(nn.Module):
+    """A depthwise convolution of 3 x 3 on the array of spots, added to them; empty cells count as 0.
+
+    On a cell of several spots is their mean.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(9, width).uniform_(-1 / 3, 1 / 3))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens: torch.Tensor, cell: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+        """(n, width) of tokens (n, width) and their cells, see `grid_cells`."""
+        cells = len(around) + 1  # the last is the empty one
+        total = tokens.new_zeros(cells, tokens.shape[1]).index_add(0, cell, tokens)
+        mean = total / torch.bincount(cell, minlength=cells).clamp(min=1)[:, None]
+        return tokens + ((mean[around] * self.weight).sum(dim=1) + self.bias)[cell]

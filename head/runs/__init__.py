@@ -1,0 +1,1 @@
+"""One run of one head: what was asked for, fitting, the run folder, predictions."""

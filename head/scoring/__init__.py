@@ -1,0 +1,1 @@
+"""How predictions are scored: metrics, statistics over patients, prediction intervals."""

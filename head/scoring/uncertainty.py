@@ -1,0 +1,176 @@
+"""How far predictions may be off: a spread for each, and intervals calibrated on spots that no fit saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data.targets import Targets
+from mmap_st.head.interface import HeldOut, Tensors
+
+#: Intervals hold the truth this often.
+LEVEL = 0.9
+# A gene's variance is a line in its prediction, and stays within these shares of its mean squared error.
+_LEAST, _MOST = 0.1, 10.0
+_ROUNDING = 1e-9
+_BLOCK_GENES = 256
+_PREFIX = "spread."
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of the error of each prediction, and how many of them an interval reaches.
+
+    Attributes
+    ----------
+    intercept, slope
+        (G,) float32: the variance is intercept + slope * prediction.
+    typical
+        (G,) float32, mean squared error of calibration; the variance stays within a tenth and ten times it.
+    factor
+        (G,) float32: prediction - factor * spread to prediction + factor * spread holds the truth in 90% of
+        calibration spots, every patient counting the same.
+    """
+
+    intercept: Array
+    slope: Array
+    typical: Array
+    factor: Array
+
+    def of(self, predicted: Array, genes: slice = slice(None)) -> Array:
+        """(n, g) standard deviations of predictions (n, g) of some genes; NaN where these are NaN."""
+        variance = self.intercept[genes] + self.slope[genes] * predicted
+        spread: Array = np.sqrt(_bounded(variance, self.typical[genes])).astype(np.float32)
+        return spread
+
+    def tensors(self) -> Tensors:
+        """By name, to be saved beside a head's weights."""
+        return {_PREFIX + key: value for key, value in vars(self).items()}
+
+
+def is_spread(name: str) -> bool:
+    """Whether a saved tensor is of the spread, not of the head itself."""
+    return name.startswith(_PREFIX)
+
+
+def saved_spread(tensors: Tensors) -> Spread | None:
+    """The spread that was saved with a head; None where there is none."""
+    found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if is_spread(k)}
+    return Spread(**found) if found else None
+
+
+def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:
+    """Calibrate on predictions of spots that were not fitted.
+
+    For each gene, squared errors are regressed on predictions; then the interval's factor is the 90% quantile
+    of errors over spreads, every patient weighing the same (split conformal prediction with normalised
+    scores, Lei et al. 2018, doi 10.1080/01621459.2017.1307116; patients pooled as in Dunn et al. 2023, doi
+    10.1080/01621459.2022.2060112). The regression is on the same spots: it has two numbers a gene. Targets
+    that are not defined are left out. None without any spot.
+
+    Parameters
+    ----------
+    held_out
+        Predictions and the slides that they are of, with targets.
+    """
+    held_out = [part for part in held_out if len(part.rows)]
+    if not held_out:
+        return None
+    weight = _patient_weights(held_out)
+    genes = held_out[0].predicted.shape[1]
+    found = {key: np.zeros(genes, np.float32) for key in ("intercept", "slope", "typical", "factor")}
+    for start in range(0, genes, _BLOCK_GENES):
+        block = slice(start, start + _BLOCK_GENES)
+        predicted = np.concatenate([part.predicted[:, block] for part in held_out]).astype(np.float64)
+        error = predicted - np.concatenate([part.target(block) for part in held_out])
+        for number in range(error.shape[1]):
+            known = np.isfinite(error[:, number])
+            if known.any():
+                parts = predicted[known, number], error[known, number], weight[known]
+                for key, value in zip(found, _calibrated(*parts), strict=True):
+                    found[key][start + number] = value
+    return Spread(**found)
+
+
+def coverage(
+    spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Targets]
+) -> dict[str, Any]:
+    """How often intervals hold the truth on test slides, and how wide they are.
+
+    Returns
+    -------
+    ``coverage`` and ``width``, means over slides; ``slides``: the coverage of each, over all its defined
+    targets.
+    """
+    shares, widths = {}, []
+    for name, targets in measured.items():
+        inside, width, count = 0, 0.0, 0
+        for number, target in enumerate(targets.column_blocks(_BLOCK_GENES)):
+            block = slice(number * _BLOCK_GENES, (number + 1) * _BLOCK_GENES)
+            values = predicted[name][:, block]
+            reach = spread.factor[block] * spread.of(values, block)
+            known = np.isfinite(target) & np.isfinite(values)
+            inside += int((np.abs(values - target) <= reach)[known].sum())
+            width += float(2 * reach[known].sum(dtype=np.float64))
+            count += int(known.sum())
+        if count:
+            shares[name] = inside / count
+            widths.append(width / count)
+    return {
+        "coverage": float(np.mean(list(shares.values()))) if shares else float("nan"),
+        "width": float(np.mean(widths)) if widths else float("nan"),
+        "slides": shares,
+    }
+
+
+def _calibrated(
+    predicted: NDArray[np.float64], error: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Intercept, slope and typical variance of one gene, and the factor of its interval."""
+    intercept, slope, typical = _variance_line(predicted, error**2, weight)
+    spread = np.sqrt(_bounded(intercept + slope * predicted, typical))
+    score = np.divide(np.abs(error), spread, out=np.zeros_like(error), where=spread > 0)
+    # One more score than there are: that of the spot to come (Lei et al. 2018).
+    level = min(1.0, LEVEL * (len(score) + 1) / len(score))
+    return intercept, slope, typical, _quantile(score, weight, level)
+
+
+def _bounded(variance: Any, typical: Any) -> Any:
+    return np.clip(variance, _LEAST * typical, _MOST * typical)
+
+
+def _variance_line(
+    predicted: NDArray[np.float64], squared: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Intercept, slope and mean of squared errors, by weighted least squares on predictions."""
+    share = weight / weight.sum()
+    mean, centre = float(share @ squared), float(share @ predicted)
+    apart = predicted - centre
+    variation = float(share @ apart**2)
+    slope = float(share @ (apart * squared)) / variation if variation > 1e-12 else 0.0
+    return mean - slope * centre, slope, mean
+
+
+def _quantile(values: NDArray[np.float64], weight: NDArray[np.float64], level: float) -> float:
+    """The least value below which values of this share of the weight lie, itself included."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weight[order]) / weight.sum()
+    place = min(int(np.searchsorted(reached, level - _ROUNDING)), len(order) - 1)
+    return float(values[order[place]])
+
+
+def _patient_weights(held_out: Sequence[HeldOut]) -> NDArray[np.float64]:
+    """(n,) weights of the spots: 1 in all for each patient; a slide without a patient is its own."""
+    patients = [part.slide.patient or part.slide.name for part in held_out]
+    spots: Counter[str] = Counter()
+    for part, patient in zip(held_out, patients, strict=True):
+        spots[patient] += len(part.rows)
+    parts = [np.full(len(h.rows), 1.0 / spots[p]) for h, p in zip(held_out, patients, strict=True)]
+    return np.concatenate(parts)

@@ -1,0 +1,104 @@
+"""The journal: what was appended is there after any end of the process, and nothing else is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmap_st.errors import StoreError
+from mmap_st.extract.store.journal import Journal
+
+N, WIDTH = 40, 5
+
+
+def opened(path: Path, recipe: str = "r") -> Journal:
+    return Journal(path, recipe, N, WIDTH)
+
+
+def vectors(rows: np.ndarray) -> np.ndarray:
+    return (rows[:, None] + np.arange(WIDTH) / 10).astype(np.float32)
+
+
+def keep(journal: Journal, rows: list[int], valid: bool = True) -> None:
+    where = np.array(rows)
+    journal.append(where, vectors(where), np.full(len(where), valid))
+
+
+@given(st.lists(st.lists(st.integers(0, N - 1), min_size=1, max_size=6, unique=True), max_size=8), st.data())
+def test_a_torn_journal_holds_all_whole_records_before_the_tear(tmp_path_factory, batches, data) -> None:
+    path = tmp_path_factory.mktemp("j") / "a.rows"
+    journal = opened(path)
+    sizes = [path.stat().st_size]
+    for rows in batches:
+        keep(journal, rows)
+        sizes += [path.stat().st_size]
+    journal.close()
+    cut = data.draw(st.integers(128, sizes[-1]))
+    with path.open("r+b") as file:
+        file.truncate(cut)
+    whole = {row for rows, size in zip(batches, sizes[1:], strict=True) if size <= cut for row in rows}
+    again = opened(path)
+    assert whole <= set(np.flatnonzero(again.done).tolist()) <= {row for rows in batches for row in rows}
+    embedding, valid = again.read(range(N))
+    assert np.array_equal(valid, again.done)
+    assert np.array_equal(embedding[valid], vectors(np.flatnonzero(valid)))
+
+
+def test_what_another_recipe_made_is_not_taken_over(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "a.rows")
+    keep(journal, [1, 2])
+    journal.close()
+    assert not opened(tmp_path / "a.rows", "another").done.any()
+
+
+def test_rows_that_could_not_be_read_are_tried_again_by_the_next_process(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "a.rows")
+    keep(journal, [1, 2])
+    keep(journal, [3], valid=False)
+    assert journal.done[[1, 2, 3]].all()
+    journal.close()
+    assert np.flatnonzero(opened(tmp_path / "a.rows").done).tolist() == [1, 2]
+
+
+def test_a_writer_that_lost_its_lock_cannot_change_the_rows_of_the_next(tmp_path: Path) -> None:
+    slept = opened(tmp_path / "a.rows")
+    keep(slept, [0, 1])
+    follower = opened(tmp_path / "a.rows")
+    keep(follower, [2, 3])
+    keep(slept, [8, 9])  # it wakes up
+    embedding, valid = follower.read(range(N))
+    assert np.flatnonzero(valid).tolist() == [0, 1, 2, 3]
+    assert np.array_equal(embedding[:4], vectors(np.arange(4)))
+
+
+def test_rows_that_were_changed_on_disk_are_never_passed_on(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "a.rows")
+    keep(journal, [0, 1])
+    with (tmp_path / "a.rows").open("r+b") as file:
+        file.seek(-12, 2)
+        file.write(b"\x01\x02")
+    with pytest.raises(StoreError, match="was changed by another program"):
+        journal.read(range(2))
+
+
+def test_folders_that_another_slide_removes_meanwhile_are_made_again(tmp_path: Path, monkeypatch) -> None:
+    mkdir, calls = Path.mkdir, [0]
+
+    def removed_at_once(self: Path, *args, **kwargs) -> None:
+        mkdir(self, *args, **kwargs)
+        calls[0] += 1
+        if calls[0] <= 3:
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", removed_at_once)
+    keep(opened(tmp_path / "s" / "a.rows"), [1])
+
+
+def test_a_journal_that_is_done_takes_its_folders_along(tmp_path: Path) -> None:
+    first, second = (opened(tmp_path / "j" / name / "e" / "a.rows") for name in ("A1", "B1"))
+    first.delete()
+    assert [folder.name for folder in (tmp_path / "j").iterdir()] == ["B1"]
+    second.delete()
+    assert not (tmp_path / "j").exists()

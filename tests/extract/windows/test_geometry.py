@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmap_st.errors import RequestError
+from mmap_st.extract.windows.geometry import (
+    mpp_key,
+    mpp_of_magnification,
+    parse_magnifications,
+    share_in_bounds,
+    window_boxes,
+)
+
+POSITIVE = st.floats(0.05, 5.0)
+PLACE = st.floats(-5000, 20000)
+
+
+@given(PLACE, PLACE, POSITIVE, POSITIVE, st.integers(1, 600))
+def test_a_window_is_exact_in_micrometres_and_centred(x, y, mpp, source, input_px) -> None:
+    ((x0, y0, x1, y1),) = window_boxes(np.array([[x, y]]), mpp, input_px, source)
+    for side in (x1 - x0, y1 - y0):
+        assert side * source == pytest.approx(input_px * mpp, rel=1e-6)
+    assert (x0 + x1) / 2 == pytest.approx(x, abs=1e-6)
+    assert (y0 + y1) / 2 == pytest.approx(y, abs=1e-6)
+
+
+def test_an_mpp_is_never_snapped_to_a_magnification() -> None:
+    sides = [np.ptp(window_boxes(np.zeros((1, 2)), 0.5, 224, s)[0, [0, 2]]) for s in (0.25, 0.265)]
+    assert sides[0] / sides[1] == pytest.approx(0.265 / 0.25)
+
+
+@given(st.tuples(PLACE, PLACE), st.floats(1, 3000), st.integers(1, 9000), st.integers(1, 9000))
+def test_share_in_bounds_is_the_area_inside(centre, side, width, height) -> None:
+    box = np.array([[centre[0] - side / 2, centre[1] - side / 2, centre[0] + side / 2, centre[1] + side / 2]])
+    share = share_in_bounds(box, (width, height))[0]
+    across = max(0.0, min(box[0, 2], width) - max(box[0, 0], 0.0))
+    down = max(0.0, min(box[0, 3], height) - max(box[0, 1], 0.0))
+    assert share == pytest.approx(across * down / side**2, abs=1e-5)
+    assert 0 <= share <= 1 + 1e-6
+
+
+def test_magnifications_are_aliases_of_mpp() -> None:
+    assert [mpp_of_magnification(m) for m in (40, 20, 10, 5)] == [0.25, 0.5, 1.0, 2.0]
+    assert parse_magnifications("5,40x, 20,20", None) == (0.25, 0.5, 2.0)
+    assert parse_magnifications(None, "1,0.5") == (0.5, 1.0)
+    assert parse_magnifications(None, None) is None
+    assert mpp_key(0.5) == "0.5000"
+
+
+@given(POSITIVE)
+def test_a_parsed_mpp_is_what_its_key_says(mpp) -> None:
+    (parsed,) = parse_magnifications(None, repr(mpp)) or ()
+    assert float(mpp_key(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("magnifications", "mpp"), [("20", "0.5"), ("0", None), ("20,,10", None), (None, "fine"), (None, "-1")]
+)
+def test_magnifications_that_cannot_be(magnifications, mpp) -> None:
+    with pytest.raises(RequestError, match=r"--m"):
+        parse_magnifications(magnifications, mpp)

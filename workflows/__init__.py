@@ -1,0 +1,1 @@
+"""What crosses layers: from slides to predictions, and the demo."""

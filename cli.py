@@ -9,9 +9,6 @@ import typer
 
 import mmap_st
 from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
-from mmap_st.commands import cohorts as downloads
-from mmap_st.commands import evaluation as comparison
-from mmap_st.commands.console import STOPPED
 from mmap_st.errors import MmapError, RequestError
 
 app = typer.Typer(
@@ -21,14 +18,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(downloads.download)
+app.command()(cohorts.download)
 app.add_typer(cohorts.app, name="cohort")
 app.command()(extraction.extract)
 app.command("import")(extraction.import_)
 app.command()(extraction.prototypes)
 app.command("fit-head")(heads.fit_head)
 app.command()(evaluation.evaluate)
-app.command()(comparison.compare)
+app.command()(evaluation.compare)
 app.command()(heads.predict)
 app.command()(heads.report)
 app.command()(extraction.info)
@@ -48,7 +45,7 @@ def main() -> None:
         console.fail(str(error))
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code in STOPPED:
+        if stop.code in console.STOPPED:
             console.fail("stopped; what was finished is kept, and the same command goes on from there.")
         raise
 

@@ -1,1 +1,5 @@
 """The commands, by what they work on; `mmap_st.cli` puts them together."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ from mmap_st.commands.options import ValuesOption, parse_values
 from mmap_st.errors import RequestError
 
 if TYPE_CHECKING:
-    from mmap_st.data.download.run import DownloadReport
+    from mmap_st.data.download import DownloadReport
 
 
 _WRITE = "write"
@@ -55,9 +55,8 @@ def write(
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, look at their tables, write a cohort; the word `write` may be left out."""
-    from mmap_st.data.cohort import write_cohort
+    from mmap_st.data import survey_cohort, write_cohort
     from mmap_st.data.readers import READERS, open_cohort
-    from mmap_st.data.survey import survey
 
     if readers:
         console.show_table("readers", ("name", "reads"), [(r.name, r.about) for r in READERS.values()])
@@ -67,7 +66,7 @@ def write(
     found = open_cohort(source, image=image, values=parse_values(values))
     rows, problems, notes = [], {}, {}
     with console.status() as tell:
-        for look in survey(found):
+        for look in survey_cohort(found):
             row = look.row
             tell(f"looking at {row.slide}")
             if look.problems:
@@ -109,8 +108,8 @@ def check(
 ) -> None:
     """Read all tables and a thumbnail of all images; show what each slide is and what is wrong."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.engine.preview import preview_cohort
-    from mmap_st.report.cohort_check import CohortCheck, check_cohort, summarise_genes
+    from mmap_st.extract.engine import preview_cohort
+    from mmap_st.report import CohortCheck, check_cohort, summarise_genes
 
     slides = open_cohort(cohort, image=image, values=parse_values(values))
     result = CohortCheck()
@@ -167,9 +166,8 @@ def download(
         return
     if dataset is None:
         raise RequestError("Name a data set, such as her2st; `mmap download --list` shows them.")
-    from mmap_st.data.download.datasets import find_dataset
-    from mmap_st.data.download.run import DownloadRequest
-    from mmap_st.data.download.run import download as fetch
+    from mmap_st.data.download import DownloadRequest, find_dataset
+    from mmap_st.data.download import download as fetch
 
     folder = out or Path(find_dataset(dataset).name)
     request = DownloadRequest(dataset, folder, _words(sections), _words(what), mirror)
@@ -185,7 +183,7 @@ def _words(text: str | None) -> list[str] | None:
 
 
 def _show_datasets(name: str | None) -> None:
-    from mmap_st.data.download.datasets import DATASETS, KINDS, find_dataset
+    from mmap_st.data.download import DATASETS, KINDS, find_dataset
 
     if name is None:
         rows = [(dataset.name, dataset.about, dataset.page) for dataset in DATASETS.values()]

@@ -25,7 +25,7 @@ def encoders(
 ) -> None:
     """List the encoders that can be named; build none."""
     from mmap_st.commands.tables import show_encoder, show_encoders
-    from mmap_st.extract.encoders.catalogue import list_encoders, look_at
+    from mmap_st.extract.encoders import list_encoders, look_at
 
     found = list(list_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
     filtered = ready or open_only or commercial
@@ -55,9 +55,8 @@ def doctor(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "fp32",
 ) -> None:
     """Say what is wrong with this machine, or with an encoder on it."""
-    from mmap_st.extract.encoders.catalogue import encoder_spec
-    from mmap_st.extract.encoders.self_test import examine_encoder
-    from mmap_st.extract.engine.machine import examine_machine
+    from mmap_st.extract.encoders import encoder_spec, examine_encoder
+    from mmap_st.extract.engine import examine_machine
 
     if encoder is None and (weights is not None or random_weights):
         raise RequestError("--weights and --random-weights are of an encoder; give --encoder NAME too.")

@@ -58,13 +58,12 @@ def evaluate(
 ) -> None:
     """Cross-validate one head; go on with what a stopped run left."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.extract.windows.geometry import parse_magnifications
-    from mmap_st.head.evaluation.ablations import evaluate as run
-    from mmap_st.head.evaluation.folder import EvaluateRequest
-    from mmap_st.head.runs.request import fit_request
-    from mmap_st.head.runs.run_folder import METRICS
-    from mmap_st.report.ablations import draw_ablations
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.head.evaluation import EvaluateRequest
+    from mmap_st.head.evaluation import evaluate as run
+    from mmap_st.head.runs import METRICS, fit_request
+    from mmap_st.report import draw_ablations
 
     fit = fit_request(
         stored_encoder(encoder),
@@ -129,12 +128,11 @@ def compare(
 ) -> None:
     """Compare encoders and heads on the same folds; go on with what a stopped run left."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.head.evaluation.comparison import COMPARE_CSV, COMPARE_JSON
-    from mmap_st.head.evaluation.comparison import compare as run
-    from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads
-    from mmap_st.head.registry import HEADS
-    from mmap_st.report.comparison import write_markdown
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.head import HEADS
+    from mmap_st.head.evaluation import COMPARE_CSV, COMPARE_JSON, CompareRequest, make_heads
+    from mmap_st.head.evaluation import compare as run
+    from mmap_st.report import write_markdown
 
     names = list(HEADS) if heads.strip() == "all" else _words(heads, "--heads")
     request = CompareRequest(
@@ -174,7 +172,7 @@ def _words(text: str, flag: str) -> list[str]:
 
 def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tuple[float, ...] | None, ...]:
     """Sets of magnifications to compare; one of None where none is given."""
-    from mmap_st.extract.windows.geometry import parse_magnifications
+    from mmap_st.extract.windows import parse_magnifications
 
     sets = [parse_magnifications(text, None) for text in magnifications or ()]
     sets += [parse_magnifications(None, text) for text in mpp or ()]
@@ -182,8 +180,8 @@ def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tupl
 
 
 def _draw(rows: list[dict[str, object]], out: Path, pair: tuple[str, str] | None) -> list[Path]:
-    from mmap_st.head.evaluation.comparison import row_genes
-    from mmap_st.report.comparison import draw_comparison, draw_genes
+    from mmap_st.head.evaluation import row_genes
+    from mmap_st.report import draw_comparison, draw_genes
 
     written = [draw_comparison(rows, out / "compare.png")]
     if pair is not None:

@@ -85,12 +85,15 @@ def extract(
     """Embed every spot of every slide at several magnifications."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.encoders import encoder_spec
-    from mmap_st.extract.engine.device import keep_freed_memory
-    from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-    from mmap_st.extract.engine.plan import ExtractOptions
-    from mmap_st.extract.engine.preview import preview_cohort
-    from mmap_st.extract.slides.grid import parse_grid
-    from mmap_st.extract.windows.geometry import parse_magnifications
+    from mmap_st.extract.engine import (
+        EncoderRequest,
+        ExtractOptions,
+        extract_cohort,
+        keep_freed_memory,
+        preview_cohort,
+    )
+    from mmap_st.extract.slides import parse_grid
+    from mmap_st.extract.windows import parse_magnifications
 
     mpps = parse_magnifications(magnifications, mpp)
     grid = None if spots is None else parse_grid(spots)
@@ -147,10 +150,8 @@ def import_(
 ) -> None:
     """Take embeddings that were made elsewhere into a store."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.imports.importing import import_features
-    from mmap_st.extract.imports.jobs import ImportRequest
-    from mmap_st.extract.imports.matching import CoordinateOptions
-    from mmap_st.extract.windows.geometry import parse_magnifications
+    from mmap_st.extract.imports import CoordinateOptions, ImportRequest, import_features
+    from mmap_st.extract.windows import parse_magnifications
 
     mpps = parse_magnifications(None, mpp)
     if mpps is None or len(mpps) != 1:
@@ -183,10 +184,9 @@ def prototypes(
     seed: SeedOption = 0,
 ) -> None:
     """Build the prototype candidates of every slide that has the encoder's embeddings."""
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.extract.windows.geometry import parse_magnifications
-    from mmap_st.prototypes.candidates import CandidateSettings, device_of_kmeans
-    from mmap_st.prototypes.stored import build_all
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.prototypes import CandidateSettings, build_all, device_of_kmeans
 
     if clusters != "auto" and not clusters.isdecimal():
         raise RequestError(f"--clusters {clusters}: give auto or a number.")
@@ -211,8 +211,7 @@ def prototypes(
 
 def info(store: StoreArgument) -> None:
     """Show what is in a store."""
-    from mmap_st.extract.store.contents import contents
-    from mmap_st.extract.store.reader import FeatureStore
+    from mmap_st.extract.store import FeatureStore, list_contents
 
     rows = [
         (
@@ -226,7 +225,7 @@ def info(store: StoreArgument) -> None:
             str(line.invalid) if line.invalid else "",
             str(line.prototypes) if line.prototypes else "",
         )
-        for line in contents(FeatureStore.open(store))
+        for line in list_contents(FeatureStore.open(store))
     ]
     columns = (
         "slide",

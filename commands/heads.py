@@ -50,11 +50,10 @@ def fit_head(
 ) -> None:
     """Train one head, predict the test slides and score them."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.extract.windows.geometry import parse_magnifications
-    from mmap_st.head.runs.fit import fit_head as fit
-    from mmap_st.head.runs.request import fit_request
-    from mmap_st.head.runs.run_folder import METRICS
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.head.runs import METRICS, fit_request
+    from mmap_st.head.runs import fit_head as fit
 
     request = fit_request(
         stored_encoder(encoder),
@@ -90,8 +89,8 @@ def predict(
     slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
 ) -> None:
     """Predict expression of slides in a store, sequenced or not."""
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.head.runs.prediction import predict_slides
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.head.runs import predict_slides
 
     names = None if slides is None else [name.strip() for name in slides.split(",") if name.strip()]
     with console.status() as tell:
@@ -113,8 +112,8 @@ def report(
     ] = None,
 ) -> None:
     """Draw measured beside predicted maps, and where the prototypes lie."""
-    from mmap_st.extract.store.reader import FeatureStore
-    from mmap_st.report.run_report import report_run
+    from mmap_st.extract.store import FeatureStore
+    from mmap_st.report import report_run
 
     names = None if genes is None else [name.strip() for name in genes.split(",") if name.strip()]
     opened = None if store is None else FeatureStore.open(store)
@@ -130,8 +129,8 @@ def demo(
     patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 12,
 ) -> None:
     """Run the whole pipeline on simulated tissue: a few minutes on two cores."""
-    from mmap_st.extract.engine.device import keep_freed_memory
-    from mmap_st.workflows.demo import SETTINGS, run_demo
+    from mmap_st.extract.engine import keep_freed_memory
+    from mmap_st.workflows import SETTINGS, run_demo
 
     keep_freed_memory()
     with console.status() as tell, console.ExtractionProgress() as progress:

@@ -73,7 +73,7 @@ def stored_encoder(name: str) -> str:
     """What a store calls an encoder: one of a file has the name that its spec says."""
     if ".py:" not in name:
         return name
-    from mmap_st.extract.encoders.catalogue import encoder_spec
+    from mmap_st.extract.encoders import encoder_spec
 
     return encoder_spec(name).name
 
@@ -86,7 +86,7 @@ def parse_values(text: str | None) -> str | None:
     RequestError
         If it is no such word.
     """
-    from mmap_st.data.cohort import VALUES
+    from mmap_st.data import VALUES
 
     if text is not None and text not in VALUES:
         raise RequestError(f"--values {text}: give {' or '.join(VALUES)}.")

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mmap_st.commands import console
 
 if TYPE_CHECKING:
-    from mmap_st.extract.encoders.catalogue import ListedEncoder
-    from mmap_st.extract.encoders.spec import EncoderSpec
-    from mmap_st.extract.engine.extraction import ExtractReport
-    from mmap_st.extract.engine.preview import PreviewReport
-    from mmap_st.extract.imports.importing import ImportReport
+    from mmap_st.extract.encoders import EncoderSpec, ListedEncoder
+    from mmap_st.extract.engine import ExtractReport, PreviewReport
+    from mmap_st.extract.imports import ImportReport
 
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
@@ -210,7 +208,7 @@ def show_evaluation(metrics: dict[str, Any], head: str) -> None:
 
 def show_comparison(result: dict[str, Any]) -> None:
     """Every row of a comparison."""
-    from mmap_st.report.comparison import about, notes, table_of
+    from mmap_st.report import about, notes, table_of
 
     console.say(about(result))
     columns, lines = table_of(result["rows"])

@@ -1,1 +1,5 @@
 """Cohorts, spots, counts, panels and splits: everything that is not an image or an embedding."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

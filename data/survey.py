@@ -43,7 +43,7 @@ class SlideSurvey:
         return self.spots.positions_without_counts + self.spots.counts_without_position if self.spots else 0
 
 
-def survey(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurvey]:
+def survey_cohort(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurvey]:
     """Look at the slides one by one; with `counts`, read the values of their count tables too."""
     for row in cohort.slides:
         yield survey_slide(row, counts=counts)

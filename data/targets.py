@@ -217,7 +217,7 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
 
-def targets(
+def targets_from_counts(
     counts: Counts,
     genes: Sequence[str],
     normalisation: str = LOG1P_10K,

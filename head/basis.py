@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from mmap_st.data.targets import ALL, Index, Targets, pooled_moments
+from mmap_st.data import ALL, Index, Targets, pooled_moments
 from mmap_st.head.inputs import HeadSlide, evenly
 from mmap_st.head.interface import Tensors
 

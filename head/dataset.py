@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.data.counts import Counts
+from mmap_st.data import Cohort, CohortSlide, Counts, Split, shared_patients, some, targets_from_counts
 from mmap_st.data.readers import read_counts
-from mmap_st.data.splits import Split, shared_patients
-from mmap_st.data.spots import some
-from mmap_st.data.targets import targets
 from mmap_st.errors import CountsError, HeadError, SlideError
-from mmap_st.extract.store.embeddings import StoredTokens
-from mmap_st.extract.store.reader import FeatureStore, StoredSlide
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod
-from mmap_st.head.mmap.method import MmapSettings
-from mmap_st.prototypes.candidates import CandidateSettings, select_prototypes, selected_count
-from mmap_st.prototypes.stored import stored_candidates, stored_embeddings
+from mmap_st.head.mmap import MmapSettings
+from mmap_st.prototypes import (
+    CandidateSettings,
+    select_prototypes,
+    selected_count,
+    stored_candidates,
+    stored_embeddings,
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,6 @@ def with_targets(
 ) -> dict[str, HeadSlide]:
     """The slides with their targets on a panel."""
     return {
-        name: replace(slide, target=targets(counts[name], genes, normalisation, slide.xy))
+        name: replace(slide, target=targets_from_counts(counts[name], genes, normalisation, slide.xy))
         for name, slide in slides.items()
     }

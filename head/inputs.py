@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.targets import Targets
-from mmap_st.extract.store.embeddings import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
+from mmap_st.data import Targets
+from mmap_st.extract.store import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
 
 # A spread below this is that of a constant column.
 _SMALLEST_SPREAD = 1e-6

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.splits import inner_folds, spatial_blocks
+from mmap_st.data import inner_folds, spatial_blocks
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.inputs import HeadSlide
 

@@ -10,19 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.interface import HeadMethod
-from mmap_st.head.linear.hest_ridge import HEST_RIDGE
-from mmap_st.head.linear.mean import MEAN
-from mmap_st.head.linear.ridge import RIDGE
-from mmap_st.head.mmap.method import MMAP
-from mmap_st.head.published.bleep import BLEEP
-from mmap_st.head.published.egn import EGN
-from mmap_st.head.published.hist2st import HIST2ST
-from mmap_st.head.published.histogene import HISTOGENE
-from mmap_st.head.published.knn import KNN
-from mmap_st.head.published.mlp import MLP
-from mmap_st.head.published.st_net import ST_NET
-from mmap_st.head.published.tcgn import TCGN
-from mmap_st.head.published.triplex import TRIPLEX
+from mmap_st.head.linear import HEST_RIDGE, MEAN, RIDGE
+from mmap_st.head.mmap import MMAP
+from mmap_st.head.published import BLEEP, EGN, HIST2ST, HISTOGENE, KNN, MLP, ST_NET, TCGN, TRIPLEX
 from mmap_st.plugins import code_of_file, code_of_point, failing_as, load_file, package_of, split_reference
 
 # Baselines first, then published methods by their year.

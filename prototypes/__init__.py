@@ -1,1 +1,5 @@
 """Prototypes: each slide summarised by the k-means centres of its own embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import MissingDependencyError, RequestError
-from mmap_st.extract.store.embeddings import BLOCK_BYTES, Embeddings, row_blocks
+from mmap_st.extract.store import BLOCK_BYTES, Embeddings, row_blocks
 
 KINDS = ("kmeans", "random")
 

@@ -12,18 +12,18 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
-from mmap_st.extract.store.embeddings import StoredEmbeddings
-from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.reader import (
+from mmap_st.extract.store import (
     FeatureStore,
+    StoredEmbeddings,
     StoredSlide,
     check_encoder,
     common_magnifications,
     encode_name,
+    slide_lock,
     store_errors,
     subgroup,
 )
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
 from mmap_st.prototypes.candidates import (
     MOST_SPOTS,

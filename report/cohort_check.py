@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.data.counts import in_any, in_common, naming
-from mmap_st.data.spots import Spots
-from mmap_st.data.survey import SlideSurvey, survey_slide
+from mmap_st.data import Cohort, CohortSlide, SlideSurvey, Spots, in_any, in_common, naming, survey_slide
 from mmap_st.errors import SlideError, TissueError
-from mmap_st.extract.engine.placement import check_inside, count_outside
-from mmap_st.extract.slides.orientation import better_orientation
-from mmap_st.extract.slides.resolution import SourceMpp, choose_mpp, known_mpps
-from mmap_st.extract.slides.slide import Slide, open_slide
-from mmap_st.extract.slides.tissue import Tissue, find_tissue
+from mmap_st.extract.engine import check_inside, count_outside
+from mmap_st.extract.slides import (
+    Slide,
+    SourceMpp,
+    Tissue,
+    better_orientation,
+    choose_mpp,
+    find_tissue,
+    known_mpps,
+    open_slide,
+)
 
 _FEWEST_SPOTS = 20  # fewer say nothing of an orientation
 _FEWEST_ON_TISSUE = 0.5

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from mmap_st.head.scoring.metrics import pearson_per_gene
-from mmap_st.prototypes.candidates import Candidates, selection_space
+from mmap_st.head.scoring import pearson_per_gene
+from mmap_st.prototypes import Candidates, selection_space
 from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
 
 _PANEL_IN = 2.3

@@ -11,13 +11,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mmap_st.errors import ImageError, RequestError, did_you_mean
-from mmap_st.extract.slides.slide import open_slide
-from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.head.dataset import prototype_settings
-from mmap_st.head.runs.prediction import MEASURED, UNS, read_prediction
-from mmap_st.head.runs.run_folder import FOLDS, HEAD_JSON, PREDICTIONS, SavedHead, read_head
-from mmap_st.prototypes.candidates import CandidateSettings
-from mmap_st.prototypes.stored import stored_candidates
+from mmap_st.extract.slides import open_slide
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head import prototype_settings
+from mmap_st.head.runs import (
+    FOLDS,
+    HEAD_JSON,
+    MEASURED,
+    PREDICTIONS,
+    UNS,
+    SavedHead,
+    read_head,
+    read_prediction,
+)
+from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
 from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototype_map
 

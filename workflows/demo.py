@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.cohort import Cohort, write_cohort
+from mmap_st.data import Cohort, write_cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.head.interface import parse_settings
-from mmap_st.head.registry import head_method
-from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.request import FitRequest
+from mmap_st.extract.engine import EncoderRequest, extract_cohort
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head import head_method, parse_settings
+from mmap_st.head.runs import FitRequest, fit_head
 from mmap_st.progress import Progress
-from mmap_st.report.run_report import report_run
+from mmap_st.report import report_run
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 ENCODER = "efficientnet-lite0"

@@ -1,5 +1,5 @@
 """Public data sets: what can be fetched, and fetching it so that an interrupted download goes on."""
 
-from mmap_st.data.download.datasets import DATASETS, Dataset, RemoteFile, find_dataset
+import lazy_loader
 
-__all__ = ["DATASETS", "Dataset", "RemoteFile", "find_dataset"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

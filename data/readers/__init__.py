@@ -1,11 +1,5 @@
 """Readers of public layouts: each finds slides in a folder and reads their spots and counts."""
 
-from mmap_st.data.readers.registry import (
-    READERS,
-    Reader,
-    open_cohort,
-    read_counts,
-    read_spots,
-)
+import lazy_loader
 
-__all__ = ["READERS", "Reader", "open_cohort", "read_counts", "read_spots"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from mmap_st.errors import EncoderError, RequestError, first_line
 from mmap_st.extract.encoders.encoder import HALVES, Encoder, autocast
-from mmap_st.extract.encoders.networks.batchnorm_fusion import fold_batch_norms
+from mmap_st.extract.encoders.networks import fold_batch_norms
 from mmap_st.extract.encoders.spec import PRECISIONS, CustomModel, EncoderSpec, Rgb
 from mmap_st.extract.encoders.weights import check_requirements, find_weights, get_weights
-from mmap_st.extract.store.recipe import RANDOM
+from mmap_st.extract.store import RANDOM
 
 if TYPE_CHECKING:
     import torch
 
-    from mmap_st.extract.encoders.networks.pooling import Embedder
+    from mmap_st.extract.encoders.networks import Embedder
 
 #: On a CPU the network takes this many windows at a time, always: convolutions round differently with the
 #: size of a batch, so one size makes embeddings independent of --batch-size; and small batches are faster
@@ -69,7 +69,7 @@ def build_encoder(
     import torch
 
     from mmap_st.extract.encoders.checkpoints import sha256_of_tensors
-    from mmap_st.extract.encoders.networks.builders import build_random, build_with_weights, own_failures
+    from mmap_st.extract.encoders.networks import build_random, build_with_weights, own_failures
 
     if precision not in PRECISIONS:
         raise RequestError(f"There is no precision {precision!r}; give one of auto, {', '.join(PRECISIONS)}.")
@@ -134,7 +134,7 @@ def _measure(model: Embedder, spec: EncoderSpec, tokens: int, device: str) -> tu
     """
     import torch
 
-    from mmap_st.extract.encoders.networks.pooling import grid_side, pool
+    from mmap_st.extract.encoders.networks import grid_side, pool
 
     images = torch.zeros(1, 3, spec.input_px, spec.input_px, device=device)
     with torch.inference_mode():

@@ -15,9 +15,9 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmap_st.data.spots import some
+from mmap_st.data import some
 from mmap_st.errors import EncoderError, first_line
-from mmap_st.extract.encoders.networks.pooling import TimmNetwork
+from mmap_st.extract.encoders.networks import TimmNetwork
 from mmap_st.extract.encoders.spec import EncoderSpec, Model, TimmModel
 
 if TYPE_CHECKING:

@@ -1,1 +1,5 @@
 """The extraction pipeline of this machine: reading threads, the device, a writing thread."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import DeviceError, StoppedError
-from mmap_st.extract.encoders.encoder import Encoder
+from mmap_st.extract.encoders import Encoder
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmap_st.data.cohort import Cohort
+from mmap_st.data import Cohort
 from mmap_st.errors import MmapError, StoppedError
-from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder
-from mmap_st.extract.encoders.build import device_of
-from mmap_st.extract.encoders.encoder import auto_precision, note_of_scales
+from mmap_st.extract.encoders import (
+    Encoder,
+    EncoderSpec,
+    auto_precision,
+    build_encoder,
+    device_of,
+    note_of_scales,
+)
 from mmap_st.extract.engine.pipeline import embed_slides
 from mmap_st.extract.engine.placement import gets_spots
 from mmap_st.extract.engine.plan import (
@@ -25,9 +30,9 @@ from mmap_st.extract.engine.plan import (
 )
 from mmap_st.extract.engine.recipes import run_recipe
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
-from mmap_st.extract.slides.grid import GridRequest
-from mmap_st.extract.store.reader import FeatureStore, holds_anything
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.slides import GridRequest
+from mmap_st.extract.store import FeatureStore, holds_anything
+from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
 _LOG = logging.getLogger(__name__)

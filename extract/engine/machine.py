@@ -12,11 +12,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mmap_st.errors import MmapError, did_you_mean
-from mmap_st.extract.encoders.catalogue import known_encoders
-from mmap_st.extract.encoders.encoder import is_fast_at_bf16
-from mmap_st.extract.encoders.plugins import installed_encoders
-from mmap_st.extract.encoders.self_test import Finding
-from mmap_st.extract.encoders.weights import configuration_path, read_configuration
+from mmap_st.extract.encoders import (
+    Finding,
+    configuration_path,
+    installed_encoders,
+    is_fast_at_bf16,
+    known_encoders,
+    read_configuration,
+)
 from mmap_st.extract.engine.plan import usable_cores
 
 _LITTLE_SPACE_GB = 5.0

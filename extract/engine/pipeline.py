@@ -19,7 +19,7 @@ from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.plan import SlidePlan
 from mmap_st.extract.engine.result_writer import Keeper
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
-from mmap_st.extract.windows.reader import Allocate, Windows
+from mmap_st.extract.windows import Allocate, Windows
 
 _MORE_THAN_THREADS = 2
 

@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data import CohortSlide, Spots
 from mmap_st.data.readers import read_spots
-from mmap_st.data.spots import Spots
 from mmap_st.errors import ImageError, SlideRecipeError, SpotsError
-from mmap_st.extract.slides.grid import GridRequest, grid_spots, stored_grid
-from mmap_st.extract.slides.resolution import SourceMpp, resolve_source_mpp
-from mmap_st.extract.slides.slide import Slide, open_slide
-from mmap_st.extract.slides.tissue import Tissue, find_tissue
-from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.slides import (
+    GridRequest,
+    Slide,
+    SourceMpp,
+    Tissue,
+    find_tissue,
+    grid_spots,
+    open_slide,
+    resolve_source_mpp,
+    stored_grid,
+)
+from mmap_st.extract.store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.spots import Spots
+from mmap_st.data import CohortSlide, Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.engine.recipes import slide_recipe
-from mmap_st.extract.slides.grid import GridRequest
-from mmap_st.extract.slides.resolution import SourceMpp
-from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.reader import FeatureStore, SlideInfo, StoredSlide
-from mmap_st.extract.store.recipe import Recipe, differences, is_imported, run_part, slide_part
-from mmap_st.extract.store.writer import check_spots, mismatch_sentence
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.slides import GridRequest, SourceMpp
+from mmap_st.extract.store import (
+    FeatureStore,
+    Magnification,
+    Recipe,
+    SlideInfo,
+    StoredSlide,
+    check_spots,
+    differences,
+    is_imported,
+    mismatch_sentence,
+    run_part,
+    slide_part,
+)
+from mmap_st.extract.windows import mpp_key
 
 
 @dataclass(frozen=True)

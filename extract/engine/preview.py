@@ -11,13 +11,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import ImageError, RequestError, SlideError, TissueError
 from mmap_st.extract.engine.placement import Placement, gets_spots, place_spots_on
-from mmap_st.extract.slides.grid import GridRequest, stored_grid
-from mmap_st.extract.slides.slide import Slide, open_slide
-from mmap_st.extract.slides.tissue import Tissue, find_tissue, share_on_tissue
-from mmap_st.extract.store.reader import FeatureStore, encode_name, holds_anything
+from mmap_st.extract.slides import (
+    GridRequest,
+    Slide,
+    Tissue,
+    find_tissue,
+    open_slide,
+    share_on_tissue,
+    stored_grid,
+)
+from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
 
 _LONGEST_PX = 2000
 _SHORTEST_PX = 1000

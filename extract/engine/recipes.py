@@ -6,12 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.spots import Spots
-from mmap_st.extract.encoders.encoder import Encoder
-from mmap_st.extract.slides.slide import slide_files
-from mmap_st.extract.slides.tissue import METHOD
-from mmap_st.extract.store.recipe import Recipe, sha256_of_spots
-from mmap_st.extract.windows.reader import FILL, RESAMPLING
+from mmap_st.data import Spots
+from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.slides import METHOD, slide_files
+from mmap_st.extract.store import Recipe, sha256_of_spots
+from mmap_st.extract.windows import FILL, RESAMPLING
 from mmap_st.files import sha256_of_json
 
 #: Raised only when the numbers change.

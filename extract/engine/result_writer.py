@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
-from mmap_st.extract.windows.reader import Windows
+from mmap_st.extract.windows import Windows
 
 _WAITING_BATCHES = 8
 

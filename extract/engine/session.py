@@ -25,16 +25,27 @@ from mmap_st.errors import (
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan
 from mmap_st.extract.engine.recipes import image_fingerprint
-from mmap_st.extract.slides.slide import Slide, open_slide
-from mmap_st.extract.slides.tissue import find_tissue, share_of_tissue
-from mmap_st.extract.store.journal import Journal, journal_path
-from mmap_st.extract.store.lock import SlideLock
-from mmap_st.extract.store.reader import FeatureStore, encode_name
-from mmap_st.extract.store.rows import MagnificationRows
-from mmap_st.extract.store.writer import MagnificationWriter, versions, write_slide, write_telemetry
-from mmap_st.extract.windows.geometry import mpp_key, share_in_bounds, window_boxes
-from mmap_st.extract.windows.read_plan import ReadPlan, plan_reading
-from mmap_st.extract.windows.reader import WindowReader
+from mmap_st.extract.slides import Slide, find_tissue, open_slide, share_of_tissue
+from mmap_st.extract.store import (
+    FeatureStore,
+    Journal,
+    MagnificationRows,
+    MagnificationWriter,
+    SlideLock,
+    encode_name,
+    journal_path,
+    versions,
+    write_slide,
+    write_telemetry,
+)
+from mmap_st.extract.windows import (
+    ReadPlan,
+    WindowReader,
+    mpp_key,
+    plan_reading,
+    share_in_bounds,
+    window_boxes,
+)
 from mmap_st.files import sha256_of_json
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.hdf5 import open_hdf5
-from mmap_st.data.spots import some
+from mmap_st.data import open_hdf5, some
 from mmap_st.errors import FeaturesError
 
 #: Ends of the names of files that `read_features` understands.

@@ -17,7 +17,7 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
 )
-from mmap_st.extract.engine.plan import stored_magnifications, width_sentence
+from mmap_st.extract.engine import stored_magnifications, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
 from mmap_st.extract.imports.jobs import ImportJob, ImportRequest, check_request, find_jobs
 from mmap_st.extract.imports.matching import (
@@ -29,11 +29,20 @@ from mmap_st.extract.imports.matching import (
     match_coordinates,
 )
 from mmap_st.extract.imports.target_slides import ImportSlide, SpotSource, find_slide
-from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.reader import FeatureStore, encode_name, holds_anything
-from mmap_st.extract.store.recipe import Recipe, differences, imported_recipe, is_imported
-from mmap_st.extract.store.writer import MagnificationWriter, mismatch_sentence, write_slide
-from mmap_st.extract.windows.geometry import share_in_bounds
+from mmap_st.extract.store import (
+    FeatureStore,
+    MagnificationWriter,
+    Recipe,
+    differences,
+    encode_name,
+    holds_anything,
+    imported_recipe,
+    is_imported,
+    mismatch_sentence,
+    slide_lock,
+    write_slide,
+)
+from mmap_st.extract.windows import share_in_bounds
 
 
 def match_rows(slide: ImportSlide, features: Features, options: CoordinateOptions) -> Match:

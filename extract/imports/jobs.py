@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.readers.finding import without_suffix
-from mmap_st.data.spots import some
+from mmap_st.data import Cohort, some
+from mmap_st.data.readers import without_suffix
 from mmap_st.errors import FeaturesError, RequestError
 from mmap_st.extract.imports.files import FEATURE_SUFFIXES
 from mmap_st.extract.imports.matching import CENTRE, CORNER, CoordinateOptions
-from mmap_st.extract.store.reader import FeatureStore, encode_name
+from mmap_st.extract.store import FeatureStore, encode_name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from mmap_st.data.spots import Spots, duplicates, some
+from mmap_st.data import Spots, duplicates, some
 from mmap_st.errors import FeaturesError
 from mmap_st.extract.imports.files import Features
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.data.readers import read_spots
-from mmap_st.data.readers.table import read_spot_table
-from mmap_st.data.spots import Spots
+from mmap_st.data import Cohort, CohortSlide, Spots
+from mmap_st.data.readers import read_spot_table, read_spots
 from mmap_st.errors import ResolutionError, SpotsError
-from mmap_st.extract.slides.resolution import SourceMpp, choose_mpp, known_mpps
-from mmap_st.extract.slides.slide import open_slide
-from mmap_st.extract.store.reader import FeatureStore, SlideInfo
-from mmap_st.extract.store.writer import check_spots
+from mmap_st.extract.slides import SourceMpp, choose_mpp, known_mpps, open_slide
+from mmap_st.extract.store import FeatureStore, SlideInfo, check_spots
 
 #: As far as two sources of a slide's micrometres per pixel may be apart.
 _MOST = 1.05

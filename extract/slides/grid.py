@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmap_st.data.spots import Spots
+from mmap_st.data import Spots
 from mmap_st.errors import RequestError, TissueError
 from mmap_st.extract.slides.tissue import METHOD, Tissue, on_tissue
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmap_st.data.arrays import mpp_from_pitch
-from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.spots import Spots
+from mmap_st.data import CohortSlide, Spots, mpp_from_pitch
 from mmap_st.errors import ResolutionError
 
 _LARGEST_DISAGREEMENT = 0.05

@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError
-from mmap_st.extract.slides.formats.ome_zarr import OmeZarrSlide, is_ome_zarr
-from mmap_st.extract.slides.formats.openslide_format import OpenSlideSlide, dicom_series
-from mmap_st.extract.slides.formats.pixels import Level
-from mmap_st.extract.slides.formats.plain import PlainSlide
-from mmap_st.extract.slides.formats.tiff import TiffSlide, is_ome, ome_mpp_of
+from mmap_st.extract.slides.formats import (
+    Level,
+    OmeZarrSlide,
+    OpenSlideSlide,
+    PlainSlide,
+    TiffSlide,
+    dicom_series,
+    is_ome,
+    is_ome_zarr,
+    ome_mpp_of,
+)
 
 __all__ = ["Level", "Slide", "open_slide", "slide_files"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmap_st.extract.store.reader import FeatureStore, StoredSlide, subgroup
 from mmap_st.extract.store.recipe import RANDOM, is_imported
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ContentLine:
     prototypes: int = 0
 
 
-def contents(store: FeatureStore) -> Iterator[ContentLine]:
+def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
     """List a store, slides and encoders in order of name, finest magnification first."""
     for name in store.slides():
         slide = store.slide(name)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in
 from mmap_st.extract.store.recipe import Recipe, differences, head_part
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.spots import Spots
+from mmap_st.data import Spots
 from mmap_st.files import canonical_json
 
 #: Raised only when the numbers of an import change.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmap_st.errors import ImageError
 from mmap_st.extract.store.journal import Journal
 from mmap_st.extract.store.writer import MagnificationWriter
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 
 _LOG = logging.getLogger(__name__)
 _LARGEST_INVALID_SHARE = 0.05

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 import mmap_st
-from mmap_st.data.spots import Spots
+from mmap_st.data import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.store.magnification import magnification_in
 from mmap_st.extract.store.reader import FeatureStore, SlideInfo, encode_name, store_errors, subgroup
 from mmap_st.extract.store.recipe import Recipe, differences
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
 
 _SPOTS_CHUNK = 65_536

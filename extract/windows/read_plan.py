@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.extract.slides.formats.pixels import Level
+from mmap_st.extract.slides.formats import Level
 from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for, mpp_key, window_boxes
 
 _ORDER = 16

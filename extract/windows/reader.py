@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import RegionError
-from mmap_st.extract.slides.slide import Slide
+from mmap_st.extract.slides import Slide
 from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for
 from mmap_st.extract.windows.kernels import resample_windows, store_tile
 from mmap_st.extract.windows.read_plan import ReadPlan

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.cohort import Cohort
+from mmap_st.data import Cohort
 from mmap_st.errors import RequestError, WriteError, did_you_mean
-from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.evaluation.aggregate import PER_SLIDE, gain
 from mmap_st.head.evaluation.cross_validation import EvaluateReport, ReadyCohort, cross_validate, read_cohort
 from mmap_st.head.evaluation.folder import EvaluateRequest, check_kind, evaluation_folder
-from mmap_st.head.mmap.method import MmapSettings
-from mmap_st.head.runs.run_folder import write_json, write_table, writing
+from mmap_st.head.mmap import MmapSettings
+from mmap_st.head.runs import write_json, write_table, writing
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
 #: L and K that are tried, as in the paper's Figure 4.

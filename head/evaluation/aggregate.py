@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mmap_st.head.scoring.statistics import difference, interval_over_patients
+from mmap_st.head.scoring import difference, interval_over_patients
 
 #: Metrics that a slide has of its own, by their name in a summary.
 PER_SLIDE = {"pcc_slide": "pcc", "pcc_slide_hvg50": "pcc_hvg50", "mse": "mse", "mae": "mae"}

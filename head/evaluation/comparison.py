@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.spots import read_labels
+from mmap_st.data import Cohort, read_labels
 from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError
-from mmap_st.extract.store.reader import (
+from mmap_st.extract.store import (
     FeatureStore,
     check_encoder,
     check_same_recipe,
     common_magnifications,
     encode_name,
 )
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import check_tokens, why_not_embedded
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, Mpps, Row, make_rows, scatter_pair
 from mmap_st.head.evaluation.comparison_summary import (
@@ -46,17 +45,18 @@ from mmap_st.head.evaluation.folder import (
     evaluation_folder,
     write_json_whole,
 )
-from mmap_st.head.runs.prediction import prediction_file, read_prediction
-from mmap_st.head.runs.run_folder import (
+from mmap_st.head.runs import (
     GENES,
     METRICS,
     PREDICTIONS,
     count_parameters,
+    prediction_file,
     read_json,
+    read_prediction,
     write_table,
     writing,
 )
-from mmap_st.head.scoring.metrics import region_agreement
+from mmap_st.head.scoring import region_agreement
 
 COMPARE_JSON, COMPARE_CSV, ROWS = "compare.json", "compare.csv", "rows"
 

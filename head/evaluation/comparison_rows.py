@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmap_st.errors import RequestError, did_you_mean
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.interface import settings_values
 from mmap_st.head.registry import head_method
-from mmap_st.head.runs.request import FitRequest, fit_request
+from mmap_st.head.runs import FitRequest, fit_request
 
 #: Heads that all others of the same encoder and magnifications are compared with, where they are there.
 REFERENCES = ("mmap", "ridge")

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmap_st.head.evaluation.aggregate import PER_SLIDE, Patients, gain
 from mmap_st.head.evaluation.comparison_rows import FIRST_ENCODER, FIRST_MAGNIFICATIONS, REFERENCES, Row
-from mmap_st.head.scoring.statistics import FEWEST_FOR_TEST, holm
+from mmap_st.head.scoring import FEWEST_FOR_TEST, holm
 
 #: Scores of a row, beside those of its slides.
 SCORES = (*PER_SLIDE, "pcc_pooled")

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.counts import harmonise_genes
-from mmap_st.data.splits import Fold, make_folds
+from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
 from mmap_st.errors import RequestError, SplitError
-from mmap_st.extract.store.reader import FeatureStore, check_encoder, check_same_recipe, common_magnifications
+from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import check_tokens, measure, prototype_settings, with_stored_patients
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
 from mmap_st.head.evaluation.fold_jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
@@ -22,11 +20,19 @@ from mmap_st.head.evaluation.folder import (
     link_files,
     write_json_whole,
 )
-from mmap_st.head.runs.fit import choose_genes, shared_patients_warning
-from mmap_st.head.runs.prediction import prediction_file
-from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.runs.run_folder import GENES, METRICS, PREDICTIONS, read_json, write_table, writing
-from mmap_st.prototypes.stored import stored_candidates
+from mmap_st.head.runs import (
+    GENES,
+    METRICS,
+    PREDICTIONS,
+    FitRequest,
+    choose_genes,
+    prediction_file,
+    read_json,
+    shared_patients_warning,
+    write_table,
+    writing,
+)
+from mmap_st.prototypes import stored_candidates
 
 Tell = Callable[[str], None]
 

@@ -23,16 +23,12 @@ import torch
 from numpy.linalg import LinAlgError
 from threadpoolctl import threadpool_limits
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.counts import Counts
-from mmap_st.data.splits import Fold
+from mmap_st.data import Cohort, Counts, Fold
 from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
-from mmap_st.extract.engine.plan import usable_cores
-from mmap_st.extract.store.reader import FeatureStore, encode_name
-from mmap_st.head.networks.optimiser import resolved_device
-from mmap_st.head.runs.fit import fit_split
-from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.runs.run_folder import FOLDS, METRICS, writing
+from mmap_st.extract.engine import usable_cores
+from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.head.networks import resolved_device
+from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 
 # Of a worker, beside its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _WORKER_BYTES = 3e9

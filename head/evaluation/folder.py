@@ -14,13 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import mmap_st
-from mmap_st.data.splits import Fold
+from mmap_st.data import Fold
 from mmap_st.errors import RequestError
-from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store import FeatureStore
 from mmap_st.files import sha256_of_json
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
-from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.runs.run_folder import FOLDS, METRICS, read_json, write_json, writing
+from mmap_st.head.runs import FOLDS, METRICS, FitRequest, read_json, write_json, writing
 
 _FORMAT_VERSION = 1
 

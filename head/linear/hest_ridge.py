@@ -19,7 +19,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from mmap_st.errors import HeadError
-from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.extract.store import row_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 

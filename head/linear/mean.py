@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.targets import Targets
+from mmap_st.data import Targets
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 

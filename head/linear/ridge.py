@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from mmap_st.data.targets import Index
+from mmap_st.data import Index
 from mmap_st.errors import HeadError
-from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.extract.store import row_blocks
 from mmap_st.head.basis import Basis, fit_basis, judged_genes
 from mmap_st.head.inputs import HeadSlide, evenly
 from mmap_st.head.interface import (
@@ -33,7 +33,7 @@ from mmap_st.head.interface import (
 )
 from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
 from mmap_st.head.linear.mean import training_mean
-from mmap_st.head.scoring.metrics import slide_metrics
+from mmap_st.head.scoring import slide_metrics
 
 #: Strengths that are tried where none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.extract.store.embeddings import BLOCK_BYTES, row_blocks
+from mmap_st.extract.store import BLOCK_BYTES, row_blocks
 from mmap_st.head.basis import Components
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.neighbourhood import Surroundings, spot_pitch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 from mmap_st.head.basis import Components, fit_basis, fit_components, judged_genes
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeldOut, Limits, Validation, best_of, thinned
-from mmap_st.head.linear.mean import mean_target, training_mean
+from mmap_st.head.linear import mean_target, training_mean
 from mmap_st.head.mmap.preparation import Preparation, Prepared
+from mmap_st.head.mmap.settings import MmapSettings
 from mmap_st.head.mmap.trained_head import MmapHead, SlideLevel, fit_slide_level, level_of, slide_descriptor
 from mmap_st.head.mmap.training import SlideTensors, TrainingSlide, network_output, train_epochs
-from mmap_st.head.networks.attention import MmapNetwork
-from mmap_st.head.networks.optimiser import resolved_device, seeded
-from mmap_st.head.scoring.metrics import slide_metrics
-
-if TYPE_CHECKING:
-    from mmap_st.head.mmap.method import MmapSettings
+from mmap_st.head.networks import MmapNetwork, resolved_device, seeded
+from mmap_st.head.scoring import slide_metrics
 
 #: Strengths of ridge that are tried; features have a mean squared length of 1.
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmap_st.head.basis import Basis, Components, Coordinates
 from mmap_st.head.inputs import HeadSlide, evenly
 from mmap_st.head.interface import Limits
-from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
+from mmap_st.head.linear import Chunk, FoldedRidge, Group
 from mmap_st.head.mmap.features import SlideFeatures, slide_features
 from mmap_st.head.mmap.trained_head import block_scales
 from mmap_st.head.mmap.training import SlideTensors

@@ -15,7 +15,7 @@ from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeldOut, Tensors
 from mmap_st.head.mmap.features import SHARES, SlideFeatures, slide_features
 from mmap_st.head.mmap.training import SlideTensors, network_output
-from mmap_st.head.networks.attention import MmapNetwork
+from mmap_st.head.networks import MmapNetwork
 
 Array = NDArray[np.float32]
 

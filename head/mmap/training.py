@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from mmap_st.head.interface import LIMITS
 from mmap_st.head.mmap.features import SlideFeatures
-from mmap_st.head.networks.attention import MmapNetwork, contrastive_similarity, masked_mse
-from mmap_st.head.networks.optimiser import Schedule, optimise
+from mmap_st.head.networks import MmapNetwork, Schedule, contrastive_similarity, masked_mse, optimise
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from mmap_st.errors import HeadError
 from mmap_st.head.basis import fit_basis, judged_genes
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeadMethod, Shape, Tensors, Validation, best_of, cross_fit
-from mmap_st.head.linear.mean import training_mean
+from mmap_st.head.linear import training_mean
 from mmap_st.head.networks.network import KEPT, NetworkSettings, PartNetwork, Sizes, TrainingPart
 from mmap_st.head.networks.optimiser import Schedule, optimise, resolved_device, seeded
 from mmap_st.head.networks.spot_blocks import Part, parts_of
 from mmap_st.head.networks.trained_head import NetworkHead, load_network, moved
-from mmap_st.head.scoring.metrics import slide_metrics
+from mmap_st.head.scoring import slide_metrics
 
 # Networks see whole parts of slides: fewer spots are kept than of heads that see them one by one.
 _MOST_SPOTS = 51_200

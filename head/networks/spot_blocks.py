@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.extract.store import row_blocks
 from mmap_st.head.basis import whitened_axes
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.neighbourhood import spot_pitch

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.data.targets import ALL, Index
+from mmap_st.data import ALL, Index
 from mmap_st.errors import HeadError, first_line
 from mmap_st.head.basis import Basis
 from mmap_st.head.inputs import HeadSlide

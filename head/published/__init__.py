@@ -1,1 +1,5 @@
 """Published methods on stored embeddings; each file says what was kept of its paper, and what changed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mmap_st.head.networks.network import TrainingPart
-from mmap_st.head.networks.spot_blocks import Part
-from mmap_st.prototypes.candidates import import_faiss
+from mmap_st.head.networks import Part, TrainingPart
+from mmap_st.prototypes import import_faiss
 
 #: Training spots that are kept, taken evenly where there are more: they are saved with the head.
 MOST_SPOTS = 20_000

@@ -29,17 +29,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     TrainingPart,
     check_at_least,
+    network_method,
     tensor,
 )
-from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.bank import Array, average, kept_spots, nearest
 
 

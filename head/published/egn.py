@@ -29,19 +29,19 @@ import torch
 from torch import nn
 
 from mmap_st.head.basis import Components, fit_components
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     TrainingPart,
     check_at_least,
     check_multiple,
+    network_method,
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.bank import Array, kept_spots, nearest_of_others, owners
 from mmap_st.head.published.histogene import transformer
 

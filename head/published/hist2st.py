@@ -33,20 +33,20 @@ from torch.nn import functional as F
 from mmap_st.errors import HeadError
 from mmap_st.head.basis import MOST_GENES
 from mmap_st.head.neighbourhood import mean_of_neighbours, nearest
-from mmap_st.head.networks.attention import masked_mse
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     TrainingPart,
     check_at_least,
     check_multiple,
+    masked_mse,
+    network_method,
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.histogene import transformer
 
 # Places beyond share the last embedding.

@@ -22,18 +22,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     check_at_least,
     check_multiple,
+    network_method,
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.spot_blocks import Part
 
 # Places beyond share the last embedding; Visium has 128 columns, legacy arrays have 35.
 _PLACES = 128

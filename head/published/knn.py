@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
-from mmap_st.extract.store.embeddings import row_blocks
+from mmap_st.extract.store import row_blocks
 from mmap_st.head.basis import Basis, Components, fit_basis, fit_components, judged_genes
 from mmap_st.head.inputs import HeadSlide, evenly
 from mmap_st.head.interface import (
@@ -31,10 +31,10 @@ from mmap_st.head.interface import (
     best_of,
     cross_fit,
 )
-from mmap_st.head.linear.mean import training_mean
-from mmap_st.head.networks.network import check_at_least
+from mmap_st.head.linear import training_mean
+from mmap_st.head.networks import check_at_least
 from mmap_st.head.published.bank import MOST_SPOTS, average, nearest
-from mmap_st.head.scoring.metrics import slide_metrics
+from mmap_st.head.scoring import slide_metrics
 
 #: Numbers of neighbours that are tried where none is given.
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)

@@ -25,19 +25,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
+    Schedule,
     Sizes,
     TrainingPart,
     check_at_least,
+    network_method,
+    optimise,
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.optimiser import Schedule, optimise
-from mmap_st.head.networks.spot_blocks import Part
 
 # How the autoencoder is trained.
 _LEARNING_RATE = 1e-3

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from mmap_st.errors import HeadError
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, best_of
-from mmap_st.head.linear.ridge import RidgeHead, RidgeSettings, fit_ridge, load_ridge
-from mmap_st.head.networks.network import check_at_least
+from mmap_st.head.linear import RidgeHead, RidgeSettings, fit_ridge, load_ridge
+from mmap_st.head.networks import check_at_least
 
 
 @dataclass(frozen=True)

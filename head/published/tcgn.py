@@ -26,19 +26,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     TrainingPart,
     check_at_least,
     check_multiple,
+    network_method,
     output_layer,
+    reduced_tokens,
     tensor,
+    token_axes,
 )
-from mmap_st.head.networks.spot_blocks import Part, reduced_tokens, token_axes
 
 # Spots do not see each other: no more at once than memory is for.
 _SPOTS_AT_ONCE = 512

@@ -29,19 +29,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmap_st.head.neighbourhood import GridConvolution, grid_cells, nearest
-from mmap_st.head.networks.attention import masked_mse
-from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import (
+from mmap_st.head.networks import (
     Inputs,
     NetworkSettings,
+    Part,
     PartNetwork,
     Sizes,
     check_at_least,
     check_multiple,
+    masked_mse,
+    network_method,
     output_layer,
     tensor,
 )
-from mmap_st.head.networks.spot_blocks import Part
 from mmap_st.head.published.histogene import transformer
 
 # Neighbours are at most this many pitches away, and so are their offsets to the right and below.

@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.counts import Counts, harmonise_genes
-from mmap_st.data.panel import Panel, choose_panel
-from mmap_st.data.splits import Split, resolve_split
-from mmap_st.data.targets import AS_GIVEN, normalisation_of
+from mmap_st.data import (
+    AS_GIVEN,
+    Cohort,
+    Counts,
+    Panel,
+    Split,
+    choose_panel,
+    harmonise_genes,
+    normalisation_of,
+    resolve_split,
+)
 from mmap_st.errors import NormalisationError, SplitError
-from mmap_st.extract.store.reader import FeatureStore, check_encoder, check_same_recipe, common_magnifications
+from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import (
     check_tokens,
     load_slide,
@@ -28,8 +34,7 @@ from mmap_st.head.dataset import (
 )
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, HeldOut, held_out_by, plan_validation, thinned
-from mmap_st.head.linear.mean import MEAN, MeanSettings
-from mmap_st.head.linear.ridge import RIDGE, RidgeSettings
+from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import Fitted
 from mmap_st.head.runs.prediction import prediction_file, write_prediction
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
@@ -45,7 +50,7 @@ from mmap_st.head.runs.run_folder import (
     write_table,
     writing,
 )
-from mmap_st.head.scoring.uncertainty import Spread, fit_spread
+from mmap_st.head.scoring import Spread, fit_spread
 
 Tell = Callable[[str], None]
 

@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.panel import Panel
-from mmap_st.data.splits import Split
-from mmap_st.data.targets import NORMALISATIONS, Targets
+from mmap_st.data import NORMALISATIONS, Panel, Split, Targets
 from mmap_st.errors import HeadError
-from mmap_st.extract.store.recipe import Recipe
+from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
 from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.scoring.metrics import gene_table, most_variable, pooled_errors, summarise
-from mmap_st.head.scoring.uncertainty import LEVEL, Spread, coverage
+from mmap_st.head.scoring import LEVEL, Spread, coverage, gene_table, most_variable, pooled_errors, summarise
 
 Predictions = Mapping[str, NDArray[np.float32]]
 

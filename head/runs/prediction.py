@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.targets import NORMALISATIONS
+from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import WriteError, first_line
-from mmap_st.extract.store.reader import encode_name
+from mmap_st.extract.store import encode_name
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.scoring.uncertainty import Spread
+from mmap_st.head.scoring import Spread
 
 if TYPE_CHECKING:
     import anndata
@@ -22,9 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
-from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.store.recipe import differences, head_part
-from mmap_st.extract.windows.geometry import mpp_key
+from mmap_st.extract.store import FeatureStore, differences, head_part
+from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
 from mmap_st.head.runs.run_folder import SavedHead, read_head
 

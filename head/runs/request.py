@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mmap_st.data.panel import DEFAULT_PANEL, INTERSECTION
-from mmap_st.data.targets import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED
+from mmap_st.data import DEFAULT_PANEL, INTERSECTION, LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED
 from mmap_st.errors import HeadError, RequestError, did_you_mean
 from mmap_st.head.interface import HeadMethod, make_settings, parse_settings, settings_values
 from mmap_st.head.registry import head_method

@@ -17,7 +17,7 @@ import mmap_st
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.scoring.uncertainty import Spread, is_spread, saved_spread
+from mmap_st.head.scoring import Spread, is_spread, saved_spread
 
 _LOG = logging.getLogger(__name__)
 

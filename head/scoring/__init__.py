@@ -1,1 +1,5 @@
 """How predictions are scored: metrics, statistics over patients, prediction intervals."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

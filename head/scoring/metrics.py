@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from mmap_st.data.targets import BLOCK_ENTRIES, Targets, pooled_moments
+from mmap_st.data import BLOCK_ENTRIES, Targets, pooled_moments
 
 _HVG = 50
 # A spread below this share of the values' own size is rounding, not variation.

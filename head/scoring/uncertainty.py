@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.targets import Targets
+from mmap_st.data import Targets
 from mmap_st.head.interface import HeldOut, Tensors
 
 #: Intervals hold the truth this often.

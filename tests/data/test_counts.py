@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from mmap_st.data.counts import make_counts
 from mmap_st.data.panel import choose_panel, target_moments
-from mmap_st.data.targets import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED, targets
+from mmap_st.data.targets import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED, targets_from_counts
 from mmap_st.errors import CountsError, PanelError
 
 TABLES = arrays(np.float32, (5, 4), elements=st.integers(0, 30).map(float))
@@ -30,7 +30,7 @@ def test_rows_and_columns_are_those_of_the_dense_table(table, ids, genes) -> Non
 @given(TABLES)
 def test_targets_are_log1p_of_counts_per_ten_thousand_over_all_genes(table) -> None:
     counts = make_counts(IDS, GENES, table)
-    found = targets(counts, ("G2", "absent", "G0")).dense()
+    found = targets_from_counts(counts, ("G2", "absent", "G0")).dense()
     library = table.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.log1p(table / library * 1e4)
@@ -48,7 +48,9 @@ def test_moments_match_numpy_over_pooled_spots_and_skip_empty_ones() -> None:
         for name, t in tables.items()
     }
     genes, mean, variance = target_moments(slides)
-    pooled = np.concatenate([targets(c, GENES).dense() for c in slides.values()]).astype(np.float64)
+    pooled = np.concatenate([targets_from_counts(c, GENES).dense() for c in slides.values()]).astype(
+        np.float64
+    )
     assert genes == GENES
     np.testing.assert_allclose(mean, np.nanmean(pooled, axis=0), rtol=1e-5)
     np.testing.assert_allclose(variance, np.nanvar(pooled, axis=0), rtol=1e-4)
@@ -94,7 +96,7 @@ def test_an_empty_table_is_refused() -> None:
 def test_a_spot_without_counts_is_zero_where_its_normalisation_says_so(table) -> None:
     table[1] = 0
     counts = make_counts(IDS, GENES, table)
-    found = targets(counts, ("G1", "absent"), LOG1P_COUNTS).dense()
+    found = targets_from_counts(counts, ("G1", "absent"), LOG1P_COUNTS).dense()
     np.testing.assert_allclose(found[:, 0], np.log1p(table[:, 1]), rtol=1e-6)
     assert found[1, 0] == 0
     assert np.isnan(found[:, 1]).all()
@@ -106,8 +108,8 @@ def test_smoothed_targets_are_means_over_neighbours() -> None:
     table[3] = 0  # 0 in its neighbours' means, as in its own
     counts = make_counts([f"{x}x{y}" for x, y in grid], GENES, table)
     panel = ("G3", "absent", "G0")
-    plain = targets(counts, panel, LOG10_PANEL).dense()
-    found = targets(counts, panel, LOG10_PANEL_SMOOTHED, np.array(grid) * 200.0).dense()
+    plain = targets_from_counts(counts, panel, LOG10_PANEL).dense()
+    found = targets_from_counts(counts, panel, LOG10_PANEL_SMOOTHED, np.array(grid) * 200.0).dense()
     for row, (x, y) in enumerate(grid):
         around = [i for i, (a, b) in enumerate(grid) if max(abs(a - x), abs(b - y)) <= 1]
         np.testing.assert_allclose(found[row, [0, 2]], plain[around][:, [0, 2]].mean(axis=0), rtol=1e-5)
@@ -120,14 +122,14 @@ def test_a_spot_that_the_table_lacks_is_undefined_and_takes_no_part(normalisatio
     table = np.array([[4, 1], [0, 0], [2, 3]])
     counts = make_counts(["a", "empty", "c"], ["G1", "G2"], table).rows_of(["a", "empty", "absent", "c"])
     xy = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
-    found = targets(counts, ["G1", "G2"], normalisation, xy).dense()
+    found = targets_from_counts(counts, ["G1", "G2"], normalisation, xy).dense()
     assert np.isnan(found[2]).all()
     assert np.isfinite(np.delete(found, 2, axis=0)).all()
     if normalisation == LOG10_PANEL_SMOOTHED:  # the last is too far away
-        panel = targets(counts, ["G1", "G2"], LOG10_PANEL).dense()
+        panel = targets_from_counts(counts, ["G1", "G2"], LOG10_PANEL).dense()
         np.testing.assert_allclose(found[0], panel[:2].mean(axis=0), rtol=1e-6)
         return
-    alone = targets(
+    alone = targets_from_counts(
         make_counts(["a", "empty", "c"], ["G1", "G2"], table), ["G1", "G2"], normalisation, xy[[0, 1, 3]]
     ).dense()
     np.testing.assert_allclose(found[[0, 1]], alone[[0, 1]])

@@ -13,7 +13,7 @@ from mmap_st.data.counts import (
     naming,
 )
 from mmap_st.data.panel import choose_panel, target_moments
-from mmap_st.data.targets import AS_GIVEN, LOG1P_10K, normalisation_of, targets
+from mmap_st.data.targets import AS_GIVEN, LOG1P_10K, normalisation_of, targets_from_counts
 from mmap_st.errors import CountsError, NormalisationError, PanelError
 
 NAMES = st.lists(st.sampled_from("ABCDEFGH"), unique=True, min_size=1)
@@ -85,7 +85,7 @@ def test_a_panel_of_the_union_takes_each_gene_from_the_slides_that_have_it() -> 
     assert union.genes == ("X", "Y", "Z")
     assert union.how == "all of the union"
     genes, mean, variance = target_moments(training, gene_set="union")
-    expected = targets(one, ("X",)).dense()[:, 0]
+    expected = targets_from_counts(one, ("X",)).dense()[:, 0]
     assert mean[genes.index("X")] == pytest.approx(expected.mean(), rel=1e-5)
     assert variance[genes.index("X")] == pytest.approx(expected.var(), rel=1e-5)
     with pytest.raises(PanelError, match="--gene-set both"):
@@ -107,7 +107,7 @@ def test_log_normalised_values_are_targets_as_they_are_and_do_not_mix_with_count
     counts = make_counts(("a",), ("A", "B"), np.array([[1, 2]], np.float32))
     assert normalisation_of({"one": lognorm}) == AS_GIVEN
     assert normalisation_of({"two": counts}) == LOG1P_10K
-    found = targets(lognorm, ("B", "A"), AS_GIVEN).dense()
+    found = targets_from_counts(lognorm, ("B", "A"), AS_GIVEN).dense()
     np.testing.assert_array_equal(found[:2], values[:2, ::-1])
     assert np.isnan(found[2]).all()  # nothing was measured there
     with pytest.raises(NormalisationError, match=r"1 of 2 slides hold log-normalised values \(one\)"):

@@ -5,7 +5,7 @@ import numpy as np
 
 from mmap_st.data.arrays import mpp_from_pitch
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
-from mmap_st.data.targets import targets
+from mmap_st.data.targets import targets_from_counts
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 from mmap_st.workflows.simulation.expression import draw_effects, spot_context, within_section
 from mmap_st.workflows.simulation.tissue import grow_tissue
@@ -73,7 +73,7 @@ def test_without_the_slide_factor_sections_do_not_differ(tmp_path: Path) -> None
         for slide in open_cohort(f"her2st:{root}").slides:
             counts = read_counts(slide)
             genes = [gene for gene in counts.genes if gene.startswith("GLOBAL")]
-            levels.append(targets(counts, genes).dense().mean(axis=0))
+            levels.append(targets_from_counts(counts, genes).dense().mean(axis=0))
         spread[factor] = np.std(levels, axis=0).mean()
     assert spread[True] > 2 * spread[False]
 

@@ -1,5 +1,5 @@
 """Simulated cohorts: pictures and counts with known causes, written in a public layout."""
 
-from mmap_st.workflows.simulation.cohort import SimulationSettings, simulate_cohort
+import lazy_loader
 
-__all__ = ["SimulationSettings", "simulate_cohort"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

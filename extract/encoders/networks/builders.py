@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmap_st.data.spots import some
+from mmap_st.data import some
 from mmap_st.errors import EncoderError, MmapError, first_line
 from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_file, sha256_of_tensors
 from mmap_st.extract.encoders.networks.pooling import (

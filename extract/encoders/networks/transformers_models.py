@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmap_st.data.spots import some
+from mmap_st.data import some
 from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.checkpoints import fit_state, read_state
 from mmap_st.extract.encoders.networks.pooling import ModuleNetwork, TransformersNetwork

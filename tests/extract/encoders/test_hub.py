@@ -20,7 +20,8 @@ from huggingface_hub import constants, errors
 from safetensors.torch import save
 
 from mmap_st.errors import EncoderError
-from mmap_st.extract.encoders import ENCODERS, build_encoder, encoder_spec
+from mmap_st.extract.encoders import build_encoder, encoder_spec
+from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.hub import cached_file, fetch, hub_sentence
 from mmap_st.extract.encoders.spec import Hub
 

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import nn
 
 from mmap_st.errors import RequestError
-from mmap_st.extract.encoders import ENCODERS, EncoderSpec, encoder_spec
+from mmap_st.extract.encoders import EncoderSpec, encoder_spec
 from mmap_st.extract.encoders.encoder import note_of_scales, prepare_picture
+from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.networks.builders import build_random
 from mmap_st.extract.encoders.networks.pooling import Embedder, grid_side, pool
 from mmap_st.extract.encoders.spec import (

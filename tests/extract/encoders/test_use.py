@@ -15,13 +15,14 @@ import pytest
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RecipeMismatchError
-from mmap_st.extract.encoders import ENCODERS, build_encoder, encoder_spec
+from mmap_st.extract.encoders import build_encoder, encoder_spec
+from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.self_test import examine_encoder
 from mmap_st.extract.engine import machine
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.machine import examine_machine
 from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.store.contents import contents
+from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.progress import Silent
 
@@ -92,7 +93,7 @@ def test_a_grid_of_tokens_is_kept_beside_embeddings_that_stay_the_same(
         assert grid.shape[3] == plain.width
     assert kept.group["tokens"].dtype == np.float16
     assert kept.group["tokens"].chunks == (10, 2, 2, grid.shape[3])
-    assert "2 x 2 tokens" in next(contents(FeatureStore.open(tmp_path / "tokens.zarr"))).state
+    assert "2 x 2 tokens" in next(list_contents(FeatureStore.open(tmp_path / "tokens.zarr"))).state
 
     # Not asked for, it is what the store has; another is refused.
     again = extract_cohort(section, tmp_path / "tokens.zarr", request(None, name), (0.5, 1.0), options)
@@ -224,7 +225,7 @@ def test_one_encoder_by_any_name_that_can_be_given(tmp_path: Path) -> None:
 
 def test_random_weights_leave_a_trace(section: Cohort, tmp_path: Path) -> None:
     extract_cohort(section, tmp_path / "f.zarr", request(), (0.5,))
-    assert "random weights" in next(contents(FeatureStore.open(tmp_path / "f.zarr"))).state
+    assert "random weights" in next(list_contents(FeatureStore.open(tmp_path / "f.zarr"))).state
 
 
 HEAVY = ("torch", "timm", "transformers", "open_clip", "torchvision", "zarr", "anndata", "faiss")

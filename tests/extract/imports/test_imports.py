@@ -18,7 +18,7 @@ from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.imports.importing import import_features
 from mmap_st.extract.imports.jobs import ImportRequest
 from mmap_st.extract.imports.matching import CoordinateOptions
-from mmap_st.extract.store.contents import contents
+from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import FeatureStore, check_same_recipe
 from mmap_st.extract.store.recipe import head_part, run_part, slide_part
@@ -206,7 +206,7 @@ def test_what_the_store_says_of_an_imported_slide(section, tmp_path: Path) -> No
     assert recipe["image"] is None is recipe["weights_sha256"]
     assert head_part(recipe) == {"encoder": {"name": "uni", "imported": True}, "weights_sha256": None}
     assert recipe == {**run_part(recipe), **slide_part(recipe), "mpp": 0.5}
-    (line,) = contents(FeatureStore.open(store))
+    (line,) = list_contents(FeatureStore.open(store))
     assert (line.state, line.mpp, line.invalid) == ("complete, imported by order", "0.5000", 0)
 
 

@@ -1,0 +1,12 @@
+__all__ = [
+    "READERS",
+    "open_cohort",
+    "read_counts",
+    "read_spot_table",
+    "read_spots",
+    "without_suffix",
+]
+
+from .finding import without_suffix
+from .registry import READERS, open_cohort, read_counts, read_spots
+from .table import read_spot_table

@@ -1,0 +1,27 @@
+__all__ = [
+    "Encoder",
+    "EncoderSpec",
+    "Finding",
+    "ListedEncoder",
+    "auto_precision",
+    "build_encoder",
+    "configuration_path",
+    "device_of",
+    "encoder_spec",
+    "examine_encoder",
+    "installed_encoders",
+    "is_fast_at_bf16",
+    "known_encoders",
+    "list_encoders",
+    "look_at",
+    "note_of_scales",
+    "read_configuration",
+]
+
+from .build import build_encoder, device_of
+from .catalogue import ListedEncoder, encoder_spec, known_encoders, list_encoders, look_at
+from .encoder import Encoder, auto_precision, is_fast_at_bf16, note_of_scales
+from .plugins import installed_encoders
+from .self_test import Finding, examine_encoder
+from .spec import EncoderSpec
+from .weights import configuration_path, read_configuration

@@ -1,0 +1,22 @@
+__all__ = [
+    "EncoderRequest",
+    "ExtractOptions",
+    "ExtractReport",
+    "PreviewReport",
+    "check_inside",
+    "count_outside",
+    "examine_machine",
+    "extract_cohort",
+    "keep_freed_memory",
+    "preview_cohort",
+    "stored_magnifications",
+    "usable_cores",
+    "width_sentence",
+]
+
+from .device import keep_freed_memory
+from .extraction import EncoderRequest, ExtractReport, extract_cohort
+from .machine import examine_machine
+from .placement import check_inside, count_outside
+from .plan import ExtractOptions, stored_magnifications, usable_cores, width_sentence
+from .preview import PreviewReport, preview_cohort

@@ -1,0 +1,25 @@
+__all__ = [
+    "METHOD",
+    "GridRequest",
+    "Slide",
+    "SourceMpp",
+    "Tissue",
+    "better_orientation",
+    "choose_mpp",
+    "find_tissue",
+    "grid_spots",
+    "known_mpps",
+    "open_slide",
+    "parse_grid",
+    "resolve_source_mpp",
+    "share_of_tissue",
+    "share_on_tissue",
+    "slide_files",
+    "stored_grid",
+]
+
+from .grid import GridRequest, grid_spots, parse_grid, stored_grid
+from .orientation import better_orientation
+from .resolution import SourceMpp, choose_mpp, known_mpps, resolve_source_mpp
+from .slide import Slide, open_slide, slide_files
+from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

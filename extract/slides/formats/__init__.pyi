@@ -1,0 +1,17 @@
+__all__ = [
+    "Level",
+    "OmeZarrSlide",
+    "OpenSlideSlide",
+    "PlainSlide",
+    "TiffSlide",
+    "dicom_series",
+    "is_ome",
+    "is_ome_zarr",
+    "ome_mpp_of",
+]
+
+from .ome_zarr import OmeZarrSlide, is_ome_zarr
+from .openslide_format import OpenSlideSlide, dicom_series
+from .pixels import Level
+from .plain import PlainSlide
+from .tiff import TiffSlide, is_ome, ome_mpp_of

@@ -1,0 +1,17 @@
+__all__ = [
+    "FILL",
+    "RESAMPLING",
+    "Allocate",
+    "ReadPlan",
+    "WindowReader",
+    "Windows",
+    "mpp_key",
+    "parse_magnifications",
+    "plan_reading",
+    "share_in_bounds",
+    "window_boxes",
+]
+
+from .geometry import mpp_key, parse_magnifications, share_in_bounds, window_boxes
+from .read_plan import ReadPlan, plan_reading
+from .reader import FILL, RESAMPLING, Allocate, WindowReader, Windows

@@ -1,0 +1,4 @@
+__all__ = ["MMAP", "MmapSettings"]
+
+from .method import MMAP
+from .settings import MmapSettings

@@ -1,0 +1,104 @@
+"""Settings of the head `mmap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmap_st.head.mmap.training import TrainingSettings
+from mmap_st.head.networks import check_device
+
+PROTOTYPES = ("kmeans", "none", "random", "learned")
+FUSIONS = ("attention", "concatenate")
+
+
+@dataclass(frozen=True)
+class MmapSettings:
+    """Settings of `mmap`.
+
+    Attributes
+    ----------
+    prototypes
+        ``kmeans``: centres of the slide's own embeddings; ``random``: spots of the slide drawn at random;
+        ``learned``: learned and shared by all slides; ``none``: no global attention.
+    clusters
+        K; None: by the number of spots.
+    selected
+        L, candidates that a spot attends to; None: half of them.
+    learned
+        Number of learned prototypes.
+    fusion
+        How the network joins magnifications: ``attention`` from the finest to all, or ``concatenate``.
+    components
+        Principal components of the embeddings at each magnification that the head sees.
+    rank
+        Number of axes of expression that are fitted; None: the genes themselves up to
+        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+    alpha
+        Strength of ridge; None: chosen among `mmap_st.head.mmap.fitting.ALPHAS`.
+    width, heads
+        D and the number of attention heads.
+    dropout, input_dropout
+        In the network, and of the embeddings.
+    learning_rate, weight_decay, epochs, slides_per_step, spots_per_slide, steps_per_epoch
+        See `mmap_st.head.mmap.training.TrainingSettings`.
+    contrastive, margin
+        See there too.
+    blend, members
+        How much of learned attention is added to ridge, 0: none is trained; of how many networks it is the
+        mean.
+    device
+        ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
+    """
+
+    prototypes: str = "kmeans"
+    clusters: int | None = None
+    selected: int | None = None
+    learned: int = 40
+    fusion: str = "attention"
+    components: int = 128
+    rank: int | None = None
+    alpha: float | None = None
+    width: int = 128
+    heads: int = 4
+    dropout: float = 0.2
+    input_dropout: float = 0.3
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    epochs: int = 20
+    slides_per_step: int = 2
+    spots_per_slide: int = 128
+    steps_per_epoch: int = 4
+    contrastive: float = 0.0
+    margin: float = 0.2
+    blend: float = 0.5
+    members: int = 3
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.prototypes not in PROTOTYPES:
+            raise ValueError(f"prototypes is {self.prototypes!r}, it must be one of {', '.join(PROTOTYPES)}")
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion is {self.fusion!r}, it must be {' or '.join(FUSIONS)}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.selected is not None and self.selected < 1:
+            raise ValueError(f"selected is {self.selected}, it must be 1 or more")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
+        check_device(self.device)
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"blend is {self.blend}, it must be from 0 to 1")
+        for name in ("learned", "components", "width", "heads", "epochs", "slides_per_step",
+                     "spots_per_slide", "steps_per_epoch", "learning_rate", "members"):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be greater than 0")
+
+    def training(self) -> TrainingSettings:
+        """The part of the settings that training takes."""
+        names = TrainingSettings.__dataclass_fields__
+        return TrainingSettings(**{name: getattr(self, name) for name in names})

@@ -1,0 +1,39 @@
+__all__ = [
+    "Inputs",
+    "MmapNetwork",
+    "NetworkSettings",
+    "Part",
+    "PartNetwork",
+    "Schedule",
+    "Sizes",
+    "TrainingPart",
+    "check_at_least",
+    "check_device",
+    "check_multiple",
+    "contrastive_similarity",
+    "masked_mse",
+    "network_method",
+    "optimise",
+    "output_layer",
+    "reduced_tokens",
+    "resolved_device",
+    "seeded",
+    "tensor",
+    "token_axes",
+]
+
+from .attention import MmapNetwork, contrastive_similarity, masked_mse
+from .fitting import network_method
+from .network import (
+    Inputs,
+    NetworkSettings,
+    PartNetwork,
+    Sizes,
+    TrainingPart,
+    check_at_least,
+    check_multiple,
+    output_layer,
+    tensor,
+)
+from .optimiser import Schedule, check_device, optimise, resolved_device, seeded
+from .spot_blocks import Part, reduced_tokens, token_axes

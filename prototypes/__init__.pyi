@@ -1,0 +1,23 @@
+__all__ = [
+    "CandidateSettings",
+    "Candidates",
+    "build_all",
+    "device_of_kmeans",
+    "import_faiss",
+    "select_prototypes",
+    "selected_count",
+    "selection_space",
+    "stored_candidates",
+    "stored_embeddings",
+]
+
+from .candidates import (
+    Candidates,
+    CandidateSettings,
+    device_of_kmeans,
+    import_faiss,
+    select_prototypes,
+    selected_count,
+    selection_space,
+)
+from .stored import build_all, stored_candidates, stored_embeddings

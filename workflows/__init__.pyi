@@ -1,0 +1,6 @@
+__all__ = [
+    "SETTINGS",
+    "run_demo",
+]
+
+from .demo import SETTINGS, run_demo

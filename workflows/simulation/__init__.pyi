@@ -1,0 +1,6 @@
+__all__ = [
+    "SimulationSettings",
+    "simulate_cohort",
+]
+
+from .cohort import SimulationSettings, simulate_cohort

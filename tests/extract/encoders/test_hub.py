@@ -22,11 +22,13 @@ from safetensors.torch import save
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders.families import ENCODERS
-from mmap_st.extract.encoders.hub import cached_file, fetch, hub_sentence
+from mmap_st.extract.encoders.hub import cached_file, fetch
 from mmap_st.extract.encoders.spec import Hub
+from mmap_st.hub import HubRequest, hub_sentence
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = Hub("org/model")
+UNI = HubRequest("uni", "org/model")
 
 
 @dataclass
@@ -133,7 +135,7 @@ SITUATIONS: dict[str, tuple[int, dict[str, str], str | None, str]] = {
     "bare 401": (401, {}, None, "the hub asks who you are; log in"),
     "token not valid": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "hf_x", "does not accept your token; renew it"),
     "token without permission": (403, {}, "hf_x", "your token may not read .*permission to read gated repositories"),
-    "switched off": (403, {"X-Error-Message": "Access to this resource is disabled."}, None, "the hub has switched off"),
+    "switched off": (403, {"X-Error-Message": "Access to this resource is disabled."}, None, "the hub has disabled"),
     "no such revision": (404, {"X-Error-Code": "RevisionNotFound"}, None, "has no revision main"),
     "no such file": (404, {"X-Error-Code": "EntryNotFound"}, None, "has none of the files model.safetensors, pytorch_model.bin; look there"),
     "too many requests": (429, {}, None, "too many requests from here; wait some minutes"),
@@ -176,7 +178,7 @@ def test_a_dataset_is_asked_for_at_its_own_page(hub: FakeHub) -> None:
 def test_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.utils._http.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderError, match="HF_HUB_OFFLINE forbids to fetch it; unset it, copy org/model"):
+    with pytest.raises(EncoderError, match="HF_HUB_OFFLINE forbids fetching it; unset it, copy org/model"):
         fetch(REPO, "uni")
     assert not hub.asked
 
@@ -199,7 +201,7 @@ def test_a_hub_whose_name_is_not_known_is_not_asked_for_half_a_minute(tmp_path: 
 
 
 def test_a_name_that_is_none(hub: FakeHub) -> None:
-    with pytest.raises(EncoderError, match="'org/mo del' is no name of a hub repository; write ORG/NAME"):
+    with pytest.raises(EncoderError, match="'org/mo del' is not a name of a hub repository; write ORG/NAME"):
         fetch(Hub("org/mo del"), "hf-hub:org/mo del")
 
 
@@ -235,12 +237,12 @@ def test_a_full_disk(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_that_no_server_gives() -> None:
-    no_token = hub_sentence(errors.LocalTokenNotFoundError("none"), REPO, "uni")
+    no_token = hub_sentence(errors.LocalTokenNotFoundError("none"), UNI)
     assert no_token.startswith("uni: no token is stored; log in")
-    assert "HF_HUB_OFFLINE forbids" in hub_sentence(errors.OfflineModeIsEnabled("off"), REPO, "uni")
-    lonely = hub_sentence(errors.LocalEntryNotFoundError("not cached"), REPO, "uni")
+    assert "HF_HUB_OFFLINE forbids" in hub_sentence(errors.OfflineModeIsEnabled("off"), UNI)
+    lonely = hub_sentence(errors.LocalEntryNotFoundError("not cached"), UNI)
     assert "cannot be reached from here" in lonely
-    assert "does not answer (odd)" in hub_sentence(RuntimeError("odd"), REPO, "uni")
+    assert "does not answer (odd)" in hub_sentence(RuntimeError("odd"), UNI)
 
 
 # What is fetched

@@ -1,42 +1,52 @@
-"""How a long run tells what it is doing, without knowing who listens."""
+"""How a long run reports its progress, without knowing who listens."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+#: Takes one line about what is being done now.
+ProgressCallback: TypeAlias = Callable[[str], None]
 
 
 class Progress(Protocol):
-    """Listens to an extraction."""
+    """Listener to a long run over items: slides of an extraction, files of a download."""
 
-    def begin(self, slides: int, windows: int) -> None:
-        """So many slides and windows are to be done."""
+    def start(self, items: int, total: int | None = None) -> None:
+        """Start a run over `items` items, of `total` windows (or bytes) in all; None: not known yet."""
 
-    def slide(self, name: str) -> None:
-        """Begin this slide."""
+    def start_item(self, name: str) -> None:
+        """Start the slide or the file of this name."""
 
-    def advance(self, windows: int) -> None:
-        """So many more windows are done, or need not be."""
+    def set_total(self, total: int) -> None:
+        """Correct the total number of windows or bytes."""
 
-    def figures(self, text: str) -> None:
-        """What limits the run just now."""
+    def advance(self, amount: int) -> None:
+        """Count this many more windows or bytes as done; a negative amount takes some back."""
+
+    def show_details(self, text: str) -> None:
+        """Show figures on the run so far, in place of the previous ones."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """Show a line that the user should read."""
 
 
 class Silent:
-    """Listens to nothing."""
+    """A listener that shows nothing."""
 
-    def begin(self, slides: int, windows: int) -> None:
+    def start(self, items: int, total: int | None = None) -> None:
         pass
 
-    def slide(self, name: str) -> None:
+    def start_item(self, name: str) -> None:
         pass
 
-    def advance(self, windows: int) -> None:
+    def set_total(self, total: int) -> None:
         pass
 
-    def figures(self, text: str) -> None:
+    def advance(self, amount: int) -> None:
+        pass
+
+    def show_details(self, text: str) -> None:
         pass
 
     def note(self, text: str) -> None:

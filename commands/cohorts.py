@@ -153,26 +153,36 @@ def check(
 
 
 def download(
-    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="her2st or cmu-small.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="her2st, hest or cmu-small.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: the data set's name.")] = None,
     sections: Annotated[str | None, typer.Option(help="Such as B4,C2; default: all.")] = None,
     what: Annotated[str | None, typer.Option(help="Of counts,spots,images,labels; default: all.")] = None,
+    ids: Annotated[str | None, typer.Option(help="Samples of hest, such as TENX95,NCBI785.")] = None,
     mirror: Annotated[str | None, typer.Option(metavar="URL", help="Fetch it from this copy.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show what can be downloaded.")] = False,
 ) -> None:
-    """Download public data; the same command goes on where it was stopped."""
+    """Download public data; run the same command again to fetch what is still missing."""
     if list_:
         _show_datasets(dataset)
         return
     if dataset is None:
         raise RequestError("Name a data set, such as her2st; `mmap download --list` shows them.")
-    from mmap_st.data.download import DownloadRequest, find_dataset
     from mmap_st.data.download import download as fetch
+    from mmap_st.data.download import find_dataset
 
     folder = out or Path(find_dataset(dataset).name)
-    request = DownloadRequest(dataset, folder, _words(sections), _words(what), mirror)
     with console.DownloadProgress() as progress:
-        report = fetch(request, progress)
+        report = fetch(
+            dataset,
+            folder,
+            sections=_words(sections),
+            kinds=_words(what),
+            mirror=mirror,
+            ids=_words(ids),
+            progress=progress,
+        )
     _show_report(report)
     console.show_paths([folder])
     raise typer.Exit(1 if report.failed else 0)
@@ -183,7 +193,7 @@ def _words(text: str | None) -> list[str] | None:
 
 
 def _show_datasets(name: str | None) -> None:
-    from mmap_st.data.download import DATASETS, KINDS, find_dataset
+    from mmap_st.data.download import DATASETS, KINDS, find_dataset, list_samples
 
     if name is None:
         rows = [(dataset.name, dataset.about, dataset.page) for dataset in DATASETS.values()]
@@ -191,6 +201,10 @@ def _show_datasets(name: str | None) -> None:
         return
     dataset = find_dataset(name)
     title = f"{dataset.name}: {dataset.about}"
+    if dataset.name == "hest":
+        samples = [(name, f"{size / 1e9:.2f}") for name, size in list_samples().items()]
+        console.show_table(title, ("id", "GB"), samples)
+        return
     if not dataset.sections:
         console.show_table(title, ("file", "bytes"), [(file.path, str(file.size)) for file in dataset.files])
         return

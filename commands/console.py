@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -123,85 +124,65 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.0f} windows/s" if task.speed else "", style="cyan")
 
 
-class ExtractionProgress:
-    """Progress of an extraction: slides, windows, rate, time left; silent where no one watches."""
+class _ItemProgress:
+    """Rich's bar behind `mmap_st.progress.Progress`; silent where standard error is not a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, items: str, *columns: ProgressColumn) -> None:
         console = _console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", style="dim"),
+            *columns,
+            TextColumn("{task.fields[details]}", style="dim"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task("windows", total=None, figures="")
-        self._slides = self._number = 0
+        self._task = self._progress.add_task(items, total=None, details="")
+        self._items = items
+        self._count = self._number = 0
 
-    def __enter__(self) -> ExtractionProgress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def begin(self, slides: int, windows: int) -> None:
-        self._slides = slides
-        self._progress.update(self._task, total=windows)
+    def start(self, items: int, total: int | None = None) -> None:
+        self._count = items
+        self._progress.update(self._task, total=total)
 
-    def slide(self, name: str) -> None:
+    def start_item(self, name: str) -> None:
         self._number += 1
-        self._progress.update(self._task, description=f"{name} ({self._number} of {self._slides} slides)")
+        text = f"{escape(name)} ({self._number} of {self._count} {self._items})"
+        self._progress.update(self._task, description=text)
 
-    def advance(self, windows: int) -> None:
-        self._progress.advance(self._task, windows)
+    def set_total(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
 
-    def figures(self, text: str) -> None:
-        self._progress.update(self._task, figures=text)
+    def advance(self, amount: int) -> None:
+        self._progress.advance(self._task, amount)
+
+    def show_details(self, text: str) -> None:
+        self._progress.update(self._task, details=text)
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)
 
 
-class DownloadProgress:
-    """Progress of a download: files, bytes, rate, time left; silent where no one watches."""
+class ExtractionProgress(_ItemProgress):
+    """Progress of an extraction: slides, windows, rate, time left."""
 
     def __init__(self) -> None:
-        console = _console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("download", total=None)
-        self._files = self._number = 0
+        super().__init__("slides", MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
 
-    def __enter__(self) -> DownloadProgress:
-        self._progress.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+class DownloadProgress(_ItemProgress):
+    """Progress of a download: files, bytes, rate, time left."""
 
-    def begin(self, files: int) -> None:
-        self._files = files
-
-    def file(self, name: str) -> None:
-        self._number += 1
-        text = f"{escape(name)} ({self._number} of {self._files} files)"
-        self._progress.update(self._task, description=text)
-
-    def moved(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total or None)
+    def __init__(self) -> None:
+        super().__init__("files", DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
 
 
 class Status:

@@ -1,4 +1,4 @@
-"""Public data sets: what can be fetched, and fetching it so that an interrupted download goes on."""
+"""Public data sets: which there are, and downloading them."""
 
 import lazy_loader
 

@@ -2,10 +2,12 @@ __all__ = [
     "DATASETS",
     "KINDS",
     "DownloadReport",
-    "DownloadRequest",
     "download",
     "find_dataset",
+    "list_samples",
 ]
 
 from .datasets import DATASETS, KINDS, find_dataset
-from .run import DownloadReport, DownloadRequest, download
+from .hest import list_samples
+from .report import DownloadReport
+from .run import download

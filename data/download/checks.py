@@ -1,129 +1,67 @@
-"""Is a file what it should be: by its hash where one is known, else by how it opens."""
+"""Whether a file is what it should be: by a hash where one is known, else by whether it opens."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
+import pooch
+
 from mmap_st.data.download.datasets import RemoteFile
-from mmap_st.data.download.folder import SUMS
 from mmap_st.errors import DownloadError
 
-_CHUNK = 1 << 20
+_PAGE = "it may be the page of a proxy or a login"
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check(path: Path, file: RemoteFile, recorded: str | None) -> str:
-    """Hold a whole file against what is known of it.
+def check(path: Path, file: RemoteFile, recorded: str | None = None) -> str:
+    """Compare a whole file with what is known about it, and return its SHA-256.
 
     Parameters
     ----------
     path
-        Where it lies.
+        The file on disk; it may have a temporary name.
     file
         What it should be.
     recorded
         SHA-256 that it had when it was fetched before.
 
-    Returns
-    -------
-    str
-        Its SHA-256.
-
     Raises
     ------
     DownloadError
-        If it is another file than that, or does not open as one.
+        If it is a different file, or does not open as one of its kind.
     """
-    if path.stat().st_size == 0:
-        raise DownloadError("it is empty; the server may not have the file itself.")
-    got = sha256_of(path)
+    sha256 = str(pooch.file_hash(path, alg="sha256"))
     if file.sha256 is not None:
-        _same("SHA-256", got, file.sha256, "this is not the file that is known by this name")
-        return got
+        _compare("SHA-256", sha256, file.sha256, "this is not the file that is known by this name")
+        return sha256
     if recorded is not None:
-        _same(
-            "SHA-256", got, recorded, f"the file was changed since; take its line out of {SUMS} to accept it"
-        )
+        meaning = "the file has changed since; delete its line in SHA256SUMS to accept it"
+        _compare("SHA-256", sha256, recorded, meaning)
+    data = path.read_bytes()
     if file.git_sha1 is not None:
-        _same("git SHA-1", _git_sha1(path), file.git_sha1, "the server's own list of files names another")
+        git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        _compare("git SHA-1", git_sha1, file.git_sha1, "the server's own list of files names another")
     suffix = Path(file.path).suffix.lower()
     if suffix == ".gz":
-        content = _check_gzip(path)
-        if file.content_sha256 is not None:
-            _same(
-                "SHA-256 of its content", content, file.content_sha256, "this is not the table that is known"
-            )
-    elif suffix in (".jpg", ".jpeg"):
-        _check_jpeg(path)
-    elif suffix == ".tsv":
-        with path.open("rb") as opened:
-            _check_table(opened.read(_CHUNK))
-    return got
-
-
-def _same(what: str, got: str, expected: str, meaning: str) -> None:
-    if got != expected:
-        raise DownloadError(f"its {what} is {got}, not {expected}: {meaning}.")
-
-
-def _git_sha1(path: Path) -> str:
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _check_gzip(path: Path) -> str:
-    """SHA-256 of what a gzipped table holds; its CRC is compared on the way."""
-    digest, begun = hashlib.sha256(), False
-    unpack = zlib.decompressobj(wbits=31)
-    try:
-        for chunk in _chunks(path):
-            rest = chunk
-            while rest:
-                if unpack.eof:  # a file may hold several gzipped pieces, one after the other
-                    unpack = zlib.decompressobj(wbits=31)
-                content = unpack.decompress(rest)
-                if content and not begun:
-                    _check_table(content[:_CHUNK])
-                    begun = True
-                digest.update(content)
-                rest = unpack.unused_data
-    except zlib.error as error:
-        raise DownloadError(f"it is no whole gzip file ({error}).") from error
-    if not unpack.eof:
-        raise DownloadError("it is no whole gzip file (it ends too early).")
-    return digest.hexdigest()
-
-
-def _check_table(start: bytes) -> None:
-    line = start.split(b"\n", 1)[0]
-    if b"\t" not in line or line.lstrip().startswith(b"<"):
-        raise DownloadError(
-            "it is no tab-separated table; a page of a proxy or a login may stand in its place."
-        )
-
-
-def _check_jpeg(path: Path) -> None:
-    with path.open("rb") as file:
-        begins = file.read(3)
-        file.seek(max(0, path.stat().st_size - 1024))
-        ends = file.read()
-    if begins != b"\xff\xd8\xff":
-        raise DownloadError("it is no JPEG; a page of a proxy or a login may stand in its place.")
-    if b"\xff\xd9" not in ends:  # some programs add a few bytes after the mark
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DownloadError(f"it is not a whole gzip file ({error}); {_PAGE}.") from error
+    if file.content_sha256 is not None:
+        content = hashlib.sha256(data).hexdigest()
+        _compare("SHA-256 of its content", content, file.content_sha256, "this is not the known table")
+    if suffix in (".jpg", ".jpeg") and not data.startswith(b"\xff\xd8\xff"):
+        raise DownloadError(f"it is not a JPEG; {_PAGE}.")
+    if suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-1024:]:  # some programs add a few bytes
         raise DownloadError("it is a JPEG without an end.")
+    header = data[: data.find(b"\n")]
+    if suffix in (".gz", ".tsv") and (b"\t" not in header or header.lstrip().startswith(b"<")):
+        raise DownloadError(f"it is not a tab-separated table; {_PAGE}.")
+    return sha256
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+def _compare(what: str, found: str, expected: str, meaning: str) -> None:
+    if found != expected:
+        raise DownloadError(f"its {what} is {found}, not {expected}: {meaning}.")

@@ -1,14 +1,8 @@
-"""The data sets that can be downloaded, and what of them a request means.
+"""The data sets that can be downloaded, and which files of them a request selects.
 
-What is known of each file of her2st is in ``her2st.csv``, in the order in which files are fetched:
-
-- ``sha256`` is that of the file. It is given for spot tables and images of which a copy of the repository
-  was at hand.
-- ``content_sha256`` is that of what a gzipped count table holds. The file's own hash is left open, since
-  the same table gzipped again is as good.
-- ``bytes`` serves to show progress, and is not compared.
-- Cells are empty where nothing is known. The names of most images are not known: ``listing`` has them.
-- Labels ``J1`` of the repository are left out: no section has that name.
+``her2st.csv`` has what is known about each file of her2st: the SHA-256 of spot tables and images of which a
+copy was available; for gzipped counts the SHA-256 of the content, since the same table gzipped again is as
+good. The names of most images are not known here: the repository's list of files has them.
 """
 
 from __future__ import annotations
@@ -16,7 +10,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 
 from mmap_st.errors import RequestError, did_you_mean
@@ -27,18 +20,18 @@ KINDS = ("counts", "spots", "images", "labels")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a data set; what is not known of it is None.
+    """One file of a data set; what is not known about it is None.
 
     Attributes
     ----------
     path
-        Where it lies, below the data set's address and below the folder it is written to.
-    section, kind
-        Whose it is, and which of `KINDS`.
+        Path below the data set's address, and below the folder that it is written to.
+    kind, section
+        Which of `KINDS` it is, and the section it belongs to.
     size
-        Bytes, to show progress.
+        Bytes, for the progress bar; not compared.
     sha256, content_sha256, git_sha1
-        SHA-256 of the file; of what is left when it is gunzipped; SHA-1 as git names the file.
+        SHA-256 of the file; of its content after gunzip; SHA-1 of its git blob.
     """
 
     path: str
@@ -52,66 +45,76 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A public data set.
+    """A public data set: its name here, what it is and by whom, and the page to read about it.
 
     Attributes
     ----------
-    name, about, page
-        Its name here, what it is and from whom, and where people read about it.
     base
         Address that the files' paths are added to.
-    registry
-        A table of this package with the files, or None where `single` is all.
-    single
-        Files that are known without a table.
+    files
+        All files whose names are known; none for a data set that is downloaded by id.
     listing
-        Address of a list of the files in the form of GitHub's trees, for images whose names are not known.
+        Address of a list of the files as GitHub gives it, for images whose names are not known.
     """
 
     name: str
     about: str
     page: str
-    base: str
-    registry: str | None = None
-    single: tuple[RemoteFile, ...] = ()
+    base: str = ""
+    files: tuple[RemoteFile, ...] = ()
     listing: str | None = None
 
     @property
-    def files(self) -> tuple[RemoteFile, ...]:
-        """All files whose names are known."""
-        return self.single if self.registry is None else _read_registry(self.registry)
-
-    @property
     def sections(self) -> tuple[str, ...]:
-        """Names of the sections, in order; none where the data set is no set of sections."""
+        """Names of the sections, in order; empty where the data set is not made of sections."""
         return tuple(dict.fromkeys(file.section for file in self.files if file.section is not None))
 
 
-_DATASETS = (
+def _her2st_files() -> tuple[RemoteFile, ...]:
+    text = files("mmap_st.data.download").joinpath("her2st.csv").read_text("utf-8")
+    return tuple(
+        RemoteFile(
+            row["path"],
+            row["what"],
+            row["section"],
+            int(row["bytes"]) if row["bytes"] else None,
+            row["sha256"] or None,
+            row["content_sha256"] or None,
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+_OPENSLIDE = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/"
+_SAMPLE = RemoteFile(
+    "CMU-1-Small-Region.svs",
+    "images",
+    size=1_938_955,
+    sha256="ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7",
+)
+_ALL = (
     Dataset(
-        name="her2st",
-        about="HER2-positive breast cancer, legacy ST, 36 sections (Andersson et al. 2021)",
-        page="https://github.com/almaan/her2st",
-        base="https://raw.githubusercontent.com/almaan/her2st/master/",
-        registry="her2st.csv",
-        listing="https://api.github.com/repos/almaan/her2st/git/trees/master?recursive=1",
+        "her2st",
+        "HER2-positive breast cancer, legacy ST, 36 sections (Andersson et al. 2021)",
+        "https://github.com/almaan/her2st",
+        "https://raw.githubusercontent.com/almaan/her2st/master/",
+        _her2st_files(),
+        "https://api.github.com/repos/almaan/her2st/git/trees/master?recursive=1",
     ),
     Dataset(
-        name="cmu-small",
-        about="a small whole-slide image, Aperio SVS at 0.5 um/px (OpenSlide's test data, CC0)",
-        page="https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/",
-        base="https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/",
-        single=(
-            RemoteFile(
-                "CMU-1-Small-Region.svs",
-                "images",
-                size=1_938_955,
-                sha256="ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7",
-            ),
-        ),
+        "hest",
+        "HEST-1k, 1,200 samples of 26 organs, by id; terms to accept (Jaume et al. 2024)",
+        "https://huggingface.co/datasets/MahmoodLab/hest",
+    ),
+    Dataset(
+        "cmu-small",
+        "a small whole-slide image, Aperio SVS at 0.5 um/px (OpenSlide's test data, CC0)",
+        _OPENSLIDE,
+        _OPENSLIDE,
+        (_SAMPLE,),
     ),
 )
-DATASETS = {dataset.name: dataset for dataset in _DATASETS}
+DATASETS = {dataset.name: dataset for dataset in _ALL}
 
 
 def find_dataset(name: str) -> Dataset:
@@ -129,73 +132,57 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a request wants of a data set.
+def choose(
+    dataset: Dataset, sections: Sequence[str] | None, kinds: Sequence[str] | None
+) -> tuple[list[RemoteFile], list[str]]:
+    """Select the files of these sections and kinds; None means all of them.
 
-    Attributes
-    ----------
-    files
-        Files whose names are known.
-    unnamed
-        Sections whose image is wanted, and under which name it lies is not known.
-    """
-
-    files: tuple[RemoteFile, ...]
-    unnamed: tuple[str, ...] = ()
-
-
-def choose(dataset: Dataset, sections: Sequence[str] | None, kinds: Sequence[str] | None) -> Choice:
-    """Find the files of these sections and kinds; None means all of them.
+    Returns
+    -------
+    tuple
+        Files whose names are known, and sections whose image is wanted under a name that is not known.
 
     Raises
     ------
     RequestError
-        If a section or a kind is unknown, or nothing is there of both.
+        If a section or a kind is unknown, or there is no file of both.
     """
     if not dataset.sections:
         if sections is not None or kinds is not None:
-            raise RequestError(f"{dataset.name} is one file: leave --sections and --what away.")
-        return Choice(dataset.files)
-    names = dataset.sections if sections is None else _known("section", sections, dataset.sections, dataset)
-    wanted = KINDS if kinds is None else _known("kind of file", kinds, KINDS, dataset)
-    found = tuple(file for file in dataset.files if file.section in names and file.kind in wanted)
+            raise RequestError(f"{dataset.name} has no sections: leave out --sections and --what.")
+        return list(dataset.files), []
+    names = dataset.sections
+    if sections is not None:
+        names = find_words("section", sections, names, dataset.name)
+    wanted = KINDS if kinds is None else find_words("kind of file", kinds, KINDS, dataset.name)
+    found = [file for file in dataset.files if file.section in names and file.kind in wanted]
     named = {file.section for file in dataset.files if file.kind == "images"}
-    unnamed = tuple(name for name in names if "images" in wanted and name not in named)
+    unnamed = [name for name in names if "images" in wanted and name not in named]
     if not found and not unnamed:
         having = dict.fromkeys(file.section or "" for file in dataset.files if file.kind in wanted)
         raise RequestError(
             f"{dataset.name} has no {', '.join(wanted)} of {', '.join(names)};"
             f" it has them of {', '.join(having)}."
         )
-    return Choice(found, unnamed)
+    return found, unnamed
 
 
-def _known(what: str, words: Iterable[str], known: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
+def find_words(what: str, words: Iterable[str], known: Sequence[str], owner: str) -> tuple[str, ...]:
+    """The words as `owner` spells them, each once; upper and lower case are not distinguished.
+
+    Raises
+    ------
+    RequestError
+        If one is unknown, or there are none.
+    """
     by_lower = {name.lower(): name for name in known}
+    listed = ", ".join(known) if len(known) <= 40 else f"{len(known)}, such as {', '.join(known[:3])}"
     found = []
     for word in words:
-        name = by_lower.get(word.lower())
-        if name is None:
-            near = did_you_mean(word.upper() if what == "section" else word, known)
-            raise RequestError(f"{dataset.name} has no {what} {word}{near}; it has {', '.join(known)}.")
-        found.append(name)
+        if word.lower() not in by_lower:
+            near = did_you_mean(word, known) or did_you_mean(word.upper(), known)
+            raise RequestError(f"{owner} has no {what} {word}{near}; it has {listed}.")
+        found.append(by_lower[word.lower()])
     if not found:
-        raise RequestError(f"No {what} is named; {dataset.name} has {', '.join(known)}.")
+        raise RequestError(f"No {what} is named; {owner} has {listed}.")
     return tuple(dict.fromkeys(found))
-
-
-@cache
-def _read_registry(name: str) -> tuple[RemoteFile, ...]:
-    text = files("mmap_st.data.download").joinpath(name).read_text("utf-8")
-    return tuple(
-        RemoteFile(
-            path=row["path"],
-            kind=row["what"],
-            section=row["section"],
-            size=int(row["bytes"]) if row["bytes"] else None,
-            sha256=row["sha256"] or None,
-            content_sha256=row["content_sha256"] or None,
-        )
-        for row in csv.DictReader(text.splitlines())
-    )

@@ -10,7 +10,7 @@ from mmap_st.hub import HubRequest, hub_host_resolves, hub_sentence, quiet_hub, 
 
 
 def cached_file(hub: Hub) -> Path | None:
-    """The weights in the hub's cache, with every file that must lie next to them; None if not all are there."""
+    """The weights in the hub's cache, with every file that must lie next to them; else None."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in hub.files:

@@ -171,7 +171,7 @@ def extract_cohort(
     if grid is not None:
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
         progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
-    progress.begin(len(plans), sum(plan.windows for plan in plans))
+    progress.start(len(plans), sum(plan.windows for plan in plans))
     if plans and (scales := note_of_scales(request.spec, mpps)):
         progress.note(scales)
     for mpp in mpps:
@@ -195,12 +195,12 @@ def _embed(
 
     def begun(session: SlideSession) -> None:
         current[:] = [session]
-        progress.slide(session.name)
+        progress.start_item(session.name)
         progress.advance(session.kept)
 
     def kept(windows: int) -> None:
         progress.advance(windows)
-        progress.figures(current[0].telemetry.shares())
+        progress.show_details(current[0].telemetry.shares())
 
     return embed_slides(
         plans,

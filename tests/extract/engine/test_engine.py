@@ -51,7 +51,7 @@ def test_a_run_records_where_its_time_went(section: Cohort, tmp_path: Path) -> N
     shown: list[str] = []
 
     class Watching(Silent):
-        def figures(self, text: str) -> None:
+        def show_details(self, text: str) -> None:
             shown.append(text)
 
     report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5, 2.0), OPTIONS, Watching())

@@ -35,8 +35,8 @@ class Notes(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def begin(self, slides: int, windows: int) -> None:
-        self.windows = windows
+    def start(self, items: int, total: int | None = None) -> None:
+        self.windows = total
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -52,8 +52,8 @@ class Counting(Silent):
     def __init__(self) -> None:
         self.done = 0
 
-    def advance(self, windows: int) -> None:
-        self.done += windows
+    def advance(self, amount: int) -> None:
+        self.done += amount
 
 
 @pytest.fixture(scope="module")
@@ -335,8 +335,8 @@ def _extract(cohort: Cohort, path: str, progress: str) -> None:
     """What a killed process does: it writes down how many windows it was told are done."""
 
     class Writing(Counting):
-        def advance(self, windows: int) -> None:
-            super().advance(windows)
+        def advance(self, amount: int) -> None:
+            super().advance(amount)
             with open(progress, "w") as file:
                 json.dump(self.done, file)
 

@@ -39,6 +39,7 @@ __all__ = [
     "survey_cohort",
     "survey_slide",
     "targets_from_counts",
+    "where_text",
     "write_cohort",
 ]
 
@@ -47,7 +48,16 @@ from .cohort import VALUES, Cohort, CohortSlide, write_cohort
 from .counts import Counts, harmonise_genes, in_any, in_common, naming
 from .hdf5 import open_hdf5
 from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
-from .splits import Fold, Split, inner_folds, make_folds, resolve_split, shared_patients, spatial_blocks
+from .splits import (
+    Fold,
+    Split,
+    inner_folds,
+    make_folds,
+    resolve_split,
+    shared_patients,
+    spatial_blocks,
+    where_text,
+)
 from .spots import Spots, duplicates, read_labels, some
 from .survey import SlideSurvey, survey_cohort, survey_slide
 from .targets import (

@@ -126,26 +126,46 @@ def read_cohort(path: Path) -> Cohort:
             table = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(f"{path} cannot be read as a table: {error}") from error
+    return cohort_from_table(table, str(path), path.parent)
+
+
+def cohort_from_table(table: pl.DataFrame, source: str, folder: Path) -> Cohort:
+    """Make a cohort of a table with the columns of `COLUMNS`, all of them text.
+
+    Parameters
+    ----------
+    table
+        One row a slide; empty cells may be null or blank.
+    source
+        What messages call the table.
+    folder
+        Folder that paths are relative to.
+
+    Raises
+    ------
+    CohortError
+        If there is no column ``slide``, a column looks misspelt, or a row cannot be used.
+    """
     if "slide" not in table.columns:
         raise CohortError(
-            f"{path} has no column `slide`; its columns are {', '.join(table.columns)},"
+            f"{source} has no column `slide`; its columns are {', '.join(table.columns)},"
             f" those of a cohort are {', '.join(COLUMNS)}."
         )
-    _refuse_misspelt(table.columns, path)
+    _refuse_misspelt(table.columns, source)
     rows = table.select(c for c in COLUMNS if c in table.columns).iter_rows(named=True)
-    slides = [_parse_row(row, path, number) for number, row in enumerate(rows, start=1)]
-    return Cohort(tuple(slides), str(path))
+    slides = [_parse_row(row, source, folder, number) for number, row in enumerate(rows, start=1)]
+    return Cohort(tuple(slides), source)
 
 
-def _refuse_misspelt(columns: Sequence[str], path: Path) -> None:
-    """Columns of the user's own are no matter, but one that is meant as ours must not be passed over."""
+def _refuse_misspelt(columns: Sequence[str], source: str) -> None:
+    """Refuse a column that is likely meant as one of ours; other columns are the user's own."""
     absent = [column for column in COLUMNS if column not in columns]
     for column in columns:
         near = difflib.get_close_matches(column.strip().lower(), absent, n=1, cutoff=0.8)
         if column not in COLUMNS and near:
             raise CohortError(
-                f"{path} has a column {column!r}, which a cohort has not; rename it to {near[0]!r} if that is"
-                " what it holds, else to another name."
+                f"{source} has a column {column!r}, which a cohort does not have; rename it to {near[0]!r} if"
+                " that is what it holds, else to another name."
             )
 
 
@@ -180,17 +200,17 @@ def _cell(value: object, folder: Path | None) -> str | None:
     return str(value)
 
 
-def _parse_row(row: dict[str, str | None], path: Path, number: int) -> CohortSlide:
+def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: int) -> CohortSlide:
     cells = {column: (text or "").strip() or None for column, text in row.items()}
     slide = cells["slide"]
     if slide is None:
-        raise CohortError(f"{path}, row {number}: the slide has no name; fill in the column `slide`.")
+        raise CohortError(f"{source}, row {number}: the slide has no name; fill in the column `slide`.")
 
     def located(column: str) -> Path | None:
         text = cells.get(column)
-        return None if text is None else path.parent / text
+        return None if text is None else folder / text
 
-    where = f"{path}, row {number} ({slide})"
+    where = f"{source}, row {number} ({slide})"
     return CohortSlide(
         slide=slide,
         patient=cells.get("patient"),

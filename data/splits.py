@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,39 @@ class Split:
     shared_patients: tuple[str, ...] = field(default=())
 
 
+def where_text(where: str | Mapping[str, str | Sequence[str]]) -> str:
+    """WHERE as `slides_where` takes it, of a text or of a mapping.
+
+    Parameters
+    ----------
+    where
+        Such as ``{"slide": ["C2", "C3"]}`` or ``{"patient": "B"}``; a text is returned as it is.
+
+    Raises
+    ------
+    SplitError
+        If a mapping has another key, or several, or names nothing.
+
+    Examples
+    --------
+    >>> where_text({"slide": ["C2", "C3"]})
+    'slide=C2,C3'
+    """
+    if isinstance(where, str):
+        return where
+    if len(where) != 1 or not {*where} <= {"slide", "patient"}:
+        raise SplitError(
+            f"{dict(where)} names no slides; give {{'patient': [NAME, ...]}} or {{'slide': [NAME, ...]}}."
+        )
+    ((kind, names),) = where.items()
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    if not names:
+        raise SplitError(f"{dict(where)} names no {kind}.")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)  # a name with a comma in it is put in quotes
+    return f"{kind}={text.getvalue()}"
+
+
 def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
     """Slides that WHERE names: ``patient=A,B``, ``slide=C5,C6`` or a file with one slide a line.
 
@@ -40,7 +75,8 @@ def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
     """
     kind, equals, values = text.partition("=")
     if equals and kind in ("patient", "slide"):
-        wanted = [value.strip() for value in values.split(",") if value.strip()]
+        listed = next(csv.reader([values], skipinitialspace=True), [])
+        wanted = [value.strip() for value in listed if value.strip()]
         known = cohort.names if kind == "slide" else tuple(s.patient for s in cohort.slides if s.patient)
     elif Path(text).is_file():
         kind, known = "slide", cohort.names

@@ -1,5 +1,7 @@
 __all__ = [
     "READERS",
+    "CohortSource",
+    "as_cohort",
     "open_cohort",
     "read_counts",
     "read_spot_table",
@@ -8,5 +10,5 @@ __all__ = [
 ]
 
 from .finding import without_suffix
-from .registry import READERS, open_cohort, read_counts, read_spots
+from .registry import READERS, CohortSource, as_cohort, open_cohort, read_counts, read_spots
 from .table import read_spot_table

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort
+import polars as pl
+
+from mmap_st.data.cohort import Cohort, CohortSlide, cohort_from_table, read_cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What functions take as a cohort, see `as_cohort`.
+CohortSource: TypeAlias = Union[Cohort, Path, str, pl.DataFrame, "pd.DataFrame"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,51 @@ def open_cohort(text: str, *, image: Path | None = None, values: str | None = No
         slides = tuple(replace(s, values=values) if s.counts else s for s in cohort.slides)
         cohort = replace(cohort, slides=slides)
     return cohort
+
+
+def as_cohort(source: CohortSource) -> Cohort:
+    """The cohort that `source` is or names.
+
+    Parameters
+    ----------
+    source
+        A cohort; ``reader:path``; the path of a cohort file (.csv, .parquet); or a polars or pandas data
+        frame with a cohort file's columns, in which paths are relative to the current folder.
+
+    Raises
+    ------
+    CohortError
+        If it is none of these, or the cohort cannot be read.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from mmap_st.data.readers import as_cohort
+    >>> as_cohort(pl.DataFrame({"slide": ["A1", "B1"], "patient": ["A", "B"]})).names
+    ('A1', 'B1')
+    """
+    if isinstance(source, Cohort):
+        return source
+    if isinstance(source, str | Path):
+        return open_cohort(str(source))
+    if isinstance(source, pl.DataFrame):
+        columns = {name: source[name].to_list() for name in source.columns}
+    elif hasattr(source, "convert_dtypes"):  # pandas, which need not be imported here
+        whole = source.convert_dtypes()  # whole numbers next to gaps are floats else: patient 1.0
+        cells = whole.astype(object).where(whole.notna(), None)
+        columns = {str(name): cells.iloc[:, i].tolist() for i, name in enumerate(cells.columns)}
+    else:
+        raise CohortError(
+            f"a {type(source).__name__} is not a cohort; give a cohort, reader:path, a cohort file or a data"
+            " frame."
+        )
+    texts = {name: [_cell_text(value) for value in values] for name, values in columns.items()}
+    table = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
+    return cohort_from_table(table, "the data frame", Path.cwd())
+
+
+def _cell_text(value: object) -> str | None:
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def read_spots(slide: CohortSlide) -> Spots:

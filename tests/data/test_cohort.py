@@ -1,9 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import polars as pl
 import pytest
 
 from mmap_st.data.cohort import Cohort, CohortSlide, read_cohort, write_cohort
-from mmap_st.data.readers import open_cohort, read_counts, read_spots
+from mmap_st.data.readers import as_cohort, open_cohort, read_counts, read_spots
 from mmap_st.errors import CohortError, CountsError, SpotsError
 
 
@@ -93,3 +97,60 @@ def test_rows_that_lack_something_say_what(tmp_path: Path) -> None:
         read_spots(CohortSlide("A1", spots=there, reader="her2"))
     with pytest.raises(CountsError, match="does not exist"):
         read_counts(CohortSlide("A1", counts=tmp_path / "no.tsv", reader="her2st"))
+
+
+def test_a_cohort_is_given_as_an_object_a_path_or_text(write_section, tmp_path: Path) -> None:
+    root = write_section("A1")
+    cohort = as_cohort(f"her2st:{root}")
+    assert cohort.names == ("A1",)
+    assert as_cohort(cohort) is cohort
+    for name in ("c.csv", "c.parquet"):
+        write_cohort(cohort, tmp_path / name)
+        assert as_cohort(tmp_path / name).names == as_cohort(str(tmp_path / name)).names == ("A1",)
+        assert len(read_spots(as_cohort(tmp_path / name)["A1"])) == len(read_spots(cohort["A1"]))
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+def test_a_cohort_is_given_as_a_data_frame(make: Callable[..., Any], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = make(
+        {
+            "slide": ["A1", "B1", "C1"],
+            "patient": [1, None, 3],
+            "mpp": [0.5, float("nan"), None],
+            "image": [Path("a.tif"), None, tmp_path / "elsewhere" / "c.tif"],
+            "stain": ["H&E", "H&E", None],
+        }
+    )
+    cohort = as_cohort(table)
+    assert [(s.slide, s.patient, s.mpp) for s in cohort.slides] == [
+        ("A1", "1", 0.5),
+        ("B1", None, None),
+        ("C1", "3", None),
+    ]
+    monkeypatch.chdir("/")
+    assert [s.image for s in cohort.slides] == [tmp_path / "a.tif", None, tmp_path / "elsewhere" / "c.tif"]
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+@pytest.mark.parametrize(
+    ("columns", "part"),
+    [
+        ({"name": ["A1"]}, "the data frame has no column `slide`; its columns are name"),
+        ({"slide": ["A1"], "MPP": [0.5]}, "rename it to 'mpp'"),
+        ({"slide": ["A1", "A1"]}, "names A1 more than once"),
+        ({"slide": ["A1", None]}, "the data frame, row 2: the slide has no name"),
+        ({"slide": ["A1"], "mpp": [-1]}, r"the data frame, row 1 \(A1\): mpp is '-1'"),
+        ({"slide": []}, "lists no slides"),
+    ],
+)
+def test_a_bad_data_frame_is_one_sentence(
+    make: Callable[..., Any], columns: dict[str, list[Any]], part: str
+) -> None:
+    with pytest.raises(CohortError, match=part):
+        as_cohort(make(columns))
+
+
+def test_what_is_not_a_cohort_is_refused() -> None:
+    with pytest.raises(CohortError, match=r"a list is not a cohort; give a cohort, reader:path"):
+        as_cohort(["A1"])

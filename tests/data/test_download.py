@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -343,6 +344,18 @@ def test_the_command(site: Site, tmp_path: Path, mmap) -> None:
     assert "3 there before, 1 failed" in output
     assert "HTTP 404" in output
     assert f"it is now {SPOTS}.old" in errors
+
+
+def test_a_terminal_sees_a_bar(site: Site, mmap, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, shown_to = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with open(shown_to, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        mmap("her2st", "--sections", "C1", "--mirror", site.url)
+        stderr.flush()
+        assert b"of 4 files)" in os.read(terminal, 1 << 16)
+    os.close(terminal)
 
 
 def test_the_list(mmap) -> None:

@@ -1,4 +1,4 @@
-"""The commands on cohorts: `mmap cohort` and `mmap download`."""
+"""Commands on cohorts: `mmap cohort` and `mmap download`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRITE = "write"
 ImageOption = Annotated[
     Path | None,
     typer.Option(
-        "--image", help="The image that the spots were placed on; or a folder, images named as slides."
+        "--image", help="The image that the spots were placed on; or a folder of images named as the slides."
     ),
 ]
 
@@ -38,7 +38,7 @@ class CohortGroup(TyperGroup):
 
 app = typer.Typer(
     cls=CohortGroup,
-    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check one.",
+    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.",
 )
 
 
@@ -54,7 +54,7 @@ def write(
     values: ValuesOption = None,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
-    """Find the slides at a path, look at their tables, write a cohort; the word `write` may be left out."""
+    """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st.data import survey_cohort, write_cohort
     from mmap_st.data.readers import READERS, open_cohort
 
@@ -106,7 +106,7 @@ def check(
     image: ImageOption = None,
     values: ValuesOption = None,
 ) -> None:
-    """Read all tables and a thumbnail of all images; show what each slide is and what is wrong."""
+    """Read all tables and a thumbnail of each image; show what each slide is and what is wrong."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.engine import preview_cohort
     from mmap_st.report import CohortCheck, check_cohort, summarise_genes
@@ -131,7 +131,7 @@ def check(
             str(one.unmatched) if one.unmatched else "",
             str(one.outside) if one.outside else "",
             "" if one.on_tissue is None else f"{one.on_tissue:.0%}",
-            "problem" if one.problems else "good",
+            "problem" if one.problems else "ok",
         )
         for one in result.slides
     ]
@@ -160,7 +160,7 @@ def download(
     sections: Annotated[str | None, typer.Option(help="Such as B4,C2; default: all.")] = None,
     what: Annotated[str | None, typer.Option(help="Of counts,spots,images,labels; default: all.")] = None,
     ids: Annotated[str | None, typer.Option(help="Samples of hest, such as TENX95,NCBI785.")] = None,
-    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Fetch it from this copy.")] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Fetch from this copy.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show what can be downloaded.")] = False,
 ) -> None:
     """Download public data; run the same command again to fetch what is still missing."""
@@ -197,7 +197,7 @@ def _show_datasets(name: str | None) -> None:
 
     if name is None:
         rows = [(dataset.name, dataset.about, dataset.page) for dataset in DATASETS.values()]
-        console.show_table("data sets", ("name", "what it is", "about it"), rows)
+        console.show_table("data sets", ("name", "what it is", "page"), rows)
         return
     dataset = find_dataset(name)
     title = f"{dataset.name}: {dataset.about}"
@@ -227,5 +227,5 @@ def _show_report(report: DownloadReport) -> None:
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
     console.say(f"files: {shown}; {report.received / 1e6:.1f} MB in {report.seconds:.0f} s")
     for path in report.replaced:
-        console.warn(f"{path} was there and is not the data set's; it is now {path}.old")
+        console.warn(f"{path} was there and is not the file of the data set; it is now {path}.old")
     console.show_reasons("failed", report.failed, "file")

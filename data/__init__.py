@@ -1,4 +1,4 @@
-"""Cohorts, spots, counts, panels and splits: everything that is not an image or an embedding."""
+"""Cohorts, spots, counts, panels and splits: all data that are neither images nor embeddings."""
 
 import lazy_loader
 

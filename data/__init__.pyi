@@ -21,31 +21,31 @@ __all__ = [
     "Targets",
     "choose_panel",
     "duplicates",
+    "gene_naming",
     "harmonise_genes",
-    "in_any",
-    "in_common",
     "inner_folds",
     "make_folds",
     "mpp_from_pitch",
-    "naming",
     "normalisation_of",
     "open_hdf5",
     "pooled_moments",
     "read_labels",
     "resolve_split",
+    "shared_genes",
     "shared_patients",
     "some",
     "spatial_blocks",
     "survey_cohort",
     "survey_slide",
     "targets_from_counts",
+    "union_of_genes",
     "where_text",
     "write_cohort",
 ]
 
 from .arrays import mpp_from_pitch
 from .cohort import VALUES, Cohort, CohortSlide, write_cohort
-from .counts import Counts, harmonise_genes, in_any, in_common, naming
+from .counts import Counts, gene_naming, harmonise_genes, shared_genes, union_of_genes
 from .hdf5 import open_hdf5
 from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
 from .splits import (

@@ -1,4 +1,4 @@
-"""Arrays that spots are printed on: places, neighbours, and the scale that their pitch gives."""
+"""Arrays that spots are printed on: positions, neighbours, and the scale that follows from their pitch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _ROW_HEIGHT = np.sqrt(3) / 2
 
 
 def is_hexagonal(row_column: NDArray[np.float64]) -> bool:
-    """Whether (n, 2) rows and columns number a Visium array: in even rows even columns, in odd rows odd."""
+    """Whether (n, 2) rows and columns are those of a Visium array: even columns in even rows, odd in odd."""
     whole = np.array_equal(row_column, np.round(row_column))
     return bool(whole and len(row_column) > 1 and not (row_column.sum(axis=1) % 2).any())
 
 
-def array_units(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, 2) x and y of rows and columns of either array, by how they are numbered."""
-    return hexagonal(row_column) if is_hexagonal(row_column) else square(row_column)
+def array_positions(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) x and y, in units of the pitch, of rows and columns of either kind of array."""
+    return hexagonal_positions(row_column) if is_hexagonal(row_column) else square_positions(row_column)
 
 
-def hexagonal(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
+def hexagonal_positions(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) x and y of Visium's rows and columns: neighbours in a row are two columns apart."""
     return np.column_stack([row_column[:, 1] / 2, row_column[:, 0] * _ROW_HEIGHT])
 
 
-def square(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
+def square_positions(row_column: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) x and y of rows and columns of a square array."""
     return row_column[:, ::-1].copy()
 
 
-# Times the distance of spots side by side: between the diagonal of a square array (1.414) and the second
-# ring of a hexagonal one (1.732), so that a spot has up to 8 neighbours on the one and up to 6 on the other.
-# Legacy ST spots stray far from their places and Visium's hardly: on 26 sections of her2st, 64 of 70,476
-# neighbours are told wrongly.
+# In units of the distance between adjacent spots: between the diagonal of a square array (1.414) and the
+# second ring of a hexagonal one (1.732), so that a spot has up to 8 neighbours on the one and up to 6 on the
+# other. Legacy ST spots deviate much from their positions, Visium's hardly: on 26 sections of her2st, 64 of
+# 70,476 neighbours are wrong.
 _REACH = 1.65
-# At least so many lie side by side with a spot within either array.
+# A spot inside either array has at least this many adjacent spots.
 _NEAREST = 4
 
 
@@ -51,17 +51,17 @@ def array_means(xy: NDArray[np.float64], use: NDArray[np.bool_] | None = None) -
     Parameters
     ----------
     xy
-        (n, 2) centres of the spots, in any unit: the array may be turned or mirrored.
+        (n, 2) centres of the spots, in any unit; the array may be rotated or mirrored.
     use
-        (n,) spots that were measured; the rows and columns of others are empty. None: all.
+        (n,) spots that were measured; the rows and columns of the others are empty. None means all.
 
     Returns
     -------
-    (n, n) float64 whose rows sum to 1. Neighbours that are not on the slide are left out of the mean, so
-    that a spot without any is its own.
+    (n, n) float64 whose rows sum to 1. The mean is over those neighbours that exist: of a spot without any
+    it is the spot itself.
     """
     use = np.ones(len(xy), np.bool_) if use is None else use
-    pairs = cKDTree(xy).query_pairs(_REACH * _side(xy), output_type="ndarray")
+    pairs = cKDTree(xy).query_pairs(_REACH * _spacing(xy), output_type="ndarray")
     pairs = pairs[use[pairs].all(axis=1)]
     own = np.flatnonzero(use)
     i = np.concatenate([pairs[:, 0], pairs[:, 1], own])
@@ -70,10 +70,10 @@ def array_means(xy: NDArray[np.float64], use: NDArray[np.bool_] | None = None) -
     return sparse.csr_array((share[i], (i, j)), shape=(len(xy), len(xy)))
 
 
-def _side(xy: NDArray[np.float64]) -> float:
-    """Distance of spots side by side: the median over each spot's four nearest.
+def _spacing(xy: NDArray[np.float64]) -> float:
+    """Distance between adjacent spots: the median over each spot's four nearest.
 
-    The one nearest alone is too near where spots stray: by 6% on the sections of her2st.
+    The nearest one alone would underestimate it where positions scatter: by 6% on the sections of her2st.
     """
     count = min(_NEAREST, len(xy) - 1)
     if count < 1:
@@ -83,10 +83,12 @@ def _side(xy: NDArray[np.float64]) -> float:
 
 _FEWEST_SPOTS = 6
 _MOST_SPOTS = 10_000
-# A fit to the array counts if spots lie within a fifth of the pitch of where it puts them; neighbours count
-# if nine in ten have the same distance to within 5%.
+# A fit to the array is accepted if spots lie within a fifth of the pitch of where it puts them; the distance
+# between neighbours is, if nine in ten agree within 5%.
 _LARGEST_MISFIT = 0.2
-_LARGEST_STRETCH = 1.1  # one axis over the other: more, and rows and columns are numbers of another kind
+_LARGEST_STRETCH = (
+    1.1  # of one axis over the other; beyond it, rows and columns are not positions on an array
+)
 _NEIGHBOURS_AGREE = 0.05
 _NEIGHBOURS_SHARE = 0.9
 
@@ -108,12 +110,12 @@ class MppEstimate:
 
 
 def mpp_from_pitch(spots: Spots) -> MppEstimate | None:
-    """Divide the pitch by the pixels that it spans.
+    """Micrometres per pixel: the pitch divided by the pixels that it spans.
 
-    Where the place of the spots on their array is known, pixel are fitted to array coordinates: affine, so
-    that a turned or mirrored array is no matter, with a soft L1 loss, so that single misplaced spots are none
-    either. Where it is not known, or does not explain the positions, the pitch is the distance between
-    nearest neighbours, if most spots agree on it. None where the pitch is unknown, or nothing fits.
+    Where the array positions of the spots are known, pixel coordinates are fitted to them: by an affine map,
+    which allows rotated and mirrored arrays, with a soft L1 loss, which tolerates single misplaced spots.
+    Where they are unknown, or do not explain the pixel coordinates, the pitch is taken to be the distance
+    between nearest neighbours, if most spots agree on it. None if the pitch is unknown or nothing fits.
     """
     if spots.pitch_um is None or len(spots) < _FEWEST_SPOTS:
         return None
@@ -146,7 +148,7 @@ def _from_array(spots: Spots, pitch_um: float) -> MppEstimate | None:
     if misfit > _LARGEST_MISFIT * pixels_per_step:
         return None
     mpp = pitch_um / pixels_per_step
-    # Standard error of one slope, carried over to the mean of two axes.
+    # Standard error of one slope, propagated to the mean of two axes.
     slope_variance = scatter**2 * np.linalg.inv(array.T @ array).trace() / 2
     relative = np.sqrt(slope_variance / 2) / pixels_per_step
     return MppEstimate(mpp=mpp, standard_error=float(mpp * relative))
@@ -166,5 +168,5 @@ def _from_neighbours(spots: Spots, pitch_um: float) -> MppEstimate | None:
 
 
 def _sample(n: int) -> NDArray[np.int64]:
-    """Evenly chosen rows: as many as a fit needs, however many bins there are."""
+    """Evenly spaced rows, as many as a fit needs."""
     return np.unique(np.linspace(0, n - 1, min(n, _MOST_SPOTS)).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""A cohort: a table of slides, one row a slide, read from CSV, Parquet or a public folder layout."""
+"""A cohort: a table with one row per slide, in a CSV or Parquet file or a data frame."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ COLUMNS = (
 _ALWAYS_WRITTEN = COLUMNS[:7]
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
 
-#: What the column `values` may say: raw counts, or counts that were scaled to a library size and log1p-ed.
+#: Values of the column `values`: raw counts, or counts scaled to a library size and log1p-transformed.
 VALUES = ("counts", "lognorm")
-#: What the column `mpp_from` may say: the column `mpp`, the spots' own files, their pitch, or the image.
+#: Values of the column `mpp_from`: the column `mpp`, the files of the spots, their pitch, or the image.
 MPP_SOURCES = ("cohort", "spots", "pitch", "image")
 
 
 @dataclass(frozen=True)
 class CohortSlide:
-    """One row of a cohort; a value that the row leaves empty is None.
+    """One row of a cohort; an empty cell is None.
 
     Attributes
     ----------
     slide
         Name of the slide, unique in the cohort.
     patient
-        Whom the slide is from.
+        Whose tissue it is.
     image, spots, counts
         Paths of the H&E image, the spot table and the count table.
     reader
         Name of the reader that understands the spot and count tables.
     mpp
-        Micrometres per pixel of the image, where the user gives it.
+        Micrometres per pixel of the image, if the user gives them.
     mpp_from
         Which source of micrometres per pixel to believe where they disagree, see `MPP_SOURCES`.
     pitch_um
-        Distance between neighbouring spots, where the reader does not know it.
+        Distance between neighbouring spots in micrometres, where the reader does not know it.
     scale
-        What the spot table's pixels are multiplied by to be pixels of `image`; 1 where None.
+        Factor from pixels of the spot table to pixels of `image`; None means 1.
     values
-        What the count table holds, see `VALUES`; counts where None.
+        What the count table holds, see `VALUES`; None means counts.
     labels
         Path of a pathologist's labels.
     """
@@ -70,7 +70,7 @@ class CohortSlide:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides in the order of the table, and where the table came from."""
+    """Slides in the order of their table, and where the table is from."""
 
     slides: tuple[CohortSlide, ...]
     source: str
@@ -96,7 +96,7 @@ class Cohort:
         raise CohortError(f"{self.source} has no slide {name}{did_you_mean(name, self.names)}.")
 
     def of_patients(self, patients: Iterable[str]) -> tuple[str, ...]:
-        """Names of the slides of these patients, in the cohort's order."""
+        """Names of these patients' slides, in the cohort's order."""
         wanted = set(patients)
         return tuple(slide.slide for slide in self.slides if slide.patient in wanted)
 
@@ -113,7 +113,7 @@ def read_cohort(path: Path) -> Cohort:
     Raises
     ------
     CohortError
-        If the file is missing, is no table, or a row cannot be used.
+        If the file is missing or is not a table, or a row cannot be used.
     """
     if not path.is_file():
         raise CohortError(
@@ -130,7 +130,7 @@ def read_cohort(path: Path) -> Cohort:
 
 
 def cohort_from_table(table: pl.DataFrame, source: str, folder: Path) -> Cohort:
-    """Make a cohort of a table with the columns of `COLUMNS`, all of them text.
+    """Make a cohort from a table with the columns of `COLUMNS`, all of them text.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _refuse_misspelt(columns: Sequence[str], source: str) -> None:
 
 
 def write_cohort(cohort: Cohort, path: Path) -> None:
-    """Write a cohort as CSV or, if `path` ends so, Parquet; paths become relative to its folder."""
+    """Write a cohort as CSV (or Parquet, if `path` ends so), with paths relative to its folder."""
     folder = path.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
     columns = [

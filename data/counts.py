@@ -1,4 +1,4 @@
-"""Counts: transcripts per spot and gene, sparse; gene names, and slides that name genes in two ways."""
+"""Counts of transcripts per spot and gene, sparse; and gene names, which may be symbols or Ensembl ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
 
 
 def canonical_gene(name: str) -> str:
-    """Without blanks around it and, if it is an Ensembl id, without its version; else as it is."""
+    """The name without surrounding blanks and, if it is an Ensembl id, without its version."""
     name = name.strip()
     match = _ENSEMBL.fullmatch(name)
     return match[1] if match else name
@@ -30,14 +30,14 @@ def is_ensembl(name: str) -> bool:
     return _ENSEMBL.fullmatch(name) is not None
 
 
-def naming(genes: Iterable[str]) -> str:
-    """What most of the names are: ``Ensembl ids`` or ``symbols``."""
+def gene_naming(genes: Iterable[str]) -> str:
+    """What kind most of the names are: ``Ensembl ids`` or ``symbols``."""
     names = list(genes)
     ensembl = sum(map(is_ensembl, names))
     return "Ensembl ids" if ensembl > len(names) / 2 else "symbols"
 
 
-def in_common(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def shared_genes(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Genes that every table has, in the order of the first."""
     if not tables:
         return ()
@@ -45,12 +45,12 @@ def in_common(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(gene for gene in tables[0] if gene in shared)
 
 
-def in_any(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def union_of_genes(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Genes that any table has, in order of first occurrence."""
     return tuple(dict.fromkeys(gene for table in tables for gene in table))
 
 
-_NOT_WHOLE = "give raw transcript counts, or say --values lognorm if they were log-normalised on purpose"
+_NOT_WHOLE = "give raw transcript counts, or give --values lognorm if they are log-normalised on purpose"
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Counts:
     ids
         (n,) spot ids.
     genes
-        (g,) gene names, unique; versions of Ensembl ids are left out.
+        (g,) gene names, unique; Ensembl ids without versions.
     matrix
         (n, g) CSR, float32; whole numbers, unless `values` is ``lognorm``.
     merged_genes
-        How many columns were added to another of the same name.
+        Number of columns that were added to another of the same name.
     gene_ids
-        (g,) an Ensembl id of each gene, or ""; None where the table has none beside its names.
+        (g,) an Ensembl id of each gene, or ""; None where the table has only the names.
     known
-        (n,) rows that the count table has; None: all. The others are empty, and were never measured.
+        (n,) rows that the count table has; None means all. The others are empty and were not measured.
     values
-        ``counts``, or ``lognorm``: counts that were scaled to a library size and log1p-ed before.
+        ``counts``, or ``lognorm``: counts that were scaled to a library size and then log1p-transformed.
     """
 
     ids: tuple[str, ...]
@@ -101,7 +101,7 @@ class Counts:
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """(n,) rows that the count table has, be they empty or not."""
+        """(n,) rows that the count table has, whether empty or not."""
         return np.ones(len(self.ids), np.bool_) if self.known is None else self.known
 
     def columns_of(self, genes: Sequence[str]) -> tuple[sparse.csr_array, NDArray[np.bool_]]:
@@ -135,7 +135,7 @@ def make_counts(
     gene_ids
         An Ensembl id for each column, or "".
     kind
-        ``counts``: refuse what is not; ``lognorm``: any finite number of zero or more.
+        ``counts``: whole numbers only; ``lognorm``: any finite number of zero or more.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def make_counts(
         )
     if not len(ids) or not len(genes):
         raise CountsError(
-            f"the count table has {len(ids)} spots and {len(genes)} genes; it needs some of both."
+            f"the count table has {len(ids)} spots and {len(genes)} genes; it needs at least one of each."
         )
     matrix = sparse.csr_array(values, dtype=np.float32)
     _check_values(matrix, ids, genes, whole=kind == "counts")
@@ -158,7 +158,7 @@ def make_counts(
     if len(names) < len(canonical):
         if kind != "counts":
             raise CountsError(
-                f"genes are not unique: {some(duplicates(canonical))}; log-normalised values of one gene"
+                f"genes are not unique: {some(duplicates(canonical))}; log-normalised values"
                 " cannot be added up, so give each gene one column."
             )
         column_of = {name: column for column, name in enumerate(names)}
@@ -180,13 +180,13 @@ def make_counts(
     )
 
 
-def trusted(matrix: Any) -> Any:
-    """The sparse matrix, after a look at its indices: those of a damaged file would reach beyond memory.
+def check_sparse(matrix: Any) -> Any:
+    """Return the matrix if its indices are valid: those of a damaged file would reach outside its memory.
 
     Raises
     ------
     ValueError
-        If an index is beyond the matrix.
+        If an index is out of range.
     """
     check = getattr(matrix, "check_format", None)
     if check is not None:
@@ -214,31 +214,31 @@ _BY_IDS = "Ensembl ids"
 
 
 def harmonise_genes(tables: Mapping[str, Counts]) -> dict[str, Counts]:
-    """Name the genes of all slides in one way; unchanged where they are.
+    """Name the genes of all slides in the same way.
 
-    Where some slides have Ensembl ids and others symbols with ids beside them, all are named by id; genes
-    without an id are left out.
+    Where some slides have Ensembl ids and others symbols along with ids, all are named by id, and genes
+    without an id are left out. Other tables are returned unchanged.
 
     Raises
     ------
     PanelError
-        If a slide has symbols alone, and another ids alone.
+        If one slide has only symbols, and another only ids.
     """
-    named = {name: naming(counts.genes) for name, counts in tables.items()}
+    named = {name: gene_naming(counts.genes) for name, counts in tables.items()}
     if len(set(named.values())) < 2:
         return dict(tables)
-    lacking = [n for n, counts in tables.items() if named[n] != _BY_IDS and counts.gene_ids is None]
-    if lacking:
+    without_ids = [n for n, counts in tables.items() if named[n] != _BY_IDS and counts.gene_ids is None]
+    if without_ids:
         by_id = [name for name in tables if named[name] == _BY_IDS]
         raise PanelError(
-            f"slides {some(by_id)} name genes by Ensembl id, {some(lacking)} by symbol and without ids beside"
-            " them; use slides that name them alike."
+            f"slides {some(by_id)} name genes by Ensembl id, and {some(without_ids)} by symbol without"
+            " any ids; use slides that name genes in the same way."
         )
     return {name: c if named[name] == _BY_IDS else named_by_id(c) for name, c in tables.items()}
 
 
 def named_by_id(counts: Counts) -> Counts:
-    """The same counts, genes named by Ensembl id; those without one left out, those of one id added up."""
+    """The counts with genes named by id: columns of one id are added up, genes without one left out."""
     assert counts.gene_ids is not None
     keep = np.array([bool(gene_id) for gene_id in counts.gene_ids])
     ids = [gene_id for gene_id in counts.gene_ids if gene_id]

@@ -1,9 +1,10 @@
 """Gene panels: the ordered list of genes that a head predicts.
 
-As the benchmark's published code chooses it (github.com/mahmoodlab/HEST, Jaume et al. 2024), with the
-normalised dispersion of Satija et al. 2015 as scanpy's `highly_variable_genes` has it (flavour "seurat").
+Panels are chosen on training slides only, unless a protocol asks otherwise (`mmap_st.head.runs.request`).
 
-They are chosen on training slides only, unless a protocol asks otherwise (`mmap_st.head.runs.request`).
+``hest:N`` follows the published code of the HEST-Benchmark (github.com/mahmoodlab/HEST, Jaume et al. 2024),
+with the normalised dispersion of Satija et al. 2015 as in scanpy's `highly_variable_genes` (flavour
+"seurat").
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from mmap_st.data.counts import Counts, canonical_gene, in_any, in_common, is_ensembl
+from mmap_st.data.counts import Counts, canonical_gene, is_ensembl, shared_genes, union_of_genes
 from mmap_st.data.spots import duplicates, some
 from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
 from mmap_st.errors import PanelError
 
-# Spots lie on square or hexagonal grids: these are the nearest around one.
+# Spots lie on square or hexagonal grids: these are the nearest ones.
 _NEIGHBOURS = 6
 
 
 def neighbour_weights(xy: NDArray[np.float64]) -> sparse.csr_array:
-    """(n, n) weights of each spot's 6 nearest others (fewer on a tiny slide), 1 in all a row."""
+    """(n, n) equal weights of each spot's 6 nearest others (fewer on a tiny slide); rows sum to 1."""
     n = len(xy)
     count = min(_NEIGHBOURS, n - 1)
     if count < 1:
         return sparse.csr_array((n, n), dtype=np.float64)
-    # Spots in one place are each other's neighbours: the spot itself is looked for, not taken to be first.
+    # Spots may coincide, so the spot itself is not always the first of its nearest.
     _, nearest = cKDTree(xy).query(xy, k=count + 1)
     own = nearest == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True
@@ -44,8 +45,8 @@ def neighbour_weights(xy: NDArray[np.float64]) -> sparse.csr_array:
 def morans_i(values: sparse.csr_array, weights: sparse.csr_array) -> NDArray[np.float64]:
     """(g,) Moran's I of (n, g) values: the correlation of a gene with itself at neighbouring spots.
 
-    With row sums of 1 it is sum_ij w_ij z_i z_j / sum_i z_i^2, z being values less their mean
-    (Moran 1950). A gene that does not vary has 0.
+    With row sums of 1 it is sum_ij w_ij z_i z_j / sum_i z_i^2, where z are values minus
+    their mean (Moran 1950). For a gene that does not vary it is 0.
     """
     n = values.shape[0]
     mean = np.asarray(values.sum(axis=0)).ravel() / max(n, 1)
@@ -62,9 +63,9 @@ def morans_i(values: sparse.csr_array, weights: sparse.csr_array) -> NDArray[np.
     return found
 
 
-# A gene counts where it is seen in this share of a slide's spots.
-_SEEN = 0.10
-# Parts of the names of probes that are no genes.
+# A gene counts as detected in a slide if this share of its spots have it.
+_DETECTED = 0.10
+# Parts of the names of probes that are not genes.
 _CONTROLS = ("BLANK", "Control")
 _BINS = 20
 
@@ -75,7 +76,7 @@ def hest_panel(number: int, tables: Mapping[str, Counts]) -> tuple[str, ...]:
     Parameters
     ----------
     number
-        How many; the benchmark has 50.
+        How many; the benchmark uses 50.
     tables
         Counts by slide, at least one. The benchmark chooses on all slides of a task, those of its test folds
         included.
@@ -83,20 +84,20 @@ def hest_panel(number: int, tables: Mapping[str, Counts]) -> tuple[str, ...]:
     Raises
     ------
     PanelError
-        If there are fewer genes to choose from, or a table holds no counts.
+        If there are fewer genes to choose from, or a table does not hold counts.
     """
     if any(counts.values != "counts" for counts in tables.values()):
         raise PanelError(f"--genes hest:{number} needs counts, and the tables hold log-normalised values.")
-    seen = set.intersection(*map(_genes_seen, tables.values()))
+    seen = set.intersection(*map(_detected_genes, tables.values()))
     genes = sorted(gene for gene in seen if not any(word in gene for word in _CONTROLS))
     score = normalised_dispersion(*_moments(genes, tables)) if genes else np.zeros(0)
     ranked = np.sort(score[np.isfinite(score)])[::-1]
     if number > len(ranked):
         raise PanelError(
-            f"{number} genes are asked for; {len(ranked)} are in at least {_SEEN:.0%} of the spots of every"
-            " slide, and vary."
+            f"{number} genes are requested; only {len(ranked)} vary and are in {_DETECTED:.0%} or more of the"
+            " spots of every slide."
         )
-    # Not simply the greatest: of those that are equal to the last, and of all above it, the first by name.
+    # Ties with the last are broken by name, among all that score at least as much.
     chosen = [gene for gene, value in zip(genes, score, strict=True) if value >= ranked[number - 1]]
     return tuple(chosen[:number])
 
@@ -105,7 +106,7 @@ def normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float6
     """How far each gene's dispersion is above that of genes of about the same mean, in standard deviations.
 
     Dispersion is log(variance / mean); genes are put into 20 bins of equal width in log1p(mean). A gene that
-    is alone in its bin gets 1.
+    is alone in its bin scores 1.
 
     Parameters
     ----------
@@ -114,14 +115,14 @@ def normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float6
 
     Returns
     -------
-    (g,) float64; NaN for a gene that does not vary, and for genes of a bin where all are alike.
+    (g,) float64; NaN for a gene that does not vary, and for genes of a bin whose dispersions are all equal.
     """
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / mean)
     varies = np.isfinite(dispersion)
     level = np.log1p(mean)
     edges = np.linspace(level.min(), level.max(), _BINS + 1)
-    # A bin has its upper edge and not its lower one; the first has both.
+    # A bin includes its upper edge only; the first includes both.
     bin_of = np.maximum(np.searchsorted(edges, level, side="left"), 1) - 1
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,10 +138,10 @@ def normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float6
     return score
 
 
-def _genes_seen(counts: Counts) -> set[str]:
+def _detected_genes(counts: Counts) -> set[str]:
     spots, genes = int(counts.measured.sum()), counts.matrix.shape[1]
     seen = np.bincount(counts.matrix.indices[counts.matrix.data > 0], minlength=genes)
-    least = np.ceil(_SEEN * spots)
+    least = np.ceil(_DETECTED * spots)
     return {gene for gene, number in zip(counts.genes, seen, strict=True) if number >= least}
 
 
@@ -149,7 +150,7 @@ def _moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and unbiased variance (g,) of counts over the spots of all slides.
 
-    The benchmark takes log1p first, which this flavour of dispersion undoes.
+    The benchmark applies log1p first, which this flavour of dispersion undoes.
     """
     spots = 0
     total, squares = np.zeros(len(genes)), np.zeros(len(genes))
@@ -170,7 +171,7 @@ _NO_SLIDE = "no training slide has counts; a panel is chosen on training slides.
 
 @dataclass(frozen=True)
 class Panel:
-    """Genes in order, and how they were chosen.
+    """Genes in order, and how they were selected.
 
     Attributes
     ----------
@@ -179,7 +180,7 @@ class Panel:
     how
         The request, such as ``hvg:250``, or the file.
     slides
-        On which slides they were chosen; none for a file.
+        The slides that they were selected on; none for a file.
     gene_ids
         An Ensembl id of each, or ""; None where no training slide has ids.
     """
@@ -197,30 +198,30 @@ def choose_panel(
     gene_set: str = INTERSECTION,
     xy: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Panel:
-    """Choose the genes that ``--genes`` asks for.
+    """Choose the genes that ``--genes`` requests.
 
     Parameters
     ----------
     text
-        ``all``: every gene of the set; ``hvg:N``: the N of greatest variance of
-        targets over the training spots (before any smoothing), greatest first; ``mean:N``: the N of greatest
-        mean; ``svg:N``: the N that vary most from place to place, by Moran's I; ``hest:N``: as the
-        HEST-Benchmark chooses, see `mmap_st.data.panel`; or the path of a file with one gene a line.
+        ``all``: every gene of the set; ``hvg:N``: the N whose targets have the greatest variance over the
+        training spots (before any smoothing), greatest first; ``mean:N``: the N with the greatest mean;
+        ``svg:N``: the N with the greatest spatial autocorrelation, by Moran's I; ``hest:N``: as in the
+        HEST-Benchmark; or the path of a file with one gene a line.
     training
         Counts of the slides to choose on, by name: those of training, or all where a protocol says so. Spots
-        with an empty library do not count, except for ``hest:N``.
+        with an empty library are ignored, except for ``hest:N``.
     normalisation
         Of the targets, see `mmap_st.data.targets`.
     gene_set
-        ``intersection``: genes that every training slide has may be chosen; ``union``: those that any has.
-        Slides that lack a gene tell nothing of it.
+        ``intersection``: choose from genes that every training slide has; ``union``: from those that any has.
+        Slides without a gene are left out of its statistics.
     xy
         (n, 2) positions of the spots of each training slide, for ``svg:N``.
 
     Raises
     ------
     PanelError
-        If the request is not one of these, or asks for more genes than there are.
+        If the request is not one of these, or requests more genes than there are.
     """
     panel = _choose(text, training, normalisation, gene_set, xy or {})
     return replace(panel, gene_ids=_ids_of(panel.genes, training))
@@ -238,7 +239,9 @@ def _choose(
         if not training:
             raise PanelError(_NO_SLIDE)
         if gene_set != INTERSECTION:
-            raise PanelError(f"--genes {text} takes genes of every slide; leave out --gene-set {gene_set}.")
+            raise PanelError(
+                f"--genes {text} takes genes that every slide has; leave out --gene-set {gene_set}."
+            )
         return Panel(hest_panel(_parse_number(text, number), training), text, tuple(training))
     if text == "all" or (colon and kind in ("hvg", "mean", "svg") and not Path(text).exists()):
         genes, mean, variance = target_moments(training, normalisation, gene_set)
@@ -248,12 +251,12 @@ def _choose(
         score = {"hvg": variance, "mean": mean}.get(kind)
         if score is None:
             score = mean_morans_i(genes, training, normalisation, xy)
-        return Panel(_greatest(genes, score, _parse_number(text, number)), how, tuple(training))
+        return Panel(_top(genes, score, _parse_number(text, number)), how, tuple(training))
     return read_panel(Path(text), {gene for counts in training.values() for gene in counts.genes})
 
 
 def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, ...] | None:
-    """Ids beside the names, of the first slide that has one; a name that is an id is its own."""
+    """Ensembl ids of genes, each from the first slide that has one; a name that is an id is its own."""
     known: dict[str, str] = {}
     for counts in training.values():
         for name, gene_id in zip(counts.genes, counts.gene_ids or (), strict=counts.gene_ids is not None):
@@ -264,10 +267,10 @@ def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, 
 
 
 def read_panel(path: Path, known: set[str]) -> Panel:
-    """Read a panel file: one gene a line, in order; genes that no training slide has are an error."""
+    """Read a panel file: one gene a line, in order; genes that are on no training slide are an error."""
     if not path.is_file():
         raise PanelError(
-            f"--genes {path}: there is no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
+            f"--genes {path}: no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
             " one gene a line."
         )
     try:
@@ -291,13 +294,13 @@ def read_panel(path: Path, known: set[str]) -> Panel:
 def target_moments(
     training: Mapping[str, Counts], normalisation: str = LOG1P_10K, gene_set: str = INTERSECTION
 ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Genes of all slides (or any), with mean and variance (g,) of targets over all spots that have them."""
+    """Genes of all slides (or any); mean and variance (g,) of their targets over all spots that have them."""
     if not training:
         raise PanelError(_NO_SLIDE)
     if gene_set not in GENE_SETS:
         raise PanelError(f"--gene-set {gene_set}: give {' or '.join(GENE_SETS)}.")
     tables = [counts.genes for counts in training.values()]
-    genes = in_common(tables) if gene_set == INTERSECTION else in_any(tables)
+    genes = shared_genes(tables) if gene_set == INTERSECTION else union_of_genes(tables)
     if not genes:
         raise PanelError("the training slides have no gene in common; check their gene names.")
     spots, total, squares = (np.zeros(len(genes)) for _ in range(3))
@@ -317,7 +320,7 @@ def mean_morans_i(
     normalisation: str,
     xy: Mapping[str, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """(g,) Moran's I of targets, a mean over the slides that have the gene, weighted by their spots."""
+    """(g,) Moran's I of targets: the mean over the slides that have the gene, weighted by their spots."""
     total, spots = np.zeros(len(genes)), np.zeros(len(genes))
     for name, counts in training.items():
         columns, present = counts.columns_of(genes)
@@ -328,9 +331,9 @@ def mean_morans_i(
     return total / np.maximum(spots, 1)
 
 
-def _greatest(genes: Sequence[str], score: NDArray[np.float64], number: int) -> tuple[str, ...]:
+def _top(genes: Sequence[str], score: NDArray[np.float64], number: int) -> tuple[str, ...]:
     if number > len(genes):
-        raise PanelError(f"{number} genes are asked for; there are {len(genes)} to choose from.")
+        raise PanelError(f"{number} genes are requested; there are {len(genes)} to choose from.")
     order = sorted(range(len(genes)), key=lambda i: (-score[i], genes[i]))
     return tuple(genes[i] for i in order[:number])
 

@@ -23,7 +23,7 @@ class Spots:
     Attributes
     ----------
     ids
-        (n,) the reader's own names.
+        (n,) names, as the reader gives them.
     xy
         (n, 2) float64, centres in level-0 pixels, x to the right and y down.
     array
@@ -31,13 +31,13 @@ class Spots:
     pitch_um
         Distance between neighbouring spots in micrometres; None if unknown.
     positions_without_counts, counts_without_position
-        How many rows of either table have no partner in the other.
+        Number of rows of each table that the other does not have.
     technology
         What measured them, such as ``Visium``; None if unknown.
     mpp
         Micrometres per pixel that the spots' own files state; None if they do not.
     notes
-        What the user should know of how they were read.
+        What the user should know about how they were read.
     """
 
     ids: tuple[str, ...]
@@ -73,7 +73,7 @@ def duplicates(names: Sequence[str]) -> list[str]:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """``"a, b, c and 4 more"``: name a few of many."""
+    """The first few of many names, such as ``"a, b, c and 4 more"``."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -84,14 +84,14 @@ _IDS = ("id", "spot", "spot_id", "barcode")
 def read_labels(path: Path) -> dict[str, str]:
     """Labels by spot id.
 
-    The table has a column ``label``, and ``id`` (or ``barcode``); or ``x`` and ``y``, places on the array,
-    which are rounded to the ids ``XxY`` of legacy ST, as her2st's ``SECTION_labeled_coordinates.tsv`` has
-    them. Rows without a label or a place are left out.
+    The table has a column ``label``, and ``id`` (or ``barcode``); or ``x`` and ``y``, positions on the array,
+    which are rounded to the ids ``XxY`` of legacy ST, as in her2st's ``SECTION_labeled_coordinates.tsv``.
+    Rows without a label or a position are left out.
 
     Raises
     ------
     LabelsError
-        If it cannot be read, lacks these columns, or names a spot twice.
+        If it cannot be read, is missing these columns, or gives a spot two labels.
     """
     table = read_table(path, LabelsError)
     column = find_column(table, ("label", "labels"))
@@ -110,13 +110,15 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def _spot_ids(table: pl.DataFrame, path: Path) -> list[str]:
-    """Id of each row's spot; empty where the row has no place."""
+    """Id of each row's spot; empty where the row has no position."""
     named = find_column(table, _IDS)
     if named is not None:
         return text_column(table, named, path, LabelsError)
     x, y = find_column(table, ("x",)), find_column(table, ("y",))
     if x is None or y is None:
-        raise LabelsError(f"{path} has neither a column id nor the columns x and y: its rows name no spots.")
+        raise LabelsError(
+            f"{path} has neither a column id nor the columns x and y, so its rows cannot be matched to spots."
+        )
     places = (number_column(table, column, path, LabelsError).to_list() for column in (x, y))
     return [
         f"{round(a)}x{round(b)}" if isfinite(a) and isfinite(b) else "" for a, b in zip(*places, strict=True)

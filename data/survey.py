@@ -1,4 +1,4 @@
-"""A first look at every slide of a cohort's tables: spots, genes, scale, and what is missing."""
+"""A first look at the tables of every slide of a cohort: spots, genes, scale, and what is missing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mmap_st.errors import SlideError
 
 @dataclass(frozen=True)
 class SlideSurvey:
-    """What a slide's tables say, pixels unread.
+    """What a slide's tables say; its image is not read.
 
     Attributes
     ----------
     row
         The cohort's row.
     spots
-        None where the row has no spot table, or it cannot be read.
+        None where the row has no spot table or it cannot be read.
     counts
-        None where they were not asked for, where there are none, or they cannot be read.
+        None where they were not requested, do not exist or cannot be read.
     mpp
         Micrometres per pixel from the distance between spots.
     problems
@@ -44,13 +44,13 @@ class SlideSurvey:
 
 
 def survey_cohort(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurvey]:
-    """Look at the slides one by one; with `counts`, read the values of their count tables too."""
+    """Survey the slides one by one; with `counts`, read the values of their count tables too."""
     for row in cohort.slides:
         yield survey_slide(row, counts=counts)
 
 
 def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
-    """Look at one slide."""
+    """Survey one slide."""
     problems = []
     if row.image is not None and not row.image.exists():
         problems.append(f"the image {row.image} does not exist; correct the path.")

@@ -1,4 +1,4 @@
-"""Plain tables: CSV, TSV and Parquet, gzipped or not, with one clear sentence where they cannot be read."""
+"""Plain tables: CSV, TSV and Parquet, gzipped or not, and one sentence where they cannot be read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import MmapError, SlideError
+from mmap_st.errors import MmapError, SlideError, first_line
 
-#: Ends of the names of files that `read_table` understands.
+#: Suffixes of the files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
 
 def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> pl.DataFrame:
-    """Read a table; every column of a text file is text, `number_column` makes numbers of one.
+    """Read a table; the columns of a text file are text, see `number_column`.
 
     Parameters
     ----------
     path
-        .parquet; .csv (commas); .tsv (tabs); .txt (whichever its first line has more of). May be gzipped.
+        .parquet; .csv (commas); .tsv (tabs); .txt (whichever its first line has more of); may be gzipped.
     error
         What to raise if it cannot be read.
     header
@@ -36,7 +36,7 @@ def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> p
 
 
 def separator_of(path: Path) -> str:
-    """Tab or comma, by the name of a text file; for other names by what its first line has more of."""
+    """Tab or comma: by the suffix of a text file, else whichever its first line has more of."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".csv"):
         return ","
@@ -50,7 +50,7 @@ def separator_of(path: Path) -> str:
 
 
 def find_column(table: pl.DataFrame, names: Iterable[str]) -> str | None:
-    """The first of `names` that is a column, letter case apart."""
+    """The first of `names` (lower case) that is a column, ignoring case."""
     by_lower = {column.strip().lower(): column for column in reversed(table.columns)}
     return next((by_lower[name] for name in names if name in by_lower), None)
 
@@ -61,7 +61,7 @@ def number_column(table: pl.DataFrame, column: str, path: Path, error: type[Slid
     Raises
     ------
     SlideError
-        Of the given kind, naming the first cell that is no number.
+        Of the given type, naming the first cell that is not a number.
     """
     series = table.get_column(column)
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
@@ -73,12 +73,12 @@ def number_column(table: pl.DataFrame, column: str, path: Path, error: type[Slid
     wrong = (numbers.is_null() & series.is_not_null()).arg_true()
     if len(wrong):
         row = int(wrong[0])
-        raise error(f"{path}, column {column}, row {row + 1}: {series[row]!r} is no number; correct it.")
+        raise error(f"{path}, column {column}, row {row + 1}: {series[row]!r} is not a number; correct it.")
     return numbers.fill_null(float("nan"))
 
 
 def text_column(table: pl.DataFrame, column: str, path: Path, error: type[SlideError]) -> list[str]:
-    """A column as text; empty cells are refused, since it names something."""
+    """A column of names as text; empty cells are refused."""
     series = table.get_column(column)
     if series.dtype in (pl.List, pl.Struct, pl.Object, pl.Binary):
         raise error(f"{path}, column {column} is of type {series.dtype}; it should hold names.")
@@ -91,12 +91,12 @@ def text_column(table: pl.DataFrame, column: str, path: Path, error: type[SlideE
 
 @contextmanager
 def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
-    """Turn whatever another library makes of a damaged file into one sentence.
+    """Turn whatever error another library raises on a damaged file into one sentence.
 
     Parameters
     ----------
     path, what
-        Which file, and what it should be, such as ``a table of counts``.
+        The file, and what it should be, such as ``a table of counts``.
     error
         What to raise.
     """
@@ -106,9 +106,3 @@ def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
         raise
     except (Exception, pl.exceptions.PanicException) as reason:
         raise error(f"{path} cannot be read as {what}: {first_line(reason)}") from reason
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Targets: what a head is trained to predict, and how it is made from counts."""
+"""Targets: what a head is trained to predict, and how they are made from counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmap_st.data.counts import Counts
 from mmap_st.data.spots import some
 from mmap_st.errors import NormalisationError
 
-#: Entries of a dense block of columns, unless told otherwise: 32 MiB as float64.
+#: Default number of entries of a dense block of columns: 32 MiB as float64.
 BLOCK_ENTRIES = 1 << 22
 
 Index = slice | NDArray[np.int64] | NDArray[np.bool_]
@@ -28,7 +28,7 @@ class Targets:
     Attributes
     ----------
     values
-        (n, G) CSR, float32; what is not stored is 0, or undefined. Nothing is stored where undefined.
+        (n, G) CSR, float32. An entry that is not stored is 0, or undefined; undefined ones are never stored.
     defined
         (n,) spots that have a target: under most normalisations, those whose library is not empty.
     present
@@ -41,7 +41,7 @@ class Targets:
 
     @classmethod
     def of_dense(cls, values: NDArray[np.float32]) -> Targets:
-        """From (n, G) values in which whole rows and whole columns may be NaN.
+        """Targets from (n, G) values in which whole rows and whole columns may be NaN.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class Targets:
         finite = np.isfinite(values)
         defined, present = (np.asarray(finite.any(axis=axis)) for axis in (1, 0))
         if not (finite == np.outer(defined, present)).all():
-            raise ValueError("targets may lack whole spots and whole genes, not single entries")
+            raise ValueError("targets may be NaN for whole spots and whole genes, not for single entries")
         return cls(sparse.csr_array(np.where(finite, values, 0), dtype=np.float32), defined, present)
 
     def __len__(self) -> int:
@@ -69,13 +69,15 @@ class Targets:
 
     def rows(self, keep: Index) -> Targets:
         """The targets of these spots."""
-        return replace(self, values=sparse.csr_array(self.values[_numbers(keep)]), defined=self.defined[keep])
+        return replace(
+            self, values=sparse.csr_array(self.values[_positions(keep)]), defined=self.defined[keep]
+        )
 
     def dense(self, rows: Index = ALL, columns: Index = ALL) -> NDArray[np.float32]:
         """(k, g) float32 block, NaN where undefined."""
-        part = self.values[_numbers(rows)]
+        part = self.values[_positions(rows)]
         if not _is_all(columns):
-            part = part[:, _numbers(columns)]
+            part = part[:, _positions(columns)]
         values: NDArray[np.float32] = part.toarray()
         values[~self.defined[rows]] = np.nan
         values[:, ~self.present[columns]] = np.nan
@@ -91,14 +93,14 @@ class Targets:
             yield values
 
     def total(self, use: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """(G,) float64 sum over the spots `use` that are defined."""
+        """(G,) float64 sum over the defined spots among `use`."""
         weight = (use & self.defined).astype(np.float64)
         total: NDArray[np.float64] = self.values.T.astype(np.float64) @ weight
         return total
 
 
 def pooled_moments(parts: Sequence[Targets]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(G,) mean and variance of each gene over the defined spots of all parts; 0 for a gene without any."""
+    """(G,) mean and variance of each gene over the defined spots of all parts; 0 for a gene that has none."""
     count = sum(part.present * float(part.defined.sum()) for part in parts)
     total = sum(part.total(part.defined) for part in parts)
     mean = np.asarray(total / np.maximum(count, 1))
@@ -106,8 +108,8 @@ def pooled_moments(parts: Sequence[Targets]) -> tuple[NDArray[np.float64], NDArr
     for part in parts:
         values = part.values.tocoo()
         stored = np.bincount(values.col, minlength=len(mean))
-        apart = (values.data - mean[values.col]) ** 2
-        squares += np.bincount(values.col, apart, minlength=len(mean))
+        deviation = (values.data - mean[values.col]) ** 2
+        squares += np.bincount(values.col, deviation, minlength=len(mean))
         squares += (part.present * float(part.defined.sum()) - stored) * mean**2
     return mean, squares / np.maximum(count, 1)
 
@@ -116,7 +118,7 @@ def _is_all(index: Index) -> bool:
     return isinstance(index, slice) and index == ALL
 
 
-def _numbers(index: Index) -> slice | NDArray[np.int64]:
+def _positions(index: Index) -> slice | NDArray[np.int64]:
     if isinstance(index, slice):
         return index
     return np.flatnonzero(index) if index.dtype == np.bool_ else np.asarray(index, np.int64)
@@ -124,27 +126,27 @@ def _numbers(index: Index) -> slice | NDArray[np.int64]:
 
 #: Name of the default normalisation, recorded with every head.
 LOG1P_10K = "log1p-10k"
-#: Of the HEST-Benchmark: counts as they are.
+#: Of the HEST-Benchmark: counts are not scaled.
 LOG1P_COUNTS = "log1p-counts"
-#: Of the released MMAP code: the library is that of the panel alone.
+#: Of the released MMAP code: the library size is over the panel alone.
 LOG10_PANEL = "log10-10k-panel"
 #: Of TRIPLEX: the same, then smoothed over the array.
 LOG10_PANEL_SMOOTHED = "log10-10k-panel-smoothed"
-#: Of tables that hold log-normalised values: none.
+#: For tables that hold log-normalised values: no normalisation.
 AS_GIVEN = "lognorm-as-given"
 
 _SCALE = 10_000.0
 
 
 def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
-    """Scale `columns` (n, g) of `counts` to 10,000 a spot over ALL genes and take log1p; stays sparse."""
+    """Scale `columns` (n, g) of `counts` to 10,000 per spot over ALL genes and take log1p; stays sparse."""
     scaled = _scaled(columns, counts.library)
     scaled.data = np.log1p(scaled.data)
     return scaled
 
 
 def log10_10k_panel(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
-    """Scale `columns` (n, g) to 10,000 a spot over these genes alone and take log10(x + 1); stays sparse."""
+    """Scale `columns` (n, g) to 10,000 per spot over these genes only, take log10(x + 1); stays sparse."""
     scaled = _scaled(columns, np.asarray(columns.sum(axis=1), np.float64).ravel())
     scaled.data = np.log10(scaled.data + 1.0)
     return scaled
@@ -158,7 +160,7 @@ def log1p_counts(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
 
 
 def as_given(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
-    """`columns` as they are, for values that were log-normalised before."""
+    """`columns` unchanged, for values that are already log-normalised."""
     return sparse.csr_array(columns, dtype=np.float64)
 
 
@@ -171,9 +173,9 @@ class Normalisation:
     scale
         (counts of a slide, columns (n, g) of it) to (n, g) float64 values.
     units
-        What the values are, for people.
+        What the values are, in words.
     empty_is_zero
-        Whether a spot whose library size is 0 has targets of 0; else they are undefined.
+        Whether the targets of a spot whose library size is 0 are 0 (else undefined).
     smoothed
         Whether a spot's targets are then averaged with those of its neighbours on the array.
     """
@@ -200,19 +202,19 @@ NORMALISATIONS = {
 
 
 def normalisation_of(tables: Mapping[str, Counts]) -> str:
-    """Name of the normalisation that suits what the tables of all slides hold.
+    """Name of the normalisation that suits the values of all slides.
 
     Raises
     ------
     NormalisationError
-        If some hold counts and others log-normalised values: those are not on one scale.
+        If some hold counts and others log-normalised values.
     """
     kinds = {counts.values for counts in tables.values()}
     if len(kinds) > 1:
         lognorm = [name for name, counts in tables.items() if counts.values == "lognorm"]
         raise NormalisationError(
             f"{len(lognorm)} of {len(tables)} slides hold log-normalised values ({some(lognorm)}) and the"
-            " others counts: their targets would be on two scales; use slides of one kind."
+            " others counts: their targets would be on different scales; use slides of one kind."
         )
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 
@@ -223,15 +225,15 @@ def targets_from_counts(
     normalisation: str = LOG1P_10K,
     xy: NDArray[np.float64] | None = None,
 ) -> Targets:
-    """Return the targets of one slide.
+    """Make the targets of one slide.
 
-    Undefined are a spot that the count table lacks, a spot whose library size is 0 (some normalisations say 0
-    there), and a gene that the slide lacks.
+    Targets are undefined for a spot that is not in the count table, for a spot whose library size is 0
+    (under some normalisations they are 0), and for a gene that the slide does not have.
 
     Parameters
     ----------
     counts
-        Of the slide.
+        Counts of the slide.
     genes
         The panel, in order.
     normalisation
@@ -251,6 +253,6 @@ def targets_from_counts(
 
 
 def _scaled(columns: sparse.csr_array, library: NDArray[np.float64]) -> sparse.csr_array:
-    """Each row of (n, g) times 10,000 over its library (n,); rows without a library stay empty."""
+    """Each row of (n, g) times 10,000 / library (n,); rows with an empty library stay empty."""
     factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
     return sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mmap_st.data import Cohort, CohortSlide, SlideSurvey, Spots, in_any, in_common, naming, survey_slide
+from mmap_st.data import (
+    Cohort,
+    CohortSlide,
+    SlideSurvey,
+    Spots,
+    gene_naming,
+    shared_genes,
+    survey_slide,
+    union_of_genes,
+)
 from mmap_st.errors import SlideError, TissueError
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
@@ -19,36 +28,36 @@ from mmap_st.extract.slides import (
     open_slide,
 )
 
-_FEWEST_SPOTS = 20  # fewer say nothing of an orientation
+_FEWEST_SPOTS = 20  # fewer are no evidence of an orientation
 _FEWEST_ON_TISSUE = 0.5
 
 
 @dataclass(frozen=True)
 class SlideCheck:
-    """What was found of one slide.
+    """What was found about one slide.
 
     Attributes
     ----------
     row
         The cohort's row.
     technology
-        What measured it; "image alone" without spots.
+        The assay, such as ``Visium``; "image alone" without spots.
     size_px
         Width and height of the image; None without one.
     mpp
         Micrometres per pixel and where they are from.
     spots, unmatched, outside
-        Number of spots; of rows of either table without a partner in the other; of spots outside the image.
+        Numbers of spots; of rows of either table that the other does not have; of spots outside the image.
     genes
         Names of its genes; None without counts.
     merged_genes
-        Columns that were added to another of the same name.
+        Number of columns that were added to another of the same name.
     on_tissue
-        Share of the spots on tissue; None where there is no image or no tissue.
+        Fraction of the spots on tissue; None without an image or tissue.
     problems
         Why the slide cannot be used, or what is likely wrong with it.
     notes
-        What the user should know.
+        What else the user should know.
     """
 
     row: CohortSlide
@@ -67,19 +76,19 @@ class SlideCheck:
 
 @dataclass
 class CohortCheck:
-    """All slides, and what concerns the cohort as a whole."""
+    """All slides, and notes on the cohort as a whole."""
 
     slides: list[SlideCheck] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> dict[str, str]:
-        """Problems by slide, in one text each."""
+        """Problems by slide, as one text each."""
         return {one.row.slide: " ".join(one.problems) for one in self.slides if one.problems}
 
 
 def check_cohort(cohort: Cohort) -> Iterator[SlideCheck]:
-    """Check the slides one by one; all tables are read, of images a thumbnail."""
+    """Check the slides one by one; all tables are read, and a thumbnail of each image."""
     for row in cohort.slides:
         yield check_slide(row)
 
@@ -114,9 +123,9 @@ def check_slide(row: CohortSlide) -> SlideCheck:
     if look.counts is not None and look.counts.values != "counts":
         notes.append(f"values are {look.counts.values}, not counts")
     if look.counts is not None and look.counts.merged_genes:
-        notes.append(f"{look.counts.merged_genes} columns were added to another of the same gene")
+        notes.append(f"{look.counts.merged_genes} columns were added to another column of the same gene")
     if row.patient is None and look.counts is not None:
-        notes.append("no patient: fill in the column patient, splits are by it")
+        notes.append("no patient: fill in the column patient, splits are by patient")
     return SlideCheck(
         row=row,
         technology=_technology(row, look),
@@ -134,16 +143,16 @@ def check_slide(row: CohortSlide) -> SlideCheck:
 
 
 def summarise_genes(slides: list[SlideCheck]) -> list[str]:
-    """What the slides' genes have in common."""
+    """How many genes the slides have in common, and whether they are named in the same way."""
     tables = [one.genes for one in slides if one.genes]
     if len(tables) < 2:
         return []
-    named = {naming(genes) for genes in tables}
-    shared, union = len(in_common(tables)), len(in_any(tables))
+    named = {gene_naming(genes) for genes in tables}
+    shared, union = len(shared_genes(tables)), len(union_of_genes(tables))
     notes = [f"{shared} genes are on all {len(tables)} slides with counts, {union} on any"]
     if len(named) > 1:
         notes.append(
-            "some slides name genes by Ensembl id and some by symbol: they can be used together only where"
+            "some slides name genes by Ensembl id and some by symbol: they can be combined only where the"
             " files have both"
         )
     return notes
@@ -156,7 +165,7 @@ def _technology(row: CohortSlide, look: SlideSurvey) -> str:
 
 
 def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, float | None, list[str]]:
-    """Spots outside the image, share of them on tissue, and what is likely wrong with where they are."""
+    """Number of spots outside the image, fraction of spots on tissue, and likely problems with positions."""
     size = slide.size
     outside = count_outside(spots, size)
     tissue = _tissue_or_none(slide, mpp)
@@ -171,13 +180,13 @@ def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, floa
     if better is not None and len(spots) >= _FEWEST_SPOTS:
         problems.append(
             f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if"
-            f" {better.name}: the positions are likely of another orientation or resolution than the image;"
+            f" {better.name}: the positions likely have another orientation or resolution than the image;"
             " correct them."
         )
     elif own.on_tissue < _FEWEST_ON_TISSUE and len(spots) >= _FEWEST_SPOTS:
         problems.append(
-            f"only {own.on_tissue:.0%} of its spots lie on tissue: positions and image are likely not of one"
-            " frame; look at --pictures."
+            f"only {own.on_tissue:.0%} of its spots lie on tissue: positions and image likely do not belong"
+            " together; look at --pictures."
         )
     return outside, own.on_tissue, problems
 

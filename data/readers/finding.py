@@ -11,7 +11,7 @@ import numpy as np
 from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CohortError, SpotsError
 
-#: Ends of the names of images that are opened somewhere in the program.
+#: Suffixes of images that the program can open.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs",
     ".svslide", ".bif", ".czi", ".dcm",
@@ -19,16 +19,16 @@ IMAGE_SUFFIXES = (
 
 
 def without_suffix(path: Path, suffixes: Sequence[str]) -> str | None:
-    """The file's name without its ending; None for a folder, a hidden file, or another ending."""
+    """The file's name without its suffix; None for a folder, a hidden file or another suffix."""
     name = path.name
     if name.startswith(".") or not path.is_file():
         return None
-    ending = max((s for s in suffixes if name.lower().endswith(s)), key=len, default=None)
-    return None if ending is None else name[: len(name) - len(ending)]
+    suffix = max((s for s in suffixes if name.lower().endswith(s)), key=len, default=None)
+    return None if suffix is None else name[: len(name) - len(suffix)]
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Images of a folder, by name without ending; OME's double ending counts as one.
+    """Images of a folder, by name without suffix; ``.ome.tif`` is one suffix.
 
     Raises
     ------
@@ -49,14 +49,14 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def is_slide_folder(path: Path) -> bool:
-    """Whether a path is a folder that is one slide: of DICOM files, or an OME-Zarr."""
+    """Whether a folder is one slide: it has DICOM files, or is an OME-Zarr."""
     if not path.is_dir():
         return False
     return path.name.lower().endswith(".ome.zarr") or any(p.suffix.lower() == ".dcm" for p in path.iterdir())
 
 
 def in_order_of_counts(spots: Spots, wanted: Sequence[str], spot_path: Path, count_path: Path) -> Spots:
-    """The spots that have counts, in the order of the count table; the others are counted.
+    """The spots that have counts, in the order of the count table, with the numbers of those left out.
 
     Raises
     ------

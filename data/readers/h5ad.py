@@ -1,4 +1,4 @@
-"""AnnData: spots with their positions and a matrix of counts, from .h5ad files and other layouts' tables."""
+"""AnnData: spots with their positions and a matrix of counts, from .h5ad files or in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mmap_st.data.arrays import hexagonal, is_hexagonal, square
-from mmap_st.data.counts import Counts, is_ensembl, make_counts, trusted
+from mmap_st.data.arrays import hexagonal_positions, is_hexagonal, square_positions
+from mmap_st.data.counts import Counts, check_sparse, is_ensembl, make_counts
 from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CountsError, SpotsError
 
@@ -36,14 +36,14 @@ _GENE_ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl", "ENSEMBL")
 
 @dataclass(frozen=True)
 class GeneMatrix:
-    """A matrix (spots, genes) that a file holds, read when asked for.
+    """A matrix (spots, genes) of a file, read on demand.
 
     Attributes
     ----------
     name
         Where it is, such as ``layers['counts']``.
     genes, gene_ids
-        Names of its columns, and an Ensembl id for each where the file has them.
+        Names of its columns, and an Ensembl id for each if the file has them.
     load
         Reads the values.
     """
@@ -56,20 +56,20 @@ class GeneMatrix:
 
 @dataclass(frozen=True)
 class SpotTable:
-    """The parts of an AnnData that matter here.
+    """The parts of an AnnData that are needed here.
 
     Attributes
     ----------
     source
-        File that it is from, for messages.
+        The file, for messages.
     obs
-        One row a spot; its index are the ids.
+        One row per spot; its index holds the ids.
     spatial
         (n, 2) pixels, as the file has them; None if it has none.
     spatial_info
         ``uns["spatial"]``.
     matrices
-        In the order in which counts are sought: X, layers, raw.
+        In the order in which counts are looked for: X, layers, raw.
     """
 
     source: str
@@ -109,7 +109,7 @@ def gene_names(var: DataFrame) -> tuple[tuple[str, ...], tuple[str, ...] | None]
     column = next((c for c in _GENE_ID_COLUMNS if c in var.columns), None)
     if column is None:
         return names, None
-    # Missing ids are NaN after a concatenation, and some columns of this name hold numbers of NCBI's.
+    # After a concatenation missing ids are NaN; and some columns of this name hold NCBI's numbers.
     ids = tuple(text if is_ensembl(text) else "" for text in (str(v).strip() for v in var[column]))
     return names, ids if any(ids) else None
 
@@ -120,7 +120,7 @@ def spots_of(table: SpotTable) -> Spots:
     Raises
     ------
     SpotsError
-        If there are no positions, or they are of several slides.
+        If there are no positions, or they belong to several sections.
     """
     if table.spatial is None:
         raise SpotsError(f"{table.source} has no obsm['spatial']; positions in pixels are needed there.")
@@ -131,23 +131,23 @@ def spots_of(table: SpotTable) -> Spots:
         )
     if xy.shape[1] > 2 and np.ptp(xy[:, 2:], axis=0).any():
         raise SpotsError(
-            f"{table.source}: obsm['spatial'] has {xy.shape[1]} dimensions; write one file a section,"
+            f"{table.source}: obsm['spatial'] has {xy.shape[1]} dimensions; write one file per section,"
             " with x and y."
         )
     libraries = [info for info in table.spatial_info.values() if isinstance(info, Mapping)]
     if len(libraries) > 1:
         raise SpotsError(
             f"{table.source} holds {len(libraries)} sections ({', '.join(map(str, table.spatial_info))});"
-            " write one file a section."
+            " write one file per section."
         )
     _refuse_several_sections(table)
     technology, pitch_um, mpp = _technology(libraries[0] if libraries else {})
     array = _array(table.obs)
     if array is not None and is_hexagonal(array):
         technology, pitch_um = technology or VISIUM, pitch_um or VISIUM_PITCH_UM
-        array = hexagonal(array)
+        array = hexagonal_positions(array)
     elif array is not None:
-        array = square(array)
+        array = square_positions(array)
     try:
         return Spots(table.ids, xy[:, :2].copy(), array, pitch_um, technology=technology, mpp=mpp)
     except SpotsError as error:
@@ -155,53 +155,53 @@ def spots_of(table: SpotTable) -> Spots:
 
 
 def _refuse_several_sections(table: SpotTable) -> None:
-    """Sections that were put together lose ``uns["spatial"]``; their columns still tell."""
+    """Concatenated sections lose ``uns["spatial"]``, but their columns show that they are several."""
     for column in _OF_SECTIONS:
         if column in table.obs.columns and table.obs[column].nunique() > 1:
             names = [str(name) for name in table.obs[column].unique()]
             raise SpotsError(
-                f"{table.source} holds {len(names)} sections by obs[{column!r}] ({some(names)}); write one"
-                " file a section."
+                f"{table.source} holds {len(names)} sections according to obs[{column!r}] ({some(names)});"
+                " write one file per section."
             )
     array = _array(table.obs)
     if array is not None and len(np.unique(array, axis=0)) < len(array):
         raise SpotsError(
-            f"{table.source} has spots at the same array_row and array_col, as where sections were put"
-            " together; write one file a section."
+            f"{table.source} has several spots at the same array_row and array_col, as in concatenated"
+            " sections; write one file per section."
         )
 
 
 def counts_of(table: SpotTable, kind: str) -> Counts:
     """Counts of a table: the first of X, its count layers and raw that holds whole numbers.
 
-    With `kind` ``lognorm``, X as it is.
+    With `kind` ``lognorm``, X unchanged.
 
     Raises
     ------
     CountsError
-        If none holds counts; or X does, where log-normalised values were promised.
+        If none holds counts; or if X does, where log-normalised values are expected.
     """
     try:
         if kind == "lognorm":
             return _lognorm(table)
         for matrix in table.matrices:
             values = _values(matrix, table)
-            if fraction_of(values) is None:
+            if first_fraction(values) is None:
                 return make_counts(table.ids, matrix.genes, values, gene_ids=matrix.gene_ids)
     except CountsError as error:
         raise CountsError(f"{table.source}: {error}") from error
     seen = ", ".join(matrix.name for matrix in table.matrices)
-    example = fraction_of(_values(table.matrices[0], table)) if table.matrices else None
+    example = first_fraction(_values(table.matrices[0], table)) if table.matrices else None
     such = "" if example is None else f" (X has values such as {example:g})"
     raise CountsError(
-        f"{table.source} holds no counts: {seen or 'no matrix'} looked at{such}, none of whole numbers;"
-        " put raw counts into X, layers['counts'] or raw, or say --values lognorm if log-normalised values"
+        f"{table.source} holds no counts: {seen or 'no matrix'} examined{such}, none has whole numbers only;"
+        " put raw counts into X, layers['counts'] or raw, or give --values lognorm if log-normalised values"
         " are what you have."
     )
 
 
-def fraction_of(values: sparse.csr_array) -> float | None:
-    """A value that is no whole number, or None if there is none; what is not finite does not count."""
+def first_fraction(values: sparse.csr_array) -> float | None:
+    """The first finite value that is not a whole number, or None."""
     finite = values.data[np.isfinite(values.data)]
     wrong = finite != np.floor(finite)
     return float(finite[np.argmax(wrong)]) if wrong.any() else None
@@ -212,7 +212,7 @@ def _lognorm(table: SpotTable) -> Counts:
         raise CountsError("there is no X.")
     matrix = table.matrices[0]
     values = _values(matrix, table)
-    if fraction_of(values) is None:
+    if first_fraction(values) is None:
         raise CountsError("X holds whole numbers: these are counts; leave out --values lognorm.")
     return make_counts(table.ids, matrix.genes, values, gene_ids=matrix.gene_ids, kind="lognorm")
 
@@ -222,7 +222,7 @@ def _values(matrix: GeneMatrix, table: SpotTable) -> sparse.csr_array:
     if loaded is None:
         raise CountsError(f"{matrix.name} is empty.")
     values = sparse.csr_array(
-        trusted(loaded) if sparse.issparse(loaded) else np.asarray(loaded), dtype=np.float32
+        check_sparse(loaded) if sparse.issparse(loaded) else np.asarray(loaded), dtype=np.float32
     )
     if values.shape != (len(table.obs), len(matrix.genes)):
         raise CountsError(
@@ -233,7 +233,7 @@ def _values(matrix: GeneMatrix, table: SpotTable) -> sparse.csr_array:
 
 
 def _technology(library: Mapping[str, Any]) -> tuple[str | None, float | None, float | None]:
-    """Technology, pitch in um and micrometres per pixel, as far as Space Ranger's notes tell."""
+    """Technology, pitch in um and micrometres per pixel, where Space Ranger's metadata has them."""
     factors, notes = library.get("scalefactors", {}), library.get("metadata", {})
     factors = factors if isinstance(factors, Mapping) else {}
     notes = notes if isinstance(notes, Mapping) else {}
@@ -255,7 +255,7 @@ def positive(value: Any) -> float | None:
 
 
 def _array(obs: DataFrame) -> NDArray[np.float64] | None:
-    """(n, 2) row and column on the array; None where the table does not have both for every spot."""
+    """(n, 2) row and column on the array; None unless the table has both for every spot."""
     if not {"array_row", "array_col"} <= set(obs.columns):
         return None
     try:
@@ -266,7 +266,7 @@ def _array(obs: DataFrame) -> NDArray[np.float64] | None:
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """A file, or all .h5ad files of a folder; the image of each has its name.
+    """One file, or all .h5ad files of a folder; the image of each has the same name.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
     """
     files = [path] if path.is_file() else sorted(path.glob("*.h5ad"))
     if not files or any(file.suffix.lower() != ".h5ad" for file in files):
-        raise CohortError(f"{path} is neither an .h5ad file nor a folder that has any.")
+        raise CohortError(f"{path} is neither an .h5ad file nor a folder that holds any.")
     images = find_images(files[0].parent)
     return tuple(
         CohortSlide(file.stem, image=images.get(file.stem), spots=file, counts=file, reader="h5ad")
@@ -291,24 +291,24 @@ def read_spots(slide: CohortSlide) -> Spots:
 
 
 def read_counts(slide: CohortSlide) -> Counts:
-    """Counts: X, or where it holds none ``layers["counts"]`` or ``raw``."""
+    """Counts: X, or ``layers["counts"]`` or ``raw`` if X does not hold counts."""
     assert slide.counts is not None
     with reading(slide.counts, "an AnnData file", CountsError), open_hdf5(slide.counts) as file:
         return counts_of(_table(file, slide.counts), slide.values or "counts")
 
 
 def read_table(path: Path, error: type[SlideError]) -> SpotTable:
-    """The parts of a file that matter for its spots; its matrices are not to be loaded any more."""
+    """The parts of a file that describe its spots; its matrices can no longer be loaded."""
     with reading(path, "an AnnData file", error), open_hdf5(path) as file:
         return _table(file, path)
 
 
 def _table(file: Any, path: Path) -> SpotTable:
-    """The parts of an open file; matrices are read when asked for, while it is open."""
+    """The parts of an open file; matrices are read on demand, while it is open."""
     import h5py
 
     if "obs" not in file or "var" not in file:
-        raise SpotsError(f"{path} is an HDF5 file and no AnnData: it has no obs and var.")
+        raise SpotsError(f"{path} is an HDF5 file but not an AnnData: it has no obs and var.")
     if isinstance(file["obs"], h5py.Dataset):  # written before anndata 0.7
         import anndata
 
@@ -336,7 +336,7 @@ def _table(file: Any, path: Path) -> SpotTable:
 
 
 def _spatial_info(file: Any) -> dict[str, Any]:
-    """``uns["spatial"]`` without its pictures, which may be large."""
+    """``uns["spatial"]`` without its images, which may be large."""
     import h5py
     from anndata.io import read_elem
 

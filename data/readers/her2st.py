@@ -69,21 +69,21 @@ def _by_section(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The picture in each section's folder ``ST-imgs/B/B4``; a file's own name is of no account."""
+    """The image in each section's folder ``ST-imgs/B/B4``, whatever its name."""
     found: dict[str, Path] = {}
     for section in sorted(folder.glob("*/*")) if folder.is_dir() else []:
         if not section.is_dir() or not _SECTION.fullmatch(section.name):
             continue
-        pictures = [
+        images_there = [
             p for p in sorted(section.iterdir()) if p.suffix.lower() in _IMAGES and not p.name.startswith(".")
         ]
-        if len(pictures) > 1:
+        if len(images_there) > 1:
             raise CohortError(
-                f"{section} holds {len(pictures)} images ({some([p.name for p in pictures])});"
+                f"{section} holds {len(images_there)} images ({some([p.name for p in images_there])});"
                 " keep the one that the spots were placed on."
             )
-        if pictures:
-            found[section.name] = pictures[0]
+        if images_there:
+            found[section.name] = images_there[0]
     return found
 
 

@@ -1,8 +1,8 @@
 """HEST-1k's tree (Jaume et al. 2024), or the flat folder of one sample.
 
 ``st/ID.h5ad``, ``wsis/ID.tif``, ``metadata/ID.json`` and perhaps a table ``HEST_v*.csv``; or, flat, one
-.h5ad, one image and one .json. Positions are pixels of the image. Micrometres per pixel are those that HEST
-estimated from the spots: what images embed is wrong by ten times in some.
+.h5ad, one image and one .json. Positions are pixels of the image. Micrometres per pixel are HEST's estimate
+from the spots: the value that images embed is wrong by a factor of ten in some.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.readers.h5ad import positive
 from mmap_st.data.spots import some
-from mmap_st.data.tables import first_line
-from mmap_st.errors import CohortError
+from mmap_st.errors import CohortError, first_line
 
 _ESTIMATED_MPP = "pixel_size_um_estimated"
-#: Pictures that HEST puts beside a sample and that are not its slide.
+# Pictures that HEST puts next to a sample and that are not its slide.
 _NOT_SLIDES = ("downscaled_fullres", "pixel_size_vis", "spatial_plot", "tissue_seg_vis", "patches_vis")
 
 
 def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
-    """Every sample of a tree, or the one of a flat folder.
+    """Every sample of HEST's tree, or the one sample of a flat folder.
 
     Raises
     ------
@@ -75,7 +74,7 @@ def _samples(folder: Path) -> list[Path]:
 
 def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) -> CohortSlide:
     patient, study = (_text(about.get(key)) for key in ("patient", "dataset_title"))
-    if patient and study:  # "Patient 1" is another person in another study
+    if patient and study:  # "Patient 1" of another study is a different person
         patient = f"{study}: {patient}"
     mpp = positive(about.get(_ESTIMATED_MPP))
     return CohortSlide(
@@ -91,7 +90,7 @@ def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) 
 
 
 def _text(value: Any) -> str | None:
-    """Text; None for what pandas and JSON write where there is none."""
+    """Text; None for what pandas and JSON write for a missing value."""
     text = "" if value is None else str(value).strip()
     return None if text.lower() in ("", "nan", "none", "null") else text
 

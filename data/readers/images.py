@@ -1,4 +1,4 @@
-"""Images alone: slides that were never sequenced."""
+"""Images alone: slides without spots or counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmap_st.errors import CohortError, SpotsError
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """An image, or all images of a folder; a folder of DICOM files is one slide, and so is an OME-Zarr.
+    """One image, or all images of a folder; a folder of DICOM files is one slide, and so is an OME-Zarr.
 
     Raises
     ------
@@ -19,7 +19,9 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         If there is no image.
     """
     if path.is_file() and without_suffix(path, IMAGE_SUFFIXES) is None:
-        raise CohortError(f"{path} is no image by its name; the endings are {', '.join(IMAGE_SUFFIXES)}.")
+        raise CohortError(
+            f"{path} does not have the name of an image; the suffixes are {', '.join(IMAGE_SUFFIXES)}."
+        )
     if path.is_file():
         found = {without_suffix(path, (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff")) or path.stem: path}
     elif is_slide_folder(path):
@@ -29,7 +31,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         folders = {_folder_name(p): p for p in sorted(path.iterdir()) if is_slide_folder(p)}
         found |= {name: folder for name, folder in folders.items() if name not in found}
     if not found:
-        raise CohortError(f"{path} holds no image; the endings are {', '.join(IMAGE_SUFFIXES)}.")
+        raise CohortError(f"{path} holds no image; the suffixes are {', '.join(IMAGE_SUFFIXES)}.")
     return tuple(CohortSlide(name, image=image) for name, image in sorted(found.items()))
 
 
@@ -39,7 +41,10 @@ def _folder_name(folder: Path) -> str:
 
 def read_spots(slide: CohortSlide) -> NoReturn:
     """Images have no spots."""
-    raise SpotsError(f"{slide.slide} is an image alone; the reader that knows its spot table is needed.")
+    raise SpotsError(
+        f"{slide.slide} is an image without spots; name the reader of its spot table in the cohort's column"
+        " reader."
+    )
 
 
 read_counts = read_spots

@@ -27,14 +27,14 @@ PITCH_UM = 200.0  # 100 um spots, 200 um centre to centre
 TECHNOLOGY = "legacy ST"
 
 _SPOT_ID = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
-_NO_NUMBER = ["NA", "NaN", "nan", ""]
+_MISSING = ["NA", "NaN", "nan", ""]
 
 
 def read_spots(slide: CohortSlide) -> Spots:
     """Spots in the order of the count table; without one, in that of the spot table.
 
-    The spot table has the columns x, y (array), pixel_x, pixel_y and perhaps selected; or spot ids ``XxY``
-    and the columns X and Y (pixels); or it is the nine numbers of an alignment matrix.
+    The spot table has the columns x, y (array), pixel_x, pixel_y and optionally selected; or spot ids
+    ``XxY`` and the columns X and Y (pixels); or the nine numbers of an alignment matrix.
     """
     spots, counts = slide.spots, slide.counts
     assert spots is not None
@@ -43,7 +43,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     if alignment is not None:
         if counts is None or wanted is None:
             raise SpotsError(
-                f"{spots} is an alignment: it places the spots of a count table, and none is given."
+                f"{spots} is an alignment: it needs the spots of a count table, and the cohort names none."
             )
         table = _aligned(wanted, alignment, counts)
     else:
@@ -52,7 +52,7 @@ def read_spots(slide: CohortSlide) -> Spots:
 
 
 def read_counts(slide: CohortSlide) -> Counts:
-    """All rows and genes of the count table; spots in rows, or in columns if their names say so."""
+    """All rows and genes of the count table; spots are rows, or columns if those have spots' names."""
     assert slide.counts is not None
     path, kind = slide.counts, slide.values or "counts"
     separator = separator_of(path)
@@ -66,7 +66,7 @@ def read_counts(slide: CohortSlide) -> Counts:
             has_header=False,
             skip_rows=1,
             schema={f"column_{i}": kind for i, kind in enumerate(types)},
-            null_values=_NO_NUMBER,
+            null_values=_MISSING,
         )
         values = table.select(pl.exclude("column_0").fill_null(float("nan"))).to_numpy()
     ids = table.to_series(0).fill_null("").to_list()
@@ -79,7 +79,7 @@ def read_counts(slide: CohortSlide) -> Counts:
 
 
 def read_count_ids(path: Path) -> list[str]:
-    """Spot ids of a count table, without the values."""
+    """Spot ids of a count table; its values are not read."""
     with reading(path, "a table of counts", CountsError):
         separator = separator_of(path)
         try:
@@ -116,17 +116,20 @@ def _read_positions(path: Path) -> Spots:
         place = np.column_stack([number_column(table, c, path, SpotsError) for c in array if c]).round()
         if not np.isfinite(place).all():
             row = int(np.flatnonzero(~np.isfinite(place).all(axis=1))[0])
-            raise SpotsError(f"{path}, row {row + 1} has no place on the array (x, y); correct or remove it.")
+            raise SpotsError(
+                f"{path}, row {row + 1} has no position on the array (x, y); correct or remove it."
+            )
         ids = [f"{x:.0f}x{y:.0f}" for x, y in place]
     else:
-        # The form of STNet's tables: the id first, then X and Y in pixels.
+        # As in STNet's tables: the id first, then X and Y in pixels.
         identity = next((c for c in table.columns if c not in array), None)
         ids = [] if identity is None else text_column(table, identity, path, SpotsError)
         if not (array[0] and array[1] and _are_spots(ids)):
             needed = ("x", "y", "pixel_x", "pixel_y")
-            lacking = [name for name in needed if find_column(table, [name]) is None]
+            missing = [name for name in needed if find_column(table, [name]) is None]
             raise SpotsError(
-                f"{path} lacks the columns {', '.join(lacking)}; it has {', '.join(table.columns) or 'none'}."
+                f"{path} is missing the columns {', '.join(missing)}; it has"
+                f" {', '.join(table.columns) or 'none'}."
             )
         pixel, place = array, _array_of(ids, path)
     xy = np.column_stack([number_column(table, c, path, SpotsError) for c in pixel if c])
@@ -142,12 +145,12 @@ def _array_of(ids: list[str], path: Path) -> NDArray[np.float64]:
     matches = [_SPOT_ID.fullmatch(name) for name in ids]
     wrong = [name for name, match in zip(ids, matches, strict=True) if match is None]
     if wrong:
-        raise SpotsError(f"{path}: {some(wrong)} are no spot ids; they should be such as 10x15.")
+        raise SpotsError(f"{path}: {some(wrong)} are not spot ids, which look like 10x15.")
     return np.array([[float(m[1]), float(m[2])] for m in matches if m], dtype=np.float64).reshape(-1, 2)
 
 
 def _read_alignment(path: Path) -> NDArray[np.float64] | None:
-    """(3, 3) that takes rows (x, y, 1) to pixels, if the file is the nine numbers of a matrix; else None."""
+    """(3, 3) matrix that maps rows (x, y, 1) to pixels, if the file has nine numbers; else None."""
     if path.suffix.lower() != ".txt" or path.stat().st_size > 4096:
         return None
     try:
@@ -157,11 +160,13 @@ def _read_alignment(path: Path) -> NDArray[np.float64] | None:
     if len(numbers) != 9:
         return None
     matrix = np.array(numbers).reshape(3, 3)
-    # Written for columns where its last row is (0, 0, 1), for rows where its last column is.
+    # For column vectors its last row is (0, 0, 1), for row vectors its last column.
     if np.allclose(matrix[2], [0, 0, 1]) and not np.allclose(matrix[:2, 2], 0):
         matrix = matrix.T
     if not np.allclose(matrix[:, 2], [0, 0, 1]) or not np.isfinite(matrix).all():
-        raise SpotsError(f"{path} is no affine alignment: neither its last row nor its last column is 0 0 1.")
+        raise SpotsError(
+            f"{path} is not an affine alignment: neither its last row nor its last column is 0 0 1."
+        )
     return matrix
 
 

@@ -1,4 +1,4 @@
-"""The table of readers, and reading a slide by the reader that its cohort row names."""
+"""The readers by name, and reading a slide with the reader that its cohort row names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CohortSource: TypeAlias = Union[Cohort, Path, str, pl.DataFrame, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Reader:
-    """How one layout is read.
+    """How to read one layout.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Reader:
 
 
 def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
-    """A reader whose module finds slides, and reads tables unless another does."""
+    """A reader whose module finds slides, and reads tables unless `tables` does."""
     tables = tables or module
     return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts)
 
@@ -71,15 +71,15 @@ READERS = {reader.name: reader for reader in _ALL}
 
 
 def open_cohort(text: str, *, image: Path | None = None, values: str | None = None) -> Cohort:
-    """Open what a user names as COHORT: a cohort file, or ``reader:path``.
+    """Open a COHORT of the command line: a cohort file, or ``reader:path``.
 
     Parameters
     ----------
     text
-        As the user wrote it.
+        COHORT.
     image
-        The image that the spots were placed on, if it lies elsewhere; or a folder of images that are named
-        as the slides are.
+        The image that the spots were placed on, if it is elsewhere; or a folder of images with the names of
+        the slides.
     values
         What the count tables hold, see `mmap_st.data.cohort.VALUES`.
 
@@ -92,7 +92,9 @@ def open_cohort(text: str, *, image: Path | None = None, values: str | None = No
     if colon and name in READERS:
         place = Path(path)
         if not place.exists():
-            raise CohortError(f"{place} does not exist; {name}: needs the place that holds the data.")
+            raise CohortError(
+                f"{place} does not exist; {name}: needs the file or folder that holds the data."
+            )
         cohort = Cohort(READERS[name].find(place), text)
     elif colon and not Path(text).exists():
         raise CohortError(
@@ -185,7 +187,7 @@ def read_counts(slide: CohortSlide) -> Counts:
     Raises
     ------
     CountsError
-        If the row names no counts or they are no counts.
+        If the row names no counts or they cannot be read.
     """
     if slide.counts is None:
         raise CountsError("the cohort names no count table for it.")
@@ -194,20 +196,20 @@ def read_counts(slide: CohortSlide) -> Counts:
 
 
 def _with_images(cohort: Cohort, image: Path) -> tuple[CohortSlide, ...]:
-    """The slides with the image that the user names; it is the one that the spots were placed on."""
+    """The slides with the image that the spots were placed on, as the user names it."""
     if not image.exists():
         raise CohortError(f"--image {image} does not exist.")
     if not image.is_dir() or any(image.glob("*.dcm")):
         if len(cohort.slides) > 1:
             raise CohortError(
                 f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a"
-                f" folder of images that are named as the slides are, such as {cohort.names[0]}.tif."
+                f" folder of images with the names of the slides, such as {cohort.names[0]}.tif."
             )
         return (replace(cohort.slides[0], image=image, scale=None),)
     found = find_images(image)
     if not set(found) & set(cohort.names):
         raise CohortError(
-            f"--image {image}: no image there is named as a slide is, such as {cohort.names[0]}.tif."
+            f"--image {image}: no image there has the name of a slide, such as {cohort.names[0]}.tif."
         )
     return tuple(
         replace(s, image=found[s.slide], scale=None) if s.slide in found else s for s in cohort.slides

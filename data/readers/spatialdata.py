@@ -1,8 +1,9 @@
-"""SpatialData stores (.zarr): one slide for each region of spots that a table annotates.
+"""SpatialData stores (.zarr): one slide for each region of shapes that a table annotates.
 
-Read by the package spatialdata (the extra of that name). A slide's `spots` are ``STORE/shapes/REGION``, its
-`counts` ``STORE/tables/TABLE`` and its `image` ``STORE/images/IMAGE``. Positions are the centres of the
-shapes, taken to pixels of the image through the coordinate system that both have.
+They are read by the package spatialdata (the extra of that name). A slide's `spots` are
+``STORE/shapes/REGION``, its `counts` ``STORE/tables/TABLE`` and its `image` ``STORE/images/IMAGE``.
+Positions are the centres of the shapes, mapped to pixels of the image through a coordinate system that both
+share.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mmap_st.errors import CohortError, CountsError, MissingDependencyError, Sli
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """Every region of a store that a table annotates; or those of all stores of a folder.
+    """Every region of a store that a table annotates; or those of all stores in a folder.
 
     Raises
     ------
@@ -32,7 +33,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
     """
     stores = [path] if _is_store(path) else sorted(p for p in path.glob("*.zarr") if _is_store(p))
     if not stores:
-        raise CohortError(f"{path} is neither a SpatialData store nor a folder of such (.zarr).")
+        raise CohortError(f"{path} is neither a SpatialData store nor a folder of stores (.zarr).")
     slides = []
     for store in stores:
         try:
@@ -69,7 +70,7 @@ def read_spots(slide: CohortSlide) -> Spots:
         centres = _centres(data, region, None if slide.image is None else slide.image.name)
         keys = [key for key in rows if key in centres]
         if not keys:
-            raise SpotsError(f"{store}: no row of {slide.counts.name} is a shape of {region}.")
+            raise SpotsError(f"{store}: no row of {slide.counts.name} belongs to a shape of {region}.")
         xy = np.array([centres[key] for key in keys])
         kept = np.isin(np.asarray(rows, dtype=object), np.asarray(keys, dtype=object))
         spots = spots_of(replace(table, obs=table.obs[kept], spatial=xy, matrices=()))
@@ -104,14 +105,14 @@ def _open(store: Path) -> Any:
         import spatialdata
     except ImportError as error:
         raise MissingDependencyError(
-            "SpatialData stores are read by spatialdata, which is not installed:"
+            "reading SpatialData stores needs spatialdata, which is not installed:"
             " pip install 'mmap-st[spatialdata]'."
         ) from error
     return spatialdata.read_zarr(store, selection=("tables", "shapes", "images"))
 
 
 def _regions(store: Path) -> list[tuple[str, str, str | None]]:
-    """Region, table and image of every annotated region."""
+    """Name, table and image of every annotated region."""
     with reading(store, "a SpatialData store", SpotsError):
         data = _open(store)
         found = []
@@ -125,7 +126,7 @@ def _regions(store: Path) -> list[tuple[str, str, str | None]]:
 
 
 def _image_of(data: Any, region: str) -> str | None:
-    """The RGB image of most pixels that shares a coordinate system with a region; stains are no H&E."""
+    """The largest RGB image that shares a coordinate system with a region; other channels are not H&E."""
     sizes = {
         name: int(finest.sizes["x"]) * int(finest.sizes["y"])
         for name, image in data.images.items()
@@ -153,14 +154,14 @@ def _shared_systems(shapes: Any, image: Any) -> list[str]:
 
 
 def _rows_of(data: Any, name: str, region: str) -> tuple[SpotTable, list[Any]]:
-    """The part of a table that annotates a region, and the shape that each of its rows is of."""
+    """The part of a table that annotates a region, and the shape that each of its rows belongs to."""
     if name not in data.tables:
         raise CountsError(f"{data.path} has no table {name}; it has {some(list(data.tables))}.")
     table = data.tables[name]
     about = table.uns.get("spatialdata_attrs", {})
     region_key, instance_key = about.get("region_key"), about.get("instance_key")
     if region_key not in table.obs or instance_key not in table.obs:
-        raise CountsError(f"{data.path}, table {name} does not say which shapes its rows are.")
+        raise CountsError(f"{data.path}, table {name} does not say which shapes its rows belong to.")
     part = table[(table.obs[region_key].astype(str) == region).to_numpy()]
     return table_of(part, f"{data.path}, table {name}"), part.obs[instance_key].tolist()
 
@@ -178,7 +179,7 @@ def _centres(data: Any, region: str, image: str | None) -> dict[Any, NDArray[np.
     if image in data.images:
         shared = _shared_systems(shapes, data.images[image])
         if not shared:
-            raise SpotsError(f"{data.path}: {region} and {image} share no coordinate system.")
+            raise SpotsError(f"{data.path}: {region} and {image} have no coordinate system in common.")
         system = shared[0]
         to_system = get_transformation(data.images[image], system).to_affine_matrix(("x", "y"), ("x", "y"))
         to_pixels = np.linalg.inv(np.asarray(to_system, dtype=np.float64))

@@ -1,9 +1,9 @@
-"""Legacy ST in other layouts than her2st's, by the names of files below a folder.
+"""Legacy ST in layouts other than her2st's, recognised by the names of files below a folder.
 
 Counts: ``NAME_stdata.tsv``. Positions: ``spot_data-selection-NAME.tsv`` (cSCC, Ji et al. 2020, GSE144240),
 ``spots_NAME.csv`` (STNet's breast set, He et al. 2020), ``NAME_selection.tsv``, ``NAME.spots.txt`` or
-``NAME_alignment.txt``. Image: ``NAME.jpg`` or ``HE_NAME.jpg``. All tables may be gzipped; GEO's accession in
-front of a name (``GSM4284316_``) is no part of it.
+``NAME_alignment.txt``. Image: ``NAME.jpg`` or ``HE_NAME.jpg``. All tables may be gzipped; a name may have
+GEO's accession as a prefix (``GSM4284316_``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SPOTS = (
     rf"{_ACCESSION}(.+)_alignment(?:_matrix)?",
 )
 _IMAGES = (rf"{_ACCESSION}HE_(.+)", rf"{_ACCESSION}(.+?)(?:_HE)?")
-# P2_ST_rep1 is of P2, BC23209_C1 of BC23209.
+# P2_ST_rep1 belongs to P2, BC23209_C1 to BC23209.
 _PATIENT = re.compile(r"(.+?)_(?:ST_)?(?:rep\d+|[A-Z]\d+)", re.IGNORECASE)
 
 
@@ -40,12 +40,12 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
     Raises
     ------
     CohortError
-        If there is none, or two files would be the same table of one section.
+        If there is none, or two files are the same table of one section.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     counts = _by_name(files, TABLE_SUFFIXES, _COUNTS)
     spots = _by_name(files, TABLE_SUFFIXES, _SPOTS)
-    # In STNet's files one section may be BT123_C1 by its image and spots and BC123_C1 by its counts.
+    # In STNet's files the image and spots of a section may be called BT123_C1 and its counts BC123_C1.
     spots = _named_as(counts, spots)
     names = sorted({*counts, *spots})
     if not names:
@@ -54,12 +54,12 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
             " spot_data-selection-NAME.tsv, NAME_selection.tsv or NAME_alignment.txt."
         )
     images = _named_as(names, _by_name(files, IMAGE_SUFFIXES, _IMAGES, wanted={*names, *map(_other, names)}))
-    packed = _by_name(
+    compressed = _by_name(
         files, tuple(f"{s}.gz" for s in IMAGE_SUFFIXES), _IMAGES, wanted=set(names) - set(images)
     )
-    if packed:
-        path = next(iter(packed.values()))
-        raise CohortError(f"{path} is packed; unpack the images first (gunzip).")
+    if compressed:
+        path = next(iter(compressed.values()))
+        raise CohortError(f"{path} is compressed; decompress the images first (gunzip).")
     return tuple(
         CohortSlide(
             slide=name,
@@ -74,12 +74,12 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
 
 
 def _other(name: str) -> str:
-    """The same name with STNet's other prefix; itself where it has none."""
+    """The same name with STNet's other prefix; unchanged without such a prefix."""
     return re.sub(r"^B[CT](?=\d)", lambda prefix: {"BC": "BT", "BT": "BC"}[prefix[0]], name)
 
 
 def _named_as(names: Collection[str], files: dict[str, Path]) -> dict[str, Path]:
-    """Files by the names that the others have, where those differ in STNet's prefix only."""
+    """Files by the names that the others have, where they differ only in STNet's prefix."""
     renamed = {name: _other(name) for name in files if name not in names and _other(name) in names}
     return {
         renamed[name] if name in renamed and renamed[name] not in files else name: path
@@ -90,7 +90,7 @@ def _named_as(names: Collection[str], files: dict[str, Path]) -> dict[str, Path]
 def _by_name(
     files: list[Path], suffixes: tuple[str, ...], patterns: tuple[str, ...], wanted: set[str] | None = None
 ) -> dict[str, Path]:
-    """Files whose name fits a pattern, by the section's name in it; the first pattern that fits counts."""
+    """Files whose name matches a pattern (the first that does), by the section's name in it."""
     found: dict[str, Path] = {}
     for path in files:
         stem = without_suffix(path, suffixes)
@@ -99,6 +99,6 @@ def _by_name(
         if name is None:
             continue
         if name in found:
-            raise CohortError(f"{found[name]} and {path} are both of section {name}; keep one.")
+            raise CohortError(f"{found[name]} and {path} both belong to section {name}; keep one.")
         found[name] = path
     return found

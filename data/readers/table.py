@@ -1,4 +1,4 @@
-"""Plain tables of spots and counts, CSV, TSV or Parquet: for data in no layout of its own.
+"""Plain tables of spots and counts in CSV, TSV or Parquet, for data without a public layout.
 
 Below a folder: ``NAME_spots.csv``, ``NAME_counts.csv`` and ``NAME.jpg`` (or another image) for each slide.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from mmap_st.data.arrays import array_units
+from mmap_st.data.arrays import array_positions
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
@@ -20,8 +20,8 @@ from mmap_st.data.spots import Spots, duplicates, some
 from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
 from mmap_st.errors import CohortError, CountsError, SpotsError
 
-_ID = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")
-# Names that can mean nothing but pixels come first: beside them x and y are places on the array.
+_ID_COLUMNS = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")
+# Names that can only mean pixels come first: next to them, x and y are positions on the array.
 _XY = (
     ("pixel_x", "pixel_y"),
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
@@ -31,15 +31,15 @@ _XY = (
 )
 _ARRAY_XY = ("array_x", "array_y")
 _ROW_COLUMN = ("array_row", "array_col")
-#: What tables of counts have besides counts: an index that was saved with them, and columns of spots.
-_NO_GENE = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
-_OF_SPOTS = frozenset(name for pair in (*_XY, _ARRAY_XY, _ROW_COLUMN) for name in pair) | {
+# What tables of counts may have in addition to genes: a saved index, and columns of spot tables.
+_SAVED_INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+_SPOT_COLUMNS = frozenset(name for pair in (*_XY, _ARRAY_XY, _ROW_COLUMN) for name in pair) | {
     "in_tissue",
     "selected",
     "new_x",
     "new_y",
 }
-_NUMBERED = re.compile(r"_duplicated_\d+$")
+_DUPLICATE = re.compile(r"_duplicated_\d+$")
 _LONG = (("gene",), ("count", "counts", "umi", "value"))
 
 
@@ -83,8 +83,8 @@ def read_counts(slide: CohortSlide) -> Counts:
         genes = table.columns[1:]
         values = [number_column(table, gene, path, CountsError).cast(pl.Float32) for gene in genes]
         matrix = np.column_stack(values) if values else np.empty((len(ids), 0), np.float32)
-        # Columns of one name come numbered; they are columns of one gene.
-        names = [_NUMBERED.sub("", gene) for gene in genes]
+        # polars numbers columns of the same name: they belong to one gene.
+        names = [_DUPLICATE.sub("", gene) for gene in genes]
         return make_counts(ids, names, matrix, kind=kind)
     except CountsError as error:
         message = str(error)
@@ -92,15 +92,15 @@ def read_counts(slide: CohortSlide) -> Counts:
 
 
 def read_spot_table(path: Path) -> Spots:
-    """Spots of one table: ids, x and y in pixels and, if there are such columns, their place on the array.
+    """Spots of one table: ids, x and y in pixels and, if the table has them, positions on the array.
 
     Raises
     ------
     SpotsError
-        If the table cannot be read, or lacks a column.
+        If the table cannot be read, or a column is missing.
     """
     table = read_table(path, SpotsError)
-    identity = find_column(table, _ID) or (table.columns[0] if table.columns else None)
+    identity = find_column(table, _ID_COLUMNS) or (table.columns[0] if table.columns else None)
     pairs = (_both(table, pair) for pair in _XY)
     x, y = next((pair for pair in pairs if pair is not None), (None, None))
     if identity is None or x is None or y is None or identity in (x, y):
@@ -116,7 +116,7 @@ def read_spot_table(path: Path) -> Spots:
         if not np.isfinite(array).all():
             array = None
         elif _both(table, _ARRAY_XY) is None:
-            array = array_units(array)
+            array = array_positions(array)
     try:
         return Spots(tuple(ids), xy, array)
     except SpotsError as error:
@@ -143,8 +143,8 @@ def _count_ids(path: Path) -> tuple[list[str], pl.DataFrame]:
     table = read_table(path, CountsError)
     if not table.columns:
         raise CountsError(f"{path} has no columns; it needs a column of spot ids and one for each gene.")
-    identity = find_column(table, _ID) or table.columns[0]
-    genes = [c for c in table.columns if not _NO_GENE.fullmatch(c) and c not in _OF_SPOTS]
+    identity = find_column(table, _ID_COLUMNS) or table.columns[0]
+    genes = [c for c in table.columns if not _SAVED_INDEX.fullmatch(c) and c not in _SPOT_COLUMNS]
     table = table.select(identity, *(gene for gene in genes if gene != identity))
     ids = text_column(table, identity, path, CountsError)
     if _is_long(table):
@@ -169,6 +169,8 @@ def _from_long(table: pl.DataFrame, ids: list[str], path: Path, kind: str) -> Co
     rows = np.fromiter((row_of[name] for name in spot), np.int64, len(spot))
     columns = np.fromiter((column_of[name] for name in gene), np.int64, len(gene))
     if len(np.unique(rows * len(genes) + columns)) < len(rows):
-        raise CountsError(f"{path} lists a gene of a spot more than once; each pair needs one row.")
+        raise CountsError(
+            f"{path} lists a gene of a spot more than once; each pair of spot and gene needs one row."
+        )
     matrix = sparse.csr_array((values.astype(np.float32), (rows, columns)), shape=(len(ids), len(genes)))
     return make_counts(ids, genes, matrix, kind=kind)

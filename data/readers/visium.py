@@ -1,8 +1,8 @@
 """Space Ranger's ``outs/`` of Visium, versions 1 to 4.
 
 ``filtered_feature_bc_matrix.h5`` or the folder of that name; ``spatial/tissue_positions.csv`` (from version
-2 on) or ``tissue_positions_list.csv``; ``spatial/scalefactors_json.json``. A prefix in front of the matrix's
-name, as downloads have it, does no harm. The full-resolution image is no part of ``outs/``: without it, the
+2 on) or ``tissue_positions_list.csv``; ``spatial/scalefactors_json.json``. The matrix's
+name may have a prefix, as in downloads. The full-resolution image is not part of ``outs/``: without it, the
 image is ``spatial/tissue_hires_image.png`` and positions are scaled by ``tissue_hires_scalef``.
 """
 
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mmap_st.data.arrays import hexagonal, square
+from mmap_st.data.arrays import hexagonal_positions, square_positions
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.counts import Counts, make_counts, trusted
+from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.hdf5 import check_hdf5, open_hdf5
 from mmap_st.data.readers.finding import in_order_of_counts
 from mmap_st.data.readers.h5ad import VISIUM, VISIUM_PITCH_UM, gene_names, positive
 from mmap_st.data.spots import Spots, some
-from mmap_st.data.tables import first_line, number_column, read_table, reading, text_column
-from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError
+from mmap_st.data.tables import number_column, read_table, reading, text_column
+from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError, first_line
 
 MATRIX = "filtered_feature_bc_matrix"
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
@@ -35,7 +35,7 @@ _COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullre
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """A sample, or all samples of a folder: every folder that has ``spatial`` and, if so, its ``outs``.
+    """One sample, or all samples of a folder: those with ``spatial`` positions in them or in their ``outs``.
 
     Raises
     ------
@@ -43,21 +43,23 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         If there is none.
     """
     if not path.is_dir():
-        raise CohortError(f"{path} is not a folder; visium: needs Space Ranger's outs, or a folder of such.")
+        raise CohortError(
+            f"{path} is not a folder; visium: needs Space Ranger's outs, or a folder of samples."
+        )
     places = [p for p in (path, path / "outs") if _positions(p)]
     if not places:
         inner = sorted(p for p in path.iterdir() if p.is_dir())
         places = [p for folder in inner for p in (folder, folder / "outs") if _positions(p)]
     if not places:
         raise CohortError(
-            f"{path} is not laid out as Space Ranger's outs: there is no spatial/{POSITIONS[1]} or"
+            f"{path} does not have the layout of Space Ranger's outs: there is no spatial/{POSITIONS[1]} or"
             f" spatial/{POSITIONS[2]} in it or in the folders below it."
         )
     return tuple(slide_of(place, sample_name(place), "visium") for place in places)
 
 
 def slide_of(outs: Path, name: str, reader: str) -> CohortSlide:
-    """The cohort's row of one folder of outputs; its image is the hires one, and so is its scale."""
+    """The cohort's row of one folder of outputs, with the hires image and its scale."""
     spatial = outs / "spatial"
     hires = spatial / HIRES
     scale = positive(read_scale_factors(spatial).get("tissue_hires_scalef")) if hires.is_file() else None
@@ -72,7 +74,7 @@ def slide_of(outs: Path, name: str, reader: str) -> CohortSlide:
 
 
 def sample_name(outs: Path) -> str:
-    """The folder's name; of a folder ``outs``, that of the folder above."""
+    """The folder's name; that of its parent if the folder is ``outs``."""
     outs = outs.resolve()
     return outs.parent.name if outs.name == "outs" else outs.name
 
@@ -84,11 +86,13 @@ def read_spots(slide: CohortSlide) -> Spots:
     table = read_table(path, SpotsError, header=not path.name.startswith("tissue_positions_list"))
     if path.name.startswith("tissue_positions_list") and len(table.columns) == len(_COLUMNS):
         table.columns = list(_COLUMNS)
-        # Version 1 has no header; files that were saved again often do.
+        # Version 1 has no header, but files that were saved again often do.
         table = table.filter((pl.col("barcode") != "barcode") | (pl.int_range(pl.len()) > 0))
     missing = [column for column in _COLUMNS if column not in table.columns]
     if missing:
-        raise SpotsError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}.")
+        raise SpotsError(
+            f"{path} is missing the columns {', '.join(missing)}; it has {', '.join(table.columns)}."
+        )
     if slide.counts is None:
         table = table.filter(number_column(table, "in_tissue", path, SpotsError) == 1)
     row, column, y, x = (number_column(table, c, path, SpotsError).to_numpy() for c in _COLUMNS[2:])
@@ -99,7 +103,7 @@ def read_spots(slide: CohortSlide) -> Spots:
         spots = Spots(
             ids=tuple(text_column(table, "barcode", path, SpotsError)),
             xy=np.column_stack([x, y]),
-            array=hexagonal(place) if bin_um is None else square(place),
+            array=hexagonal_positions(place) if bin_um is None else square_positions(place),
             pitch_um=bin_um or VISIUM_PITCH_UM,
             technology=VISIUM if bin_um is None else f"Visium HD {bin_um:g} um",
             mpp=None if bin_um is None else positive(factors.get("microns_per_pixel")),
@@ -107,7 +111,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     except SpotsError as error:
         raise SpotsError(f"{path}: {error}") from error
     if not np.isfinite(place).all():
-        raise SpotsError(f"{path} has spots without a place on the array (array_row, array_col).")
+        raise SpotsError(f"{path} has spots without a position on the array (array_row, array_col).")
     return (
         spots
         if slide.counts is None
@@ -116,20 +120,20 @@ def read_spots(slide: CohortSlide) -> Spots:
 
 
 def read_counts(slide: CohortSlide) -> Counts:
-    """Counts of the genes (other kinds of features are left out)."""
+    """Counts of the genes (other features are left out)."""
     assert slide.counts is not None
     path = slide.counts
     scanpy = _scanpy()
     with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
-        # Genes of one symbol are told apart by their ids, or added up.
+        # Genes with the same symbol are distinguished by their ids, or added up.
         warnings.filterwarnings("ignore", message="Variable names are not unique")
-        # Everything, and genes chosen after: scanpy's own choice trusts the indices of a damaged file.
+        # Genes are selected below: scanpy's selection would trust a damaged file's indices.
         if path.is_dir():
             adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
         else:
             check_hdf5(path)
             adata = scanpy.read_10x_h5(path, gex_only=False)
-        matrix = trusted(adata.X)
+        matrix = check_sparse(adata.X)
         var = adata.var
         if "feature_types" in var:
             is_gene = (var["feature_types"].astype(str) == "Gene Expression").to_numpy()
@@ -143,7 +147,7 @@ def read_counts(slide: CohortSlide) -> Counts:
 
 
 def read_scale_factors(spatial: Path) -> dict[str, Any]:
-    """Contents of ``scalefactors_json.json``; nothing where it is not there."""
+    """Contents of ``scalefactors_json.json``; empty without that file."""
     path = spatial / SCALE_FACTORS
     if not path.is_file():
         return {}
@@ -152,12 +156,12 @@ def read_scale_factors(spatial: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SpotsError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
-        raise SpotsError(f"{path} holds no table of scale factors.")
+        raise SpotsError(f"{path} does not hold scale factors; copy it again.")
     return value
 
 
 def _barcodes(path: Path) -> list[str]:
-    """Names of a matrix's spots, without its values."""
+    """Names of a matrix's spots; its values are not read."""
     with reading(path, "a matrix of Space Ranger", CountsError):
         if path.is_dir():
             file = next((p for p in (path / "barcodes.tsv.gz", path / "barcodes.tsv") if p.is_file()), None)
@@ -176,7 +180,7 @@ def _scanpy() -> Any:
         import scanpy
     except ImportError as error:
         raise MissingDependencyError(
-            "Space Ranger's matrices are read by scanpy, which is not installed:"
+            "reading Space Ranger's matrices needs scanpy, which is not installed:"
             " pip install 'mmap-st[visium]'."
         ) from error
     return scanpy
@@ -187,7 +191,7 @@ def _positions(outs: Path) -> Path | None:
 
 
 def _matrix(outs: Path) -> Path | None:
-    """The filtered matrix, .h5 before folder; a prefix is allowed where there is just one."""
+    """The filtered matrix, .h5 before folder; a prefix is allowed if there is only one."""
     for exact in (outs / f"{MATRIX}.h5", outs / MATRIX):
         if exact.exists():
             return exact

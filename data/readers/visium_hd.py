@@ -1,7 +1,7 @@
-"""Space Ranger's bins of Visium HD: ``outs/binned_outputs/square_008um`` and its like, of any size.
+"""Space Ranger's bins of Visium HD: ``outs/binned_outputs/square_008um`` or another size.
 
-Each folder of bins is laid out as ``outs/`` of Visium, with ``spatial/tissue_positions.parquet``. Cells that
-Space Ranger 4 segments (``segmented_outputs``) are not read.
+Each folder of bins has the layout of Visium's ``outs/``, with ``spatial/tissue_positions.parquet``. Cells
+segmented by Space Ranger 4 (``segmented_outputs``) are not read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from mmap_st.data.readers.visium import POSITIONS, sample_name, slide_of
 from mmap_st.errors import CohortError
 
 BINNED = "binned_outputs"
-_USUAL = "square_008um"
+_DEFAULT = "square_008um"
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
-    """The folder of one bin size; or ``outs/``, or a folder of samples: their 8 um bins if there are several.
+    """The folder of one bin size; or ``outs/``, or a folder of samples, of which 8 um bins are preferred.
 
     Raises
     ------
     CohortError
-        If there is none, or the choice of a bin size is the user's.
+        If there is none, or the user has to choose the bin size.
     """
     if _is_bins(path):
         outs = path.resolve().parent
@@ -43,14 +43,14 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
 
 def _one_size(binned: Path) -> Path:
     sizes = sorted(p for p in binned.iterdir() if _is_bins(p))
-    # Space Ranger writes 2, 8 and 16 um unless told otherwise, and its own analyses are of 8.
-    usual = [p for p in sizes if p.name == _USUAL]
-    if len(sizes) > 1 and usual:
-        return usual[0]
+    # By default Space Ranger writes 2, 8 and 16 um, and analyses 8 um.
+    default = [p for p in sizes if p.name == _DEFAULT]
+    if len(sizes) > 1 and default:
+        return default[0]
     if len(sizes) != 1:
         names = ", ".join(p.name for p in sizes) or "none"
         raise CohortError(
-            f"{binned} holds {len(sizes)} sizes of bins ({names}); name the folder of one, such as"
+            f"{binned} holds {len(sizes)} bin sizes ({names}); name the folder of one, such as"
             f" visium-hd:{binned / 'square_008um'}."
         )
     return sizes[0]

@@ -229,3 +229,30 @@ def write_stnet(root: Path, name: str = "BC23209_C1", other: str | None = None) 
     (root / f"spots_{other}.csv.gz").write_bytes(gzip.compress(("\n".join([",X,Y", *rows]) + "\n").encode()))
     (root / f"{name}_Coords.tsv").write_text("tumor\n1\n")
     picture(root / f"HE_{other}.jpg", 1800, 1800)
+
+
+def write_spatialdata(path: Path, mpp: float = 0.5, hires: float = 0.5) -> np.ndarray:
+    """A Visium sample as spatialdata-io writes it: the image is smaller than the spots' pixels."""
+    import spatialdata as sd
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
+    from spatialdata.transformations import Identity, Scale
+
+    adata = make_adata(mpp)
+    xy = adata.obsm.pop("spatial")
+    order = np.random.default_rng(0).permutation(len(xy))
+    width, height = (round((v + 300) * hires) for v in xy.max(axis=0))
+    pixels = np.random.default_rng(0).integers(0, 255, (3, height, width), np.uint8)
+    image = Image2DModel.parse(
+        pixels, dims=("c", "y", "x"), scale_factors=[2],
+        transformations={"global": Scale([1 / hires, 1 / hires], axes=("x", "y"))},
+    )  # fmt: skip
+    shapes = ShapesModel.parse(
+        xy[order], geometry=0, radius=27.5 / mpp, index=order, transformations={"global": Identity()}
+    )
+    adata.obs["region"] = "S1"
+    adata.obs["region"] = adata.obs["region"].astype("category")
+    adata.obs["spot"] = np.arange(len(xy))
+    table = TableModel.parse(adata, region="S1", region_key="region", instance_key="spot")
+    store = sd.SpatialData(images={"S1_hires": image}, shapes={"S1": shapes}, tables={"table": table})
+    store.write(path)
+    return xy

@@ -63,7 +63,7 @@ def test_panels_are_chosen_on_genes_that_all_training_slides_have() -> None:
     assert set(choose_panel("all", training).genes) == {"X", "Y"}
     assert choose_panel("hvg:1", training).genes == ("X",)
     assert choose_panel("mean:2", training).slides == ("one", "two")
-    with pytest.raises(PanelError, match="3 genes are asked for; there are 2 to choose from"):
+    with pytest.raises(PanelError, match="3 genes are requested; there are 2 to choose from"):
         choose_panel("hvg:3", training)
     for wrong in ("hvg:", "hvg:many", "mean:0"):
         with pytest.raises(PanelError, match="number of genes"):

@@ -330,8 +330,6 @@ def test_damaged_spatialdata_stores(
 
 @pytest.fixture(scope="module")
 def spatial_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from test_spatialdata import write_store
-
     root = tmp_path_factory.mktemp("spatialdata")
-    write_store(root / "S1.zarr")
+    layouts.write_spatialdata(root / "S1.zarr")
     return root

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 
 from mmap_st.data.counts import (
     canonical_gene,
+    gene_naming,
     harmonise_genes,
-    in_any,
-    in_common,
     make_counts,
     named_by_id,
-    naming,
+    shared_genes,
+    union_of_genes,
 )
 from mmap_st.data.panel import choose_panel, target_moments
 from mmap_st.data.targets import AS_GIVEN, LOG1P_10K, normalisation_of, targets_from_counts
@@ -50,9 +50,9 @@ def test_log_normalised_columns_of_one_gene_cannot_be_added_up() -> None:
 
 @given(st.lists(NAMES, min_size=1, max_size=4))
 def test_genes_in_common_and_in_any(tables) -> None:
-    assert set(in_common(tables)) == set.intersection(*map(set, tables))
-    assert set(in_any(tables)) == set.union(*map(set, tables))
-    assert len(in_any(tables)) == len(set(in_any(tables)))
+    assert set(shared_genes(tables)) == set.intersection(*map(set, tables))
+    assert set(union_of_genes(tables)) == set.union(*map(set, tables))
+    assert len(union_of_genes(tables)) == len(set(union_of_genes(tables)))
 
 
 IDS = ("ENSG00000000001", "ENSG00000000002", "")
@@ -66,13 +66,13 @@ def test_slides_named_in_two_ways_are_brought_to_ids() -> None:
     assert both["one"].matrix.toarray().tolist() == [[1, 2]]
     same = harmonise_genes({"one": symbols})
     assert same["one"] is symbols
-    assert naming(named_by_id(symbols).genes) == "Ensembl ids"
+    assert gene_naming(named_by_id(symbols).genes) == "Ensembl ids"
 
 
 def test_symbols_without_ids_beside_ids_alone_are_refused() -> None:
     symbols = make_counts(("a",), ("A", "B"), np.array([[1, 2]], np.float32))
     ids = make_counts(("b",), IDS[:2], np.array([[4, 5]], np.float32))
-    with pytest.raises(PanelError, match=r"slides two name genes by Ensembl id, one by symbol"):
+    with pytest.raises(PanelError, match=r"slides two name genes by Ensembl id, and one by symbol"):
         harmonise_genes({"one": symbols, "two": ids})
 
 

@@ -95,7 +95,9 @@ def test_it_is_a_panel_that_can_be_asked_for(tmp_path) -> None:
     assert panel.genes == hest_panel(50, slides)
     assert panel.how == "hest:50"
     assert panel.slides == ("S0", "S1", "S2")
-    with pytest.raises(PanelError, match=r"5000 genes are asked for; \d+ are in at least 10% of the spots"):
+    with pytest.raises(
+        PanelError, match=r"5000 genes are requested; only \d+ vary and are in 10% or more of the spots"
+    ):
         choose_panel("hest:5000", slides)
     with pytest.raises(PanelError, match="number of genes"):
         choose_panel("hest:", slides)

@@ -36,9 +36,9 @@ def test_ids_and_barcodes_are_taken_as_they_are(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("x\ty\n1\t2\n", "no column label"),
-        ("label\ncancer\n", "name no spots"),
+        ("label\ncancer\n", "its rows cannot be matched to spots"),
         ("", "is empty"),
-        (HEADER + "a\t2\t\t\tcancer\n", "no number"),
+        (HEADER + "a\t2\t\t\tcancer\n", "is not a number"),
         (HEADER + "1\t2\t\t\tcancer\n1.1\t2\t\t\tfat\n", "two labels, cancer and fat"),
     ],
 )

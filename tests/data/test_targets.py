@@ -49,5 +49,5 @@ def test_moments_are_those_of_all_defined_values(seed: int) -> None:
 def test_single_entries_cannot_be_undefined() -> None:
     values = np.ones((4, 3), np.float32)
     values[1, 2] = np.nan
-    with pytest.raises(ValueError, match="not single entries"):
+    with pytest.raises(ValueError, match="not for single entries"):
         Targets.of_dense(values)

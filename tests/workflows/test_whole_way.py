@@ -28,7 +28,7 @@ def whole_way(source: str, folder: Path, *options: object, mpp: str = "0.5,1") -
     """From a layout to predictions of its first slide."""
     cohort, store = folder / "cohort.csv", folder / "f.zarr"
     mmap("cohort", source, "--out", cohort, *options)
-    assert "good" in mmap("cohort", "check", cohort, "--pictures", folder / "pictures")
+    assert " ok " in mmap("cohort", "check", cohort, "--pictures", folder / "pictures")
     assert list((folder / "pictures").glob("*.jpg"))
     mmap("extract", cohort, store, *ENCODER, "--mpp", mpp)
     mmap("fit-head", cohort, store, *ENCODER, "--head", "ridge", "--genes", "all", "--out", folder / "run")
@@ -71,10 +71,8 @@ def write_table(root: Path) -> None:
 
 
 def write_spatialdata(root: Path) -> None:
-    from test_spatialdata import write_store
-
     root.mkdir()
-    write_store(root / "S.zarr")
+    layouts.write_spatialdata(root / "S.zarr")
 
 
 WRITERS = {
@@ -135,7 +133,7 @@ def test_the_real_visium_files_open_and_go_the_whole_way(tmp_path: Path, shared:
 
 def test_every_real_image_opens_or_says_what_to_do(shared: Path) -> None:
     shown = mmap("cohort", "check", f"images:{shared / 'data' / 'wsi'}", status=1)
-    assert shown.count("good") == 3
+    assert shown.count(" ok ") == 3
     assert "give them in the cohort's column mpp" in shown  # boxes.tiff: 72 dpi is no scale
     assert "convert it to 8-bit RGB" in shown  # not_tiled.tif: 16 bits of grey
 

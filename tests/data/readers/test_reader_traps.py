@@ -84,7 +84,7 @@ def test_sections_that_were_put_together_are_refused(tmp_path: Path, column: str
         for part in (one, other):
             part.obs = part.obs[[column]]
     anndata.concat([one, other], index_unique="-").write_h5ad(tmp_path / "S.h5ad")
-    with pytest.raises(SpotsError, match="write one file a section"):
+    with pytest.raises(SpotsError, match="write one file per section"):
         read_spots(open_cohort(f"h5ad:{tmp_path}")["S"])
 
 

@@ -14,37 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import layouts
 
 
-def write_store(path: Path, mpp: float = 0.5, hires: float = 0.5) -> np.ndarray:
-    """A Visium sample as spatialdata-io writes it: the image is smaller than the spots' pixels."""
-    import spatialdata as sd
-    from spatialdata.models import Image2DModel, ShapesModel, TableModel
-    from spatialdata.transformations import Identity, Scale
-
-    adata = layouts.make_adata(mpp)
-    xy = adata.obsm.pop("spatial")
-    order = np.random.default_rng(0).permutation(len(xy))
-    width, height = (round((v + 300) * hires) for v in xy.max(axis=0))
-    pixels = np.random.default_rng(0).integers(0, 255, (3, height, width), np.uint8)
-    image = Image2DModel.parse(
-        pixels, dims=("c", "y", "x"), scale_factors=[2],
-        transformations={"global": Scale([1 / hires, 1 / hires], axes=("x", "y"))},
-    )  # fmt: skip
-    shapes = ShapesModel.parse(
-        xy[order], geometry=0, radius=27.5 / mpp, index=order, transformations={"global": Identity()}
-    )
-    adata.obs["region"] = "S1"
-    adata.obs["region"] = adata.obs["region"].astype("category")
-    adata.obs["spot"] = np.arange(len(xy))
-    table = TableModel.parse(adata, region="S1", region_key="region", instance_key="spot")
-    store = sd.SpatialData(images={"S1_hires": image}, shapes={"S1": shapes}, tables={"table": table})
-    store.write(path)
-    return xy
-
-
 def test_spots_counts_and_image_of_a_store(tmp_path: Path) -> None:
     from mmap_st.extract.slides.slide import open_slide
 
-    xy = write_store(tmp_path / "S1.zarr")
+    xy = layouts.write_spatialdata(tmp_path / "S1.zarr")
     row = open_cohort(f"spatialdata:{tmp_path / 'S1.zarr'}")["S1"]
     spots, table = read_spots(row), read_counts(row)
     ids = layouts.barcodes(len(xy))
@@ -58,7 +31,7 @@ def test_spots_counts_and_image_of_a_store(tmp_path: Path) -> None:
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_store(tmp_path / "S1.zarr")
+    layouts.write_spatialdata(tmp_path / "S1.zarr")
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     with pytest.raises(MissingDependencyError, match=r"mmap-st\[spatialdata\]"):
         open_cohort(f"spatialdata:{tmp_path / 'S1.zarr'}")
@@ -73,7 +46,7 @@ def test_the_image_of_a_region_is_the_one_in_colour(tmp_path: Path) -> None:
     import spatialdata as sd
     from spatialdata.models import Image2DModel
 
-    write_store(tmp_path / "S1.zarr")
+    layouts.write_spatialdata(tmp_path / "S1.zarr")
     store = sd.read_zarr(tmp_path / "S1.zarr")
     stain = np.zeros((1, 3000, 3000), np.uint8)
     store["morphology_focus"] = Image2DModel.parse(stain, dims=("c", "y", "x"))

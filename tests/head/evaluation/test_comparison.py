@@ -334,7 +334,7 @@ def test_where_no_row_applies_the_request_is_refused(
     with pytest.raises(HeadError.__mro__[1], match="tcgn needs tokens"):
         compare(cohort, store, request("tcgn", encoders=(ENCODER,)), tmp_path / "run")
     heads = make_heads(("mean",), (), "default", genes="hvg:100000")
-    with pytest.raises(RequestError, match="100000 genes are asked for"):
+    with pytest.raises(RequestError, match="100000 genes are requested"):
         compare(cohort, store, CompareRequest((ENCODER,), heads), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -144,7 +144,7 @@ def test_what_is_asked_for_goes_before_the_protocols_own(
     validated = request("hest-bench", genes="hest:12", test=None, validation="slide=D1")
     report = fit_head(cohort, store, validated, tmp_path / "validated")
     assert report.metrics["protocol"]["panel"] == "hest:12, chosen on all slides"
-    with pytest.raises(PanelError, match="50 genes are asked for; "):
+    with pytest.raises(PanelError, match="50 genes are requested; "):
         fit_head(cohort, store, request("hest-bench"), tmp_path / "few")
 
 

@@ -65,7 +65,7 @@ def _measured(
 
 
 def make_slides(cohort: Cohort) -> list[HeadSlide]:
-    """Slides with candidates, each of its own patient: those that train, one that validates, one that tests."""
+    """Slides of a patient each: those that train, one that validates, one that tests."""
     rng = np.random.default_rng(0)
     loading = rng.normal(size=(MAGNIFICATIONS, FIELDS, cohort.width)).astype(np.float32)
     effect = rng.normal(0, 0.3, (FIELDS, cohort.genes)).astype(np.float32)

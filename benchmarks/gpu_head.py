@@ -32,7 +32,7 @@ class Cohort:
     spots: int
     width: int = 1024
     genes: int = 785
-    epochs: int = 10
+    epochs: int = 6
 
     def __str__(self) -> str:
         return f"{self.slides * self.spots} spots"
@@ -132,7 +132,8 @@ def _slide(
     fields = np.sin(xy / 100.0 @ wave.T + rng.uniform(0, 6, FIELDS)).astype(np.float32)
     noise = rng.standard_normal((n, MAGNIFICATIONS, cohort.width), np.float32)
     embedding = np.stack([fields @ own for own in loading], axis=1) + 2 * noise
-    expression = np.maximum(fields, 0) @ effect + rng.standard_normal((n, cohort.genes), np.float32) + 3
+    own = rng.standard_normal((n, cohort.genes), np.float32)
+    expression = np.maximum(fields, 0) @ effect + 0.3 * own + 3
     slide = HeadSlide(
         name=f"S{number}",
         patient=f"P{number}",

@@ -40,6 +40,8 @@ MPPS = (0.5, 1.0, 2.0)
 #: Side of the slide in pixels, and how many spots 100 um apart fit on it.
 SIDE, MOST_SPOTS = 40_960, 10_000
 SLIDE = "slide.tif"
+#: Windows that a thread reads at a time, as an extraction does.
+STEP = 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Scale:
     reference: int
 
 
-ON_CARD = Scale(False, 6.0, 256, 1_400, (16, 8, 4), 256, 24)
+ON_CARD = Scale(False, 6.0, 256, 1_000, (16, 8, 4), 256, 24)
 REHEARSAL = Scale(True, 1.0, 32, 40, (2, 1), 24, 8)
 
 
@@ -252,23 +254,24 @@ class Bench:
         began = time.perf_counter()
         slide = open_slide(self.folder / SLIDE)
         wanted = {mpp: np.arange(len(xy)) for mpp in MPPS}
-        cache_bytes = ExtractOptions().cache_mb << 20
-        plan = plan_reading(slide.levels, xy, MPP, px, wanted, self.scale.batch, cache_bytes)
-        reader = WindowReader(slide, plan, cache_bytes)
+        options = ExtractOptions(workers=workers)
+        step = min(self.scale.batch, STEP)
+        plan = plan_reading(slide.levels, xy, MPP, px, wanted, step, options.step_bytes)
+        reader = WindowReader(slide, plan, options.cache_bytes(plan.most_tiles * plan.tile_bytes))
 
-        def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-            array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy()
-            return array
+        def read(step: int) -> int:
+            shape = (int(np.diff(plan.step_windows)[step]), px, px, 3)
+            return len(reader.read(step, torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy()))
 
         count = 0
         with ThreadPoolExecutor(workers) as pool:
             waiting: deque[Any] = deque()
             for step in range(len(plan)):
-                waiting.append(pool.submit(reader.read, step, allocate))
+                waiting.append(pool.submit(read, step))
                 if len(waiting) > workers + 2:
-                    count += len(waiting.popleft().result())
+                    count += waiting.popleft().result()
             while waiting:
-                count += len(waiting.popleft().result())
+                count += waiting.popleft().result()
         seconds = time.perf_counter() - began
         decodes = reader.decoded / len(plan.tiles)
         reader.close()

@@ -209,5 +209,6 @@ def test_an_extraction_gives_the_store_of_a_cpu(tmp_path: Path, pyramid, record_
         found = embeddings(extracted(slide, tmp_path / f"{precision}.zarr", DEVICE, precision=precision))
         record_property(precision, relative(found, exact))
         assert found.shape == exact.shape
-        assert relative(found, exact) < MOST[precision]
+        # The store keeps float16: what differs in the last bit of a float32 may round to its neighbour there.
+        assert relative(found, exact) < max(MOST[precision], 2**-11)
         assert (np.abs(found - exact).max() > 0) == (CUDA or precision == "bf16")

@@ -33,7 +33,15 @@ class _Level:
     lengths: NDArray[np.uint64]
 
 
-def write_pyramid(path: Path, width: int, height: int, *, repeat_bytes: bool = False, seed: int = 0) -> None:
+def write_pyramid(
+    path: Path,
+    width: int,
+    height: int,
+    *,
+    repeat_bytes: bool = False,
+    seed: int = 0,
+    picture: Image.Image | None = None,
+) -> None:
     """Write a slide of `width` x `height` px at 0.25 um/px, in tiles of 256 px, of 3 levels.
 
     Parameters
@@ -44,8 +52,10 @@ def write_pyramid(path: Path, width: int, height: int, *, repeat_bytes: bool = F
         Of level 0.
     repeat_bytes
         Point all repeats of a tile to the same bytes, so that any size takes a few MB on disk.
+    seed, picture
+        Of the tissue that is painted, which takes seconds; or a picture of (PICTURE, PICTURE) in its place.
     """
-    picture = paint_picture(seed)
+    picture = picture or paint_picture(seed)
     with path.open("wb") as file:
         file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0))
         levels = []

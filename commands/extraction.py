@@ -59,11 +59,13 @@ def extract(
         int | None, typer.Option(min=1, help="Threads that read windows (default one a CPU core, up to 16).")
     ] = None,
     cache_mb: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Memory for the decoded tiles of a slide, in MiB; up to three slides are in flight."
+            min=1,
+            help="Memory for the decoded tiles of a slide, in MiB; up to three slides are in flight (default:"
+            " what keeps all workers busy, from 256 to an eighth of the free memory).",
         ),
-    ] = 256,
+    ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
     overwrite: Annotated[
         bool,

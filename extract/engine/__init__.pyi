@@ -7,6 +7,7 @@ __all__ = [
     "count_outside",
     "examine_machine",
     "extract_cohort",
+    "free_memory",
     "keep_freed_memory",
     "preview_cohort",
     "stored_magnifications",
@@ -18,5 +19,5 @@ from .device import keep_freed_memory
 from .extraction import EncoderRequest, ExtractReport, extract_cohort
 from .machine import examine_machine
 from .placement import check_inside, count_outside
-from .plan import ExtractOptions, stored_magnifications, usable_cores, width_sentence
+from .plan import ExtractOptions, free_memory, stored_magnifications, usable_cores, width_sentence
 from .preview import PreviewReport, preview_cohort

@@ -146,7 +146,10 @@ class DeviceQueue(Generic[Tag]):
         here = torch.cuda.device(self._device) if self._cuda else nullcontext()
         with torch.inference_mode(), here:
             if self._cuda:
-                batch.began, batch.ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                # A thread that waits for one sleeps, and leaves its core to those that read.
+                batch.began, batch.ended = (
+                    torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2)
+                )
                 batch.began.record()
             for start in range(0, len(windows), self.step):
                 if self._stop():

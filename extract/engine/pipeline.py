@@ -10,8 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmap_st.errors import StoppedError
 from mmap_st.extract.encoders import Encoder
@@ -19,7 +23,7 @@ from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.plan import SlidePlan
 from mmap_st.extract.engine.result_writer import Keeper
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
-from mmap_st.extract.windows import Allocate, Windows
+from mmap_st.extract.windows import Windows
 
 _MORE_THAN_THREADS = 2
 
@@ -27,9 +31,45 @@ _MOST_OPEN = 2
 _POLL_S = 0.2
 _Result = TypeVar("_Result")
 
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch that is being read: its steps, side by side, each into its own part of the pixels.
+
+    Attributes
+    ----------
+    pixels
+        (b, px, px, 3) uint8.
+    steps
+        Windows of each step.
+    """
+
+    pixels: NDArray[np.uint8]
+    steps: tuple[Future[Windows], ...]
+
+    def result(self, stop: Callable[[], bool]) -> Windows:
+        """Wait for all steps.
+
+        Raises
+        ------
+        StoppedError
+            If `stop` asks for it before that.
+        SlideError
+            What reading one of them raised.
+        """
+        return Windows.joined([wait_for(step, stop) for step in self.steps], self.pixels)
+
+    def leave(self) -> None:
+        """Do without them; while a step is being read the slide's image must stay open."""
+        for step in self.steps:
+            if not step.cancel():
+                step.exception()
+
+
+Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
 Opener = Callable[[SlidePlan], SlideSession]
 #: A slide that could not be opened; windows on their way; or, without windows, the end of a slide.
-Item = Outcome | tuple[SlideSession, Future[Windows] | None]
+Item = Outcome | tuple[SlideSession, Reading | None]
 
 
 class ReadAhead:
@@ -40,7 +80,7 @@ class ReadAhead:
     plans, opener
         The slides, and what opens one.
     threads
-        Number of reading threads; so many batches and two more are on their way at a time.
+        Number of reading threads; batches with so many steps and two more batches are on their way at a time.
     allocate
         Gives memory for windows.
     stop
@@ -57,7 +97,7 @@ class ReadAhead:
     ) -> None:
         self._plans, self._opener = iter(plans), opener
         self._allocate, self._stop = allocate, stop
-        self._depth = threads + _MORE_THAN_THREADS
+        self._threads = threads
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._opened: list[Future[SlideSession]] = []
@@ -78,14 +118,14 @@ class ReadAhead:
     def __iter__(self) -> Iterator[Item]:
         items: deque[Item] = deque()
         session: SlideSession | None = None
-        step = 0
+        number = 0
         following = self._open_next()
         while True:
-            while len(items) < self._depth:
+            while not self._enough(items):
                 if session is not None:
-                    if step < len(session.reading) and session.failure is None:
-                        items.append((session, self._read(session, step)))
-                        step += 1
+                    if number < len(session.batches) and session.failure is None:
+                        items.append((session, self._read(session, session.batches[number])))
+                        number += 1
                     else:
                         items.append((session, None))
                         session = None
@@ -96,7 +136,7 @@ class ReadAhead:
                 plan, opening = following
                 following = None
                 try:
-                    session, step = wait_for(opening, self._stop), 0
+                    session, number = wait_for(opening, self._stop), 0
                 except StoppedError:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
@@ -109,8 +149,21 @@ class ReadAhead:
             elif following is None:
                 return
 
-    def _read(self, session: SlideSession, step: int) -> Future[Windows]:
-        return self._readers.submit(session.reader.read, step, self._allocate)
+    def _enough(self, items: Iterable[Item]) -> bool:
+        """Whether all threads have something to read, and some batches more are on their way."""
+        steps = [len(item[1].steps) for item in items if isinstance(item, tuple) and item[1] is not None]
+        ahead = steps[: len(steps) - _MORE_THAN_THREADS] if len(steps) > _MORE_THAN_THREADS else []
+        return sum(ahead) >= self._threads
+
+    def _read(self, session: SlideSession, batch: range) -> Reading:
+        plan = session.reading
+        start, stop = plan.step_windows[batch.start], plan.step_windows[batch.stop]
+        pixels = self._allocate((int(stop - start), plan.input_px, plan.input_px, 3))
+        steps = []
+        for step in batch:
+            part = pixels[plan.step_windows[step] - start : plan.step_windows[step + 1] - start]
+            steps.append(self._readers.submit(session.reader.read, step, part))
+        return Reading(pixels, tuple(steps))
 
     def _open_next(self) -> tuple[SlidePlan, Future[SlideSession]] | None:
         plan = next(self._plans, None)
@@ -189,17 +242,17 @@ def embed_slides(
                 if isinstance(item, Outcome):
                     yield item
                     continue
-                session, future = item
+                session, reading = item
                 if session is not current:
                     current = session
                     session.telemetry.begin()
                     begun(session)
-                if future is None:
+                if reading is None:
                     _drain(device, keeper)
                     keeper.end(session)
                 elif session.failure is not None:
-                    _leave(future)
-                elif (windows := _result(session, future, stop)) is not None:
+                    reading.leave()
+                elif (windows := _result(session, reading, stop)) is not None:
                     _put(device, keeper, session, windows)
                 yield from keeper.outcomes()
         finally:
@@ -233,21 +286,16 @@ def _take(device: _Queue, keeper: Keeper) -> None:
     keeper.keep(session, windows, embedding)
 
 
-def _result(session: SlideSession, future: Future[Windows], stop: Callable[[], bool]) -> Windows | None:
+def _result(session: SlideSession, reading: Reading, stop: Callable[[], bool]) -> Windows | None:
     """Wait for windows; None, and a failed slide, if they cannot be read."""
     waiting = time.perf_counter()
     try:
-        return wait_for(future, stop)
+        return reading.result(stop)
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
         session.failure = of_one_slide(error)
+        reading.leave()
         return None
     finally:
         session.telemetry.read_wait_s += time.perf_counter() - waiting
-
-
-def _leave(future: Future[Windows]) -> None:
-    """Do without windows of a slide that failed; while they are being read its image must stay open."""
-    if not future.cancel():
-        future.exception()

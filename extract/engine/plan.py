@@ -193,6 +193,9 @@ def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[s
 
 
 _MOST_WORKERS = 16
+_LEAST_CACHE_MB = 256
+#: Of the free memory, the tiles of one slide take at most one part of so many.
+_SHARE_OF_MEMORY = 8
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ class ExtractOptions:
         Replace what another recipe made.
     cache_mb
         Memory for decoded tiles, of each slide in flight, in MiB; up to three slides may be: one that is
-        read, one that is opened ahead, one that is written. Windows that need more get more.
+        read, one that is opened ahead, one that is written. Windows that need more get more. None: what
+        keeps all reading threads busy, see `cache_bytes`.
     tissue_min
         Windows with a smaller share of tissue are not embedded.
     """
@@ -220,7 +224,7 @@ class ExtractOptions:
     workers: int | None = None
     chunk: int = 1024
     overwrite: bool = False
-    cache_mb: int = 256
+    cache_mb: int | None = None
     tissue_min: float = 0.0
 
     @property
@@ -228,7 +232,37 @@ class ExtractOptions:
         """Number of reading threads."""
         return self.workers or min(usable_cores(), _MOST_WORKERS)
 
+    @property
+    def step_bytes(self) -> int:
+        """Most bytes of decoded tiles that the windows of one reading step may need together."""
+        return (self.cache_mb or _LEAST_CACHE_MB) << 20
+
+    def cache_bytes(self, tiles_bytes: int) -> int:
+        """Memory for the decoded tiles of a slide.
+
+        Every reading thread holds the tiles of its own step. Where they do not fit together, threads wait
+        for each other, and tiles are decoded again (benchmarks/README.md).
+
+        Parameters
+        ----------
+        tiles_bytes
+            Bytes of the tiles of the step that needs most of them.
+        """
+        if self.cache_mb is not None:
+            return self.cache_mb << 20
+        most = max(free_memory() // _SHARE_OF_MEMORY, self.step_bytes)
+        return min(max((self.threads + 1) * tiles_bytes, self.step_bytes), most)
+
 
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that a process may still get; without limit where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 1 << 60

@@ -117,6 +117,9 @@ class Telemetry:
 _LOG = logging.getLogger(__name__)
 #: Most of a batch's rows in float32: several batches are under way at a time, and tokens make rows long.
 _BATCH_BYTES = 64 << 20
+#: Most windows that one thread reads at a time: the parts of a batch are read side by side, so that the first
+#: batch is ready soon and the tiles of all threads fit into little memory.
+_STEP_WINDOWS = 64
 #: Errors that end one slide and leave the others.
 OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
 
@@ -147,6 +150,8 @@ class SlideSession:
         What is read.
     reader
         Reads it.
+    batches
+        Steps of reading that are embedded together.
     kept
         Windows that need no embedding: finished before, or skipped.
     failure
@@ -161,6 +166,7 @@ class SlideSession:
     rows: tuple[MagnificationRows, ...]
     reading: ReadPlan
     reader: WindowReader
+    batches: tuple[range, ...]
     kept: int
     telemetry: Telemetry
     lock: SlideLock
@@ -280,17 +286,18 @@ def open_session(
             raise StoppedError("stopped while opening a slide")
         batch = options.batch_size or encoder.step * (8 if encoder.device == "cpu" else 1)
         batch = max(1, min(batch, _BATCH_BYTES // (4 * encoder.row_width)))
+        step = -(-batch // -(-batch // _STEP_WINDOWS))
         reading = plan_reading(
             slide.levels,
             plan.spots.xy,
             plan.source.mpp,
             encoder.spec.input_px,
             {mpp: of.missing for mpp, of in zip(mpps, rows, strict=True)},
-            batch,
-            options.cache_mb << 20,
+            step,
+            options.step_bytes,
         )
         _LOG.info("slide %s: %s", plan.info.name, reading)
-        reader = WindowReader(slide, reading, options.cache_mb << 20)
+        reader = WindowReader(slide, reading, options.cache_bytes(reading.most_tiles * reading.tile_bytes))
         resources.callback(reader.close)
         return SlideSession(
             plan=plan,
@@ -299,11 +306,18 @@ def open_session(
             rows=tuple(rows),
             reading=reading,
             reader=reader,
+            batches=_batches(reading, batch),
             kept=plan.windows - reading.windows,
             telemetry=Telemetry(tiles=len(reading.tiles)),
             lock=lock,
             _resources=resources.pop_all(),
         )
+
+
+def _batches(reading: ReadPlan, windows: int) -> tuple[range, ...]:
+    """Cut the steps of a plan into batches of about so many windows."""
+    together = max(1, windows // reading.windows_a_step)
+    return tuple(range(i, min(i + together, len(reading))) for i in range(0, len(reading), together))
 
 
 def _rows(

@@ -1,7 +1,6 @@
 __all__ = [
     "FILL",
     "RESAMPLING",
-    "Allocate",
     "ReadPlan",
     "WindowReader",
     "Windows",
@@ -14,4 +13,4 @@ __all__ = [
 
 from .geometry import mpp_key, parse_magnifications, share_in_bounds, window_boxes
 from .read_plan import ReadPlan, plan_reading
-from .reader import FILL, RESAMPLING, Allocate, WindowReader, Windows
+from .reader import FILL, RESAMPLING, WindowReader, Windows

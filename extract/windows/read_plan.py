@@ -132,6 +132,11 @@ class ReadPlan:
         return len(self.row_of)
 
     @property
+    def windows_a_step(self) -> int:
+        """Windows of the largest step, at least 1."""
+        return int(np.diff(self.step_windows).max(initial=1))
+
+    @property
     def most_tiles(self) -> int:
         """Tiles of the step that needs most of them."""
         return int(np.diff(self.step_tiles).max(initial=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,6 @@ from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, lev
 from mmap_st.extract.windows.kernels import resample_windows, store_tile
 from mmap_st.extract.windows.read_plan import ReadPlan
 from mmap_st.extract.windows.tile_cache import TileCache
-
-Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,19 @@ class Windows:
     def __len__(self) -> int:
         return len(self.row_of)
 
+    @staticmethod
+    def joined(parts: Sequence[Windows], pixels: NDArray[np.uint8]) -> Windows:
+        """One batch of several, whose pixels lie one after the other in `pixels`."""
+        return Windows(
+            pixels,
+            np.concatenate([part.readable for part in parts]),
+            np.concatenate([part.source_of for part in parts]),
+            np.concatenate([part.row_of for part in parts]),
+        )
+
     def without_pixels(self) -> Windows:
         """The same without the memory of the pixels."""
         return replace(self, pixels=np.empty((0, 0, 0, 3), np.uint8))
-
-
-def _pageable(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    return np.empty(shape, np.uint8)
 
 
 class WindowReader:
@@ -77,15 +81,15 @@ class WindowReader:
         """Tiles decoded so far, those decoded again counted again."""
         return self._cache.decoded
 
-    def read(self, step: int, allocate: Allocate = _pageable) -> Windows:
+    def read(self, step: int, out: NDArray[np.uint8] | None = None) -> Windows:
         """Read the windows of one step.
 
         Parameters
         ----------
         step
             Of the plan; any order works, that of the plan decodes least.
-        allocate
-            Gives the memory for the pixels.
+        out
+            (b, px, px, 3) memory for the pixels of the step's windows; None: new memory.
 
         Raises
         ------
@@ -95,7 +99,8 @@ class WindowReader:
         plan = self._plan
         part = slice(plan.step_windows[step], plan.step_windows[step + 1])
         source_of, row_of = plan.source_of[part], plan.row_of[part]
-        pixels = allocate((len(row_of), plan.input_px, plan.input_px, 3))
+        shape = (len(row_of), plan.input_px, plan.input_px, 3)
+        pixels = np.empty(shape, np.uint8) if out is None else out
         readable = np.ones(len(row_of), np.bool_)
         whole = self._cache.acquire(step)
         try:

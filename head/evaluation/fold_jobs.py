@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from mmap_st.data import Cohort, Counts, Fold
 from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
-from mmap_st.extract.engine import usable_cores
+from mmap_st.extract.engine import free_memory, usable_cores
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
@@ -229,15 +229,6 @@ def _fit_in_worker(pickled: bytes) -> str:
     except MmapError as error:
         return first_line(error)
     return _fit(_worker["material"], _worker["store"], job, lambda text: None)
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that a process may still get; without limit where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 60
 
 
 def _minutes(seconds: float) -> str:

@@ -65,7 +65,7 @@ def optimise(
     )
     for epoch in range(1, schedule.epochs + 1):
         network.train()
-        total = 0.0
+        losses = []
         for _ in range(schedule.steps_per_epoch):
             step = loss()
             optimiser.zero_grad()
@@ -73,7 +73,9 @@ def optimise(
             torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
             optimiser.step()
             rate.step()
-            total += float(step.detach())
+            losses.append(step.detach())
+        # Asked for once an epoch: a graphics card would otherwise be waited for at every step.
+        total = sum(torch.stack(losses).tolist())
         if not abs(total) < float("inf"):
             raise HeadError(f"the loss is no number after {epoch} epochs; give a smaller learning_rate.")
         yield epoch, total / schedule.steps_per_epoch

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import zarr
 import mmap_st
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
-from mmap_st.errors import RegionError, RequestError
+from mmap_st.errors import ImageError, RegionError, RequestError
 from mmap_st.extract.encoders import Encoder, encoder_spec
 from mmap_st.extract.engine import extraction as run
+from mmap_st.extract.engine import plan as planning
 from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.pipeline import wait_for
@@ -28,6 +30,7 @@ from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.writer import MagnificationWriter
 from mmap_st.extract.windows.read_plan import ReadPlan, plan_reading
+from mmap_st.extract.windows.reader import WindowReader
 from mmap_st.progress import Silent
 from mmap_st.prototypes.candidates import CandidateSettings
 from mmap_st.prototypes.stored import build_all
@@ -314,3 +317,66 @@ def test_embeddings_that_are_not_finite_fail_the_slide(section: Cohort, tmp_path
     report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5,), OPTIONS)
     assert "are not finite" in report.failed["A1"]
     assert "precision fp32; look at its weights" in report.failed["A1"]
+
+
+def test_a_batch_is_read_in_steps_and_has_the_same_bits(section: Cohort, tmp_path: Path, monkeypatch) -> None:
+    read, sizes = WindowReader.read, []
+
+    def counted(self: WindowReader, step: int, out: Any = None) -> Any:
+        found = read(self, step, out)
+        sizes.append(len(found))
+        return found
+
+    extract_cohort(
+        section, tmp_path / "whole.zarr", TINY, (0.5, 2.0), dataclasses.replace(OPTIONS, batch_size=40)
+    )
+    monkeypatch.setattr(sessions, "_STEP_WINDOWS", 16)
+    monkeypatch.setattr(WindowReader, "read", counted)
+    options = dataclasses.replace(OPTIONS, batch_size=40, workers=4)
+    extract_cohort(section, tmp_path / "steps.zarr", TINY, (0.5, 2.0), options)
+    assert sorted(sizes) == [2, 14, 14, 14, 14, 14]  # batches of 42 and 30 windows
+    for mpp in (0.5, 2.0):
+        whole, steps = (magnification(tmp_path / f"{name}.zarr", "A1", mpp) for name in ("whole", "steps"))
+        assert np.array_equal(whole.embedding(), steps.embedding())
+
+
+def test_a_step_that_cannot_be_read_fails_its_slide_and_the_image_stays_open_for_the_others(
+    section: Cohort, tmp_path: Path, monkeypatch
+) -> None:
+    read, close = WindowReader.read, WindowReader.close
+    under_way: list[int] = []
+    at_close: list[int] = []
+
+    def failing(self: WindowReader, step: int, out: Any = None) -> Any:
+        under_way.append(step)
+        try:
+            if step == 0:
+                raise ImageError("it cannot be decoded.")
+            time.sleep(0.2)
+            return read(self, step, out)
+        finally:
+            under_way.remove(step)
+
+    def closing(self: WindowReader) -> None:
+        at_close.append(len(under_way))
+        close(self)
+
+    monkeypatch.setattr(sessions, "_STEP_WINDOWS", 16)
+    monkeypatch.setattr(WindowReader, "read", failing)
+    monkeypatch.setattr(WindowReader, "close", closing)
+    options = dataclasses.replace(OPTIONS, batch_size=40, workers=4)
+    report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5, 2.0), options)
+    assert report.failed == {"A1": "it cannot be decoded."}
+    assert at_close == [0]
+
+
+def test_the_tiles_of_all_threads_fit_unless_memory_is_short(monkeypatch) -> None:
+    step, mib = 80 << 20, 1 << 20
+    monkeypatch.setattr(planning, "free_memory", lambda: 64 << 30)
+    assert ExtractOptions(workers=2).cache_bytes(step) == 256 * mib
+    assert ExtractOptions(workers=16).cache_bytes(step) == 17 * step
+    assert ExtractOptions(workers=16, cache_mb=100).cache_bytes(step) == 100 * mib
+    monkeypatch.setattr(planning, "free_memory", lambda: 4 << 30)
+    assert ExtractOptions(workers=16).cache_bytes(step) == 512 * mib
+    monkeypatch.setattr(planning, "free_memory", lambda: 1 << 30)
+    assert ExtractOptions(workers=16).cache_bytes(step) == 256 * mib

@@ -15,6 +15,8 @@ from mmap_st.extract.store.magnification import Magnification
 BLOCK_BYTES = 128 << 20
 
 Rows = NDArray[np.int64]
+#: What rows can be chosen by: a slice, indices in any order, or a mask.
+RowIndex = slice | Rows | NDArray[np.bool_]
 
 
 class Embeddings(Protocol):
@@ -25,20 +27,20 @@ class Embeddings(Protocol):
         """n, M and d."""
         ...
 
-    def __getitem__(self, rows: slice | Rows, /) -> NDArray[np.float32]:
+    def __getitem__(self, rows: RowIndex, /) -> NDArray[np.float32]:
         """(k, M, d) float32; rows of windows that could not be read are NaN."""
         ...
 
 
 class StoredRows(ABC):
-    """Rows that stay in a store, and are read when they are asked for.
+    """Rows that stay in a store and are read on demand.
 
     Parameters
     ----------
     magnifications
         Finest first.
     rows
-        (n,) ascending, which rows of the store; None: all.
+        (n,) which rows of the store, in any order; None: all.
     """
 
     def __init__(self, magnifications: Sequence[Magnification], rows: Rows | None = None) -> None:
@@ -51,17 +53,20 @@ class StoredRows(ABC):
         """n, M and the shape of what one magnification has of a spot."""
         return len(self._rows), len(self._magnifications), *self._shape_of(self._magnifications[0])
 
-    def __getitem__(self, rows: slice | Rows, /) -> NDArray[np.float32]:
+    def __getitem__(self, rows: RowIndex, /) -> NDArray[np.float32]:
+        """(k, M, ...) float32, indexed as NumPy indexes an array: any order, repeated, negative, a mask."""
         wanted = self._rows[rows]
         _, _, *inner = shape = self.shape
         found = np.empty((len(wanted), *shape[1:]), np.float32)
-        # Chunks of the store are read once each: rows that are taken here and there lie in many of them.
-        for positions in _runs(wanted, _rows_of_a_block(shape)):
-            part = wanted[positions]
+        # Read in ascending order, so that each chunk of the store is read once however rows are scattered.
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        for run in _runs(ascending, _rows_of_a_block(shape)):
+            part = ascending[run]
             first, last = int(part[0]), int(part[-1]) + 1
             for m, magnification in enumerate(self._magnifications):
                 read = self._read(magnification, slice(first, last)).reshape(-1, *inner)
-                found[positions, m] = read[part - first]
+                found[order[run], m] = read[part - first]
         return found
 
     def subset(self, rows: Rows) -> Self:
@@ -119,7 +124,7 @@ def _rows_of_a_block(shape: tuple[int, ...], size: int = BLOCK_BYTES) -> int:
 
 
 def _runs(wanted: Rows, most: int) -> Iterator[slice]:
-    """Cut ascending rows so that none of the parts spans more than `most` rows of the store."""
+    """Cut ascending rows so that no part spans more than `most` rows of the store."""
     start = 0
     while start < len(wanted):
         stop = int(np.searchsorted(wanted, wanted[start] + most))

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec
+from mmap_st.extract.store import check_encoder_name
 from mmap_st.files import canonical_json
 from mmap_st.plugins import code_of_file, code_of_point, failing_as, load_file, package_of, split_reference
 
@@ -77,6 +78,7 @@ def _installed(point: EntryPoint) -> EncoderSpec:
     name = f"The encoder {point.name} of {package_of(point) or point.value}"
     if point.name in ENCODERS:
         raise EncoderError(f"{name} has the name of another; it cannot be used.")
+    _check_name(point.name, name)
     with failing_as(EncoderError, name, "mend or uninstall it"):
         found = point.load()
         spec = found if isinstance(found, EncoderSpec) else found()
@@ -89,6 +91,7 @@ def _checked(spec: object, name: str, code: str) -> EncoderSpec:
         raise EncoderError(f"{name} gives {type(spec).__name__}, not an EncoderSpec; see docs/encoders.md.")
     if not isinstance(spec.name, str) or not spec.name.strip():
         raise EncoderError(f"{name} gives its encoder no name; say EncoderSpec(name=...).")
+    _check_name(spec.name, name)
     if isinstance(spec.model, CustomModel):
         spec = replace(spec, model=replace(spec.model, code=code))
     try:
@@ -98,3 +101,10 @@ def _checked(spec: object, name: str, code: str) -> EncoderSpec:
             f"{name} has what cannot be written down as JSON ({error}); build it in a CustomModel instead."
         ) from error
     return spec
+
+
+def _check_name(encoder: str, name: str) -> None:
+    try:
+        check_encoder_name(encoder)
+    except EncoderError as error:
+        raise EncoderError(f"{name}: {error}") from error

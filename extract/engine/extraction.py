@@ -31,7 +31,7 @@ from mmap_st.extract.engine.plan import (
 from mmap_st.extract.engine.recipes import run_recipe
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
-from mmap_st.extract.store import FeatureStore, holds_anything
+from mmap_st.extract.store import FeatureStore, check_encoder_name, holds_anything
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
@@ -139,6 +139,7 @@ def extract_cohort(
         If `stop` asked for it; batches that are finished are kept.
     """
     options, progress = options or ExtractOptions(), progress or Silent()
+    check_encoder_name(request.spec.name)
     store = FeatureStore.open(store_path) if holds_anything(store_path) else None
     encoder = _build(request, store, options)
     shared = run_recipe(encoder, options.tissue_min)

@@ -10,7 +10,7 @@ from mmap_st.data.readers import without_suffix
 from mmap_st.errors import FeaturesError, RequestError
 from mmap_st.extract.imports.files import FEATURE_SUFFIXES
 from mmap_st.extract.imports.matching import CENTRE, CORNER, CoordinateOptions
-from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.extract.store import FeatureStore, check_encoder_name, encode_name
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def check_request(request: ImportRequest) -> None:
         Naming them.
     """
     options = request.coordinates
-    if request.encoder in ("", "spots"):  # a slide's spots lie under that name
-        raise RequestError(f"--encoder {request.encoder!r} cannot be used; give the name of what made them.")
+    check_encoder_name(request.encoder)
     if request.cohort is not None and request.spots is not None:
         raise RequestError("Give --cohort or --spots, not both; each says where the spots are.")
     if request.cohort is not None and request.source_mpp is not None:

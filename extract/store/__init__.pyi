@@ -15,6 +15,7 @@ __all__ = [
     "StoredSlide",
     "StoredTokens",
     "check_encoder",
+    "check_encoder_name",
     "check_same_recipe",
     "check_spots",
     "common_magnifications",
@@ -44,6 +45,7 @@ from .embeddings import BLOCK_BYTES, Embeddings, StoredEmbeddings, StoredRows, S
 from .journal import Journal, journal_path
 from .lock import SlideLock, slide_lock
 from .magnification import Magnification
+from .names import check_encoder_name, encode_name
 from .reader import (
     FeatureStore,
     SlideInfo,
@@ -51,7 +53,6 @@ from .reader import (
     check_encoder,
     check_same_recipe,
     common_magnifications,
-    encode_name,
     holds_anything,
     store_errors,
     subgroup,

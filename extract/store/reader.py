@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +16,12 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in
+from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.recipe import Recipe, differences, head_part
 from mmap_st.extract.windows import mpp_key
 
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1
-
-_SAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def encode_name(name: str) -> str:
-    """Percent-encode all but ``[A-Za-z0-9._-]``, so that a name is one safe path segment."""
-    if name in (".", ".."):
-        return name.replace(".", "%2E")
-    return _SAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), name)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import mmap_st
 from mmap_st.data import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.store.magnification import magnification_in
-from mmap_st.extract.store.reader import FeatureStore, SlideInfo, encode_name, store_errors, subgroup
+from mmap_st.extract.store.names import check_encoder_name, encode_name
+from mmap_st.extract.store.reader import FeatureStore, SlideInfo, store_errors, subgroup
 from mmap_st.extract.store.recipe import Recipe, differences
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
@@ -164,6 +165,7 @@ class MagnificationWriter:
         tokens: tuple[int, int] = (0, 0),
         overwrite: bool = False,
     ) -> None:
+        check_encoder_name(encoder)
         self._path = store.path
         self._shape = shape
         self._tokens = tokens

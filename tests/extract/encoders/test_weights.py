@@ -570,6 +570,10 @@ def clash():
     from dataclasses import replace
     return replace(make(), name="uni")
 
+def reserved():
+    from dataclasses import replace
+    return replace(make(), name="spots")
+
 def wrong():
     return 3
 
@@ -590,6 +594,7 @@ def test_an_encoder_of_a_file(tmp_path: Path) -> None:
     assert encoder_spec(f"{path}:make").recipe() != recipe
     for function, said in (
         ("clash", "calls its encoder uni, which is another's name"),
+        ("reserved", "mine.py:reserved: 'spots' cannot be the name of an encoder"),
         ("wrong", "gives int, not an EncoderSpec"),
         ("fails", "fails .ValueError: no.; mend it"),
         ("nothing", "has no function .nothing."),
@@ -631,6 +636,10 @@ def test_an_encoder_of_an_installed_package(tmp_path: Path, monkeypatch) -> None
             EncoderError, match=r"The encoder theirs of .* fails \(ValueError: no\); mend or uninstall it"
         ):
             encoder_spec("theirs")
+        points[:] = [EntryPoint("spots", "their_encoders:make", user.ENTRY_POINTS)]
+        user.installed_encoders.cache_clear()
+        with pytest.raises(EncoderError, match="'spots' cannot be the name of an encoder"):
+            encoder_spec("spots")
     finally:
         user.installed_encoders.cache_clear()
 

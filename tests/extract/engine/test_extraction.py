@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from mmap_st.data.cohort import Cohort, CohortSlide, write_cohort
 from mmap_st.data.readers import open_cohort
-from mmap_st.errors import RecipeMismatchError, RegionError
+from mmap_st.errors import EncoderError, RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import get_weights
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
@@ -317,3 +318,12 @@ def _undisturbed(request: pytest.FixtureRequest) -> None:
             ExtractOptions(chunk=64),
         )
         reference.update(contents(folder / "f.zarr"))
+
+
+def test_an_encoder_with_a_reserved_name_is_refused_before_any_work(write_section, tmp_path: Path) -> None:
+    cohort = open_cohort(f"her2st:{write_section('A1')}")
+    spec = replace(encoder_spec("timm:test_efficientnet"), name="spots")
+    store = tmp_path / "f.zarr"
+    with pytest.raises(EncoderError, match="'spots' cannot be the name of an encoder"):
+        extract_cohort(cohort, store, EncoderRequest(spec, random_weights=True), (0.5,))
+    assert not store.exists()

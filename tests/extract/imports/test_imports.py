@@ -375,7 +375,8 @@ def test_a_folder_is_imported_slide_by_slide(write_section, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"encoder": "spots"}, "cannot be used"),
+        ({"encoder": "spots"}, "cannot be the name of an encoder"),
+        ({"encoder": ""}, "cannot be the name of an encoder"),
         ({"spots": Path("s.csv")}, "Give --cohort or --spots"),
         ({"source_mpp": 0.5}, "only without --cohort"),
         ({"coordinates": CoordinateOptions(1.0, 1.0)}, "--tolerance-um or --tolerance-px"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mmap_st.data.spots import Spots
 from mmap_st.errors import (
+    EncoderError,
     HeadError,
     RecipeMismatchError,
     SlideLockedError,
@@ -20,12 +21,12 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.engine.recipes import image_fingerprint
 from mmap_st.extract.store.lock import slide_lock
+from mmap_st.extract.store.names import check_encoder_name, encode_name
 from mmap_st.extract.store.reader import (
     FeatureStore,
     SlideInfo,
     check_same_recipe,
     common_magnifications,
-    encode_name,
 )
 from mmap_st.extract.store.recipe import differences, sha256_of_spots
 from mmap_st.extract.store.writer import MagnificationWriter, write_slide
@@ -275,3 +276,19 @@ def test_fingerprints_see_content_and_order(tmp_path: Path) -> None:
         prints.append(json.dumps(image_fingerprint(path, (1, 2))))
     assert len(set(prints)) == 3
     assert sha256_of_spots(SPOTS) != sha256_of_spots(Spots(SPOTS.ids[::-1], SPOTS.xy))
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "spots", "SPOTS", "prototypes", "zarr.json", "Zarr.JSON", "...", "__init", "a.partial"]
+)
+def test_names_that_an_encoder_cannot_have_in_a_store(tmp_path: Path, name: str) -> None:
+    store = new_store(tmp_path / "f.zarr")
+    with pytest.raises(EncoderError, match="cannot be the name of an encoder"):
+        MagnificationWriter(store, INFO.name, name, 0.5, RECIPE, (10, 3), chunk=4)
+    assert store.slide(INFO.name).spot_ids() == SPOTS.ids
+    assert dict(store.slide(INFO.name).group["spots"].attrs) == {"complete": True}
+
+
+@pytest.mark.parametrize("name", ["uni", "spots2", "timm:vit", "a.b", "_x", "hub:ORG/NAME", "zarr"])
+def test_other_names_of_encoders_can_be_used(name: str) -> None:
+    check_encoder_name(name)

@@ -1,8 +1,14 @@
 __all__ = [
+    "ENCODERS",
+    "PRECISIONS",
+    "CustomModel",
     "Encoder",
     "EncoderSpec",
     "Finding",
     "ListedEncoder",
+    "Pooling",
+    "Preprocessing",
+    "TimmModel",
     "auto_precision",
     "build_encoder",
     "configuration_path",
@@ -21,7 +27,8 @@ __all__ = [
 from .build import build_encoder, device_of
 from .catalogue import ListedEncoder, encoder_spec, known_encoders, list_encoders, look_at
 from .encoder import Encoder, auto_precision, is_fast_at_bf16, note_of_scales
+from .families import ENCODERS
 from .plugins import installed_encoders
 from .self_test import Finding, examine_encoder
-from .spec import EncoderSpec
+from .spec import PRECISIONS, CustomModel, EncoderSpec, Pooling, Preprocessing, TimmModel
 from .weights import configuration_path, read_configuration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -116,6 +117,8 @@ def versions() -> dict[str, str]:
 
 _FLOAT16_MAX = 65_504.0
 _ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
+#: Added to an array's name while a wider copy of it is being made.
+_DRAFT = ".draft"
 #: Most of a chunk's rows in float32: tokens make rows long, and a chunk is written from memory.
 _CHUNK_BYTES = 64 << 20
 
@@ -185,6 +188,8 @@ class MagnificationWriter:
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
             self._group = group
+            self._folder = self._path / encode_name(slide) / encode_name(encoder) / mpp_key(mpp)
+            self._remove_drafts()
         self._done = {int(index) for index in _attr(group, "chunks_done")}
         # Where all is written and only the mark is missing, nothing is begun again.
         if overwrite or self.pending():
@@ -195,8 +200,8 @@ class MagnificationWriter:
         n, _ = self._shape
         row_width = sum(int(np.prod(shape)) for shape in self._floats().values())
         chunk = max(1, min(chunk, _CHUNK_BYTES // (4 * row_width)))
-        for name in self._floats():
-            self._create(group, name, "float16", chunk)
+        for name, row in self._floats().items():
+            self._create(group, name, "float16", chunk, row)
         group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
         group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
         group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
@@ -216,8 +221,9 @@ class MagnificationWriter:
         side, width = self._tokens
         return {"embedding": self._shape[1:], **({"tokens": (side, side, width)} if side else {})}
 
-    def _create(self, group: zarr.Group, name: str, dtype: str, chunk: int) -> zarr.Array[Any]:
-        row = self._floats()[name]
+    def _create(
+        self, group: zarr.Group, name: str, dtype: str, chunk: int, row: tuple[int, ...]
+    ) -> zarr.Array[Any]:
         return group.create_array(
             name,
             shape=(self._shape[0], *row),
@@ -310,12 +316,28 @@ class MagnificationWriter:
                 self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
 
     def _widen(self, name: str) -> None:
-        """Change an array to float32; a kill in the middle costs its chunks, never wrong rows."""
-        if self._array(name).dtype != np.float16:
+        """Change an array to float32, chunk by chunk; a kill in the middle never leaves wrong rows.
+
+        Rows are copied to a draft first, while the array stays as it is. Only while the draft takes its place
+        are no chunks recorded: a kill in there costs them.
+        """
+        before = self._array(name)
+        if before.dtype != np.float16:
             return
-        before = np.asarray(self._array(name)[:], dtype=np.float32)
+        draft = self._create(self._group, name + _DRAFT, "float32", self.chunk_rows, self._floats()[name])
+        for index in sorted(self._done):
+            rows = self.rows(index)
+            where = slice(rows.start, rows.stop)
+            draft[where] = np.asarray(before[where], dtype=np.float32)
         self._group.attrs["chunks_done"] = []
-        self._create(self._group, name, "float32", self.chunk_rows)[:] = before
+        shutil.rmtree(self._folder / name)
+        (self._folder / (name + _DRAFT)).rename(self._folder / name)
+        self._group.attrs["chunks_done"] = sorted(self._done)
+
+    def _remove_drafts(self) -> None:
+        """Remove what a process left that was killed while it widened an array."""
+        for name in self._floats():
+            shutil.rmtree(self._folder / (name + _DRAFT), ignore_errors=True)
 
     def _array(self, key: str) -> zarr.Array[Any]:
         found = self._group[key]

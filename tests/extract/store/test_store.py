@@ -2,6 +2,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -292,3 +294,98 @@ def test_names_that_an_encoder_cannot_have_in_a_store(tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", ["uni", "spots2", "timm:vit", "a.b", "_x", "hub:ORG/NAME", "zarr"])
 def test_other_names_of_encoders_can_be_used(name: str) -> None:
     check_encoder_name(name)
+
+
+# A magnification whose values outgrow float16
+
+
+def wide_values(n: int, width: int) -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(n, width)).astype(np.float16).astype(np.float32)
+    values[-1, 0] = 80_000.5
+    return values
+
+
+def write_rows(target: MagnificationWriter, values: np.ndarray) -> None:
+    for index in target.pending():
+        rows = target.rows(index)
+        ones = np.ones(len(rows))
+        target.write_chunk(index, values[rows.start : rows.stop], ones > 0, ones.astype(np.float32))
+
+
+def large_writer(path: Path, n: int, width: int, chunk: int) -> MagnificationWriter:
+    store = FeatureStore.create(path)
+    if not store.has_slide("L"):
+        write_slide(store, replace(INFO, name="L"), Spots(tuple(map(str, range(n))), np.zeros((n, 2))))
+    return MagnificationWriter(store, "L", "enc", 0.5, RECIPE, (n, width), chunk=chunk)
+
+
+def test_widening_takes_the_memory_of_some_chunks(tmp_path: Path) -> None:
+    n, width, chunk = 8192, 512, 256  # 16 MiB as float32, half a MiB a chunk
+    values = wide_values(n, width)
+    target = large_writer(tmp_path / "f.zarr", n, width, chunk)
+    write_rows_until = target.pending()[:-1]
+    ones = np.ones(chunk)
+    for index in write_rows_until:
+        rows = target.rows(index)
+        target.write_chunk(index, values[rows.start : rows.stop], ones > 0, ones.astype(np.float32))
+    tracemalloc.start()
+    write_rows(target, values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 << 20
+    target.finish({})
+    (stored,) = FeatureStore.open(tmp_path / "f.zarr").slide("L").magnifications("enc")
+    assert np.array_equal(stored.embedding(), values)
+
+
+class Kill(BaseException):
+    """Ends a process wherever it is."""
+
+
+def test_a_kill_anywhere_while_an_array_is_widened_never_leaves_wrong_rows(tmp_path: Path) -> None:
+    n, width, chunk = 10, 3, 3
+    values = wide_values(n, width)
+    steps = 0
+    for kill_at in range(200):
+        path = tmp_path / f"{kill_at}.zarr"
+        target = large_writer(path, n, width, chunk)
+        calls = [0]
+
+        def dying(original, at=kill_at, calls=calls):
+            def call(*args, **kwargs):
+                calls[0] += 1
+                if calls[0] > at:
+                    raise Kill
+                return original(*args, **kwargs)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(zarr.Array, "__setitem__", dying(zarr.Array.__setitem__))
+            patch.setattr(
+                zarr.core.attributes.Attributes,
+                "__setitem__",
+                dying(zarr.core.attributes.Attributes.__setitem__),
+            )
+            patch.setattr(zarr.Group, "create_array", dying(zarr.Group.create_array))
+            patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+            patch.setattr(Path, "rename", dying(Path.rename))
+            try:
+                write_rows(target, values)
+            except Kill:
+                pass
+            else:
+                steps = kill_at
+                break
+        again = large_writer(path, n, width, chunk)
+        for index in set(range(again.n_chunks)) - set(again.pending()):
+            rows = slice(again.rows(index).start, again.rows(index).stop)
+            assert np.array_equal(np.asarray(again._array("embedding")[rows], np.float32), values[rows])
+        write_rows(again, values)
+        again.finish({})
+        (stored,) = FeatureStore.open(path).slide("L").magnifications("enc")
+        assert np.array_equal(stored.embedding(), values)
+        assert sorted(p.name for p in (path / "L" / "enc" / "0.5000").iterdir() if p.is_dir()) == [
+            "embedding", "in_bounds", "tissue", "valid",
+        ]  # fmt: skip
+    assert steps > 20  # every step of it was tried

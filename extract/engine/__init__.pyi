@@ -11,6 +11,7 @@ __all__ = [
     "keep_freed_memory",
     "preview_cohort",
     "stored_magnifications",
+    "stored_width",
     "usable_cores",
     "width_sentence",
 ]
@@ -19,5 +20,12 @@ from .device import keep_freed_memory
 from .extraction import EncoderRequest, ExtractReport, extract_cohort
 from .machine import examine_machine
 from .placement import check_inside, count_outside
-from .plan import ExtractOptions, free_memory, stored_magnifications, usable_cores, width_sentence
+from .plan import (
+    ExtractOptions,
+    free_memory,
+    stored_magnifications,
+    stored_width,
+    usable_cores,
+    width_sentence,
+)
 from .preview import PreviewReport, preview_cohort

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.data import CohortSlide, Spots
-from mmap_st.errors import RecipeMismatchError, SlideRecipeError
+from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.engine.recipes import slide_recipe
 from mmap_st.extract.slides import GridRequest, SourceMpp
@@ -27,6 +28,8 @@ from mmap_st.extract.store import (
     slide_part,
 )
 from mmap_st.extract.windows import mpp_key
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,17 @@ def check_width(
         Naming a slide that has another.
     """
     for slide, found in stored_magnifications(store, encoder):
-        if found.whole and (slide, found.mpp) not in replaced and found.width != width:
-            raise RecipeMismatchError(width_sentence(encoder, width, slide, found.mpp, found.width))
+        stored = stored_width(found)
+        if stored is not None and stored != width and (slide, found.mpp) not in replaced:
+            raise RecipeMismatchError(width_sentence(encoder, width, slide, found.mpp, stored))
+
+
+def stored_width(magnification: Magnification) -> int | None:
+    """Length of an embedding; None where nothing tells it: arrays are missing, or damaged."""
+    try:
+        return magnification.width if magnification.whole else None
+    except StoreError:
+        return None
 
 
 def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
@@ -186,9 +198,17 @@ def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int
 
 
 def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[str, Magnification]]:
-    """All that a store has of an encoder, complete or not, with the slide that it is of."""
+    """All that a store has of an encoder, complete or not, with the slide that it belongs to.
+
+    A slide that is damaged is skipped: whoever uses it learns why it cannot be used.
+    """
     for name in store.slides():
-        for magnification in store.slide(name).magnifications(encoder):
+        try:
+            magnifications = store.slide(name).magnifications(encoder)
+        except StoreError as error:
+            _LOG.warning("slide %s: %s", name, error)
+            continue
+        for magnification in magnifications:
             yield name, magnification
 
 

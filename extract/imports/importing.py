@@ -17,7 +17,7 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
 )
-from mmap_st.extract.engine import stored_magnifications, width_sentence
+from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
 from mmap_st.extract.imports.jobs import ImportJob, ImportRequest, check_request, find_jobs
 from mmap_st.extract.imports.matching import (
@@ -203,7 +203,9 @@ def _stored_widths(
                 " to import may differ in more than is known; give another --encoder name, or use another"
                 " store."
             )
-        widths[slide, stored.mpp] = stored.width
+        # One without a width is made again if it is this import's, and counts for nothing if not.
+        if (width := stored_width(stored)) is not None:
+            widths[slide, stored.mpp] = width
     return widths
 
 
@@ -300,7 +302,7 @@ def _is_there(store: FeatureStore, name: str, request: ImportRequest, recipe: Re
     different = differences(stored.recipe, recipe)
     if different and not request.overwrite:
         raise SlideRecipeError(mismatch_sentence(request.encoder, request.mpp, different))
-    return stored.complete and not different
+    return stored.complete and not different and stored.whole
 
 
 def _in_um(pixels: float | None, source_mpp: float | None) -> float | None:

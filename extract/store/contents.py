@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mmap_st.extract.store.magnification import Magnification
 from mmap_st.extract.store.reader import FeatureStore, StoredSlide, subgroup
 from mmap_st.extract.store.recipe import RANDOM, is_imported
 from mmap_st.extract.windows import mpp_key
@@ -37,12 +38,10 @@ def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
             yield ContentLine(*shared, state="no embeddings")
         for encoder in encoders:
             for magnification in slide.magnifications(encoder):
-                done = magnification.chunks_done
-                total = magnification.n_chunks
-                state = "complete" if magnification.complete else f"unfinished, {done} of {total} chunks"
+                state = _state(magnification)
                 if str(magnification.recipe["weights_sha256"]).startswith(RANDOM):
                     state += ", random weights"
-                if magnification.tokens:
+                if magnification.whole and magnification.tokens:
                     state += f", {magnification.tokens} x {magnification.tokens} tokens"
                 if is_imported(magnification.recipe):
                     state += f", imported {magnification.recipe['features']['matched']}"
@@ -51,9 +50,17 @@ def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
                     state=state,
                     encoder=encoder,
                     mpp=mpp_key(magnification.mpp),
-                    invalid=int((~magnification.valid()).sum()) if magnification.complete else 0,
+                    invalid=int((~magnification.valid()).sum()) if state.startswith("complete") else 0,
                     prototypes=_prototype_sets(slide, encoder),
                 )
+
+
+def _state(magnification: Magnification) -> str:
+    if not magnification.whole:
+        return "unfinished, its arrays are missing"
+    if magnification.complete:
+        return "complete"
+    return f"unfinished, {magnification.chunks_done} of {magnification.n_chunks} chunks"
 
 
 def _prototype_sets(slide: StoredSlide, encoder: str) -> int:

@@ -9,8 +9,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mmap_st.errors import StoreError
+from mmap_st.errors import StoreError, first_line
 from mmap_st.extract.store.recipe import Recipe
+
+#: The arrays of every magnification.
+ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ class Magnification:
 
     @property
     def whole(self) -> bool:
-        """Whether its arrays are there: a process that died while it replaced one leaves a gap."""
-        return all(isinstance(self.group.get(name), zarr.Array) for name in ("embedding", "valid"))
+        """Whether all its arrays are there: a process that died while it replaced one leaves a gap."""
+        names = (*ARRAYS, *(("tokens",) if "tokens" in self.recipe else ()))
+        return all(isinstance(member_of(self.group, name), zarr.Array) for name in names)
 
     @property
     def chunks_done(self) -> int:
@@ -119,7 +123,24 @@ def array_in(group: zarr.Group, key: str) -> zarr.Array[Any]:
     StoreError
         If it is missing.
     """
-    found = group.get(key)
+    found = member_of(group, key)
     if not isinstance(found, zarr.Array):
-        raise StoreError(f"{group.store_path} lacks the array {key}; the store is damaged.")
+        raise StoreError(f"{group.store_path} has no array {key}: the store is damaged.")
     return found
+
+
+def member_of(group: zarr.Group, key: str) -> zarr.Array[Any] | zarr.Group | None:
+    """An array or a group within a group; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        If what says what it is cannot be understood.
+    """
+    try:
+        return group.get(key)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
+        raise StoreError(
+            f"{group.store_path}/{key} is damaged ({type(error).__name__}: {first_line(error)});"
+            " restore it from a copy, or delete it and run the same command again."
+        ) from error

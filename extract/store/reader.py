@@ -14,8 +14,8 @@ import zarr
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mmap_st.errors import HeadError, StoreError, did_you_mean
-from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in
+from mmap_st.errors import HeadError, StoreError, did_you_mean, first_line
+from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in, member_of
 from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.recipe import Recipe, differences, head_part
 from mmap_st.extract.windows import mpp_key
@@ -68,7 +68,7 @@ class StoredSlide(SlideInfo):
         """What the store has of an encoder, finest first, complete or not."""
         group = self.encoder_group(encoder)
         found = []
-        for key in sorted(group.group_keys()) if group is not None else ():
+        for key in _subgroup_names(group) if group is not None else ():
             inner = subgroup(group, key) if group is not None else None
             if inner is None or "recipe" not in inner.attrs:
                 continue
@@ -84,7 +84,7 @@ class StoredSlide(SlideInfo):
         return subgroup(self.group, encode_name(encoder))
 
     def _encoder_groups(self) -> list[zarr.Group]:
-        groups = [subgroup(self.group, key) for key in sorted(self.group.group_keys()) if key != "spots"]
+        groups = [subgroup(self.group, key) for key in _subgroup_names(self.group) if key != "spots"]
         return [group for group in groups if group is not None and "name" in group.attrs]
 
     def has_spots(self) -> bool:
@@ -163,7 +163,7 @@ class FeatureStore:
 
     def slides(self) -> tuple[str, ...]:
         """Names of the slides, sorted."""
-        groups = (subgroup(self.root, key) for key in self.root.group_keys())
+        groups = (subgroup(self.root, key) for key in _subgroup_names(self.root))
         return tuple(sorted(str(g.attrs["name"]) for g in groups if g is not None and "name" in g.attrs))
 
     def slide(self, name: str) -> StoredSlide:
@@ -287,8 +287,19 @@ def holds_anything(path: Path) -> bool:
 
 def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
     """A member that is a group, or None."""
-    found = group.get(key)
+    found = member_of(group, key)
     return found if isinstance(found, zarr.Group) else None
+
+
+def _subgroup_names(group: zarr.Group) -> list[str]:
+    """Names of the members that are groups, sorted."""
+    try:
+        return sorted(group.group_keys())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
+        raise StoreError(
+            f"Something in {group.store_path} is damaged ({type(error).__name__}: {first_line(error)});"
+            " restore the store from a copy."
+        ) from error
 
 
 def locks_folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from zarr.codecs import ZstdCodec
 import mmap_st
 from mmap_st.data import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
-from mmap_st.extract.store.magnification import magnification_in
+from mmap_st.extract.store.magnification import ARRAYS, magnification_in, member_of
 from mmap_st.extract.store.names import check_encoder_name, encode_name
 from mmap_st.extract.store.reader import FeatureStore, SlideInfo, store_errors, subgroup
 from mmap_st.extract.store.recipe import Recipe, differences
@@ -116,7 +116,6 @@ def versions() -> dict[str, str]:
 
 
 _FLOAT16_MAX = 65_504.0
-_ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
 #: Added to an array's name while a wider copy of it is being made.
 _DRAFT = ".draft"
 #: Most of a chunk's rows in float32: tokens make rows long, and a chunk is written from memory.
@@ -236,7 +235,7 @@ class MagnificationWriter:
 
     def _whole(self, group: zarr.Group) -> bool:
         """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
-        return all(isinstance(group.get(name), zarr.Array) for name in (*_ARRAYS, *self._floats()))
+        return all(isinstance(member_of(group, name), zarr.Array) for name in (*ARRAYS, *self._floats()))
 
     @property
     def complete(self) -> bool:

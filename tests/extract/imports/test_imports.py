@@ -1,6 +1,7 @@
 """Imports: every row goes to its own spot or to none, and what cannot be told apart is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mmap_st.extract.imports.jobs import ImportRequest
 from mmap_st.extract.imports.matching import CoordinateOptions
 from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.lock import slide_lock
+from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.reader import FeatureStore, check_same_recipe
 from mmap_st.extract.store.recipe import head_part, run_part, slide_part
 from mmap_st.extract.store.writer import MagnificationWriter
@@ -472,3 +474,60 @@ def test_from_imported_embeddings_to_a_head(shared: Path, tmp_path: Path) -> Non
     assert card["encoder"] == {"encoder": {"name": "uni", "imported": True}, "weights_sha256": None}
     assert run(store, features / "B4.npy", cohort, slide="B4").done
     assert list(predict_slides(tmp_path / "runs" / "uni", opened, tmp_path / "p", ["B4"]).written) == ["B4"]
+
+
+def make_half(store: Path, encoder: str = "uni", mpp: str = "0.5000", *, arrays: tuple[str, ...]) -> None:
+    """Leave of A1's magnification what a process leaves that dies while it replaces arrays."""
+    folder = store / "A1" / encoder / mpp
+    attributes = json.loads((folder / "zarr.json").read_text())
+    attributes["attributes"].update({"complete": False, "chunks_done": []})
+    (folder / "zarr.json").write_text(json.dumps(attributes))
+    for name in arrays:
+        shutil.rmtree(folder / name)
+
+
+@pytest.mark.parametrize(
+    "arrays", [("embedding",), ("valid",), ("embedding", "valid", "in_bounds", "tissue")]
+)
+def test_a_half_made_magnification_is_made_again_and_stops_no_other_slide(
+    write_section, tmp_path: Path, arrays
+) -> None:
+    for name in ("A1", "B1"):
+        root = write_section(name)
+        np.save(tmp_path / f"{name}.npy", embeddings(16))
+    cohort, store = open_cohort(f"her2st:{root}"), tmp_path / "f.zarr"
+    assert run(store, tmp_path / "A1.npy", cohort).done
+    make_half(store, arrays=arrays)
+    lines = {(line.slide, line.state) for line in list_contents(FeatureStore.open(store))}
+    assert lines == {("A1", "unfinished, its arrays are missing, imported by order")}
+    report = run(store, tmp_path, cohort, slide=None)
+    assert (list(report.done), report.failed) == (["A1", "B1"], {})
+    for name in ("A1", "B1"):
+        assert np.array_equal(imported(store, name).embedding(), embeddings(16).astype(np.float16))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("arrays", [("embedding",), ("valid",), ("tissue", "in_bounds")])
+def test_an_extraction_makes_a_half_made_magnification_again(
+    section, tmp_path: Path, arrays, overwrite: bool
+) -> None:
+    cohort, _, store = section
+    extract_cohort(cohort, store, TINY, (0.5,))
+    name = TINY.spec.name
+    before = imported(store, encoder=name).embedding()
+    make_half(store, encode_name(name), arrays=arrays)
+    report = extract_cohort(cohort, store, TINY, (0.5,), ExtractOptions(overwrite=overwrite))
+    assert (report.done, report.failed) == (["A1"], {})
+    assert np.array_equal(imported(store, encoder=name).embedding(), before)
+
+
+def test_a_damaged_slide_of_the_store_fails_alone(write_section, tmp_path: Path) -> None:
+    for name in ("A1", "B1"):
+        root = write_section(name)
+        np.save(tmp_path / f"{name}.npy", embeddings(16))
+    cohort, store = open_cohort(f"her2st:{root}"), tmp_path / "f.zarr"
+    assert run(store, tmp_path / "A1.npy", cohort).done
+    (store / "A1" / "uni" / "0.5000" / "embedding" / "zarr.json").write_text("{")
+    report = run(store, tmp_path, cohort, slide=None)
+    assert list(report.done) == ["B1"]
+    assert "damaged" in report.failed["A1"]

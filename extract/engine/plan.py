@@ -12,7 +12,7 @@ from typing import Any
 from mmap_st.data import CohortSlide, Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.engine.placement import place_spots
-from mmap_st.extract.engine.recipes import slide_recipe
+from mmap_st.extract.engine.recipes import slide_recipes
 from mmap_st.extract.slides import GridRequest, SourceMpp
 from mmap_st.extract.store import (
     FeatureStore,
@@ -89,7 +89,7 @@ def plan_slide(
     size, spots, source = placed.size_px, placed.spots, placed.source
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = shared["encoder"]["name"]
-    wanted = {mpp: slide_recipe(shared, mpp, source.mpp, spots, row.image, size) for mpp in mpps}
+    wanted = slide_recipes(shared, mpps, source.mpp, spots, row.image, size)
     stored = {}
     if store.has_slide(row.slide):
         slide_in_store = store.slide(row.slide)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,21 @@ def run_recipe(encoder: Encoder, tissue_min: float = 0.0) -> Recipe:
     }
 
 
-def slide_recipe(
-    shared: Recipe, mpp: float, source_mpp: float, spots: Spots, image: Path, size: tuple[int, int]
-) -> Recipe:
-    """The whole recipe of one magnification of one slide."""
-    return {
-        **shared,
-        "mpp": mpp,
+def slide_recipes(
+    shared: Recipe,
+    mpps: Sequence[float],
+    source_mpp: float,
+    spots: Spots,
+    image: Path,
+    size: tuple[int, int],
+) -> dict[float, Recipe]:
+    """The whole recipe of every magnification of one slide, by mpp; spots and image are hashed once."""
+    of_slide = {
         "source_mpp": f"{source_mpp:.6g}",
         "spots_sha256": sha256_of_spots(spots),
         "image": image_fingerprint(image, size),
     }
+    return {mpp: {**shared, "mpp": mpp, **of_slide} for mpp in mpps}
 
 
 def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, Any]:

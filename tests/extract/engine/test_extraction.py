@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import EncoderError, RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import get_weights
+from mmap_st.extract.engine import recipes
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.plan import ExtractOptions, plan_slide
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import FeatureStore
@@ -327,3 +329,26 @@ def test_an_encoder_with_a_reserved_name_is_refused_before_any_work(write_sectio
     with pytest.raises(EncoderError, match="'spots' cannot be the name of an encoder"):
         extract_cohort(cohort, store, EncoderRequest(spec, random_weights=True), (0.5,))
     assert not store.exists()
+
+
+def test_spots_and_image_are_hashed_once_a_slide_however_many_magnifications(
+    write_section, tmp_path: Path, monkeypatch
+) -> None:
+    cohort = open_cohort(f"her2st:{write_section('A1')}")
+    store = FeatureStore.create(tmp_path / "f.zarr")
+    calls: Counter[str] = Counter()
+
+    def counted(name: str):
+        original = getattr(recipes, name)
+
+        def call(*args):
+            calls[name] += 1
+            return original(*args)
+
+        return call
+
+    for name in ("image_fingerprint", "sha256_of_spots"):
+        monkeypatch.setattr(recipes, name, counted(name))
+    plan = plan_slide(cohort["A1"], store, {"encoder": {"name": "e"}}, (0.25, 0.5, 1.0), overwrite=False)
+    assert len(plan.recipes) == 3
+    assert calls == {"image_fingerprint": 1, "sha256_of_spots": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,27 +41,64 @@ def parse_magnifications(magnifications: str | None, mpp: str | None) -> tuple[f
     Raises
     ------
     RequestError
-        If both are given, or a value is no positive number.
+        If both are given, or a value is not a number, or not one that a microscope could have.
     """
     if magnifications is not None and mpp is not None:
         raise RequestError("Give --magnifications or --mpp, not both; 20x is 0.5 um/px.")
-    if magnifications is None and mpp is None:
+    if magnifications is not None:
+        scales = [_mpp_of_magnification(word) for word in _words("--magnifications", magnifications)]
+    elif mpp is not None:
+        scales = [_mpp_of_word(word) for word in _words("--mpp", mpp)]
+    else:
         return None
-    flag, text = ("--magnifications", magnifications) if magnifications else ("--mpp", mpp or "")
-    values = []
-    for word in (text or "").split(","):
-        try:
-            value = float(word.strip().lower().removesuffix("x"))
-        except ValueError:
-            value = float("nan")
-        scale = mpp_of_magnification(value) if flag == "--magnifications" and value > 0 else value
-        if not 0.01 <= scale <= 100:
-            raise RequestError(
-                f"{flag} {text}: {word.strip()!r} cannot be used; give numbers separated by commas,"
-                f" such as {'20,10,5' if flag == '--magnifications' else '0.5,1,2'}."
-            )
-        values.append(canonical_mpp(scale))
-    return tuple(sorted(set(values)))
+    return tuple(sorted({canonical_mpp(scale) for scale in scales}))
+
+
+_EXAMPLES = {"--magnifications": "20,10,5", "--mpp": "0.5,1,2"}
+_FINEST, _COARSEST = 0.01, 100.0
+
+
+def _words(flag: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        what = "is empty" if len(words) == 1 else "has nothing between two commas, or at an end"
+        raise RequestError(
+            f"{flag} {text!r} {what}; give numbers separated by commas, such as {_EXAMPLES[flag]}."
+        )
+    return words
+
+
+def _mpp_of_magnification(word: str) -> float:
+    value = _number("--magnifications", word, word.lower().removesuffix("x"))
+    if not _MPP_OF_1X / _COARSEST <= value <= _MPP_OF_1X / _FINEST:
+        raise RequestError(
+            f"--magnifications {word}: a magnification lies between {_MPP_OF_1X / _COARSEST:g} and"
+            f" {_MPP_OF_1X / _FINEST:g}; 20 is 20x, 0.5 um/px."
+        )
+    return _MPP_OF_1X / value
+
+
+def _mpp_of_word(word: str) -> float:
+    if word.lower().endswith("x"):
+        raise RequestError(f"--mpp {word}: it is a magnification; give --magnifications {word[:-1]}.")
+    value = _number("--mpp", word, word)
+    if not _FINEST <= value <= _COARSEST:
+        raise RequestError(
+            f"--mpp {word}: micrometres per pixel lie between {_FINEST:g} and {_COARSEST:g}; 20x is 0.5."
+        )
+    return value
+
+
+def _number(flag: str, word: str, digits: str) -> float:
+    try:
+        value = float(digits)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise RequestError(
+            f"{flag}: {word!r} is not a number; give numbers separated by commas, such as {_EXAMPLES[flag]}."
+        )
+    return value
 
 
 def window_boxes(

@@ -55,8 +55,32 @@ def test_a_parsed_mpp_is_what_its_key_says(mpp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("magnifications", "mpp"), [("20", "0.5"), ("0", None), ("20,,10", None), (None, "fine"), (None, "-1")]
+    ("magnifications", "mpp", "said"),
+    [
+        ("20", "0.5", "Give --magnifications or --mpp, not both"),
+        ("", None, "--magnifications '' is empty; .* such as 20,10,5"),
+        (None, " ", "--mpp ' ' is empty; .* such as 0.5,1,2"),
+        ("20,,10", None, "--magnifications '20,,10' has nothing between two commas"),
+        (None, "1,", "--mpp '1,' has nothing between two commas, or at an end"),
+        ("fine", None, "--magnifications: 'fine' is not a number; .* such as 20,10,5"),
+        (None, "fine", "--mpp: 'fine' is not a number; .* such as 0.5,1,2"),
+        (None, "nan", "--mpp: 'nan' is not a number"),
+        ("20;10", None, "--magnifications: '20;10' is not a number"),
+        ("0", None, "--magnifications 0: a magnification lies between 0.1 and 1000"),
+        ("-20", None, "--magnifications -20: a magnification lies between"),
+        ("inf", None, "--magnifications inf: a magnification lies between"),
+        ("2000x", None, "--magnifications 2000x: a magnification lies between"),
+        (None, "-1", "--mpp -1: micrometres per pixel lie between 0.01 and 100"),
+        (None, "500", "--mpp 500: micrometres per pixel lie between"),
+        (None, "20x", "--mpp 20x: it is a magnification; give --magnifications 20"),
+    ],
 )
-def test_magnifications_that_cannot_be(magnifications, mpp) -> None:
-    with pytest.raises(RequestError, match=r"--m"):
+def test_magnifications_that_cannot_be_used_are_refused_by_their_own_option(
+    magnifications, mpp, said
+) -> None:
+    with pytest.raises(RequestError, match=said):
         parse_magnifications(magnifications, mpp)
+
+
+def test_the_limits_of_both_options_are_one() -> None:
+    assert parse_magnifications("0.1,1000", None) == parse_magnifications(None, "0.01,100") == (0.01, 100.0)

@@ -1,14 +1,18 @@
 """Finished rows of a magnification, kept on disk before their chunk of the store is whole.
 
 Spots are read in an order that suits the slide, so the rows of a chunk are finished one here, one there. Each
-batch is appended to a file beside the store; whatever ends the process, no finished batch is lost.
+batch is appended to a file next to the store: whatever ends the process, no finished batch is lost. Where
+the machine itself stops, as in a power cut, the batches of the last second may be.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import uuid
 import zlib
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -19,11 +23,14 @@ from numpy.typing import NDArray
 from mmap_st.errors import StoreError
 from mmap_st.extract.store.reader import store_errors
 
+_LOG = logging.getLogger(__name__)
 _MAGIC = "mmap-journal 1"
 _HEADER_BYTES = 128
 #: Records read at a time when a journal is opened again.
 _SCANNED_AT_A_TIME = 4096
 _ATTEMPTS = 20
+#: Rows that were written in the last so many seconds may be lost where the power fails.
+_SYNC_S = 1.0
 
 
 class Journal:
@@ -42,6 +49,8 @@ class Journal:
         Rows of the whole magnification.
     width
         Length of an embedding.
+    clock
+        Seconds, from any start.
 
     Raises
     ------
@@ -49,8 +58,15 @@ class Journal:
         If the file cannot be written.
     """
 
-    def __init__(self, path: Path, recipe_sha256: str, n: int, width: int) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        recipe_sha256: str,
+        n: int,
+        width: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path, self._clock = path, clock
         self._record = np.dtype(
             [("row", "<i8"), ("valid", "<i4"), ("embedding", "<f4", (width,)), ("crc", "<u4")]
         )
@@ -70,7 +86,7 @@ class Journal:
                 if leftover != draft:
                     leftover.unlink(missing_ok=True)
             # What was safe on disk before must be so again before the old file goes.
-            os.fsync(self._file.fileno())
+            self._sync()
             draft.replace(path)
 
     @property
@@ -98,6 +114,9 @@ class Journal:
             except OSError:
                 self._file.truncate(self._end())
                 raise
+            self._synced = False
+            if self._clock() - self._synced_at >= _SYNC_S:
+                self._sync()
         self._place[rows] = np.arange(self._count, self._count + len(rows))
         self._count += len(rows)
 
@@ -126,6 +145,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; what is in it stays."""
+        if not self._file.closed and not self._synced:
+            try:
+                self._sync()
+            except OSError as error:  # the rows are written, and the slide's own failure is what counts
+                _LOG.warning("%s cannot be synced (%s)", self._path, error)
         self._file.close()
 
     def delete(self) -> None:
@@ -138,6 +162,10 @@ class Journal:
                     folder.rmdir()
                 except OSError:
                     break  # it holds others' journals
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced, self._synced_at = True, self._clock()
 
     def _end(self) -> int:
         return _HEADER_BYTES + self._count * self._record.itemsize

@@ -1,5 +1,7 @@
 """The journal: what was appended is there after any end of the process, and nothing else is."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,47 @@ def test_a_journal_that_is_done_takes_its_folders_along(tmp_path: Path) -> None:
     assert [folder.name for folder in (tmp_path / "j").iterdir()] == ["B1"]
     second.delete()
     assert not (tmp_path / "j").exists()
+
+
+def test_the_journal_is_synced_at_most_once_a_second_and_when_it_is_closed(
+    tmp_path: Path, monkeypatch
+) -> None:
+    now, synced = [100.0], []
+    fsync = os.fsync
+
+    def counted(number: int) -> None:
+        synced.append(now[0])
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    journal = Journal(tmp_path / "a.rows", "r", N, WIDTH, clock=lambda: now[0])
+    synced.clear()  # of what an earlier process left
+    for i in range(24):  # eight batches a second
+        keep(journal, [i])
+        now[0] += 0.125
+    assert synced == [101.0, 102.0]
+    now[0] = 200.0
+    keep(journal, [30])  # after a long batch it is synced at once
+    assert synced[2:] == [200.0]
+    keep(journal, [31])
+    journal.close()
+    journal.close()
+    assert synced[3:] == [200.0]  # the last batch, once
+    again = opened(tmp_path / "a.rows")
+    again.close()
+    assert len(synced) == 5  # what was taken over; nothing was added
+
+
+def test_a_disk_that_fails_to_sync_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    now = [0.0]
+    journal = Journal(tmp_path / "a.rows", "r", N, WIDTH, clock=lambda: now[0])
+    now[0] = 5.0
+
+    def fails(number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StoreError, match=r"failed .Input/output error.; check the disk"):
+        keep(journal, [1])
+    assert not journal.done.any()
+    journal.close()

@@ -193,7 +193,7 @@ def _mmap_read(job: SimpleNamespace, xy: np.ndarray) -> dict:
     return {
         "seconds": time.perf_counter() - began,
         "planning_s": planned,
-        "decode_amplification": reader.decoded / len(plan.tiles),
+        "decode_amplification": reader.decoded / plan.blocks,
         "tiles": len(plan.tiles),
         "versions": {"mmap-st": version("mmap-st")},
     }

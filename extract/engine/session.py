@@ -62,7 +62,8 @@ class Telemetry:
     device_s
         Seconds that the device computed.
     tiles, decodes
-        Distinct tiles that the windows touch, and how often one was decoded.
+        Distinct tiles that the windows touch, and how often one was decoded; of slides that are stored in
+        large chunks, both count chunks.
     """
 
     windows: int = 0
@@ -308,7 +309,7 @@ def open_session(
             reader=reader,
             batches=_batches(reading, batch),
             kept=plan.windows - reading.windows,
-            telemetry=Telemetry(tiles=len(reading.tiles)),
+            telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
             _resources=resources.pop_all(),
         )

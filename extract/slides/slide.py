@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,18 @@ class Slide(Protocol):
         ------
         RegionError
             If this tile cannot be decoded; others may be.
+        ImageError
+            If the image as a whole cannot be decoded.
+        """
+        ...
+
+    def read_tiles(self, level: int, places: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
+        """Decode tiles of one block, given by column and row; as `read_tile`, but the block is decoded once.
+
+        Raises
+        ------
+        RegionError
+            If the block cannot be decoded: none of its tiles can.
         ImageError
             If the image as a whole cannot be decoded.
         """

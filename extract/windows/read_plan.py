@@ -103,6 +103,8 @@ class ReadPlan:
         (s + 1,) where each step's windows begin in those.
     tiles
         (t, 3) level, column and row of every tile that a window touches.
+    block_of
+        (t,) number of the block that each is decoded with.
     step_tiles
         (s + 1,) where each step's tiles begin in `needed`.
     needed
@@ -118,6 +120,7 @@ class ReadPlan:
     row_of: NDArray[np.int64]
     step_windows: NDArray[np.int64]
     tiles: NDArray[np.int32]
+    block_of: NDArray[np.int32]
     step_tiles: NDArray[np.int64]
     needed: NDArray[np.int32]
     next_use: NDArray[np.int32]
@@ -142,13 +145,26 @@ class ReadPlan:
         return int(np.diff(self.step_tiles).max(initial=0))
 
     @property
+    def blocks(self) -> int:
+        """Number of blocks that its tiles lie in: of tiles that are decoded one by one, their number."""
+        return int(self.block_of.max(initial=-1)) + 1
+
+    @property
+    def most_tiles_of_a_block(self) -> int:
+        """Tiles of the block of which most are needed."""
+        return int(np.bincount(self.block_of).max(initial=0))
+
+    @property
     def tile_bytes(self) -> int:
         """Bytes of the largest tile, decoded."""
         used = {source.level for source in self.sources}
         return max((3 * self.levels[i].tile[0] * self.levels[i].tile[1] for i in used), default=0)
 
     def decodes(self, slots: int) -> int:
-        """Tiles decoded when `slots` of them can be held: once each, and again where one had to make room."""
+        """Tiles decoded when `slots` of them can be held: once each, and again where one had to make room.
+
+        Of slides whose tiles are decoded one by one.
+        """
         held: dict[int, int] = {}  # tile -> the step that needs it next
         farthest: list[tuple[int, int]] = []
         decoded = 0
@@ -196,7 +212,8 @@ def plan_reading(
     """Plan the reading of one slide.
 
     Spots are visited along a Hilbert curve, each with all of its magnifications: what is decoded for one of
-    them serves the others and the neighbours, and can be forgotten soon.
+    them serves the others and the neighbours, and can be forgotten soon. Where tiles are decoded in large
+    blocks, these come one after the other, and a window is read when the last of its blocks is decoded.
 
     Parameters
     ----------
@@ -223,7 +240,7 @@ def plan_reading(
     source_of = np.repeat(
         np.arange(len(sources), dtype=np.int32), [len(wanted[source.mpp]) for source in sources]
     )
-    order = np.lexsort((source_of, place[row_of]))
+    order = np.lexsort((source_of, place[row_of], _when_decoded(sources, levels, source_of, row_of)))
     row_of, source_of = row_of[order], source_of[order]
     step_windows = np.append(np.arange(0, len(row_of), windows_a_step), len(row_of))
     step_of, needed, tiles = _tile_uses(levels, sources, source_of, row_of, windows_a_step)
@@ -235,6 +252,7 @@ def plan_reading(
         row_of,
         step_windows,
         tiles,
+        _blocks(levels, tiles),
         np.searchsorted(step_of, np.arange(len(step_windows))),
         needed.astype(np.int32),
         _next_uses(step_of, needed),
@@ -251,6 +269,46 @@ def _source(
     level = level_for([one.downsample for one in levels], mpp / source_mpp)
     boxes = boxes_at_level(window_boxes(xy, mpp, input_px, source_mpp), levels[level].downsample)
     return Source(mpp, level, boxes, filter_regions(boxes, input_px))
+
+
+def _when_decoded(
+    sources: Sequence[Source],
+    levels: Sequence[Level],
+    source_of: NDArray[np.int32],
+    row_of: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """(w,) in which place the last block of each window is decoded; 0 without large blocks.
+
+    Blocks are decoded row by row, along the shorter side of the slide: then a window needs its last block and
+    those before it, and of what was decoded earlier only a margin as wide as a window is still needed. They
+    are those of the finest level that has any; windows of other levels take their place among them by the
+    part of the slide that they show.
+    """
+    when = np.zeros(len(row_of), np.int64)
+    used = sorted({source.level for source in sources if levels[source.level].large_blocks})
+    if not used:
+        return when
+    finest = levels[used[0]]
+    blocks = Level(finest.size, finest.downsample, finest.block_px)
+    columns, rows = _grid(blocks)
+    upright = finest.size[0] <= finest.size[1]
+    for number, source in enumerate(sources):
+        mine = np.flatnonzero(source_of == number)
+        factor = np.array(levels[source.level].downsample) / np.array(finest.downsample)
+        regions = source.regions[row_of[mine]] * np.tile(factor, 2)
+        regions = np.concatenate([np.floor(regions[:, :2]), np.ceil(regions[:, 2:])], axis=1).astype(np.int64)
+        owner, column, row = _tiles_under(blocks, regions)
+        np.maximum.at(when, mine[owner], row * columns + column if upright else column * rows + row)
+    return when
+
+
+def _blocks(levels: Sequence[Level], tiles: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(t,) number of the block of every tile."""
+    if len(tiles) == 0:
+        return np.empty(0, np.int32)
+    blocks = tiles.copy()
+    blocks[:, 1:] //= np.array([level.block for level in levels], np.int32)[tiles[:, 0]]
+    return np.unique(blocks, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
 
 
 def _tile_uses(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,7 +78,7 @@ class WindowReader:
 
     @property
     def decoded(self) -> int:
-        """Tiles decoded so far, those decoded again counted again."""
+        """Blocks decoded so far, those decoded again counted again; of most slides, tiles."""
         return self._cache.decoded
 
     def read(self, step: int, out: NDArray[np.uint8] | None = None) -> Windows:
@@ -130,14 +130,21 @@ class WindowReader:
         pixels[~readable] = 255
         return Windows(pixels, readable, source_of, row_of)
 
-    def _decode(self, number: int, slot: NDArray[np.uint8]) -> None:
-        level, column, row = self._plan.tiles[number].tolist()
+    def _decode(self, numbers: Sequence[int], slots: Sequence[NDArray[np.uint8]]) -> None:
+        level = int(self._plan.tiles[numbers[0], 0])
+        places = [(int(column), int(row)) for _, column, row in self._plan.tiles[list(numbers)]]
         width, height = self._plan.levels[level].tile
-        # Tiles that are cut at the slide's edge may be parts of larger arrays.
-        tile = np.ascontiguousarray(self._slide.read_tile(level, column, row))
-        if tile.shape[0] > height or tile.shape[1] > width:
-            raise RegionError(f"tile {column}, {row} of level {level} is larger than the slide says.")
-        store_tile(tile, slot[: 3 * width * height].reshape(width, height, 3))
+        tiles: Iterable[NDArray[np.uint8]]
+        if len(places) == 1:
+            tiles = [self._slide.read_tile(level, *places[0])]
+        else:
+            tiles = self._slide.read_tiles(level, places)
+        for (column, row), slot, pixels in zip(places, slots, tiles, strict=True):
+            # Tiles that are cut at the slide's edge may be parts of larger arrays.
+            tile = np.ascontiguousarray(pixels)
+            if tile.shape[0] > height or tile.shape[1] > width:
+                raise RegionError(f"tile {column}, {row} of level {level} is larger than the slide says.")
+            store_tile(tile, slot[: 3 * width * height].reshape(width, height, 3))
 
     def _numbers_of(self, level: int) -> NDArray[np.int32]:
         """(columns, rows) number of each tile of a level in the plan, -1 for those that no window touches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,26 @@ _LOG = logging.getLogger(__name__)
 _NOWHERE, _FREE = -1, -1
 _MISSING, _DECODING, _READY, _DAMAGED = range(4)
 
+#: Fills slots, each (bytes,) uint8, with tiles of one block, given by their numbers in the plan.
+Decode = Callable[[Sequence[int], Sequence[NDArray[np.uint8]]], None]
+
 
 class TileCache:
     """Holds the tiles that a read plan needs, and forgets those whose next use is farthest.
 
     A step acquires all of its tiles at once or waits, so that steps cannot starve each other; each tile is
-    decoded by the step that asked first, and the others wait for it.
+    decoded by the step that needs it first, and the others wait for it. Where tiles are decoded in blocks,
+    that step decodes the tiles of the block that later steps need along with its own, as far as there is
+    room.
 
     Parameters
     ----------
     plan
         What will be needed, and when again.
     slots
-        Tiles to hold at most; more where one step alone needs more.
+        Tiles to hold at most; more where one step and one block need more.
     decode
-        Fills a slot (bytes,) uint8 with a tile of the plan, given by its number.
+        Decodes tiles into their slots.
 
     Attributes
     ----------
@@ -39,11 +44,14 @@ class TileCache:
     slot_of
         (tiles,) slot of each tile, -1 where it is not held.
     decoded
-        Tiles decoded so far, again counted again.
+        Blocks decoded so far, or parts of them, again counted again; where blocks are single tiles, tiles.
     """
 
-    def __init__(self, plan: ReadPlan, slots: int, decode: Callable[[int, NDArray[np.uint8]], None]) -> None:
-        slots = max(min(slots, len(plan.tiles)), plan.most_tiles)
+    def __init__(self, plan: ReadPlan, slots: int, decode: Decode) -> None:
+        least = plan.most_tiles
+        if plan.most_tiles_of_a_block > 1:
+            least += plan.most_tiles_of_a_block
+        slots = max(plan.most_tiles, min(max(slots, least), len(plan.tiles)))
         self._plan, self._decode = plan, decode
         self.arena = np.empty((slots + 1, max(plan.tile_bytes, 1)), np.uint8)
         self.arena[0] = 255
@@ -55,6 +63,7 @@ class TileCache:
         self._users = np.zeros(slots + 1, np.int32)
         self._next_use = np.full(slots + 1, -1, np.int32)
         self._free = list(range(slots, 0, -1))
+        self._blocks = _Blocks(plan) if plan.most_tiles_of_a_block > 1 else None
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
 
@@ -73,8 +82,8 @@ class TileCache:
         """
         tiles, later = self._of(step)
         try:
-            for tile in self._reserve(tiles, later):
-                self._settle(tile, self._decoded(tile))
+            for own, ahead in self._reserve(step, tiles, later):
+                self._settle(own, ahead, self._decoded([*own, *ahead]))
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._failure is not None or bool((self._state[tiles] >= _READY).all())
@@ -87,10 +96,10 @@ class TileCache:
                 self._changed.notify_all()
             raise
 
-    def _decoded(self, tile: int) -> int:
-        """Decode a tile into its slot; whether it is ready or damaged."""
+    def _decoded(self, tiles: Sequence[int]) -> int:
+        """Decode tiles of one block into their slots; whether they are ready or damaged."""
         try:
-            self._decode(tile, self.arena[self.slot_of[tile]])
+            self._decode(tiles, [self.arena[slot] for slot in self.slot_of[list(tiles)]])
         except RegionError as error:
             _LOG.warning("%s", error)
             return _DAMAGED
@@ -118,8 +127,13 @@ class TileCache:
         part = slice(self._plan.step_tiles[step], self._plan.step_tiles[step + 1])
         return self._plan.needed[part], self._plan.next_use[part]
 
-    def _reserve(self, tiles: NDArray[np.int32], later: NDArray[np.int32]) -> list[int]:
-        """Pin all tiles of a step; return those that the caller has to decode."""
+    def _reserve(
+        self, step: int, tiles: NDArray[np.int32], later: NDArray[np.int32]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Pin all tiles of a step; return those that the caller has to decode, block by block.
+
+        Of each block the step's own tiles, and the tiles that are decoded along with them for later steps.
+        """
         with self._changed:
             while True:
                 self._raise_failure()
@@ -136,20 +150,53 @@ class TileCache:
                 candidates = np.flatnonzero(idle)
                 farthest = np.argpartition(-self._next_use[candidates], short - 1)[:short]
                 self._forget(candidates[farthest])
-            absent = here == _NOWHERE
-            mine: list[int] = []
-            for tile in tiles[absent].tolist():
-                slot = self._free.pop()
-                self.slot_of[tile], self._tile[slot], self._next_use[slot] = slot, tile, -1
+            mine: dict[int, list[int]] = {}
+            for tile in tiles[here == _NOWHERE].tolist():
+                self._place(tile, -1)
                 if self._state[tile] != _DAMAGED:
                     self._state[tile] = _DECODING
-                    mine.append(tile)
+                    mine.setdefault(int(self._plan.block_of[tile]), []).append(tile)
             slots = self.slot_of[tiles]
             self._users[slots] += 1
-            # A later step may have come first; then what it knows is newer.
-            self._next_use[slots] = np.maximum(self._next_use[slots], later)
             self.decoded += len(mine)
-            return mine
+            if self._blocks is None:
+                # A later step may have come first; then what it knows is newer.
+                self._next_use[slots] = np.maximum(self._next_use[slots], later)
+                return [(own, []) for own in mine.values()]
+            # To decode a block again is dear: steps that were overtaken by this one count, too.
+            self._blocks.reached[step] = True
+            self._next_use[slots] = [self._blocks.next_use(tile) for tile in tiles.tolist()]
+            return [(own, self._reserve_ahead(block)) for block, own in mine.items()]
+
+    def _reserve_ahead(self, block: int) -> list[int]:
+        """Pin what later steps need of a block, the soonest first, in place of what is needed after it."""
+        assert self._blocks is not None
+        wanted = sorted(
+            (use, tile)
+            for tile in self._blocks.tiles(block)
+            if self.slot_of[tile] == _NOWHERE
+            and self._state[tile] == _MISSING
+            and (use := self._blocks.next_use(tile)) != NEVER
+        )
+        idle = np.flatnonzero((self._tile != _FREE) & (self._users == 0))
+        replaceable = idle[np.argsort(self._next_use[idle], kind="stable")].tolist()
+        ahead: list[int] = []
+        for use, tile in wanted:
+            if not self._free:
+                if not replaceable or self._next_use[replaceable[-1]] <= use:
+                    break
+                self._forget(np.array([replaceable.pop()]))
+            slot = self._place(tile, use)
+            self._users[slot] = 1
+            self._state[tile] = _DECODING
+            ahead.append(tile)
+        return ahead
+
+    def _place(self, tile: int, next_use: int) -> int:
+        """Give a tile a free slot."""
+        slot = self._free.pop()
+        self.slot_of[tile], self._tile[slot], self._next_use[slot] = slot, tile, next_use
+        return slot
 
     def _forget(self, slots: NDArray[np.int32] | NDArray[np.int64]) -> None:
         tiles = self._tile[slots]
@@ -159,7 +206,38 @@ class TileCache:
         self._tile[slots] = _FREE
         self._free.extend(slots.tolist())
 
-    def _settle(self, tile: int, state: int) -> None:
+    def _settle(self, own: list[int], ahead: list[int], state: int) -> None:
         with self._changed:
-            self._state[tile] = state
+            self._state[own + ahead] = state
+            self._users[self.slot_of[ahead]] -= 1
             self._changed.notify_all()
+
+
+class _Blocks:
+    """Which tiles a block has in a plan, and when each is needed by a step that has not begun.
+
+    Attributes
+    ----------
+    reached
+        (s,) steps that have reserved their tiles.
+    """
+
+    def __init__(self, plan: ReadPlan) -> None:
+        self.reached = np.zeros(len(plan), np.bool_)
+        self._tiles = np.argsort(plan.block_of, kind="stable")
+        self._first_tile = np.searchsorted(plan.block_of[self._tiles], np.arange(plan.blocks + 1))
+        step_of_use = np.repeat(np.arange(len(plan)), np.diff(plan.step_tiles))
+        by_tile = np.argsort(plan.needed, kind="stable")
+        self._steps = step_of_use[by_tile]
+        self._first_use = np.searchsorted(plan.needed[by_tile], np.arange(len(plan.tiles) + 1))
+
+    def tiles(self, block: int) -> list[int]:
+        """Numbers of the block's tiles."""
+        found: list[int] = self._tiles[self._first_tile[block] : self._first_tile[block + 1]].tolist()
+        return found
+
+    def next_use(self, tile: int) -> int:
+        """The first step that needs a tile and has not begun; `NEVER` if there is none."""
+        steps = self._steps[self._first_use[tile] : self._first_use[tile + 1]]
+        waiting = steps[~self.reached[steps]]
+        return int(waiting[0]) if len(waiting) else int(NEVER)

@@ -25,8 +25,8 @@ from mmap_st.extract.slides.formats.pixels import (
 
 #: Formats whose levels are a TIFF's pages, pixel for pixel.
 _PLAIN_TIFF = ("aperio", "generic-tiff")
-#: Larger tiles than this are no unit to read by: whole strips, or a format that has no tiles.
-_LARGEST_TILE_PX = 2048
+#: Larger ones, in pixels, are not what is decoded at a time: the format has no tiles.
+_LARGEST_CHUNK_PX = 1 << 26
 
 
 class OpenSlideSlide(Pyramid):
@@ -38,7 +38,7 @@ class OpenSlideSlide(Pyramid):
         self._slide = self._open()
         properties = self._slide.properties
         sizes = [(int(w), int(h)) for w, h in self._slide.level_dimensions]
-        self._levels = levels_of(sizes, [_tile(properties, level) for level in range(len(sizes))])
+        self._levels = levels_of(sizes, [_chunk(properties, level) for level in range(len(sizes))])
         self._downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self._mpp = _mpp(properties) or mpp
         self._tiles = _jpeg_tiles(path, properties, self._levels)
@@ -112,13 +112,12 @@ def dicom_series(path: Path) -> str | None:
         return None
 
 
-def _tile(properties: Any, level: int) -> tuple[int, int]:
-    """Width and height of a level's tiles."""
+def _chunk(properties: Any, level: int) -> tuple[int, int]:
+    """Width and height of a level's own tiles; `TILE_PX` where it has none, or some that nobody can hold."""
     width, height = (
         int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
     )
-    sane = 0 < width <= _LARGEST_TILE_PX and 0 < height <= _LARGEST_TILE_PX
-    return (width, height) if sane else (TILE_PX, TILE_PX)
+    return (width, height) if 0 < width * height <= _LARGEST_CHUNK_PX else (TILE_PX, TILE_PX)
 
 
 def _jpeg_tiles(path: Path, properties: Any, levels: tuple[Level, ...]) -> JpegTiles | None:

@@ -25,6 +25,8 @@ _FINEST_MPP = 0.01
 _OPENING = threading.Lock()
 #: What is read at a time of an image that has no tiles of its own.
 TILE_PX = 256
+#: Chunks of larger sides are decoded whole and cut into tiles; so are strips of smaller sides.
+_LARGEST_TILE_PX, _SMALLEST_TILE_PX = 2048, 16
 #: Side of the blocks, roughly, in which an overview is read.
 _BLOCK_PX = 2048
 
@@ -40,12 +42,26 @@ class Level:
     downsample
         Level-0 pixels to one of its pixels, along x and y: exact ratios of the sizes, never rounded.
     tile
-        Width and height of what is decoded at a time, in its own pixels.
+        Width and height of a tile, the unit in which pixels are cached, in its own pixels.
+    block
+        How many tiles, along x and y, are decoded together: more than one where the image is stored in large
+        chunks, of which a part costs as much as the whole.
     """
 
     size: tuple[int, int]
     downsample: tuple[float, float]
     tile: tuple[int, int] = (TILE_PX, TILE_PX)
+    block: tuple[int, int] = (1, 1)
+
+    @property
+    def block_px(self) -> tuple[int, int]:
+        """Width and height of what is decoded at a time, in its own pixels."""
+        return self.tile[0] * self.block[0], self.tile[1] * self.block[1]
+
+    @property
+    def large_blocks(self) -> bool:
+        """Whether what is decoded at a time is too large to be decoded often."""
+        return self.block != (1, 1) or max(self.tile) > _LARGEST_TILE_PX
 
 
 class Pyramid(ABC):
@@ -62,6 +78,14 @@ class Pyramid(ABC):
         """See `mmap_st.extract.slides.slide.Slide`."""
         return np.array(self.read(tile_box(self._levels[level], column, row), level))
 
+    def read_tiles(self, level: int, places: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
+        """See `mmap_st.extract.slides.slide.Slide`."""
+        boxes = [tile_box(self._levels[level], *place) for place in places]
+        around = box_around(boxes)
+        pixels = np.asarray(self.read(around, level))
+        for box in boxes:
+            yield pixels[within(box, around)]
+
     def thumbnail(self, longest_px: int) -> Image.Image:
         """See `Slide`; read block by block, so that any slide takes little memory."""
         fine_enough = [level for level in self._levels if max(level.size) >= longest_px]
@@ -71,10 +95,13 @@ class Pyramid(ABC):
         width, height = self._levels[number].size
         reduction = max(max(width, height) // longest_px, 1)
         small = Image.new("RGB", (-(-width // reduction), -(-height // reduction)))
-        side = reduction * max(_BLOCK_PX // reduction, 1)
-        for y in range(0, height, side):
-            for x in range(0, width, side):
-                box = x, y, min(x + side, width), min(y + side, height)
+        # About as large as what is decoded at a time, so that little is decoded again.
+        level = self._levels[number]
+        sides = level.block_px if level.large_blocks else (_BLOCK_PX, _BLOCK_PX)
+        across, down = (reduction * max(side // reduction, 1) for side in sides)
+        for y in range(0, height, down):
+            for x in range(0, width, across):
+                box = x, y, min(x + across, width), min(y + down, height)
                 try:
                     block = self.read(box, number)
                 except RegionError as error:
@@ -96,20 +123,56 @@ class Pyramid(ABC):
 
 
 def levels_of(
-    sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int]] | None = None
+    sizes: Sequence[tuple[int, int]], chunks: Sequence[tuple[int, int]] | None = None
 ) -> tuple[Level, ...]:
-    """Levels of a pyramid from their sizes and those of their tiles, finest first."""
+    """Levels of a pyramid, finest first, from their sizes and from what their image is stored in."""
     width, height = sizes[0]
-    tiles = tiles or [(TILE_PX, TILE_PX)] * len(sizes)
+    chunks = chunks or [(TILE_PX, TILE_PX)] * len(sizes)
     return tuple(
-        Level((w, h), (width / w, height / h), tile) for (w, h), tile in zip(sizes, tiles, strict=True)
+        Level((w, h), (width / w, height / h), *tiling(chunk, (w, h)))
+        for (w, h), chunk in zip(sizes, chunks, strict=True)
     )
+
+
+def tiling(chunk: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Tile and block of a level of `size` that is stored in chunks; all are width and height.
+
+    Chunks of a usual size are tiles. Larger ones, and strips, are cut into tiles along lines that are also
+    lines between chunks, so that each tile is decoded with the chunks that it lies in and with no other.
+    """
+    if max(chunk) <= _LARGEST_TILE_PX and min(chunk) >= _SMALLEST_TILE_PX:
+        return chunk, (1, 1)
+    (width, across), (height, down) = (_cut(*one) for one in zip(chunk, size, strict=True))
+    return (width, height), (across, down)
+
+
+def _cut(chunk: int, size: int) -> tuple[int, int]:
+    """Length of a tile along one axis, and how many tiles are decoded together."""
+    if chunk >= size:
+        return TILE_PX, -(-size // TILE_PX)
+    if chunk <= TILE_PX:
+        return chunk * (TILE_PX // chunk), 1
+    divisors = (d for d in range(TILE_PX // 4, chunk + 1) if chunk % d == 0)
+    tile = min(divisors, key=lambda d: abs(math.log(d / TILE_PX)))
+    return tile, chunk // tile
 
 
 def tile_box(level: Level, column: int, row: int) -> tuple[int, int, int, int]:
     """Box x0, y0, x1, y1 of a tile in pixels of its level, cut at the level's edge."""
     x, y = column * level.tile[0], row * level.tile[1]
     return x, y, min(x + level.tile[0], level.size[0]), min(y + level.tile[1], level.size[1])
+
+
+def box_around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """The smallest box that holds all of these."""
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def within(box: tuple[int, int, int, int], around: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a box in an array that shows the box `around` it."""
+    x, y = around[:2]
+    return slice(box[1] - y, box[3] - y), slice(box[0] - x, box[2] - x)
 
 
 def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
@@ -201,9 +264,6 @@ def any_size() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-_LARGEST_TILE_PX = 2048
-
-
 class ArraySlide(Pyramid):
     """A slide whose levels are arrays.
 
@@ -230,7 +290,7 @@ class ArraySlide(Pyramid):
         across, down = axes.index("X"), axes.index("Y")
         self._levels = levels_of(
             [(int(a.shape[across]), int(a.shape[down])) for a in arrays],
-            [_tile((int(a.chunks[across]), int(a.chunks[down]))) for a in arrays],
+            [(int(a.chunks[across]), int(a.chunks[down])) for a in arrays],
         )
         if arrays[0].dtype != np.uint8:
             raise ImageError(f"{path} has pixels of type {arrays[0].dtype}; convert it to 8-bit RGB.")
@@ -242,11 +302,26 @@ class ArraySlide(Pyramid):
         inside = on_white(box, self._levels[level].size)
         if inside is None:
             return pasted(None, None, box)
-        x0, y0, x1, y1 = inside
+        pixels = self._pixels(inside, level)
+        return pasted(as_rgb(pixels, self._axes, str(self._path)), inside, box)
+
+    def read_tiles(self, level: int, places: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
+        boxes = [tile_box(self._levels[level], *place) for place in places]
+        around = box_around(boxes)
+        pixels = self._pixels(around, level)
+        # Tile by tile, since a chunk may be large: converted as a whole it would be in memory several times.
+        for box in boxes:
+            rows, columns = within(box, around)
+            part = tuple({"X": columns, "Y": rows}.get(axis, slice(None)) for axis in self._axes)
+            yield np.asarray(as_rgb(pixels[part], self._axes, str(self._path)))
+
+    def _pixels(self, box: tuple[int, int, int, int], level: int) -> NDArray[np.generic]:
+        """What the level's array holds of a box that lies inside."""
+        x0, y0, x1, y1 = box
         where = tuple({"X": slice(x0, x1), "Y": slice(y0, y1)}.get(axis, slice(None)) for axis in self._axes)
         try:
             with self._reading:
-                pixels = np.asarray(self._arrays[level][where])
+                return np.asarray(self._arrays[level][where])
         except Exception as error:  # of many kinds, by the codec
             if "imagecodecs" in str(error):
                 raise ImageError(
@@ -254,12 +329,6 @@ class ArraySlide(Pyramid):
                     " pip install 'mmap-st[tiff]'."
                 ) from error
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
-        return pasted(as_rgb(pixels, self._axes, str(self._path)), inside, box)
 
     def close(self) -> None:
         self._arrays = []
-
-
-def _tile(chunk: tuple[int, int]) -> tuple[int, int]:
-    """What to read at a time of an array in chunks of this width and height."""
-    return chunk if max(chunk) <= _LARGEST_TILE_PX else (TILE_PX, TILE_PX)

@@ -219,7 +219,7 @@ def test_a_defect_while_decoding_is_raised_to_all_who_wait_for_the_tiles() -> No
     plan = plan_of(Picture(300, 300, (50, 50)), [(100.0, 100.0), (101.0, 101.0)], (2.0,), step=1)
     waiting = threading.Event()
 
-    def decode(tile: int, slot: np.ndarray) -> None:
+    def decode(tiles: list[int], slots: list[np.ndarray]) -> None:
         waiting.wait(10)
         raise ZeroDivisionError
 

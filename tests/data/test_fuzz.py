@@ -2,13 +2,10 @@
 
 import gzip
 import json
-import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmap_st.data import hdf5
 from mmap_st.data.cohort import Cohort
-from mmap_st.data.hdf5_probe import probe
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.errors import MmapError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
-
-
-class Prober:
-    """Tries HDF5 files as `mmap_st.data.hdf5` does, in one process until that one crashes: quicker by far."""
-
-    def __init__(self) -> None:
-        self.pool: ProcessPoolExecutor | None = None
-
-    def __call__(self, path: Path, size: int, changed: int) -> bool:
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        try:
-            self.pool.submit(probe, str(path)).result(60)
-        except BrokenProcessPool:
-            self.close()
-            return True
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError):
-            return False  # left to whoever reads it
-        return False
-
-    def close(self) -> None:
-        if self.pool is not None:
-            self.pool.shutdown()
-        self.pool = None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_probe() -> Iterator[None]:
-    prober = Prober()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5, "_crashes", prober)
-        yield
-    prober.close()
-
 
 # The same cases in every run: a library written in C may crash on one that was never tried.
 Mutation = Callable[[Path, np.random.Generator], bool]

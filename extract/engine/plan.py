@@ -257,7 +257,7 @@ class ExtractOptions:
         """Most bytes of decoded tiles that the windows of one reading step may need together."""
         return (self.cache_mb or _LEAST_CACHE_MB) << 20
 
-    def cache_bytes(self, tiles_bytes: int) -> int:
+    def cache_bytes(self, tiles_bytes: int, bytes_to_decode_once: int = 0) -> int:
         """Memory for the decoded tiles of a slide.
 
         Every reading thread holds the tiles of its own step. Where they do not fit together, threads wait
@@ -267,11 +267,13 @@ class ExtractOptions:
         ----------
         tiles_bytes
             Bytes of the tiles of the step that needs most of them.
+        bytes_to_decode_once
+            See `ReadPlan`: slides that are stored in large chunks need more than a step at a time.
         """
         if self.cache_mb is not None:
             return self.cache_mb << 20
         most = max(free_memory() // _SHARE_OF_MEMORY, self.step_bytes)
-        return min(max((self.threads + 1) * tiles_bytes, self.step_bytes), most)
+        return min(max((self.threads + 1) * tiles_bytes, bytes_to_decode_once, self.step_bytes), most)
 
 
 def usable_cores() -> int:

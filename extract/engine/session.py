@@ -298,7 +298,8 @@ def open_session(
             options.step_bytes,
         )
         _LOG.info("slide %s: %s", plan.info.name, reading)
-        reader = WindowReader(slide, reading, options.cache_bytes(reading.most_tiles * reading.tile_bytes))
+        tiles_bytes = reading.most_tiles * reading.tile_bytes
+        reader = WindowReader(slide, reading, options.cache_bytes(tiles_bytes, reading.bytes_to_decode_once))
         resources.callback(reader.close)
         return SlideSession(
             plan=plan,

@@ -160,6 +160,25 @@ class ReadPlan:
         used = {source.level for source in self.sources}
         return max((3 * self.levels[i].tile[0] * self.levels[i].tile[1] for i in used), default=0)
 
+    @property
+    def bytes_to_decode_once(self) -> int:
+        """Bytes of the tiles that must be held at a time so that each large block is decoded once; else 0.
+
+        A tile is held from the step that needs its block first to the step that needs the tile last.
+        """
+        if self.most_tiles_of_a_block == 1 and not any(
+            self.levels[source.level].large_blocks for source in self.sources
+        ):
+            return 0
+        step_of = np.repeat(np.arange(len(self)), np.diff(self.step_tiles))
+        first, last = np.full(self.blocks, NEVER, np.int64), np.zeros(len(self.tiles), np.int64)
+        np.minimum.at(first, self.block_of[self.needed], step_of)
+        np.maximum.at(last, self.needed, step_of)
+        change = np.zeros(len(self) + 1, np.int64)
+        np.add.at(change, first[self.block_of], 1)
+        np.add.at(change, last + 1, -1)
+        return int(np.cumsum(change).max(initial=0)) * self.tile_bytes
+
     def decodes(self, slots: int) -> int:
         """Tiles decoded when `slots` of them can be held: once each, and again where one had to make room.
 

@@ -118,6 +118,19 @@ def test_each_chunk_is_decoded_about_once_and_the_pixels_stay_the_same(kind: str
     )
 
 
+@pytest.mark.parametrize("kind", CHUNKS)
+def test_the_memory_that_a_plan_asks_for_decodes_each_chunk_once(kind: str) -> None:
+    slide, (array,) = slide_in(CHUNKS[kind])
+    xy = spots()
+    plan = plan_of(slide, xy, (1.0, 4.0))
+    needed = plan.bytes_to_decode_once
+    assert 0 < needed <= len(plan.tiles) * plan.tile_bytes
+    reader = WindowReader(slide, plan, needed)
+    for step in range(len(plan)):
+        reader.read(step)
+    assert set(array.decoded.values()) == {1}
+
+
 @pytest.mark.parametrize("kind", ["large chunks", "strips", "chunks of an odd size"])
 def test_levels_of_a_pyramid_are_each_decoded_about_once(kind: str) -> None:
     slide, arrays = slide_in(CHUNKS[kind], levels=3)

@@ -1,9 +1,16 @@
-"""Files: what is written the same way wherever it is written."""
+"""Files: what is written, locked and hashed the same way wherever that is done."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def canonical_json(value: object) -> str:
@@ -14,3 +21,106 @@ def canonical_json(value: object) -> str:
 def sha256_of_json(value: object) -> str:
     """Hex sha256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read piece by piece.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Write a file that is there whole or not at all.
+
+    Yields the path of a draft in the same folder. When the block ends, the draft takes the place of `path`;
+    when the block fails, the draft is removed and `path` is as it was. A killed process leaves its draft, and
+    the next one overwrites it. The caller makes sure that no two write the same file at a time.
+
+    Parameters
+    ----------
+    path
+        The file; its folder exists.
+    sync
+        Have the draft on disk before it takes the file's place, so that a power cut leaves one or the other.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield draft
+        if sync:
+            with draft.open("rb+") as written:
+                os.fsync(written.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write text as UTF-8 that is there whole or not at all; see `replacing`."""
+    with replacing(path, sync=sync) as draft:
+        draft.write_text(text, "utf-8")
+
+
+class InUseError(Exception):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def file_lock(path: Path, wait_s: float | None = 0.0) -> Iterator[bool]:
+    """Hold the operating system's lock of a file: it ends with the process, and the file stays.
+
+    Yields whether there is such a lock: some network file systems have none, and then nothing is held.
+
+    Parameters
+    ----------
+    path
+        The file that stands for the lock; its folder exists.
+    wait_s
+        Seconds to wait for another process; None: as long as it takes.
+
+    Raises
+    ------
+    InUseError
+        If another process still holds it.
+    OSError
+        If the file cannot be made.
+    """
+    lock = os_lock(path)
+    try:
+        lock.acquire(timeout=-1 if wait_s is None else wait_s)
+        held = True
+    except Timeout as error:
+        raise InUseError(f"another process holds {path}") from error
+    except (NotImplementedError, OSError) as error:
+        if not has_no_file_locks(error):
+            raise
+        held = False
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+def os_lock(path: Path) -> FileLock:
+    """The lock that `file_lock` holds, for what is locked by one thread and unlocked by another."""
+    # Never a file whose existence locks: a killed process would hold it for ever.
+    return FileLock(str(path), thread_local=False, fallback_to_soft=False)
+
+
+def has_no_file_locks(error: Exception) -> bool:
+    """Whether an error says that a file system has no locks."""
+    known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.errors import MmapError, first_line
+from mmap_st.files import sha256_of_file
 
 
 def split_reference(name: str) -> tuple[Path, str]:
@@ -40,7 +41,7 @@ def load_file(path: Path, attribute: str) -> Any:
 
 def code_of_file(path: Path) -> str:
     """The sha256 of a file's code; files that it imports are not in it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of_file(path)
 
 
 def package_of(point: EntryPoint) -> str:

@@ -89,12 +89,6 @@ _DAMAGED = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSErro
 _PARALLEL = "module."
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sha256_of_tensors(state: State) -> str:
     """Hex sha256 of a state dict: names, shapes and bytes, in order of name."""
     import torch

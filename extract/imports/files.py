@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data import open_hdf5, some
 from mmap_st.errors import FeaturesError
+from mmap_st.files import sha256_of_file
 
 #: Ends of the names of files that `read_features` understands.
 FEATURE_SUFFIXES = (".npy", ".h5", ".hdf5")
@@ -65,8 +65,7 @@ class Features:
 
     def sha256(self) -> str:
         """Hex sha256 of the whole file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_file(self.path)
 
 
 def read_features(path: Path) -> Features:

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError
-from mmap_st.extract.store.reader import has_no_file_locks, locks_folder
+from mmap_st.extract.store.reader import locks_folder
+from mmap_st.files import has_no_file_locks, os_lock
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -84,11 +85,9 @@ class SlideLock:
         self._stop = stop
         self._signature = self._folder / f"{slide_key}.holder.json"
         self._wait_s = wait_s
-        # Not of one thread: slides are opened by one and finished by another.
-        # Where a file system has no such locks the signature alone decides, rather than a file that stays.
-        self._file = FileLock(
-            str(self._folder / f"{slide_key}.lock"), thread_local=False, fallback_to_soft=False
-        )
+        # Slides are opened by one thread and finished by another. Where a file system has no such locks, the
+        # signature alone decides.
+        self._file = os_lock(self._folder / f"{slide_key}.lock")
         self._me = _Holder(os.getpid(), platform.node(), this_machine(), uuid.uuid4().hex)
         self._released = threading.Event()
 
@@ -195,6 +194,7 @@ class SlideLock:
             probe.unlink()
 
     def _sign(self) -> None:
+        # A draft of its own: other machines may be signing at the same time.
         draft = self._folder / f"{self._me.token}.draft"
         draft.write_text(json.dumps(vars(self._me)))
         draft.replace(self._signature)

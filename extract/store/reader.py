@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean, first_line
@@ -19,6 +18,7 @@ from mmap_st.extract.store.magnification import Magnification, array_in, magnifi
 from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.recipe import Recipe, differences, head_part
 from mmap_st.extract.windows import mpp_key
+from mmap_st.files import file_lock
 
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1
@@ -313,22 +313,8 @@ def _making(path: Path) -> Iterator[None]:
     """Hold the lock of making a store: jobs that start together make it once."""
     folder = locks_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "new.lock", fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except (NotImplementedError, OSError) as error:
-        if not has_no_file_locks(error):
-            raise
-    try:
+    with file_lock(folder / "new.lock", wait_s=None):
         yield
-    finally:
-        lock.release()
-
-
-def has_no_file_locks(error: Exception) -> bool:
-    """Whether an error says that a file system knows no locks."""
-    known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import mmap_st
 from mmap_st.data import Fold
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
-from mmap_st.files import sha256_of_json
+from mmap_st.files import replacing, sha256_of_file, sha256_of_json
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, read_json, write_json, writing
 
@@ -67,7 +66,7 @@ def describe(
         for name in patients
     }
     panel = Path(request.panel)
-    by_file = f"file of sha256 {hashlib.sha256(panel.read_bytes()).hexdigest()}" if panel.is_file() else ""
+    by_file = f"file of sha256 {sha256_of_file(panel)}" if panel.is_file() else ""
     return {
         "format_version": _FORMAT_VERSION,
         "package_version": mmap_st.__version__,
@@ -161,9 +160,8 @@ def keep_request(out: Path, asked: Mapping[str, Any]) -> None:
 
 def write_json_whole(path: Path, content: object) -> None:
     """Write JSON that is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.unfinished")
-    write_json(draft, content)
-    draft.replace(path)
+    with replacing(path) as draft:
+        write_json(draft, content)
 
 
 def link_files(files: Sequence[Path], folder: Path) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
 from mmap_st.extract.store import FeatureStore, differences, head_part
 from mmap_st.extract.windows import mpp_key
+from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
 from mmap_st.head.runs.run_folder import SavedHead, read_head
 
@@ -86,12 +87,10 @@ def write_prediction(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
-        draft = path.with_name(f".{path.name}.unfinished")
         try:
-            table.write_h5ad(draft, compression="gzip")
-            draft.replace(path)
+            with replacing(path) as draft:
+                table.write_h5ad(draft, compression="gzip")
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise WriteError(f"{path} cannot be written ({first_line(error)}); free some space.") from error
 
 

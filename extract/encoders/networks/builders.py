@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmap_st.data import some
 from mmap_st.errors import EncoderError, MmapError, first_line
-from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_file, sha256_of_tensors
+from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_tensors
 from mmap_st.extract.encoders.networks.pooling import (
     Embedder,
     KeepNetwork,
@@ -41,7 +41,7 @@ from mmap_st.extract.encoders.spec import (
     TransformersModel,
 )
 from mmap_st.extract.encoders.weights import code_folder
-from mmap_st.files import sha256_of_json
+from mmap_st.files import sha256_of_file, sha256_of_json
 
 #: Strings of `TimmModel.kwargs` that begin so stand for objects.
 _OBJECTS = ("timm.", "torch.", "mmap_st.")

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from mmap_st.errors import EncoderError, RequestError
 from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders import weights as weights_module
-from mmap_st.extract.encoders.checkpoints import sha256_of_file
 from mmap_st.extract.encoders.weights import find_weights
+from mmap_st.files import sha256_of_file
 
 TINY = "timm:test_efficientnet"
 WINDOWS = np.random.default_rng(0).integers(0, 255, (5, 160, 160, 3), np.uint8)

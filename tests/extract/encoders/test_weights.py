@@ -22,11 +22,12 @@ from mmap_st.extract.encoders import EncoderSpec, build_encoder, encoder_spec
 from mmap_st.extract.encoders import plugins as user
 from mmap_st.extract.encoders import weights as requirements
 from mmap_st.extract.encoders.catalogue import list_encoders
-from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_file, sha256_of_tensors
+from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_tensors
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.networks.builders import build_random, build_with_weights
 from mmap_st.extract.encoders.spec import CustomModel, Pooling, TimmModel, TransformersModel
 from mmap_st.extract.encoders.weights import find_weights, get_weights, missing_package, read_configuration
+from mmap_st.files import sha256_of_file
 
 TINY = encoder_spec("timm:test_vit")
 

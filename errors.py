@@ -14,11 +14,11 @@ class MmapError(Exception):
 
 
 class StoppedError(MmapError):
-    """The user asked to stop: what is finished is kept, and the same command goes on from there."""
+    """The user asked to stop: what is finished is saved, and the same command resumes from there."""
 
 
 class EvaluationError(MmapError):
-    """A cross-validation broke off: the folds that are finished are kept (exit status 1)."""
+    """A cross-validation broke off: the finished folds are saved (exit status 1)."""
 
 
 class RequestError(MmapError):
@@ -54,7 +54,7 @@ class EncoderError(RequestError):
 
 
 class StoreError(RequestError):
-    """A feature store is missing, foreign or lacks what is needed."""
+    """A feature store is missing, of another kind, or incomplete."""
 
 
 class RecipeMismatchError(RequestError):
@@ -90,7 +90,7 @@ class OverviewError(ImageError):
 
 
 class DeviceError(MmapError):
-    """The device cannot go on: what is finished is kept (exit status 1)."""
+    """The device cannot continue: what is finished is saved (exit status 1)."""
 
 
 class DownloadError(MmapError):

@@ -23,7 +23,7 @@ def split_reference(name: str) -> tuple[Path, str]:
 
 
 def load_file(path: Path, attribute: str) -> Any:
-    """What a Python file defines by this name; None where it defines no such thing."""
+    """What a Python file defines by this name; None where it does not define it."""
     module_name = f"mmap_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     assert found is not None
@@ -57,7 +57,7 @@ def code_of_point(point: EntryPoint) -> str:
 
 @contextmanager
 def failing_as(error_type: type[MmapError], name: str, advice: str) -> Iterator[None]:
-    """Tell of what a user's code raises: it fails in its own ways."""
+    """Turn whatever a user's code raises into one error of the project."""
     try:
         yield
     except MmapError:

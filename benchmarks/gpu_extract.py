@@ -222,8 +222,8 @@ class Bench:
                 lambda plan: open_session(plan, store, encoder, options),
                 encoder,
                 workers,
-                begun=lambda session: None,
-                kept=lambda count: kept.append((time.perf_counter(), count)),
+                on_slide_start=lambda session: None,
+                on_batch_written=lambda count: kept.append((time.perf_counter(), count)),
                 stop=lambda: False,
             )
             for outcome in outcomes:

@@ -118,7 +118,7 @@ def check(
             tell(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
-        drawn = preview_cohort(slides, None, pictures, tell=tell) if pictures else None
+        drawn = preview_cohort(slides, None, pictures, progress=tell) if pictures else None
     rows = [
         (
             one.row.slide,

@@ -205,7 +205,7 @@ def prototypes(
     rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
     console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)
     if report.passed_over:
-        console.say(f"{report.passed_over} slides passed over: {encoder} is not complete on them")
+        console.say(f"{report.passed_over} slides skipped: {encoder} is not complete on them")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
     raise typer.Exit(1 if report.failed else 0)

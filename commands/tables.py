@@ -20,16 +20,18 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
     rate = figures.windows / figures.seconds if figures.seconds else 0.0
     counts = [
         (len(report.done), "embedded"),
-        (len(report.kept), "complete before"),
-        (len(report.passed_over), "passed over (no image or no spots)"),
+        (len(report.unchanged), "complete before"),
+        (len(report.skipped_slides), "skipped (no image or no spots)"),
         (len(report.failed), "failed"),
     ]
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
     console.say(f"slides: {shown}; {figures.windows} windows in {figures.seconds:.0f} s ({rate:.0f}/s)")
     if report.invalid:
         console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
-    if report.skipped:
-        console.say(f"{report.skipped} windows show too little tissue; their rows are NaN and marked invalid")
+    if report.skipped_windows:
+        console.say(
+            f"{report.skipped_windows} windows show too little tissue; their rows are NaN and marked invalid"
+        )
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
 
@@ -126,8 +128,8 @@ def show_import(report: ImportReport, store: Path) -> None:
         console.show_table("imported", columns, rows)
     counts = [
         (len(report.done), "imported"),
-        (len(report.kept), "the same before"),
-        (len(report.passed_over), "passed over (no file)"),
+        (len(report.unchanged), "the same before"),
+        (len(report.skipped_slides), "skipped (no file)"),
         (len(report.failed), "failed"),
     ]
     console.say("slides: " + ", ".join(f"{number} {what}" for number, what in counts if number))
@@ -136,14 +138,14 @@ def show_import(report: ImportReport, store: Path) -> None:
     if report.unknown:
         console.warn(f"files named like no slide: {', '.join(report.unknown)}")
     console.show_reasons("failed", report.failed)
-    if report.done or report.kept:
+    if report.done or report.unchanged:
         console.show_paths([store])
 
 
 def show_preview(report: PreviewReport) -> None:
     """Which pictures were drawn, and of which slides none could be."""
-    if report.passed_over:
-        console.say(f"{len(report.passed_over)} slides passed over (no image or no spots)")
+    if report.skipped_slides:
+        console.say(f"{len(report.skipped_slides)} slides skipped (no image or no spots)")
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))
 

@@ -123,7 +123,7 @@ def build_encoder(
 
 
 def _measure(model: Embedder, spec: EncoderSpec, tokens: int, device: str) -> tuple[int, int]:
-    """Length of an embedding and of a token (0 where they are not asked for), seen in a forward pass.
+    """Length of an embedding and of a token (0 where they are not requested), seen in a forward pass.
 
     Raises
     ------

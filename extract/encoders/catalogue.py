@@ -97,7 +97,7 @@ def _hub_spec(name: str) -> EncoderSpec:
 
     repository = name.removeprefix(HUB_PREFIX)
     if not _REPOSITORY.fullmatch(repository):
-        raise EncoderError(f"{repository!r} is no name of a hub repository; write {HUB_PREFIX}ORG/NAME.")
+        raise EncoderError(f"{repository!r} is not the name of a hub repository; write {HUB_PREFIX}ORG/NAME.")
     where = Hub(repository, ("config.json",))
     try:
         path = cached_file(where) or fetch(where, name)

@@ -60,7 +60,7 @@ def keep(model: torch.nn.Module, state: State) -> State:
 def as_timm_converts(model: torch.nn.Module, state: State) -> State:
     """What timm makes of layouts that it knows, such as DINOv2's and old Swins'; else `state` itself.
 
-    timm also resamples what has another size and drops what it does not know. That is no renaming, so it
+    timm also resamples what has another size and drops what it does not know. That is not a renaming, so it
     does not count: every tensor must keep its size, positions apart from that of a class token.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -83,7 +83,7 @@ def as_timm_converts(model: torch.nn.Module, state: State) -> State:
 LAYOUTS: dict[str, Callable[[torch.nn.Module, State], State]] = {"lite0": lite0, "gpfm": gpfm, "keep": keep}
 
 
-# What torch.load raises on files that are no checkpoints, or cut off.
+# What torch.load raises on files that are not checkpoints, or cut off.
 _DAMAGED = (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError)
 #: What torch's data-parallel training puts before every name.
 _PARALLEL = "module."
@@ -127,7 +127,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         # What torch says of files that hold more than tensors is long, and advises to run them.
         torchs = isinstance(error, RuntimeError) and "eights only" not in str(error)
         known = torchs or isinstance(error, OSError | SafetensorError)
-        said = first_line(error) if known else "it is no table of tensors, or is cut off"
+        said = first_line(error) if known else "it is not a table of tensors, or is cut off"
         raise EncoderError(
             f"The weights {path} cannot be read ({said}); fetch the file again, or save the"
             " model's state_dict as .safetensors."
@@ -135,7 +135,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not _is_table(state) and isinstance(state, Mapping):
         state = next((state[key] for key in WRAPPERS if _is_table(state.get(key))), state)
     if not _is_table(state):
-        raise EncoderError(f"The weights {path} are no plain table of tensors; save the model's state_dict.")
+        raise EncoderError(
+            f"The weights {path} are not a plain table of tensors; save the model's state_dict."
+        )
     if all(key.startswith(_PARALLEL) for key in state):
         state = {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
     return dict(state)

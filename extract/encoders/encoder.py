@@ -178,7 +178,7 @@ def note_of_scales(spec: EncoderSpec, mpps: Sequence[float]) -> str | None:
     if not far:
         return None
     known = " or ".join(f"{mpp:g}" for mpp in spec.mpps)
-    return f"{spec.name} is recommended for {known} um/px, and windows are asked for at {', '.join(far)} too"
+    return f"{spec.name} is recommended for {known} um/px, and windows are requested at {', '.join(far)} too"
 
 
 def prepare_picture(picture: Image, spec: EncoderSpec) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ def spec_from_file(name: str) -> EncoderSpec:
     """The spec that ``FILE.py:FUNCTION`` gives: the function is called without arguments.
 
     In a store it has the name that the spec says. The function's name and the file's sha256 are in the
-    recipe, so that embeddings of changed code are told apart; files that it imports are not.
+    recipe, so that embeddings of changed code are distinguished; files that it imports are not.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def spec_from_file(name: str) -> EncoderSpec:
     path, function = split_reference(name)
     if not path.is_file():
         raise EncoderError(f"The encoder file {path} does not exist; give FILE.py:FUNCTION.")
-    with failing_as(EncoderError, name, "mend it"):
+    with failing_as(EncoderError, name, "fix it"):
         make = load_file(path, function)
         if not callable(make):
             raise EncoderError(f"{path} has no function {function!r}.")
@@ -79,7 +79,7 @@ def _installed(point: EntryPoint) -> EncoderSpec:
     if point.name in ENCODERS:
         raise EncoderError(f"{name} has the name of another; it cannot be used.")
     _check_name(point.name, name)
-    with failing_as(EncoderError, name, "mend or uninstall it"):
+    with failing_as(EncoderError, name, "fix or uninstall it"):
         found = point.load()
         spec = found if isinstance(found, EncoderSpec) else found()
         code = code_of_point(point)

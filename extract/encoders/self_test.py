@@ -68,7 +68,7 @@ class Finding:
     found
         What was found of it.
     trouble
-        What is wrong and what to do; empty where all is well.
+        What is wrong and what to do; empty where all is ok.
     """
 
     what: str

@@ -39,7 +39,7 @@ class TransformersModel:
     model, config
         Names of the two classes.
     settings
-        Arguments of the configuration; a ``config.json`` beside the weights is taken in their place.
+        Arguments of the configuration; a ``config.json`` next to the weights is taken in their place.
     """
 
     model: str
@@ -105,7 +105,7 @@ class CustomModel:
         Raises
         ------
         RequestError
-            If it is no function.
+            If it is not a function.
         """
         is_network = hasattr(self.make, "state_dict") and not isinstance(self.make, type)
         if is_network or not callable(self.make):
@@ -157,12 +157,12 @@ class Pooling:
     text: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a pooling that there is not.
+        """Refuse an unknown pooling.
 
         Raises
         ------
         RequestError
-            Naming those that there are.
+            Naming the known ones.
         """
         if self.kind not in POOLINGS:
             raise RequestError(f"There is no pooling {self.kind!r}; give one of {', '.join(POOLINGS)}.")
@@ -262,7 +262,8 @@ class EncoderSpec:
     hub
         Where its weights are; None: nowhere on the hub.
     layout
-        Which function of `layouts` renames the tensors of its published file; None: they fit as they are.
+        Name of the function that renames the tensors of its published file, in
+        `mmap_st.extract.encoders.checkpoints`; None: they fit as they are.
     drops
         Beginnings of the names of published tensors that the encoder does without.
     parameters_m, gflops
@@ -274,7 +275,7 @@ class EncoderSpec:
     licence
         Terms of the weights.
     commercial
-        Whether they allow commercial use; None where it is not said.
+        Whether they allow commercial use; None where it is not stated.
     gated
         Whether the hub asks for permission first; None where it is not known.
     citation

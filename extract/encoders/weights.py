@@ -63,7 +63,7 @@ def read_configuration() -> Configuration:
             ) from None
         return Configuration({}, {})
     except (OSError, ValueError) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise EncoderError(f"{path} cannot be read ({error}); mend it.") from error
+        raise EncoderError(f"{path} cannot be read ({error}); fix it.") from error
     found: dict[str, dict[str, Path]] = {"weights": {}, "code": {}}
     for name, table in tables.items():
         if name not in found or not isinstance(table, dict):

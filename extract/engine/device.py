@@ -33,7 +33,7 @@ Tag = TypeVar("Tag")
 class _Batch(Generic[Tag]):
     """Embeddings that are on their way back from the device, and the events around their making.
 
-    Both ends' memory is kept, since copies may still be under way.
+    Both ends' memory is kept, since copies may still be running.
     """
 
     tag: Tag
@@ -99,7 +99,7 @@ class DeviceQueue(Generic[Tag]):
         DeviceError
             If the device has too little memory for a single window.
         StoppedError
-            If `stop` asked for it.
+            If `stop` requested it.
         """
         import torch
 

@@ -18,7 +18,7 @@ from mmap_st.extract.encoders import (
     note_of_scales,
 )
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.placement import gets_spots
+from mmap_st.extract.engine.placement import has_spots
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
     SlidePlan,
@@ -31,7 +31,7 @@ from mmap_st.extract.engine.plan import (
 from mmap_st.extract.engine.recipes import run_recipe
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
-from mmap_st.extract.store import FeatureStore, check_encoder_name, holds_anything
+from mmap_st.extract.store import FeatureStore, check_encoder_name, is_nonempty
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
@@ -46,9 +46,9 @@ class ExtractReport:
     ----------
     done
         Slides that are complete now, and had something to do.
-    kept
+    unchanged
         Slides that were complete before.
-    passed_over
+    skipped_slides
         Slides whose cohort row has no image, or no spots.
     gridded
         Slides whose spots are a grid on their tissue, of those done, kept or failed while embedded.
@@ -56,18 +56,18 @@ class ExtractReport:
         Reason of every slide that could not be done.
     telemetry
         Windows embedded by this run, the time it took, and where that went.
-    invalid, skipped
+    invalid, skipped_windows
         Windows that could not be read, or show too little tissue, of the slides done.
     """
 
     done: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    skipped_slides: list[str] = field(default_factory=list)
     gridded: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     telemetry: Telemetry = field(default_factory=Telemetry)
     invalid: int = 0
-    skipped: int = 0
+    skipped_windows: int = 0
 
     @property
     def windows(self) -> int:
@@ -113,7 +113,7 @@ def extract_cohort(
     Parameters
     ----------
     cohort
-        Slides; rows without an image, or without spots where no grid is asked for, are passed over.
+        Slides; rows without an image, or without spots where no grid is requested, are skipped.
     store_path
         Folder of the feature store; made where there is none.
     request
@@ -136,11 +136,11 @@ def extract_cohort(
     RequestError
         If nothing can be done at all: no such encoder, another recipe, no store.
     StoppedError
-        If `stop` asked for it; batches that are finished are kept.
+        If `stop` requested it; finished batches are saved.
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
-    store = FeatureStore.open(store_path) if holds_anything(store_path) else None
+    store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
     encoder = _build(request, store, options)
     shared = run_recipe(encoder, options.tissue_min)
     # A store is made only now that the request is known to be one that can be met.
@@ -155,8 +155,8 @@ def extract_cohort(
     for row in cohort.slides:
         if stop():
             raise StoppedError("stopped before the first slide")
-        if not gets_spots(row, grid):
-            report.passed_over.append(row.slide)
+        if not has_spots(row, grid):
+            report.skipped_slides.append(row.slide)
             continue
         try:
             plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
@@ -168,7 +168,7 @@ def extract_cohort(
         if plan.recipes:
             plans.append(plan)
         else:
-            report.kept.append(row.slide)
+            report.unchanged.append(row.slide)
     if grid is not None:
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
         progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
@@ -194,12 +194,12 @@ def _embed(
 ) -> Iterator[Outcome]:
     current: list[SlideSession] = []
 
-    def begun(session: SlideSession) -> None:
+    def on_slide_start(session: SlideSession) -> None:
         current[:] = [session]
         progress.start_item(session.name)
-        progress.advance(session.kept)
+        progress.advance(session.finished)
 
-    def kept(windows: int) -> None:
+    def on_batch_written(windows: int) -> None:
         progress.advance(windows)
         progress.show_details(current[0].telemetry.shares())
 
@@ -208,8 +208,8 @@ def _embed(
         lambda plan: open_session(plan, store, encoder, options, stop),
         encoder,
         options.threads,
-        begun=begun,
-        kept=kept,
+        on_slide_start=on_slide_start,
+        on_batch_written=on_batch_written,
         stop=stop,
     )
 
@@ -227,7 +227,7 @@ def _count(outcome: Outcome, report: ExtractReport, progress: Progress) -> None:
         if rows.invalid:
             progress.note(f"{name}: {rows.invalid} windows at {mpp_key(rows.mpp)} um/px cannot be read")
         report.invalid += rows.invalid
-        report.skipped += rows.skipped
+        report.skipped_windows += rows.skipped
 
 
 def _build(request: EncoderRequest, store: FeatureStore | None, options: ExtractOptions) -> Encoder:

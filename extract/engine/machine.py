@@ -40,7 +40,7 @@ def examine_machine(folder: Path) -> Iterator[Finding]:
         ("open_clip", "quilt"),
     ):
         found = _version({"open_clip": "open_clip_torch"}.get(package, package))
-        yield Finding(package, found or f"not installed, which is well without {encoders} and the like")
+        yield Finding(package, found or f"not installed; only {encoders} and similar encoders need it")
     yield _configuration()
     for name, trouble in installed_encoders().broken.items():
         yield Finding(f"encoder {name}", "broken", trouble)
@@ -63,7 +63,8 @@ def _device() -> Finding:
         return Finding(
             "GPU",
             "none that torch sees, though nvidia-smi is here",
-            f"torch {version('torch')} may lack CUDA, or want a newer driver; see pytorch.org/get-started.",
+            f"torch {version('torch')} may be built without CUDA, or need a newer driver;"
+            " see pytorch.org/get-started.",
         )
     return Finding("GPU", "none; encoders run on the CPU")
 
@@ -103,9 +104,7 @@ def _configuration() -> Finding:
     known = [spec.name for spec in known_encoders()]
     lost = [f"{name} ({where})" for name, where in configuration.weights.items() if not where.exists()]
     if lost:
-        return Finding(
-            "encoders.toml", str(path), f"weights do not exist: {', '.join(lost)}; mend the paths."
-        )
+        return Finding("encoders.toml", str(path), f"weights do not exist: {', '.join(lost)}; fix the paths.")
     unknown = [
         n for n in (*configuration.weights, *configuration.code) if n not in known and did_you_mean(n, known)
     ]
@@ -132,7 +131,7 @@ def _hub() -> Finding:
         "" if near.is_dir() and os.access(near, os.W_OK) else "the cache cannot be written; set HF_HOME."
     )
     if not urlsplit(constants.ENDPOINT).hostname:
-        trouble = "HF_ENDPOINT is no address, such as https://huggingface.co; mend or unset it."
+        trouble = "HF_ENDPOINT is not an address, such as https://huggingface.co; fix or unset it."
     return Finding("hub", ", ".join(parts), trouble)
 
 

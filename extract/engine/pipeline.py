@@ -1,6 +1,7 @@
 """The pipeline: slides are opened ahead, windows prefetched, embedded in order, written by one thread.
 
-reading threads -> (bounded) -> device -> (bounded) -> writing thread; the main thread feeds the device.
+reading threads -> (bounded queue) -> device -> (bounded queue) -> writing thread; the main thread feeds the
+device.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mmap_st.errors import StoppedError
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.plan import SlidePlan
-from mmap_st.extract.engine.result_writer import Keeper
+from mmap_st.extract.engine.result_writer import ResultWriter
 from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
 from mmap_st.extract.windows import Windows
 
@@ -53,14 +54,14 @@ class Reading:
         Raises
         ------
         StoppedError
-            If `stop` asks for it before that.
+            If `stop` requests it before that.
         SlideError
             What reading one of them raised.
         """
         return Windows.joined([wait_for(step, stop) for step in self.steps], self.pixels)
 
     def leave(self) -> None:
-        """Do without them; while a step is being read the slide's image must stay open."""
+        """Discard them; while a step is being read the slide's image must stay open."""
         for step in self.steps:
             if not step.cancel():
                 step.exception()
@@ -68,19 +69,19 @@ class Reading:
 
 Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
 Opener = Callable[[SlidePlan], SlideSession]
-#: A slide that could not be opened; windows on their way; or, without windows, the end of a slide.
+#: A slide that could not be opened; windows that are being read; or, without windows, the end of a slide.
 Item = Outcome | tuple[SlideSession, Reading | None]
 
 
-class ReadAhead:
-    """Iterates over the batches of many slides in order; closes the slides that nobody closed on leaving.
+class Prefetcher:
+    """Iterates over the batches of many slides in order; closes any slide that is still open on exit.
 
     Parameters
     ----------
     plans, opener
         The slides, and what opens one.
     threads
-        Number of reading threads; batches with so many steps and two more batches are on their way at a time.
+        Number of reading threads; batches with this many steps and two more are in flight at a time.
     allocate
         Gives memory for windows.
     stop
@@ -102,7 +103,7 @@ class ReadAhead:
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._opened: list[Future[SlideSession]] = []
 
-    def __enter__(self) -> ReadAhead:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(
@@ -150,7 +151,7 @@ class ReadAhead:
                 return
 
     def _enough(self, items: Iterable[Item]) -> bool:
-        """Whether all threads have something to read, and some batches more are on their way."""
+        """Whether all threads have something to read, and some more batches are in flight."""
         steps = [len(item[1].steps) for item in items if isinstance(item, tuple) and item[1] is not None]
         ahead = steps[: len(steps) - _MORE_THAN_THREADS] if len(steps) > _MORE_THAN_THREADS else []
         return sum(ahead) >= self._threads
@@ -190,7 +191,7 @@ def wait_for(future: Future[_Result], stop: Callable[[], bool]) -> _Result:
     Raises
     ------
     StoppedError
-        If `stop` asks for it before that.
+        If `stop` requests it before that.
     """
     while True:
         try:
@@ -208,8 +209,8 @@ def embed_slides(
     encoder: Encoder,
     threads: int,
     *,
-    begun: Callable[[SlideSession], None],
-    kept: Callable[[int], None],
+    on_slide_start: Callable[[SlideSession], None],
+    on_batch_written: Callable[[int], None],
     stop: Callable[[], bool],
 ) -> Iterator[Outcome]:
     """Embed slides one after the other with no pause between them; yield each when it is done or has failed.
@@ -222,21 +223,24 @@ def embed_slides(
         On its device.
     threads
         Number of reading threads.
-    begun, kept
-        Called when a slide's first windows arrive, and with the number of windows that were just kept.
+    on_slide_start, on_batch_written
+        Called when a slide's first windows arrive, and with the number of windows just written.
     stop
         Asked between batches; True ends the run there.
 
     Raises
     ------
     StoppedError
-        If `stop` asked for it; batches that are embedded are kept.
+        If `stop` requested it; embedded batches are saved.
     """
     device: _Queue = DeviceQueue(encoder, stop)
-    with ReadAhead(plans, opener, threads, device.allocate, stop) as ahead, Keeper(kept) as keeper:
+    with (
+        Prefetcher(plans, opener, threads, device.allocate, stop) as items,
+        ResultWriter(on_batch_written) as writer,
+    ):
         current: SlideSession | None = None
         try:
-            for item in ahead:
+            for item in items:
                 if stop():
                     raise StoppedError("stopped between two batches")
                 if isinstance(item, Outcome):
@@ -246,44 +250,44 @@ def embed_slides(
                 if session is not current:
                     current = session
                     session.telemetry.begin()
-                    begun(session)
+                    on_slide_start(session)
                 if reading is None:
-                    _drain(device, keeper)
-                    keeper.end(session)
+                    _drain(device, writer)
+                    writer.end(session)
                 elif session.failure is not None:
                     reading.leave()
                 elif (windows := _result(session, reading, stop)) is not None:
-                    _put(device, keeper, session, windows)
-                yield from keeper.outcomes()
+                    _put(device, writer, session, windows)
+                yield from writer.outcomes()
         finally:
-            # Also when the run is stopped: what is embedded is kept.
-            _drain(device, keeper)
-        yield from keeper.finish()
+            # Also when the run is stopped: what is embedded is saved.
+            _drain(device, writer)
+        yield from writer.finish()
 
 
 _Queue = DeviceQueue[tuple[SlideSession, Windows]]
 
 
-def _put(device: _Queue, keeper: Keeper, session: SlideSession, windows: Windows) -> None:
+def _put(device: _Queue, writer: ResultWriter, session: SlideSession, windows: Windows) -> None:
     """Give a batch to the device; pass on what it has finished where it has enough to do."""
     busy = device.busy_s
     device.put(windows.pixels, (session, windows.without_pixels()))
     session.telemetry.device_s += device.busy_s - busy
     while device.full:
-        _take(device, keeper)
+        _take(device, writer)
 
 
-def _drain(device: _Queue, keeper: Keeper) -> None:
+def _drain(device: _Queue, writer: ResultWriter) -> None:
     """Pass on all that the device has been given."""
     while len(device):
-        _take(device, keeper)
+        _take(device, writer)
 
 
-def _take(device: _Queue, keeper: Keeper) -> None:
+def _take(device: _Queue, writer: ResultWriter) -> None:
     busy = device.busy_s
     (session, windows), embedding = device.take()
     session.telemetry.device_s += device.busy_s - busy
-    keeper.keep(session, windows, embedding)
+    writer.save(session, windows, embedding)
 
 
 def _result(session: SlideSession, reading: Reading, stop: Callable[[], bool]) -> Windows | None:

@@ -37,9 +37,9 @@ class Placement:
     spots
         Where windows are centred.
     made_by
-        How a grid was laid; None where the spots are the slide's own.
+        How a grid was placed; None where the spots are those of its spot table.
     tissue
-        Where it has tissue; None where nobody had to look.
+        Where it has tissue; None where that was not needed.
     """
 
     size_px: tuple[int, int]
@@ -49,7 +49,7 @@ class Placement:
     tissue: Tissue | None = None
 
 
-def gets_spots(row: CohortSlide, grid: GridRequest | None) -> bool:
+def has_spots(row: CohortSlide, grid: GridRequest | None) -> bool:
     """Whether a row of a cohort has an image and, of its own or by a grid, spots."""
     return row.image is not None and (row.spots is not None or grid is not None)
 

@@ -51,7 +51,7 @@ class SlidePlan:
     kept
         Number of magnifications that are complete already.
     made_by
-        How a grid of spots was laid; None where the spots are the slide's own.
+        How a grid of spots was placed; None where the spots are those of its spot table.
     """
 
     info: SlideInfo
@@ -113,7 +113,7 @@ def plan_slide(
 def _check_one_picture(
     slide: StoredSlide, encoder: str, wanted: Mapping[float, Recipe], *, overwrite: bool
 ) -> None:
-    """Refuse to put windows of another image, mpp or spots beside those that stay in the store."""
+    """Refuse to put windows of another image, mpp or spots next to those that stay in the store."""
     new = next(iter(wanted.values()))
     for name in slide.encoders():
         for magnification in slide.magnifications(name):
@@ -168,7 +168,7 @@ def check_width(
     Parameters
     ----------
     replaced
-        Slides and mpps that are to be overwritten, whose length is no matter.
+        Slides and mpps that are to be overwritten, whose length does not matter.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def stored_width(magnification: Magnification) -> int | None:
 
 
 def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
-    """What is said where embeddings of one encoder differ in length."""
+    """The sentence for the case that embeddings of one encoder differ in length."""
     return (
         f"embeddings of {encoder} are {width} long here and {stored} long in the store (slide {slide},"
         f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
@@ -214,7 +214,7 @@ def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[s
 
 _MOST_WORKERS = 16
 _LEAST_CACHE_MB = 256
-#: Of the free memory, the tiles of one slide take at most one part of so many.
+#: Of the free memory, the tiles of one slide take at most one part in this many.
 _SHARE_OF_MEMORY = 8
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import ImageError, RequestError, SlideError, TissueError
-from mmap_st.extract.engine.placement import Placement, gets_spots, place_spots_on
+from mmap_st.extract.engine.placement import Placement, has_spots, place_spots_on
 from mmap_st.extract.slides import (
     GridRequest,
     Slide,
@@ -23,7 +22,8 @@ from mmap_st.extract.slides import (
     share_on_tissue,
     stored_grid,
 )
-from mmap_st.extract.store import FeatureStore, encode_name, holds_anything
+from mmap_st.extract.store import FeatureStore, encode_name, is_nonempty
+from mmap_st.progress import ProgressCallback
 
 _LONGEST_PX = 2000
 _SHORTEST_PX = 1000
@@ -32,7 +32,7 @@ _SPOT = (255, 214, 0)
 _RIM = (40, 32, 0)
 _INK = (30, 30, 30)
 _QUIET = (95, 95, 95)
-#: Dots are drawn so many times larger and shrunk, for smooth edges.
+#: Dots are drawn this many times larger and shrunk, for smooth edges.
 _FINER = 3
 
 
@@ -41,7 +41,7 @@ class PreviewReport:
     """Pictures written, slides without an image or spots, and why others failed."""
 
     written: dict[str, Path] = field(default_factory=dict)
-    passed_over: list[str] = field(default_factory=list)
+    skipped_slides: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,38 +50,38 @@ def preview_cohort(
     store_path: Path | None,
     folder: Path,
     grid: GridRequest | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    progress: ProgressCallback = lambda text: None,
 ) -> PreviewReport:
     """Write one JPEG a slide, of the spots that an extraction into this store would embed.
 
     Parameters
     ----------
     cohort
-        Slides; rows without an image, or without spots where no grid is asked for, are passed over.
+        Slides; rows without an image, or without spots where no grid is requested, are skipped.
     store_path
         A feature store, which is only read; there need not be one (yet).
     folder
         Where to write.
     grid
         Laid on the tissue of slides that have no spot table.
-    tell
+    progress
         Told which slide is being drawn.
 
     Raises
     ------
     RequestError
-        If the folder is a file, or the store is none.
+        If the folder is a file, or the store is not one.
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"--preview {folder} is a file; name a folder.")
-    there = store_path is not None and holds_anything(store_path)
+    there = store_path is not None and is_nonempty(store_path)
     store = FeatureStore.open(store_path) if store_path is not None and there else None
     report = PreviewReport()
     for row in cohort.slides:
-        if not gets_spots(row, grid):
-            report.passed_over.append(row.slide)
+        if not has_spots(row, grid):
+            report.skipped_slides.append(row.slide)
             continue
-        tell(f"drawing {row.slide}")
+        progress(f"drawing {row.slide}")
         try:
             picture = _preview_slide(row, store, grid)
         except SlideError as error:
@@ -107,7 +107,7 @@ def _preview_slide(row: CohortSlide, store: FeatureStore | None, grid: GridReque
 
 
 def _tissue_or_none(slide: Slide, mpp: float) -> Tissue | None:
-    """Spots of a slide's own are shown also where no tissue is found."""
+    """Spots of a slide's spot table are shown also where no tissue is found."""
     try:
         return find_tissue(slide, mpp)
     except TissueError:

@@ -1,4 +1,4 @@
-"""The writing thread: keeps batches, publishes slides, closes them."""
+"""The writing thread: saves batches, publishes slides, closes them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _WAITING_BATCHES = 8
 _Batch = tuple[Windows, NDArray[np.float32]]
 
 
-class Keeper:
-    """Writes in a thread of its own what it is given, in order.
+class ResultWriter:
+    """Writes batches and publishes slides in a thread of its own, in the order in which they come.
 
     Parameters
     ----------
-    kept
-        Called with the number of windows of each batch that was kept.
+    on_batch_written
+        Called with the number of windows of each batch once it is saved.
     """
 
-    def __init__(self, kept: Callable[[int], None]) -> None:
-        self._kept = kept
+    def __init__(self, on_batch_written: Callable[[int], None]) -> None:
+        self._on_batch_written = on_batch_written
         self._queue: queue.Queue[tuple[SlideSession, _Batch | None] | None] = queue.Queue(_WAITING_BATCHES)
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._defect: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> ResultWriter:
         self._thread.start()
         return self
 
@@ -43,8 +43,8 @@ class Keeper:
     ) -> None:
         self._join()
 
-    def keep(self, session: SlideSession, windows: Windows, embedding: NDArray[np.float32]) -> None:
-        """Keep a batch; a failure is the slide's, and is seen in its session."""
+    def save(self, session: SlideSession, windows: Windows, embedding: NDArray[np.float32]) -> None:
+        """Save a batch; a failure is the slide's, and is seen in its session."""
         self._put((session, (windows, embedding)))
 
     def end(self, session: SlideSession) -> None:
@@ -77,24 +77,24 @@ class Keeper:
         while (item := self._queue.get()) is not None:
             session, batch = item
             if self._defect is not None:
-                continue  # nobody may wait for a place in the queue
+                continue  # so that nobody waits for room in the queue
             try:
                 if batch is not None:
-                    self._keep(session, *batch)
+                    self._save(session, *batch)
                 else:
                     self._end(session)
             except BaseException as defect:  # noqa: BLE001 - raised again in the main thread
                 self._defect = defect
 
-    def _keep(self, session: SlideSession, windows: Windows, embedding: NDArray[np.float32]) -> None:
+    def _save(self, session: SlideSession, windows: Windows, embedding: NDArray[np.float32]) -> None:
         if session.failure is not None:
             return
         try:
-            session.keep(windows.source_of, windows.row_of, windows.readable, embedding)
+            session.save(windows.source_of, windows.row_of, windows.readable, embedding)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             session.failure = of_one_slide(error)
         else:
-            self._kept(len(windows))
+            self._on_batch_written(len(windows))
 
     def _end(self, session: SlideSession) -> None:
         try:

@@ -116,7 +116,7 @@ class Telemetry:
 
 
 _LOG = logging.getLogger(__name__)
-#: Most of a batch's rows in float32: several batches are under way at a time, and tokens make rows long.
+#: Most of a batch's rows in float32: several batches are in flight at a time, and tokens make rows long.
 _BATCH_BYTES = 64 << 20
 #: Most windows that one thread reads at a time: the parts of a batch are read side by side, so that the first
 #: batch is ready soon and the tiles of all threads fit into little memory.
@@ -126,7 +126,7 @@ OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
 
 
 def of_one_slide(error: Exception) -> MmapError:
-    """What ends a slide, and no more than that; a defect of the program is said to be one, and logged."""
+    """The error that ends one slide; a defect of the program is named as one, and logged."""
     if isinstance(error, OF_ONE_SLIDE):
         return error
     _LOG.error("a defect of the program", exc_info=error)
@@ -153,12 +153,12 @@ class SlideSession:
         Reads it.
     batches
         Steps of reading that are embedded together.
-    kept
+    finished
         Windows that need no embedding: finished before, or skipped.
     failure
         Why the slide failed, once it did.
     closed
-        Whether image, journals and lock were let go.
+        Whether image and journals are closed and the lock is released.
     """
 
     plan: SlidePlan
@@ -168,7 +168,7 @@ class SlideSession:
     reading: ReadPlan
     reader: WindowReader
     batches: tuple[range, ...]
-    kept: int
+    finished: int
     telemetry: Telemetry
     lock: SlideLock
     _resources: ExitStack
@@ -180,19 +180,19 @@ class SlideSession:
         """Of the slide."""
         return self.plan.info.name
 
-    def keep(
+    def save(
         self,
         source_of: NDArray[np.int32],
         row_of: NDArray[np.int64],
         readable: NDArray[np.bool_],
         embedding: NDArray[np.float32],
     ) -> None:
-        """Keep a batch: magnification, spot, readability (b,) and embedding (b, d) of each window.
+        """Save a batch: magnification, spot, readability (b,) and embedding (b, d) of each window.
 
         Raises
         ------
         SlideError, StoreError
-            If the slide cannot go on.
+            If the slide cannot continue.
         """
         unusable = readable & ~np.isfinite(embedding).all(axis=1)
         if unusable.any():
@@ -227,7 +227,7 @@ class SlideSession:
         _LOG.info("slide %s: %s", self.name, self.telemetry)
 
     def close(self) -> None:
-        """Let go of image, journals and lock."""
+        """Close the image and the journals, and release the lock."""
         self._resources.close()
         self.closed = True
 
@@ -265,7 +265,7 @@ def open_session(
     SlideError, StoreError, RecipeMismatchError
         If it cannot be embedded; nothing is held then.
     StoppedError
-        If `stop` asks for it.
+        If `stop` requests it.
     """
     with ExitStack() as resources:
         lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name), stop=stop))
@@ -309,7 +309,7 @@ def open_session(
             reading=reading,
             reader=reader,
             batches=_batches(reading, batch),
-            kept=plan.windows - reading.windows,
+            finished=plan.windows - reading.windows,
             telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
             _resources=resources.pop_all(),
@@ -317,7 +317,7 @@ def open_session(
 
 
 def _batches(reading: ReadPlan, windows: int) -> tuple[range, ...]:
-    """Cut the steps of a plan into batches of about so many windows."""
+    """Cut the steps of a plan into batches of about this many windows."""
     together = max(1, windows // reading.windows_a_step)
     return tuple(range(i, min(i + together, len(reading))) for i in range(0, len(reading), together))
 
@@ -346,7 +346,7 @@ def _rows(
     )
     path = journal_path(store.path, encode_name(slide), encode_name(name), mpp_key(mpp))
     journal = Journal(path, sha256_of_json(recipe), len(plan.spots), encoder.row_width)
-    if writer.begun_anew:
+    if writer.started_anew:
         journal.clear()
     skipped = tissue < options.tissue_min if options.tissue_min else np.zeros(len(tissue), np.bool_)
     return MagnificationRows(mpp, writer, journal, lock.check, in_bounds, tissue, skipped)
@@ -356,7 +356,7 @@ def _check_same_image(plan: SlidePlan, slide: Slide) -> None:
     """Refuse an image that was replaced since the run was planned, which may be hours ago."""
     planned = next(iter(plan.recipes.values()))["image"]
     if image_fingerprint(plan.image, slide.size) != planned:
-        raise ImageError(f"{plan.image} was changed while the run went on; run the same command again.")
+        raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
 
 
 def _tissue(

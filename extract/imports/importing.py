@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,14 +34,15 @@ from mmap_st.extract.store import (
     Recipe,
     differences,
     encode_name,
-    holds_anything,
     imported_recipe,
     is_imported,
+    is_nonempty,
     mismatch_sentence,
     slide_lock,
     write_slide,
 )
 from mmap_st.extract.windows import share_in_bounds
+from mmap_st.progress import ProgressCallback
 
 
 def match_rows(slide: ImportSlide, features: Features, options: CoordinateOptions) -> Match:
@@ -68,7 +68,7 @@ def rows_of_spots(features: Features, match: Match) -> tuple[NDArray[np.float32]
     # Beyond float32 a number becomes infinite, and its row is then marked as what it is.
     with np.errstate(over="ignore"):
         embedding = features.embedding[match.rows].astype(np.float32)
-    # No encoder gives a row of zeros: it is what other tools leave where a window could not be read.
+    # No encoder gives a row of zeros: it is what other tools write where a window could not be read.
     usable = np.isfinite(embedding).all(axis=1) & embedding.any(axis=1)
     valid = (match.rows >= 0) & usable
     if 2 * int(valid.sum()) < len(valid):
@@ -131,9 +131,9 @@ class ImportReport:
     ----------
     done
         Slides that were imported.
-    kept
+    unchanged
         Slides that held the same before.
-    passed_over
+    skipped_slides
         Slides without a file in the folder.
     unknown
         Files of the folder that are named like no slide.
@@ -142,8 +142,8 @@ class ImportReport:
     """
 
     done: dict[str, ImportedSlide] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    skipped_slides: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -154,7 +154,7 @@ class ImportReport:
 
 
 def import_features(
-    request: ImportRequest, store_path: Path, tell: Callable[[str], None] = lambda text: None
+    request: ImportRequest, store_path: Path, progress: ProgressCallback = lambda text: None
 ) -> ImportReport:
     """Import embeddings that were made elsewhere.
 
@@ -169,12 +169,12 @@ def import_features(
         encoder that were extracted.
     """
     check_request(request)
-    store = FeatureStore.open(store_path, writable=True) if holds_anything(store_path) else None
+    store = FeatureStore.open(store_path, writable=True) if is_nonempty(store_path) else None
     found = find_jobs(request.features, request.slide, request.cohort, store)
-    report = ImportReport(passed_over=found.passed_over, unknown=found.unknown)
+    report = ImportReport(skipped_slides=found.without_file, unknown=found.unknown)
     widths = _stored_widths(store, request, {job.slide for job in found.jobs})
     for job in found.jobs:
-        tell(f"importing {job.slide}")
+        progress(f"importing {job.slide}")
         try:
             store = _import_slide(job, request, store_path, store, widths, report)
         except (SlideError, StoreError, RecipeMismatchError) as error:
@@ -238,7 +238,7 @@ def _import_slide(
     store = store or FeatureStore.create(store_path)
     with slide_lock(store.path, encode_name(job.slide)):
         if _is_there(store, job.slide, request, recipe):
-            report.kept.append(job.slide)
+            report.unchanged.append(job.slide)
             return store
         write_slide(store, slide.info, slide.spots)
         writer = MagnificationWriter(

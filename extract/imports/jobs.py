@@ -95,7 +95,7 @@ class FoundJobs:
     """What is to be imported; slides that have no file; files that are named like no slide."""
 
     jobs: list[ImportJob]
-    passed_over: list[str] = field(default_factory=list)
+    without_file: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
 

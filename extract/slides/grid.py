@@ -50,7 +50,7 @@ def parse_grid(text: str) -> GridRequest:
     Raises
     ------
     RequestError
-        If it is neither, or the pitch is no distance between 1 um and 10 mm.
+        If it is neither, or the pitch is not a distance between 1 um and 10 mm.
     """
     form, _, number = text.strip().lower().partition(":")
     if form not in _FORMS:
@@ -58,7 +58,7 @@ def parse_grid(text: str) -> GridRequest:
     try:
         pitch_um = float(number.removesuffix("um"))
     except ValueError:
-        raise RequestError(f"--spots {text}: {number!r} is no number; give {_ACCEPTED}.") from None
+        raise RequestError(f"--spots {text}: {number!r} is not a number; give {_ACCEPTED}.") from None
     if not _SMALLEST_PITCH_UM <= pitch_um <= _LARGEST_PITCH_UM:
         raise RequestError(
             f"--spots {text}: spots may lie {_SMALLEST_PITCH_UM:g} to {_LARGEST_PITCH_UM:g} um apart;"
@@ -97,7 +97,7 @@ def grid_spots(
     Returns
     -------
     Spots named by row and column of the grid, such as ``r0012c0034``, row by row. Their `pitch_um` is None:
-    it was made from `source_mpp`, and so is no evidence for it.
+    it was made from `source_mpp`, and so is not evidence for it.
 
     Raises
     ------

@@ -134,7 +134,7 @@ def tissue_mask(rgb: NDArray[np.uint8], um_per_px: float) -> NDArray[np.bool_]:
     """Tell tissue from glass, ink and dirt.
 
     The threshold is Otsu's, on how dark the darkest of the three channels is: stain of either colour darkens
-    it, and a haze of eosin on the glass darkens it less than it raises the saturation. Grey is no stain.
+    it, and a haze of eosin on the glass darkens it less than it raises the saturation. Grey is not a stain.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def _ink(smooth: NDArray[np.float32], saturation: NDArray[np.float32], um_per_px
 
 
 def _closed(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Close gaps narrower than twice `radius` pixels; the picture's edge is no gap."""
+    """Close gaps narrower than twice `radius` pixels; the picture's edge is not a gap."""
     pad = math.ceil(radius) + 1
     closed = isotropic_closing(np.pad(mask, pad, mode="edge"), radius)
     return np.asarray(closed[pad:-pad, pad:-pad], dtype=np.bool_)

@@ -29,7 +29,7 @@ _HEADER_BYTES = 128
 #: Records read at a time when a journal is opened again.
 _SCANNED_AT_A_TIME = 4096
 _ATTEMPTS = 20
-#: Rows that were written in the last so many seconds may be lost where the power fails.
+#: Rows written in the last seconds, this many, may be lost where the power fails.
 _SYNC_S = 1.0
 
 
@@ -37,14 +37,14 @@ class Journal:
     """An append-only file of rows, each with a check sum; what a killed process left torn is cut off.
 
     Rows that could not be read are not taken over from an earlier process: a share may be back.
-    On reading, rows are held against number and check sum once more.
+    On reading, the number and check sum of each row are verified once more.
 
     Parameters
     ----------
     path
         The file; its folder is made.
     recipe_sha256
-        Of what the rows are made by: a journal of another recipe is begun anew.
+        Of what the rows are made by: a journal of another recipe is discarded.
     n
         Rows of the whole magnification.
     width
@@ -97,7 +97,7 @@ class Journal:
     def append(
         self, rows: NDArray[np.int64], embedding: NDArray[np.float32], valid: NDArray[np.bool_]
     ) -> None:
-        """Keep rows (k,) with their embeddings (k, d); valid (k,) is False where a window could not be read.
+        """Append rows (k,) with their embeddings (k, d); valid (k,) is False for unreadable windows.
 
         Raises
         ------

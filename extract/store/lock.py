@@ -29,7 +29,7 @@ from mmap_st.files import has_no_file_locks, os_lock
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
-#: A signature that was not touched for so long is that of a dead process.
+#: A signature that was not touched for this long is that of a dead process.
 _DEAD_AFTER_S = 60.0
 _POLL_S = 0.2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -56,7 +56,7 @@ def this_machine() -> str:
 class SlideLock:
     """The lock of one slide of a store, held from entering to leaving the context; any thread may leave it.
 
-    Lock files lie beside the store, in ``STORE.locks/``, so that the store holds nothing but Zarr. They
+    Lock files are next to the store, in ``STORE.locks/``, so that the store holds nothing but Zarr. They
     stay there: what locks is the operating system, never the existence of a file.
 
     Parameters

@@ -65,7 +65,7 @@ class Magnification:
         return np.asarray(array_in(self.group, "valid")[:], dtype=np.bool_)
 
     def skipped(self) -> NDArray[np.bool_]:
-        """(n,) windows that were left out on purpose: they show less tissue than was asked for."""
+        """(n,) windows that were left out on purpose: they show less tissue than was requested."""
         least = self.recipe.get("tissue_min")
         if not least:
             return np.zeros(array_in(self.group, "valid").shape, np.bool_)

@@ -93,7 +93,7 @@ class StoredSlide(SlideInfo):
         return spots is not None and spots.attrs.get("complete") is True
 
     def spots_made_by(self) -> dict[str, Any] | None:
-        """How a grid of spots was laid; None where they are from a spot table."""
+        """How a grid of spots was placed; None where they are from a spot table."""
         made_by = self._spots().attrs.get("made_by")
         return dict(made_by) if isinstance(made_by, Mapping) else None
 
@@ -129,9 +129,9 @@ class FeatureStore:
             If there is none, or it is of a format that this version does not know.
         """
         if not (path / "zarr.json").is_file():
-            if holds_anything(path):
-                raise StoreError(f"{path} exists and is no feature store; name another place.")
-            raise StoreError(f"{path} is no feature store; `mmap extract` makes one.")
+            if is_nonempty(path):
+                raise StoreError(f"{path} exists and is not a feature store; name another place.")
+            raise StoreError(f"{path} is not a feature store; `mmap extract` makes one.")
         with store_errors(path):
             root = zarr.open_group(path, mode="r+" if writable else "r")
         kind, version = root.attrs.get("format"), root.attrs.get("format_version")
@@ -146,7 +146,7 @@ class FeatureStore:
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
         """Open a store for writing; make it where there is none."""
-        if holds_anything(path):
+        if is_nonempty(path):
             return cls.open(path, writable=True)
         with store_errors(path), _making(path):
             if (path / "zarr.json").is_file():
@@ -277,7 +277,7 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
     return first
 
 
-def holds_anything(path: Path) -> bool:
+def is_nonempty(path: Path) -> bool:
     """Whether a path is anything but free: a file, or a folder that is not empty."""
     # What a process left that was killed while it made the store is nothing.
     return path.exists() and (
@@ -303,7 +303,7 @@ def _subgroup_names(group: zarr.Group) -> list[str]:
 
 
 def locks_folder(path: Path) -> Path:
-    """Where the locks of a store lie: beside it, so that it holds nothing but Zarr."""
+    """Where the locks of a store are: next to it, so that it holds nothing but Zarr."""
     path = path.resolve()
     return path.with_name(path.name + ".locks")
 
@@ -324,8 +324,8 @@ def store_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = {
-            errno.ENOSPC: "free some space and run the same command again; what is finished is kept",
+            errno.ENOSPC: "free some space and run the same command again; what is finished is saved",
             errno.EROFS: "choose a place that can be written to",
             errno.EACCES: "choose a place that you may write to",
-        }.get(error.errno or 0, "check the disk and run the same command again; what is finished is kept")
+        }.get(error.errno or 0, "check the disk and run the same command again; what is finished is saved")
         raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error

@@ -1,4 +1,4 @@
-"""One magnification in the making: rows go to its journal, chunks that are whole to the store."""
+"""One magnification while it is written: rows go to its journal, chunks that are whole to the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LARGEST_INVALID_SHARE = 0.05
 
 
 class MagnificationRows:
-    """Collects the rows of one magnification in any order.
+    """Collects the rows of one magnification, in any order.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class MagnificationRows:
         Of the store; the caller holds the slide's lock.
     journal
         Of the same magnification.
-    still_mine
+    check_lock
         Raises if the lock is lost; asked before a chunk is written.
     in_bounds, tissue
         (n,) share of every window that lies inside the slide, and that shows tissue.
@@ -42,13 +42,13 @@ class MagnificationRows:
         mpp: float,
         writer: MagnificationWriter,
         journal: Journal,
-        still_mine: Callable[[], None],
+        check_lock: Callable[[], None],
         in_bounds: NDArray[np.float32],
         tissue: NDArray[np.float32],
         skipped: NDArray[np.bool_],
     ) -> None:
         self.mpp = mpp
-        self._writer, self._journal, self._still_mine = writer, journal, still_mine
+        self._writer, self._journal, self._check_lock = writer, journal, check_lock
         self._in_bounds, self._tissue, self._skipped = in_bounds, tissue, skipped
         self._pending = set(writer.pending())
         self._here = journal.done | skipped
@@ -72,12 +72,12 @@ class MagnificationRows:
         return int(self._skipped.sum())
 
     def add(self, rows: NDArray[np.int64], embedding: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        """Keep finished rows (k,), and write the chunks that they complete.
+        """Save finished rows (k,), and write the chunks that they complete.
 
         Raises
         ------
         ImageError
-            If too many windows cannot be read: those are tried again by the next run, the others are kept.
+            If too many windows cannot be read: those are tried again by the next run, the others are saved.
         StoreError
             If they cannot be written.
         """
@@ -95,13 +95,13 @@ class MagnificationRows:
             self._commit_if_whole(index)
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Publish; `record` is stored beside the rows."""
+        """Publish; `record` is stored with the rows."""
         # All chunks are in the store; a kill in between leaves nothing but the mark to be set.
         self._journal.delete()
         self._writer.finish(record)
 
     def close(self) -> None:
-        """Let go of the journal's file."""
+        """Close the journal's file."""
         self._journal.close()
 
     def _commit_if_whole(self, index: int) -> None:
@@ -109,7 +109,7 @@ class MagnificationRows:
         if index not in self._pending or not self._here[rows].all():
             return
         embedding, valid = self._journal.read(range(rows.start, rows.stop))
-        self._still_mine()
+        self._check_lock()
         self._writer.write_chunk(index, embedding, valid, self._in_bounds[rows], self._tissue[rows])
         self._pending.discard(index)
 

@@ -31,7 +31,7 @@ def write_slide(
 ) -> None:
     """Add a slide and its spots, once; the caller holds the slide's lock.
 
-    `made_by` is recorded with them: how a grid was laid, None for spots of a spot table.
+    `made_by` is recorded with them: how a grid was placed, None for spots of a spot table.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
 
 
 def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str:
-    """What is said where a recipe differs."""
+    """The sentence for the case that a recipe differs."""
     return (
         f"the store has {encoder} at {mpp_key(mpp)} um/px made with another recipe"
         f" ({'; '.join(different)}); use another store, or --overwrite to replace it."
@@ -96,7 +96,7 @@ def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str
 
 
 def versions() -> dict[str, str]:
-    """What made the numbers: recorded beside recipes, and never compared."""
+    """What made the numbers: recorded with recipes, and never compared."""
     packages = (
         "torch",
         "timm",
@@ -123,7 +123,7 @@ _CHUNK_BYTES = 64 << 20
 
 
 class MagnificationWriter:
-    """Writes one magnification of one slide; goes on from the chunks that are there.
+    """Writes one magnification of one slide; resumes from the chunks that are there.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class MagnificationWriter:
 
     Attributes
     ----------
-    begun_anew
+    started_anew
         Whether nothing of it was there, or what was there is being replaced.
 
     Raises
@@ -183,14 +183,14 @@ class MagnificationWriter:
                     group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
             parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
-            self.begun_anew = group is None or "recipe" not in group.attrs
+            self.started_anew = group is None or "recipe" not in group.attrs
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
             self._group = group
             self._folder = self._path / encode_name(slide) / encode_name(encoder) / mpp_key(mpp)
             self._remove_drafts()
         self._done = {int(index) for index in _attr(group, "chunks_done")}
-        # Where all is written and only the mark is missing, nothing is begun again.
+        # Where all is written and only the mark is missing, nothing is started again.
         if overwrite or self.pending():
             self.reopen()
 
@@ -204,7 +204,7 @@ class MagnificationWriter:
         group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
         group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
         group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
-        # The recipe comes last: a group without one is begun anew.
+        # The recipe comes last: a group without one is started again.
         group.attrs.update(
             {
                 "chunks_done": [],
@@ -296,7 +296,7 @@ class MagnificationWriter:
             self._group.attrs["chunks_done"] = sorted(self._done)
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Publish: after this, readers see the magnification. `record` is stored beside it."""
+        """Publish: after this, readers see the magnification. `record` is stored with it."""
         if self.pending():
             raise StoreError(f"chunks {self.pending()} are not written; this is a defect of the program.")
         with store_errors(self._path):

@@ -73,7 +73,7 @@ class WindowReader:
         self._numbers = {level: self._numbers_of(level) for level in {s.level for s in plan.sources}}
 
     def close(self) -> None:
-        """Give the memory of the tiles back; nothing can be read any more."""
+        """Free the memory of the tiles; nothing can be read any more."""
         self._cache.close()
 
     @property

@@ -78,7 +78,7 @@ class TileCache:
         ------
         ImageError
             If the slide cannot be decoded at all; nothing is held then. So do all later steps, and those that
-            wait: what one of them could not decode is no damage of the others' windows.
+            wait: what one of them could not decode is not damage of the others' windows.
         """
         tiles, later = self._of(step)
         try:
@@ -110,7 +110,7 @@ class TileCache:
             raise self._failure
 
     def release(self, step: int) -> None:
-        """Let go of a step's tiles."""
+        """Release a step's tiles."""
         tiles, _ = self._of(step)
         with self._changed:
             slots = self.slot_of[tiles]
@@ -120,7 +120,7 @@ class TileCache:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Give the arena's memory back."""
+        """Free the arena's memory."""
         self.arena = np.empty((0, 0), np.uint8)
 
     def _of(self, step: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -139,13 +139,13 @@ class TileCache:
                 self._raise_failure()
                 here = self.slot_of[tiles]
                 held = here[here != _NOWHERE]
-                lacking = len(tiles) - len(held)
+                missing = len(tiles) - len(held)
                 idle = (self._tile != _FREE) & (self._users == 0)
                 idle[held] = False
-                if lacking <= len(self._free) + int(idle.sum()):
+                if missing <= len(self._free) + int(idle.sum()):
                     break
                 self._changed.wait()
-            short = lacking - len(self._free)
+            short = missing - len(self._free)
             if short > 0:
                 candidates = np.flatnonzero(idle)
                 farthest = np.argpartition(-self._next_use[candidates], short - 1)[:short]
@@ -214,7 +214,7 @@ class TileCache:
 
 
 class _Blocks:
-    """Which tiles a block has in a plan, and when each is needed by a step that has not begun.
+    """Which tiles a block has in a plan, and when each is needed by a step that has not started.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ class _Blocks:
         return found
 
     def next_use(self, tile: int) -> int:
-        """The first step that needs a tile and has not begun; `NEVER` if there is none."""
+        """The first step that needs a tile and has not started; `NEVER` if there is none."""
         steps = self._steps[self._first_use[tile] : self._first_use[tile + 1]]
         waiting = steps[~self.reached[steps]]
         return int(waiting[0]) if len(waiting) else int(NEVER)

@@ -101,11 +101,11 @@ def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> No
          "needs --weights FILE"),
         (("extract", "her2st:{sim}", "{tmp}/f.zarr", "--encoder", "efficientnet-lite0", "--mpp", "1", "--spots", "100"),
          "--spots 100: give grid:100"),
-        (("info", "{tmp}/no.zarr"), "is no feature store"),
+        (("info", "{tmp}/no.zarr"), "is not a feature store"),
         (("fit-head", "her2st:{sim}", "{tmp}/no.zarr", "--encoder", "x", "--out", "{tmp}/run", "--head", "rige"),
          "did you mean ridge"),
         (("prototypes", "{tmp}/no.zarr", "--encoder", "x", "--clusters", "some"), "give auto or a number"),
-        (("predict", "{tmp}", "{tmp}/no.zarr", "--out", "{tmp}/p"), "is no feature store"),
+        (("predict", "{tmp}", "{tmp}/no.zarr", "--out", "{tmp}/p"), "is not a feature store"),
         (("cohort", "her2st:{tmp}/nowhere", "--out", "{tmp}/c.csv"), "does not exist; her2st: needs"),
     ],
 )  # fmt: skip

@@ -86,8 +86,8 @@ def build_with_weights(spec: EncoderSpec, path: Path | None) -> tuple[Embedder, 
 
     Returns
     -------
-    The network on the CPU in float32, and the hex sha256 of its weights: of the file; with code beside it, of
-    that too; without a file, of the tensors.
+    The network on the CPU in float32, and the hex sha256 of its weights: of the file; with code next to it,
+    of that too; without a file, of the tensors.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def build_with_weights(spec: EncoderSpec, path: Path | None) -> tuple[Embedder, 
             return embedder, digest
         case TransformersModel():
             network, changes = load_transformers(spec, spec.model, path)
-            # A configuration beside the file makes other numbers of the same weights.
+            # A configuration next to the file makes other numbers of the same weights.
             digest = _sha256_of_both(digest, changes) if changes else digest
         case RemoteCodeModel(output):
             network = load_remote(spec, output, path)
@@ -243,7 +243,7 @@ def open_clip(spec: EncoderSpec, options: Mapping[str, Any], path: Path) -> nn.M
     package: Any = import_module("open_clip")
     if not (path.parent / OPEN_CLIP_CONFIG).is_file():
         raise EncoderError(
-            f"{spec.name} needs {OPEN_CLIP_CONFIG} beside {path}; copy the whole repository {_repo(spec)}."
+            f"{spec.name} needs {OPEN_CLIP_CONFIG} next to {path}; copy the whole repository {_repo(spec)}."
         )
     model = package.create_model(f"local-dir:{path.parent}", load_weights=False)
     network = OpenClipNetwork(model.visual)

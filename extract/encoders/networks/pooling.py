@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmap_st.extract.encoders.spec import Pooling
 
 #: What a network gives: its own embedding (b, d) where it has one, and its tokens (b, n, t) or last feature
-#: map (b, t, h, w) where asked for.
+#: map (b, t, h, w) where requested.
 Output = tuple[Tensor | None, Tensor | None]
 
 
@@ -164,7 +164,7 @@ def token_grid(features: Tensor, prefix: int, side: int) -> Tensor:
 
 
 def grid_side(features: Tensor, prefix: int) -> int:
-    """Side of the square of patch tokens (b, n, t) or of a map (b, t, h, w); 0 where it is no square."""
+    """Side of the square of patch tokens (b, n, t) or of a map (b, t, h, w); 0 where it is not a square."""
     if features.ndim == 4:
         return features.shape[2] if features.shape[2] == features.shape[3] else 0
     side = round((features.shape[1] - prefix) ** 0.5)

@@ -53,7 +53,7 @@ def load_transformers(
 
     Returns
     -------
-    The network, and what of a ``config.json`` beside the file differs from the declared configuration.
+    The network, and what of a ``config.json`` next to the file differs from the declared configuration.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def load_transformers(
             config = config_class.from_pretrained(path.parent)
         except Exception as error:  # of many kinds, by what is wrong with it
             raise EncoderError(
-                f"{path.parent / 'config.json'} is no configuration of {spec.name} ({first_line(error)});"
+                f"{path.parent / 'config.json'} is not a configuration of {spec.name} ({first_line(error)});"
                 " copy the repository again, or the weights alone."
             ) from error
     state = {k: v for k, v in read_state(path).items() if not (spec.drops and k.startswith(spec.drops))}
@@ -129,7 +129,7 @@ def load_remote(spec: EncoderSpec, output: str, path: Path) -> nn.Module:
         named = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["auto_map"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(
-            f"{spec.name} needs config.json and code beside {path}; copy the whole repository {repository}."
+            f"{spec.name} needs config.json and code next to {path}; copy the whole repository {repository}."
         ) from error
     if any("--" in str(name) for name in named):
         raise EncoderError(f"{path.parent / 'config.json'} runs code of another repository; copy it there.")
@@ -139,7 +139,7 @@ def load_remote(spec: EncoderSpec, output: str, path: Path) -> nn.Module:
             model = classes.AutoModel.from_config(config, trust_remote_code=True, dtype=torch.float32)
         except Exception as error:  # of many kinds: it is others' code
             raise EncoderError(
-                f"{spec.name} cannot be built by the code beside {path}"
+                f"{spec.name} cannot be built by the code next to {path}"
                 f" ({type(error).__name__}: {first_line(error)}); it may want another transformers."
             ) from error
     fit_state(ModuleNetwork(model), read_state(path), spec, path)

@@ -141,7 +141,7 @@ class JpegTiles:
 
 
 def jpeg_pages(pages: Sequence[Any], levels: Sequence[Level]) -> tuple[Any, ...] | None:
-    """The pages of a TIFF that hold these levels as JPEG tiles; None if any level is not so."""
+    """The pages of a TIFF that hold these levels as JPEG tiles; None if any level does not."""
     found = []
     for level in levels:
         # Where two pages have one size, which of them is the level cannot be told from here.
@@ -201,10 +201,10 @@ def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
     Raises
     ------
     ValueError
-        If it is no JPEG.
+        If it is not a JPEG.
     """
     if jpeg[:2] != _START:
-        raise ValueError("it is no JPEG")
+        raise ValueError("it is not a JPEG")
     kept: list[bytes] = []
     frame, at = None, len(_START)
     while True:

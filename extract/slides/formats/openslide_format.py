@@ -113,7 +113,7 @@ def dicom_series(path: Path) -> str | None:
 
 
 def _chunk(properties: Any, level: int) -> tuple[int, int]:
-    """Width and height of a level's own tiles; `TILE_PX` where it has none, or some that nobody can hold."""
+    """Width and height of a level's own tiles; `TILE_PX` where it has none, or huge ones."""
     width, height = (
         int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
     )

@@ -234,7 +234,7 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
     Raises
     ------
     ImageError
-        If it is no 8-bit grey, RGB or RGBA.
+        If it is not 8-bit grey, RGB or RGBA.
     """
     if pixels.dtype != np.uint8:
         raise ImageError(f"{source} has pixels of type {pixels.dtype}; convert it to 8-bit RGB.")

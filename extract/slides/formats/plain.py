@@ -65,7 +65,7 @@ class PlainSlide(Pyramid):
                 yield image
         except UnidentifiedImageError as error:
             raise ImageError(
-                f"{self._path} is no image that OpenSlide, tifffile or Pillow can read."
+                f"{self._path} is not an image that OpenSlide, tifffile or Pillow can read."
             ) from error
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
             raise ImageError(

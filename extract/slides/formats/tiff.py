@@ -56,7 +56,7 @@ class TiffSlide(ArraySlide):
 
 
 def _pixels(series: Any) -> int:
-    """Width times height of a series; 0 for one that is no picture."""
+    """Width times height of a series; 0 for one that is not a picture."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     return int(sizes.get("X", 0)) * int(sizes.get("Y", 0))
 
@@ -74,7 +74,7 @@ def _ome_image(xml: str | None, number: int) -> dict[str, Any]:
 
 
 def _refuse_stains(pixels: dict[str, Any]) -> None:
-    """Refuse images whose channels have names of their own: those of fluorescence are no H&E.
+    """Refuse images whose channels have names of their own: those of fluorescence are not H&E.
 
     Raises
     ------

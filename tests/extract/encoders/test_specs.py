@@ -303,7 +303,7 @@ def test_windows_far_from_the_recommended_scale_get_a_note() -> None:
     assert note_of_scales(encoder_spec("efficientnet-lite0"), (0.5, 8.0)) is None
     note = note_of_scales(encoder_spec("uni"), (0.25, 0.5, 2.0))
     assert note == (
-        "uni is recommended for 0.5 um/px, and windows are asked for at 0.25 (2 times as fine), 2 (4 times as coarse)"
+        "uni is recommended for 0.5 um/px, and windows are requested at 0.25 (2 times as fine), 2 (4 times as coarse)"
         " too"
     )
     assert note_of_scales(encoder_spec("virchow2"), (0.25, 0.5, 1.0, 2.0)) is None

@@ -166,7 +166,7 @@ def test_a_run_says_which_scales_are_far_from_what_is_recommended(
         section, tmp_path / "f.zarr", EncoderRequest(spec, random_weights=True, device="cpu"), (0.5, 2.0), None, listener
     )  # fmt: skip
     assert (
-        "timm:test_vit is recommended for 0.5 um/px, and windows are asked for at 2 (4 times as coarse) too"
+        "timm:test_vit is recommended for 0.5 um/px, and windows are requested at 2 (4 times as coarse) too"
         in listener.notes
     )
 
@@ -316,7 +316,7 @@ def test_the_doctor_of_the_machine(tmp_path: Path, monkeypatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "nowhere")
-    assert "HF_ENDPOINT is no address" in machine._hub().trouble
+    assert "HF_ENDPOINT is not an address" in machine._hub().trouble
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "gone.pth" / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert "set HF_HOME" in machine._hub().trouble

@@ -597,7 +597,7 @@ def test_an_encoder_of_a_file(tmp_path: Path) -> None:
         ("clash", "calls its encoder uni, which is another's name"),
         ("reserved", "mine.py:reserved: 'spots' cannot be the name of an encoder"),
         ("wrong", "gives int, not an EncoderSpec"),
-        ("fails", "fails .ValueError: no.; mend it"),
+        ("fails", "fails .ValueError: no.; fix it"),
         ("nothing", "has no function .nothing."),
     ):
         with pytest.raises(EncoderError, match=said):
@@ -634,7 +634,7 @@ def test_an_encoder_of_an_installed_package(tmp_path: Path, monkeypatch) -> None
         points[:] = [EntryPoint("theirs", "their_encoders:fails", user.ENTRY_POINTS)]
         user.installed_encoders.cache_clear()
         with pytest.raises(
-            EncoderError, match=r"The encoder theirs of .* fails \(ValueError: no\); mend or uninstall it"
+            EncoderError, match=r"The encoder theirs of .* fails \(ValueError: no\); fix or uninstall it"
         ):
             encoder_spec("theirs")
         points[:] = [EntryPoint("spots", "their_encoders:make", user.ENTRY_POINTS)]
@@ -708,7 +708,7 @@ def test_a_configuration_beside_the_weights_that_changes_numbers_changes_their_n
     assert digest == digests[0]
     assert same(rounded, build_random(spec))  # weights are not rounded by what a configuration says
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
-    with pytest.raises(EncoderError, match="is no configuration of phikon"):
+    with pytest.raises(EncoderError, match="is not a configuration of phikon"):
         build_with_weights(spec, path)
 
 
@@ -878,10 +878,10 @@ def test_models_without_one_map_are_embedded_too() -> None:
             "does not say how vit_small_patch16_224.nosuch is fed; it has .*augreg",
         ),
         ("timm:resnet50.", "does not say how"),
-        ("hf-hub:", "is no name of a hub repository"),
-        ("hf-hub:name", "is no name of a hub repository"),
-        ("hf-hub:a/b/c", "is no name of a hub repository"),
-        ("hf-hub:Org/Name@rev", "is no name of a hub repository"),
+        ("hf-hub:", "is not the name of a hub repository"),
+        ("hf-hub:name", "is not the name of a hub repository"),
+        ("hf-hub:a/b/c", "is not the name of a hub repository"),
+        ("hf-hub:Org/Name@rev", "is not the name of a hub repository"),
         ("", "There is no encoder ''"),
     ],
 )
@@ -938,7 +938,7 @@ def test_names_with_one_beginning_are_said_to_have_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 9, b"slide,patient\nA,B\n"])
 def test_files_that_are_no_weights_are_said_to_be_none_in_our_words(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(data)
-    with pytest.raises(EncoderError, match=r"\(it is no table of tensors, or is cut off\)"):
+    with pytest.raises(EncoderError, match=r"\(it is not a table of tensors, or is cut off\)"):
         read_state(tmp_path / "w.pth")
 
 

@@ -85,7 +85,7 @@ def test_windows_with_little_tissue_are_left_out_and_recorded_as_such(
     report = extract_cohort(section, tmp_path / "some.zarr", TINY, (0.5,), options)
     some = magnification(tmp_path / "some.zarr", "A1", 0.5)
     left_out = tissue < least
-    assert report.skipped == left_out.sum() == 36 - report.windows
+    assert report.skipped_windows == left_out.sum() == 36 - report.windows
     assert np.array_equal(some.skipped(), left_out)
     assert np.array_equal(some.valid(), ~left_out)
     assert not some.unreadable().any()
@@ -94,7 +94,7 @@ def test_windows_with_little_tissue_are_left_out_and_recorded_as_such(
     again = extract_cohort(
         section, tmp_path / "some.zarr", TINY, (0.5,), dataclasses.replace(options, overwrite=True)
     )
-    assert (again.kept, again.windows) == (["A1"], 0)
+    assert (again.unchanged, again.windows) == (["A1"], 0)
     with pytest.raises(RequestError, match="tissue_min"):
         extract_cohort(section, tmp_path / "some.zarr", TINY, (0.5,), OPTIONS)
 
@@ -151,7 +151,7 @@ def test_an_image_that_is_changed_under_a_run_fails_its_slide(
 
     monkeypatch.setattr(sessions, "open_slide", changed)
     report = extract_cohort(section, tmp_path / "f.zarr", TINY, (0.5,), OPTIONS)
-    assert "was changed while the run went on" in report.failed["A1"]
+    assert "was changed during the run" in report.failed["A1"]
 
 
 def test_a_defect_on_one_slide_is_said_and_the_others_are_done(

@@ -119,10 +119,10 @@ def test_a_second_run_does_nothing_and_magnifications_can_be_added(write_section
     cohort = open_cohort(f"her2st:{root}")
     path = tmp_path / "f.zarr"
     first = extract_cohort(cohort, path, TINY, (1.0,))
-    assert (first.done, first.passed_over, first.windows) == (["A1", "B1"], ["C1"], 32)
+    assert (first.done, first.skipped_slides, first.windows) == (["A1", "B1"], ["C1"], 32)
     times = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     again = extract_cohort(cohort, path, TINY, (1.0,))
-    assert (again.done, again.kept, again.windows) == ([], ["A1", "B1"], 0)
+    assert (again.done, again.unchanged, again.windows) == ([], ["A1", "B1"], 0)
     assert times == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     added = extract_cohort(cohort, path, TINY, (0.5, 1.0))
     assert (added.done, added.windows) == (["A1", "B1"], 32)

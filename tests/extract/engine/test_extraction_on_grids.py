@@ -64,7 +64,7 @@ def test_slides_without_spots_get_the_grid_and_the_others_keep_theirs(
     path, notes = tmp_path / "f.zarr", Notes()
     cohort = cohort_of(sequenced, unsequenced, CohortSlide("bare"))
     report = extract_cohort(cohort, path, TINY, (1.0,), progress=notes, grid=GRID)
-    assert (report.done, report.gridded, report.passed_over) == (["A1", "new"], ["new"], ["bare"])
+    assert (report.done, report.gridded, report.skipped_slides) == (["A1", "new"], ["new"], ["bare"])
     assert "1 slides get the spots of grid:200; 1 have spots of their own" in notes.notes
     stored = FeatureStore.open(path)
     assert stored.slide("A1").spot_ids()[0] == "1x1"
@@ -73,9 +73,9 @@ def test_slides_without_spots_get_the_grid_and_the_others_keep_theirs(
     assert new.spots_made_by() == {"layout": "square", "pitch_um": 200.0, "tissue": "otsu-darkest-channel-2"}
     assert sorted(set(new.spot_xy().ravel())) == [500.0, 700.0, 900.0, 1100.0, 1300.0]
     assert len(new.complete(TINY.spec.name)[1.0].embedding()) == 25
-    # Without a grid the row is passed over, as before.
+    # Without a grid the row is skipped, as before.
     plain = extract_cohort(cohort, path, TINY, (1.0,))
-    assert (plain.kept, plain.passed_over) == (["A1"], ["new", "bare"])
+    assert (plain.unchanged, plain.skipped_slides) == (["A1"], ["new", "bare"])
 
 
 def test_a_second_run_takes_the_grid_from_the_store(
@@ -86,7 +86,7 @@ def test_a_second_run_takes_the_grid_from_the_store(
     looked: list[object] = []
     monkeypatch.setattr(placement, "find_tissue", lambda *args: looked.append(args))
     again = extract_cohort(cohort, path, TINY, (1.0,), grid=GRID)
-    assert (again.kept, again.windows) == (["new"], 0)
+    assert (again.unchanged, again.windows) == (["new"], 0)
     added = extract_cohort(cohort, path, TINY, (0.5, 1.0), grid=GRID)
     assert (added.done, added.windows) == (["new"], 25)
     replaced = extract_cohort(cohort, path, TINY, (1.0,), ExtractOptions(overwrite=True), grid=GRID)
@@ -195,7 +195,7 @@ def test_previews_are_drawn_for_slides_with_and_without_spots(
     told: list[str] = []
     report = preview_cohort(cohort, store, out, GRID, told.append)
     assert {name: path.name for name, path in report.written.items()} == {"A1": "A1.jpg", "a b": "a%20b.jpg"}
-    assert report.passed_over == ["bare"]
+    assert report.skipped_slides == ["bare"]
     assert "no tissue found on it" in report.failed["blank/1"]
     assert told == ["drawing A1", "drawing a b", "drawing blank/1"]
     assert not store.exists()

@@ -1,4 +1,4 @@
-"""Imports: every row goes to its own spot or to none, and what cannot be told apart is refused."""
+"""Imports: every row goes to its own spot or to none, and what cannot be distinguished is refused."""
 
 import json
 import shutil
@@ -218,8 +218,8 @@ def test_the_same_again_is_skipped_and_another_file_refused(section, tmp_path: P
     np.save(path, embeddings(16))
     run(store, path, cohort)
     times = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
-    assert run(store, path, cohort).kept == ["A1"]
-    assert run(store, path).kept == ["A1"]  # the store's own spots
+    assert run(store, path, cohort).unchanged == ["A1"]
+    assert run(store, path).unchanged == ["A1"]  # the store's own spots
     assert times == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
     np.save(path, embeddings(16, seed=1))
     assert "features.sha256" in run(store, path, cohort).failed["A1"]
@@ -329,7 +329,7 @@ def test_spots_from_a_table_and_the_scale_from_the_user(tmp_path: Path) -> None:
     slide = FeatureStore.open(store).slide("A1")
     assert (slide.source_mpp, slide.patient, slide.spot_ids()[0]) == (None, None, "s0")
     assert np.isnan(np.asarray(imported(store).group["in_bounds"][:])).all()
-    assert run(store, path, spots=table, source_mpp=0.9).kept == ["A1"]  # no number depends on it
+    assert run(store, path, spots=table, source_mpp=0.9).unchanged == ["A1"]  # no number depends on it
     assert run(store, path, source_mpp=0.9, mpp=0.4).done
     assert FeatureStore.open(store).slide("A1").source_mpp == 0.9
     assert "the store has it at 0.9 um/px (given)" in run(store, path, source_mpp=0.8, mpp=0.45).failed["A1"]
@@ -366,12 +366,12 @@ def test_a_folder_is_imported_slide_by_slide(write_section, tmp_path: Path) -> N
     np.save(folder / "E9.npy", embeddings(16))
     (folder / "notes.txt").touch()
     report = run(tmp_path / "f.zarr", folder, cohort, slide=None)
-    assert (list(report.done), report.passed_over, report.unknown) == (["A1"], ["D1"], ["E9.npy"])
+    assert (list(report.done), report.skipped_slides, report.unknown) == (["A1"], ["D1"], ["E9.npy"])
     assert "15 rows" in report.failed["B1"]
     assert "several files of its name (C1.h5, C1.npy)" in report.failed["C1"]
     again = run(tmp_path / "f.zarr", folder, slide=None)  # the store's slides
-    assert again.kept == ["A1"]
-    assert run(tmp_path / "f.zarr", folder, cohort, slide="A1").kept == ["A1"]
+    assert again.unchanged == ["A1"]
+    assert run(tmp_path / "f.zarr", folder, cohort, slide="A1").unchanged == ["A1"]
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_other_spots_of_a_slide_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is no feature store"):
+    with pytest.raises(StoreError, match="is not a feature store"):
         FeatureStore.open(tmp_path / "no.zarr")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()

@@ -198,7 +198,7 @@ def test_an_image_that_is_gone_fails_every_reader_and_nobody_waits_forever() -> 
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(reader.read, step) for step in range(len(plan))]
         for future in futures:
-            # Also those whose tiles were another reader's to decode: it is no damage of theirs.
+            # Also those whose tiles were another reader's to decode: it is not damage of theirs.
             assert isinstance(future.exception(timeout=30), ImageError)
 
 

@@ -18,7 +18,7 @@ class StoppedError(MmapError):
 
 
 class EvaluationError(MmapError):
-    """A cross-validation broke off: the finished folds are saved (exit status 1)."""
+    """A cross-validation stopped early: the finished folds are saved (exit status 1)."""
 
 
 class RequestError(MmapError):
@@ -46,7 +46,7 @@ class NormalisationError(RequestError):
 
 
 class SplitError(RequestError):
-    """Train, validation and test slides cannot be taken as asked."""
+    """Train, validation and test slides cannot be assigned as requested."""
 
 
 class EncoderError(RequestError):

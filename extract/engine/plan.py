@@ -120,7 +120,7 @@ def _check_one_picture(
             stored = magnification.recipe
             replaced = overwrite and name == encoder and magnification.mpp in wanted
             if is_imported(stored):
-                # Made of a picture that is not known here, and beside it only under another name.
+                # Made from an image that is not known here; allowed, but only under another encoder's name.
                 different = differences(stored, new) if name == encoder else []
             else:
                 different = differences(slide_part(stored), slide_part(new))

@@ -13,7 +13,7 @@ from mmap_st.extract.slides.tissue import Tissue, share_on_tissue
 
 Points = NDArray[np.float64]
 
-#: Said only where it is plain: most spots lie beside the tissue as they are, and almost none otherwise.
+#: Reported only where it is clear: most spots lie off the tissue as they are, and almost none otherwise.
 _WELL_PLACED = 0.9
 _LEAST_GAIN = 0.1
 _MASK_POINTS = 4000

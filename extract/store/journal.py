@@ -206,7 +206,7 @@ def _open_new(path: Path) -> FileIO:
 
 
 def journal_path(store: Path, *names: str) -> Path:
-    """Where the journal of a slide's magnification lies: beside the store, which holds nothing but Zarr."""
+    """Path of a magnification's journal: next to the store, which holds nothing but Zarr."""
     store = store.resolve()
     return store.with_name(store.name + ".journals").joinpath(*names[:-1], names[-1] + os.extsep + "rows")
 

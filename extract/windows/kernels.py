@@ -140,7 +140,7 @@ def _find_columns(
 ) -> None:
     """Fill `starts` with where each column of a region begins in the arena, within one row of tiles.
 
-    Outside of the level that is slot 0: no step holds a tile for what lies beside the picture.
+    Outside of the level that is slot 0: no step holds a tile for what lies outside the image.
     """
     width, height = tile
     for i in range(len(starts)):

@@ -74,7 +74,7 @@ def _foldable(module: torch.nn.Module) -> bool:
 
 
 def _rest(norm: torch.nn.BatchNorm2d) -> torch.nn.Module:
-    """What a normalisation does besides."""
+    """What a normalisation does in addition."""
     import torch
     from timm.layers.norm_act import BatchNormAct2d
 

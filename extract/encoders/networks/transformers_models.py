@@ -116,7 +116,7 @@ def _key(entry: Any) -> str:
 
 
 def load_remote(spec: EncoderSpec, output: str, path: Path) -> nn.Module:
-    """Build by the code beside a file of weights, which the user has agreed to run; load that file, strictly.
+    """Build by the code next to a file of weights, which the user has agreed to run; load that file.
 
     Raises
     ------

@@ -92,7 +92,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match="cannot be read"):
             build_encoder(spec, weights=tmp_path / name)
     torch.save({"epoch": 3}, tmp_path / "b.pth")
-    with pytest.raises(EncoderError, match="no plain table of tensors"):
+    with pytest.raises(EncoderError, match="not a plain table of tensors"):
         build_encoder(spec, weights=tmp_path / "b.pth")
 
 

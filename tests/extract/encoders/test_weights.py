@@ -396,7 +396,7 @@ def test_code_of_a_repository_runs_only_with_the_users_word(tmp_path: Path) -> N
     again = build_encoder(spec, weights=folder, device="cpu", trust_remote_code=True)
     assert again.weights_sha256 != changed  # code is part of what makes the numbers
     (folder / "modeling.py").write_text("raise ValueError('too old')")
-    with pytest.raises(EncoderError, match="cannot be built by the code beside"):
+    with pytest.raises(EncoderError, match="cannot be built by the code next to"):
         build_encoder(spec, weights=folder, device="cpu", trust_remote_code=True)
 
 
@@ -505,7 +505,7 @@ def test_quilt_by_open_clip_itself(tmp_path: Path) -> None:
     path = tmp_path / "w" / "open_clip_pytorch_model.bin"
     torch.save(whole.state_dict(), path)
     with pytest.raises(
-        EncoderError, match=r"needs open_clip_config.json beside .*; copy the whole repository wisdomik"
+        EncoderError, match=r"needs open_clip_config.json next to .*; copy the whole repository wisdomik"
     ):
         build_encoder(ENCODERS["quilt"], weights=path, device="cpu")
     (tmp_path / "w" / "open_clip_config.json").write_text(
@@ -737,7 +737,7 @@ def test_remote_code_loads_the_file_that_was_named(tmp_path: Path) -> None:
             ENCODERS["hibou-b"], weights=tmp_path / "model.safetensors", device="cpu", trust_remote_code=True
         )
     (tmp_path / "config.json").unlink()
-    with pytest.raises(EncoderError, match=r"needs config.json and code beside"):
+    with pytest.raises(EncoderError, match=r"needs config.json and code next to"):
         build_encoder(
             ENCODERS["hibou-b"], weights=tmp_path / "model.safetensors", device="cpu", trust_remote_code=True
         )
@@ -851,7 +851,7 @@ def test_weights_in_parts_are_said_to_be(tmp_path: Path) -> None:
 
 def test_a_table_whose_keys_are_no_names(tmp_path: Path) -> None:
     torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(EncoderError, match="no plain table"):
+    with pytest.raises(EncoderError, match="not a plain table"):
         read_state(tmp_path / "w.pth")
 
 

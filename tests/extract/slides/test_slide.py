@@ -70,7 +70,7 @@ def test_images_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
         open_slide(tmp_path / "no.jpg")
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(ImageError, match="no image that OpenSlide, tifffile or Pillow can read"):
+    with pytest.raises(ImageError, match="not an image that OpenSlide, tifffile or Pillow can read"):
         open_slide(tmp_path / "text.jpg")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ImageError, match="convert it to 8-bit RGB"):

@@ -74,11 +74,11 @@ def fit_head(
         report = fit(slides, FeatureStore.open(store), request, out, tell)
     for text in report.warnings:
         console.warn(text)
-    if report.passed_over:
-        console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
+    if report.skipped:
+        console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
     results.show_metrics(report.metrics, request.method.name)
     console.show_reasons("failed", report.failed)
-    console.show_paths([out / METRICS] if report.metrics["test"] else [out])
+    console.show_paths([out / METRICS] if report.metrics.test else [out])
     raise typer.Exit(1 if report.failed else 0)
 
 
@@ -95,7 +95,7 @@ def predict(
     names = None if slides is None else [name.strip() for name in slides.split(",") if name.strip()]
     with console.status() as tell:
         report = predict_slides(run, FeatureStore.open(store), out, names, tell)
-    console.show_reasons("passed over", report.passed_over)
+    console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))
     raise typer.Exit(1 if report.failed else 0)

@@ -99,7 +99,7 @@ def _some_head(run: Path) -> SavedHead:
 
 def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Figure:
     """The prototype map of a predicted slide, with the candidates that its head sees."""
-    wanted = prototype_settings(saved.settings, saved.card["seed"])
+    wanted = prototype_settings(saved.settings, saved.card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
     candidates, _ = stored_candidates(store, stored, saved.encoder, saved.mpps, settings)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmap_st.data import Cohort, write_cohort
 from mmap_st.data.readers import open_cohort
@@ -17,7 +16,7 @@ from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head import head_method, parse_settings
-from mmap_st.head.runs import FitRequest, fit_head
+from mmap_st.head.runs import FitRequest, RunMetrics, fit_head
 from mmap_st.progress import Progress
 from mmap_st.report import report_run
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
@@ -33,7 +32,7 @@ _MARK = ".mmap-demo"
 class DemoResult:
     """Contents of metrics.json, the pictures, the folder of the run, and seconds of each step."""
 
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     pictures: list[Path]
     run: Path
     seconds: dict[str, float]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +17,8 @@ from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import replacing, sha256_of_file, sha256_of_json
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
-from mmap_st.head.runs import FOLDS, METRICS, FitRequest, read_json, write_json, writing
+from mmap_st.head.runs import FOLDS, METRICS, FitRequest, writing
+from mmap_st.head.scoring import read_json, write_json
 
 _FORMAT_VERSION = 1
 
@@ -59,7 +59,7 @@ def describe(
     mpps: Sequence[float],
     counts_sha256: str,
     patients: Mapping[str, str | None],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All that the numbers of an evaluation depend on, but seeds: those may be added later."""
     embeddings = {
         name: [store.slide(name).complete(request.encoder)[mpp].recipe_sha256 for mpp in mpps]
@@ -135,7 +135,7 @@ def check_kind(out: Path, *, comparison: bool) -> None:
         raise RequestError(f"--out {out} holds {held}, not {asked}; name another folder.")
 
 
-def keep_request(out: Path, asked: Mapping[str, Any]) -> None:
+def keep_request(out: Path, asked: Mapping[str, object]) -> None:
     """Write what an evaluation is asked for beside its folds, or compare it with what was asked before.
 
     Raises
@@ -178,7 +178,7 @@ def link_files(files: Sequence[Path], folder: Path) -> None:
     draft.rename(folder)
 
 
-def _shown(different: Sequence[str], before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def _shown(different: Sequence[str], before: Mapping[str, object], asked: Mapping[str, object]) -> str:
     """Each difference, values where they are short enough to read."""
     parts = []
     for key in different:

@@ -4,9 +4,15 @@ __all__ = [
     "HEAD_JSON",
     "MEASURED",
     "METRICS",
+    "NOT_SCORED",
     "PREDICTIONS",
     "UNS",
+    "FitReport",
     "FitRequest",
+    "HeadCard",
+    "PredictReport",
+    "RunMetrics",
+    "RunProtocol",
     "SavedHead",
     "choose_genes",
     "count_parameters",
@@ -16,16 +22,19 @@ __all__ = [
     "predict_slides",
     "prediction_file",
     "read_head",
-    "read_json",
+    "read_metrics",
     "read_prediction",
     "shared_patients_warning",
-    "write_json",
+    "shown_with",
+    "slide_table",
+    "summary_table",
     "write_table",
     "writing",
 ]
 
-from .fit import choose_genes, fit_head, fit_split, shared_patients_warning
-from .prediction import MEASURED, UNS, predict_slides, prediction_file, read_prediction
+from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
+from .head_card import HeadCard
+from .prediction import MEASURED, UNS, PredictReport, predict_slides, prediction_file, read_prediction
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,
@@ -36,8 +45,7 @@ from .run_folder import (
     SavedHead,
     count_parameters,
     read_head,
-    read_json,
-    write_json,
     write_table,
     writing,
 )
+from .run_metrics import RunMetrics, RunProtocol, read_metrics, shown_with, slide_table, summary_table

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,16 +45,15 @@ from mmap_st.head.runs.run_folder import (
     check_run_folder,
     finish_run_folder,
     write_head,
-    write_json,
     write_table,
     writing,
 )
-from mmap_st.head.scoring import Spread, fit_spread
+from mmap_st.head.runs.run_metrics import RunMetrics
+from mmap_st.head.scoring import Spread, fit_spread, write_json
+from mmap_st.progress import ProgressCallback
 
-Tell = Callable[[str], None]
 
-
-@dataclass
+@dataclass(frozen=True)
 class FitReport:
     """What was fitted.
 
@@ -63,20 +61,26 @@ class FitReport:
     ----------
     metrics
         Contents of metrics.json.
-    passed_over, failed
-        Slides that were not used, with the reason.
+    skipped
+        Slides that lack what is needed, with the reason.
+    failed
+        Slides that have a fault or could not be scored, with the reason.
     warnings
         What the user should know.
     """
 
-    metrics: dict[str, Any] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    metrics: RunMetrics
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 def fit_head(
-    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: Tell = lambda text: None
+    cohort: Cohort,
+    store: FeatureStore,
+    request: FitRequest,
+    out: Path,
+    tell: ProgressCallback = lambda text: None,
 ) -> FitReport:
     """Train a head and write RUN/.
 
@@ -98,15 +102,15 @@ def fit_head(
         check_encoder(store, request.encoder)
     split = measured.usable(cohort, asked)
     _check_split(asked, split, {**measured.passed_over, **measured.failed})
-    report = FitReport(passed_over=measured.passed_over, failed=measured.failed)
+    warnings = []
     if split.shared_patients:
-        report.warnings.append(shared_patients_warning(split.shared_patients))
-    report.metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
-    scored = (report.metrics["test"] or {"slides": split.test})["slides"]
+        warnings.append(shared_patients_warning(split.shared_patients))
+    metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
+    failed = dict(measured.failed)
     for name in split.test:
-        if name not in scored:
-            report.failed[name] = "none of its spots has both a valid embedding and a target"
-    return report
+        if metrics.test is not None and name not in metrics.test.slides:
+            failed[name] = NOT_SCORED
+    return FitReport(metrics, measured.passed_over, failed, warnings)
 
 
 def fit_split(
@@ -116,18 +120,14 @@ def fit_split(
     split: Split,
     counts: Mapping[str, Counts],
     out: Path,
-    tell: Tell = lambda text: None,
-) -> dict[str, Any]:
+    tell: ProgressCallback = lambda text: None,
+) -> RunMetrics:
     """Train a head on slides whose counts were read, and write RUN/.
 
     Parameters
     ----------
     counts
         Of every slide of `split`, in the spot order of the store.
-
-    Returns
-    -------
-    Contents of metrics.json.
     """
     names = (*split.train, *split.validation, *split.test)
     stored = [store.slide(name) for name in names]
@@ -177,24 +177,29 @@ def fit_split(
         _write_prediction(cohort, store, fitted, slide, predicted[slide.name], spread, draft / PREDICTIONS)
     seconds["calibrate"] = time.perf_counter() - started
 
-    metrics: dict[str, Any] = {"protocol": fitted.protocol()}
-    metrics |= {"test": fitted.scores(predicted) if test else None}
-    metrics["prediction_intervals"] = fitted.intervals(spread, predicted) if test and spread else None
-    ridge = None
-    if request.baselines:
-        mean = MEAN.fit(train, validation, MeanSettings(), request.seed, tell) if test else None
-        metrics["baseline_mean"] = None if mean is None else fitted.scores(_predict(mean, test))
-        probe = RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell) if test else None
-        ridge = None if probe is None else _predict(probe, test)
-        metrics["baseline_ridge"] = None if ridge is None else fitted.scores(ridge)
-    metrics["seconds"] = seconds
+    by_mean = by_ridge = None
+    if request.baselines and test:
+        by_mean = _predict(MEAN.fit(train, validation, MeanSettings(), request.seed, tell), test)
+        by_ridge = _predict(RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell), test)
+    metrics = RunMetrics(
+        protocol=fitted.protocol(),
+        test=fitted.scores(predicted) if test else None,
+        prediction_intervals=fitted.intervals(spread, predicted) if test and spread else None,
+        baseline_mean=None if by_mean is None else fitted.scores(by_mean),
+        baseline_ridge=None if by_ridge is None else fitted.scores(by_ridge),
+        seconds=seconds,
+    )
     with writing(out):
         if test:
-            write_table(draft / GENES, fitted.genes(predicted, ridge))
+            write_table(draft / GENES, fitted.genes(predicted, by_ridge))
         write_head(draft, head, fitted.card(), spread)
         write_json(draft / METRICS, metrics)
         finish_run_folder(draft, out)
     return metrics
+
+
+#: Why a test slide has no scores.
+NOT_SCORED = "none of its spots has both a valid embedding and a target"
 
 
 def shared_patients_warning(patients: Sequence[str]) -> str:

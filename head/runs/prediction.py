@@ -18,7 +18,6 @@ from mmap_st.head.scoring import Spread
 
 if TYPE_CHECKING:
     import anndata
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
@@ -27,6 +26,7 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
 from mmap_st.head.runs.run_folder import SavedHead, read_head
+from mmap_st.progress import ProgressCallback
 
 UNS = "mmap"
 MEASURED, SPREAD = "measured", "spread"
@@ -103,10 +103,10 @@ def read_prediction(path: Path) -> anndata.AnnData:
 
 @dataclass
 class PredictReport:
-    """Files written, and slides that were passed over or failed, with the reason."""
+    """Files written, and slides that were skipped or failed, with the reason."""
 
     written: dict[str, Path] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ def predict_slides(
     store: FeatureStore,
     out: Path,
     slides: Sequence[str] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: ProgressCallback = lambda text: None,
 ) -> PredictReport:
     """Write one .h5ad a slide.
 
@@ -147,7 +147,7 @@ def predict_slides(
     for name in slides or store.slides():
         missing = _missing(saved, store, name)
         if missing:
-            report.passed_over[name] = missing
+            report.skipped[name] = missing
             continue
         tell(f"predicting {name}")
         try:
@@ -181,20 +181,20 @@ def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
 def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Path:
     stored = store.slide(name)
     for magnification in stored.complete(saved.encoder).values():
-        different = differences(saved.card["encoder"], head_part(magnification.recipe))
+        different = differences(saved.card.encoder, head_part(magnification.recipe))
         if magnification.mpp in saved.mpps and different:
             raise SlideError(
                 f"it was embedded otherwise than the head's training slides ({'; '.join(different)});"
                 " extract it alike."
             )
-    wanted = prototype_settings(saved.settings, saved.card["seed"])
+    wanted = prototype_settings(saved.settings, saved.card.seed)
     slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted, tokens=saved.method.tokens)
     out.mkdir(parents=True, exist_ok=True)
     path = prediction_file(out, name)
     about = {
         "head": saved.method.name,
         "encoder": saved.encoder,
-        "normalisation": saved.card["normalisation"]["targets"],
+        "normalisation": saved.card.normalisation.targets,
         "source_mpp": stored.source_mpp,
     }
     write_prediction(path, slide, saved.head.predict(slide), saved.genes, about, saved.spread)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 import shutil
@@ -13,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmap_st
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.scoring import Spread, is_spread, saved_spread
+from mmap_st.head.runs.head_card import FORMAT_VERSION, HeadCard
+from mmap_st.head.scoring import Spread, from_json, is_spread, read_json, saved_spread, write_json
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "head.json",
     "head.safetensors",
@@ -30,9 +28,7 @@ HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "genes.csv",
     "predictions",
 )
-
-
-#: Of a cross-validation: each fold's runs, one a seed.
+#: Of a cross-validation: each fold's runs, one per seed.
 FOLDS = "folds"
 
 
@@ -55,33 +51,33 @@ class SavedHead:
     head: FittedHead
     method: HeadMethod
     settings: Any
-    card: dict[str, Any]
+    card: HeadCard
     spread: Spread | None
 
     @property
     def genes(self) -> list[str]:
         """The panel, in order."""
-        return list(self.card["panel"]["genes"])
+        return list(self.card.panel.genes)
 
     @property
     def encoder(self) -> str:
         """Name of the encoder."""
-        return str(self.card["encoder"]["encoder"]["name"])
+        return self.card.encoder_name
 
     @property
     def mpps(self) -> tuple[float, ...]:
         """Magnifications, finest first."""
-        return tuple(float(mpp) for mpp in self.card["magnifications"])
+        return self.card.magnifications
 
     @property
     def tokens(self) -> int:
         """Side of the grids of tokens that it was trained on; 0 where it needs none."""
-        return int(self.card.get("tokens", 0))
+        return self.card.tokens
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk says while `path` is written into one sentence."""
+    """Turn what goes wrong on the disk while `path` is written into one sentence."""
     try:
         yield
     except OSError as error:
@@ -135,15 +131,14 @@ def finish_run_folder(draft: Path, path: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def write_head(folder: Path, head: FittedHead, card: dict[str, Any], spread: Spread | None) -> None:
+def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> None:
     """Write head.safetensors, head.json and history.csv."""
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
-    full = {"format_version": FORMAT_VERSION, "package_version": mmap_st.__version__, **card}
-    write_json(folder / HEAD_JSON, full)
+    write_json(folder / HEAD_JSON, card)
     write_table(folder / HISTORY, head.history, ("epoch",))
 
 
@@ -153,27 +148,32 @@ def read_head(folder: Path) -> SavedHead:
     Raises
     ------
     HeadError
-        If `folder` is no run, or one of a format that this version does not know.
+        If `folder` is not a run, or one of a format that this version does not know.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not (folder / HEAD_JSON).is_file() or not (folder / WEIGHTS).is_file():
-        raise HeadError(f"{folder} is no run of `mmap fit-head`: it lacks {HEAD_JSON} or {WEIGHTS}.")
+        raise HeadError(f"{folder} is not a run of `mmap fit-head`: {HEAD_JSON} or {WEIGHTS} is missing.")
     try:
-        card = json.loads((folder / HEAD_JSON).read_text("utf-8"))
+        content = read_json(folder / HEAD_JSON)
         tensors = load_file(folder / WEIGHTS)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise HeadError(f"{folder} is damaged and cannot be loaded ({error}).") from error
-    if card.get("format_version") != FORMAT_VERSION:
+    except (HeadError, OSError, SafetensorError) as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    if content.get("format_version") != FORMAT_VERSION:
         raise HeadError(
-            f"{folder} has format version {card.get('format_version')}; this program reads {FORMAT_VERSION}."
+            f"{folder} has format version {content.get('format_version')}; this program reads"
+            f" {FORMAT_VERSION}."
         )
-    method = head_method(card["head"])
-    if card.get("head_code_sha256", "") != method.code:
+    try:
+        card = from_json(HeadCard, content)
+    except TypeError as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    method = head_method(card.head)
+    if card.head_code_sha256 != method.code:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
-    settings = make_settings(method, card["settings"])
-    head = method.load(tensors, settings, Shape(**card["shape"]))
+    settings = make_settings(method, card.settings)
+    head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
     return SavedHead(head, method, settings, card, saved_spread(tensors))
 
 
@@ -184,30 +184,6 @@ def count_parameters(folder: Path) -> int:
     with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
     return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and SPOTS not in key)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a run's JSON files."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeadError(f"{path} cannot be read ({error}).") from error
-    return content
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write readable JSON; numbers that are not finite become null."""
-    path.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

@@ -156,7 +156,7 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     (out / "stale").touch()
     small = SimulationSettings(patients=5, size_um=1200.0, genes_per_kind=6)
     result = run_demo(out, small, 0, lambda text: None, Silent())
-    assert result.metrics["protocol"]["test"] == ["B1"]
+    assert result.metrics.protocol.test == ("B1",)
     assert {"simulate", "extract", "fit-head", "report"} == result.seconds.keys()
     assert [p.name for p in result.pictures] == ["B1_maps.png", "B1_prototypes.png"]
     assert all(p.is_file() for p in result.pictures)

@@ -26,6 +26,8 @@ MPPS = (0.5, 1.0, 2.0)
 #: Enough to show the effects, and little enough for a few minutes on two slow cores; the benchmark has more.
 SETTINGS = SimulationSettings(patients=12, size_um=2600.0)
 _MARK = ".mmap-demo"
+# All that a demo makes: what else a user keeps there stays.
+_COHORT, _MADE = "cohort.csv", ("her2st", "features.zarr", "features.zarr.locks", "run", "report")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ def run_demo(
     """
     if out.exists() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise RequestError(f"--out {out} holds other things than an earlier demo; name another folder.")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _MADE:
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / _COHORT).unlink(missing_ok=True)
     (out / _MARK).touch()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
@@ -78,7 +82,7 @@ def run_demo(
         processes=os.cpu_count() or 1,
     )
     cohort = open_cohort(f"her2st:{out / 'her2st'}")
-    write_cohort(cohort, out / "cohort.csv")
+    write_cohort(cohort, out / _COHORT)
     lap("simulate")
 
     tell("embedding spots")

@@ -36,7 +36,6 @@ from mmap_st.head.evaluation.folder import (
     EvaluateRequest,
     check_kind,
     evaluation_folder,
-    write_json_whole,
 )
 from mmap_st.head.evaluation.results import ComparisonResult, EvaluationMetrics, RowResult
 from mmap_st.head.runs import (
@@ -50,7 +49,7 @@ from mmap_st.head.runs import (
     write_table,
     writing,
 )
-from mmap_st.head.scoring import region_agreement
+from mmap_st.head.scoring import region_agreement, write_json
 from mmap_st.progress import ProgressCallback
 
 COMPARE_JSON, COMPARE_CSV, ROWS = "compare.json", "compare.csv", "rows"
@@ -97,7 +96,7 @@ def compare(
         lacking = _lacking(ready, rows)
         check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
         with writing(out):
-            write_json_whole(out / REQUEST, {COMPARISON: [row.key for row in rows]})
+            write_json(out / REQUEST, {COMPARISON: [row.key for row in rows]})
         labels = _read_labels(ready, notes)
         results = _evaluate_rows(ready, request, rows, lacking, labels, out, notes, tell)
         protocols = [metrics.protocol.common() for _, metrics in results if metrics is not None]
@@ -105,7 +104,7 @@ def compare(
         result = comparison([row for row, _ in results], protocol, ready.patients)
         with writing(out):
             write_table(out / COMPARE_CSV, result.table.to_dicts())
-            write_json_whole(out / COMPARE_JSON, result)
+            write_json(out / COMPARE_JSON, result)
     evaluated = {row.key for row in result.evaluated}
     shown = pair if pair and evaluated.issuperset(pair) else None
     return CompareReport(result=result, pair=shown, **vars(notes))

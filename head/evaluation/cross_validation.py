@@ -17,7 +17,6 @@ from mmap_st.head.evaluation.folder import (
     describe,
     keep_request,
     link_files,
-    write_json_whole,
 )
 from mmap_st.head.evaluation.results import EvaluationMetrics
 from mmap_st.head.runs import (
@@ -33,6 +32,7 @@ from mmap_st.head.runs import (
     write_table,
     writing,
 )
+from mmap_st.head.scoring import write_json
 from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import stored_candidates
 
@@ -188,7 +188,7 @@ def collect(
     with writing(out):
         write_table(out / GENES, gene_rows([job.out / GENES for job in jobs]))
         link_files(files, out / PREDICTIONS)
-        write_json_whole(out / METRICS, metrics)
+        write_json(out / METRICS, metrics)
     return metrics
 
 

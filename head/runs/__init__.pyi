@@ -19,6 +19,7 @@ __all__ = [
     "fit_head",
     "fit_request",
     "fit_split",
+    "only_writer",
     "predict_slides",
     "prediction_file",
     "read_head",
@@ -34,7 +35,8 @@ __all__ = [
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
 from .head_card import HeadCard
-from .prediction import MEASURED, UNS, PredictReport, predict_slides, prediction_file, read_prediction
+from .prediction import MEASURED, PredictReport, predict_slides, prediction_file, read_prediction
+from .prediction_folder import UNS
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,
@@ -44,6 +46,7 @@ from .run_folder import (
     PREDICTIONS,
     SavedHead,
     count_parameters,
+    only_writer,
     read_head,
     write_table,
     writing,

@@ -36,20 +36,21 @@ from mmap_st.head.interface import FittedHead, HeldOut, held_out_by, plan_valida
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import Fitted
 from mmap_st.head.runs.prediction import prediction_file, write_prediction
+from mmap_st.head.runs.prediction_folder import HEAD_SHA256
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
     GENES,
     METRICS,
     PREDICTIONS,
     begin_run_folder,
-    check_run_folder,
     finish_run_folder,
+    run_folder,
     write_head,
     write_table,
     writing,
 )
 from mmap_st.head.runs.run_metrics import RunMetrics
-from mmap_st.head.scoring import Spread, fit_spread, write_json
+from mmap_st.head.scoring import fit_spread, write_json
 from mmap_st.progress import ProgressCallback
 
 
@@ -81,8 +82,19 @@ def fit_head(
     request: FitRequest,
     out: Path,
     tell: ProgressCallback = lambda text: None,
+    *,
+    overwrite: bool = False,
 ) -> FitReport:
     """Train a head and write RUN/.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; it is there as a whole, or as it was before.
+    tell
+        Called with what is being done.
+    overwrite
+        Whether a run that is in `out` is replaced.
 
     Returns
     -------
@@ -91,9 +103,15 @@ def fit_head(
     Raises
     ------
     RequestError
-        If nothing can be fitted, or the request contradicts itself.
+        If nothing can be fitted, the request contradicts itself, or `out` holds a run, or something else.
     """
-    check_run_folder(out)
+    with run_folder(out, overwrite=overwrite):
+        return _fit_head(cohort, store, request, out, tell)
+
+
+def _fit_head(
+    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: ProgressCallback
+) -> FitReport:
     cohort = with_stored_patients(cohort, store)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
@@ -105,6 +123,11 @@ def fit_head(
     warnings = []
     if split.shared_patients:
         warnings.append(shared_patients_warning(split.shared_patients))
+    if split.shared_patients_validation:
+        warnings.append(
+            f"patients {', '.join(split.shared_patients_validation)} are in training and in validation:"
+            " choices are made on patients whom the head has seen, and may not suit new ones"
+        )
     metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
     failed = dict(measured.failed)
     for name in split.test:
@@ -173,8 +196,12 @@ def fit_split(
     seconds["predict"] = time.perf_counter() - started
     started = time.perf_counter()
     spread = fit_spread(_held_out(head, held_back))
+    with writing(out):
+        sha256 = write_head(draft, head, fitted.card(), spread)
     for slide in test:
-        _write_prediction(cohort, store, fitted, slide, predicted[slide.name], spread, draft / PREDICTIONS)
+        about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
+        path = prediction_file(draft / PREDICTIONS, slide.name)
+        write_prediction(path, slide, predicted[slide.name], panel.genes, about, spread)
     seconds["calibrate"] = time.perf_counter() - started
 
     by_mean = by_ridge = None
@@ -192,7 +219,6 @@ def fit_split(
     with writing(out):
         if test:
             write_table(draft / GENES, fitted.genes(predicted, by_ridge))
-        write_head(draft, head, fitted.card(), spread)
         write_json(draft / METRICS, metrics)
         finish_run_folder(draft, out)
     return metrics
@@ -222,25 +248,16 @@ def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray
     return {slide.name: head.predict(slide) for slide in slides}
 
 
-def _write_prediction(
-    cohort: Cohort,
-    store: FeatureStore,
-    fitted: Fitted,
-    slide: HeadSlide,
-    predicted: NDArray[np.float32],
-    spread: Spread | None,
-    folder: Path,
-) -> None:
+def _about(cohort: Cohort, store: FeatureStore, fitted: Fitted, slide: HeadSlide) -> dict[str, object]:
+    """What a prediction's file says of where it is from."""
     image = cohort[slide.name].image
-    about = {
+    return {
         "head": fitted.request.method.name,
         "encoder": fitted.request.encoder,
         "normalisation": fitted.normalisation,
         "image": None if image is None else str(image.resolve()),
         "source_mpp": store.slide(slide.name).source_mpp,
     }
-    path = prediction_file(folder, slide.name)
-    write_prediction(path, slide, predicted, fitted.panel.genes, about, spread)
 
 
 def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:

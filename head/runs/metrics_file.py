@@ -82,6 +82,7 @@ class Fitted:
             spots_without_target={name: n for name, n in undefined.items() if n},
             invalid_spots={name: n for name, n in invalid.items() if n},
             genes_lacking={name: n for name, n in lacking.items() if n},
+            shared_patients_validation=self.split.shared_patients_validation,
         )
 
     def scores(self, predicted: Predictions) -> Scores:

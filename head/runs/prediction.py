@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,10 @@ from mmap_st.extract.store import FeatureStore, differences, head_part
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
+from mmap_st.head.runs.prediction_folder import HEAD_SHA256, UNS, prediction_folder
 from mmap_st.head.runs.run_folder import SavedHead, read_head
 from mmap_st.progress import ProgressCallback
 
-UNS = "mmap"
 MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
 
@@ -43,7 +43,7 @@ def write_prediction(
     slide: HeadSlide,
     predicted: NDArray[np.float32],
     genes: Sequence[str],
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     spread: Spread | None = None,
 ) -> None:
     """Write one slide.
@@ -116,8 +116,10 @@ def predict_slides(
     out: Path,
     slides: Sequence[str] | None = None,
     tell: ProgressCallback = lambda text: None,
+    *,
+    overwrite: bool = False,
 ) -> PredictReport:
-    """Write one .h5ad a slide.
+    """Write one .h5ad per slide.
 
     Parameters
     ----------
@@ -129,11 +131,15 @@ def predict_slides(
         Folder to write to.
     slides
         Names; None: all slides of the store that have what the head needs.
+    tell
+        Called with what is being done.
+    overwrite
+        Whether predictions of another head in `out` are replaced.
 
     Raises
     ------
     RequestError
-        If a slide is not in the store, or none can be predicted.
+        If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
     saved = read_head(run)
     unknown = [name for name in slides or () if not store.has_slide(name)]
@@ -141,8 +147,14 @@ def predict_slides(
         raise RequestError(
             f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides())}."
         )
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder.")
+    files = [prediction_file(out, name) for name in slides or store.slides()]
+    with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
+        return _predict_slides(saved, store, out, slides, tell)
+
+
+def _predict_slides(
+    saved: SavedHead, store: FeatureStore, out: Path, slides: Sequence[str] | None, tell: ProgressCallback
+) -> PredictReport:
     report = PredictReport()
     for name in slides or store.slides():
         missing = _missing(saved, store, name)
@@ -196,6 +208,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Pat
         "encoder": saved.encoder,
         "normalisation": saved.card.normalisation.targets,
         "source_mpp": stored.source_mpp,
+        HEAD_SHA256: saved.sha256,
     }
     write_prediction(path, slide, saved.head.predict(slide), saved.genes, about, saved.spread)
     return path

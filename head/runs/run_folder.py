@@ -7,12 +7,13 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
+from mmap_st.files import InUseError, file_lock, sha256_of_file
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.head_card import FORMAT_VERSION, HeadCard
@@ -28,6 +29,8 @@ HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "genes.csv",
     "predictions",
 )
+#: All that a run consists of.
+RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS)
 #: Of a cross-validation: each fold's runs, one per seed.
 FOLDS = "folds"
 
@@ -46,6 +49,8 @@ class SavedHead:
         Contents of head.json.
     spread
         Of its predictions; None where it was not calibrated.
+    sha256
+        Of its weights, which predictions name.
     """
 
     head: FittedHead
@@ -53,6 +58,7 @@ class SavedHead:
     settings: Any
     card: HeadCard
     spread: Spread | None
+    sha256: str
 
     @property
     def genes(self) -> list[str]:
@@ -87,18 +93,97 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_run_folder(path: Path) -> None:
-    """Refuse to write a run over something that is no run.
+@contextmanager
+def run_folder(path: Path, *, overwrite: bool = False) -> Iterator[None]:
+    """Hold the one right to write a run to `path`.
+
+    Parameters
+    ----------
+    path
+        Where the run will be; nothing is made there.
+    overwrite
+        Whether a run that is there may be replaced.
 
     Raises
     ------
     RequestError
-        If `path` is a file, or a folder with other things in it.
+        If `path` is a file, holds something that is not a run or a run that may not be replaced, or is being
+        written by another process.
     """
+    path = path.resolve()
+    _check_free(path, overwrite)
+    refusal = f"--out {path} is being written by another process; wait until it ends, or name another folder."
+    with only_writer(path, path.with_name(f".{path.name}.lock"), refusal):
+        _check_free(path, overwrite)  # another process may have finished one meanwhile
+        yield
+
+
+@contextmanager
+def only_writer(out: Path, lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file; it is made here with its folder, and removed in the end.
+
+    Parameters
+    ----------
+    out
+        What is written meanwhile, for messages.
+    refusal
+        What to say if another process holds the lock.
+
+    Raises
+    ------
+    RequestError
+        If another process holds it, or it cannot be made.
+    """
+    with ExitStack() as held:
+        with writing(out):
+            try:
+                held.enter_context(_lock_in_place(lock))
+            except InUseError as error:
+                raise RequestError(refusal) from error
+        held.callback(lock.unlink, missing_ok=True)  # while it is held
+        yield
+
+
+@contextmanager
+def _lock_in_place(lock: Path) -> Iterator[None]:
+    """Hold a lock file that its last holder may have removed between our opening and locking it."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        before = _inode(lock)
+        with file_lock(lock):
+            # The same file before and after: it is the one that we opened, and others will open.
+            if before is not None and _inode(lock) == before:
+                yield
+                return
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise RequestError(f"--out {path} is a file; name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / HEAD_JSON).is_file():
+    if (path / HEAD_JSON).is_file():
+        if not overwrite:
+            raise RequestError(
+                f"--out {path} holds a finished run; name another folder, or give --overwrite to replace it."
+            )
+    elif path.is_dir() and any(path.iterdir()) and not _is_being_replaced(path):
         raise RequestError(f"--out {path} holds other things than a run; name another folder.")
+
+
+def _is_being_replaced(path: Path) -> bool:
+    """Whether an earlier process was killed while it put a finished run in the place of another."""
+    return not (path / METRICS).exists() and (_draft_of(path) / METRICS).is_file()
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def begin_run_folder(path: Path) -> Path:
@@ -110,7 +195,7 @@ def begin_run_folder(path: Path) -> Path:
         If it cannot be made.
     """
     path = path.resolve()
-    draft = path.with_name(f".{path.name}.unfinished")
+    draft = _draft_of(path)
     with writing(path):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / PREDICTIONS).mkdir(parents=True)
@@ -118,21 +203,31 @@ def begin_run_folder(path: Path) -> Path:
 
 
 def finish_run_folder(draft: Path, path: Path) -> None:
-    """Put a finished run in the place of `path`; files there that no run writes are kept."""
+    """Put a finished run in the place of `path`; nothing that is not of a run is moved or removed there.
+
+    A run that is replaced stops being one before the first of its files is: if this is interrupted, nobody
+    reads the head of one run with the scores of another.
+    """
     path = path.resolve()
-    for other in path.iterdir() if path.exists() else ():
-        if other.name not in (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS):
-            other.rename(draft / other.name)
-    before = path.with_name(f".{path.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
-    if path.exists():
-        path.rename(before)
-    draft.rename(path)
-    shutil.rmtree(before, ignore_errors=True)
+    if not path.exists():
+        draft.rename(path)
+        return
+    for name in (METRICS, HEAD_JSON, WEIGHTS, HISTORY, GENES):
+        (path / name).unlink(missing_ok=True)
+    (path / PREDICTIONS).mkdir(exist_ok=True)
+    for file in (path / PREDICTIONS).glob("*.h5ad"):
+        file.unlink()
+    for file in (draft / PREDICTIONS).iterdir():
+        file.rename(path / PREDICTIONS / file.name)
+    (draft / PREDICTIONS).rmdir()
+    for name in (WEIGHTS, HISTORY, GENES, HEAD_JSON, METRICS):
+        if (draft / name).exists():
+            (draft / name).rename(path / name)
+    draft.rmdir()
 
 
-def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> None:
-    """Write head.safetensors, head.json and history.csv."""
+def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> str:
+    """Write head.safetensors, head.json and history.csv; returns the sha256 of the first."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -140,6 +235,7 @@ def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | 
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
     write_json(folder / HEAD_JSON, card)
     write_table(folder / HISTORY, head.history, ("epoch",))
+    return sha256_of_file(folder / WEIGHTS)
 
 
 def read_head(folder: Path) -> SavedHead:
@@ -158,6 +254,7 @@ def read_head(folder: Path) -> SavedHead:
     try:
         content = read_json(folder / HEAD_JSON)
         tensors = load_file(folder / WEIGHTS)
+        sha256 = sha256_of_file(folder / WEIGHTS)
     except (HeadError, OSError, SafetensorError) as error:
         raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
     if content.get("format_version") != FORMAT_VERSION:
@@ -174,7 +271,7 @@ def read_head(folder: Path) -> SavedHead:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
     settings = make_settings(method, card.settings)
     head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
-    return SavedHead(head, method, settings, card, saved_spread(tensors))
+    return SavedHead(head, method, settings, card, saved_spread(tensors), sha256)
 
 
 def count_parameters(folder: Path) -> int:

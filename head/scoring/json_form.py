@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 from mmap_st.errors import HeadError, first_line
+from mmap_st.files import write_text
 
 #: Metadata of a field that a file does not mention where it has its default.
 OMITTED: Mapping[str, object] = types.MappingProxyType({"omitted": True})
@@ -100,8 +101,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a result, or other plain content, as readable JSON."""
-    path.write_text(json.dumps(as_json(content), indent=2) + "\n", "utf-8")
+    """Write a result, or other plain content, as readable JSON that is there whole or not at all."""
+    write_text(path, json.dumps(as_json(content), indent=2) + "\n")
 
 
 def _is_left_out(field: Field[Any], value: object) -> bool:

@@ -79,10 +79,10 @@ def run_cohort(folder: Path, settings: SimulationSettings, seed: int, name: str)
             seed=seed,
         )
         report = fit_head(cohort, FeatureStore.open(store_path), request, folder / "run")
-        scores[row] = {key: report.metrics["test"][key] for key in METRICS}
+        scores[row] = {key: report.metrics.test.value(key) for key in METRICS}
         if row == FULL:
-            scores[RIDGE] = {key: report.metrics["baseline_ridge"][key] for key in METRICS}
-            scores["training mean"] = {key: report.metrics["baseline_mean"][key] for key in METRICS}
+            scores[RIDGE] = {key: report.metrics.baseline_ridge.value(key) for key in METRICS}
+            scores["training mean"] = {key: report.metrics.baseline_mean.value(key) for key in METRICS}
         print(f"seed {seed}, {name}, {row}: {scores[row]}", flush=True)
     return scores
 

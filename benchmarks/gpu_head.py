@@ -108,7 +108,7 @@ def fit(slides: list[HeadSlide], cohort: Cohort, device: str) -> tuple[Figures, 
         "predict_s": predicting,
         "epochs": head.chosen["epochs"],
         "last_training_loss": head.history[-1]["training_loss"],
-        "test_pcc": slide_metrics(predicted, measured)["pcc"],
+        "test_pcc": slide_metrics(predicted, measured).pcc,
     }, predicted
 
 

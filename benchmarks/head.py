@@ -51,7 +51,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     cohort, store = open_cohort(job["cohort"]), FeatureStore.open(Path(job["store"]))
     name = "-".join([job["encoder"], job["split"].replace(">", "_to_"), job["row"], str(job["seed"])])
     report = fit_head(cohort, store, request, Path(job["out"]) / "runs" / name.replace(" ", "_"))
-    scores = {metric: report.metrics["test"][metric] for metric in METRICS}
+    scores = {metric: report.metrics.test.value(metric) for metric in METRICS}
     return {**{k: job[k] for k in FIELDS[:4]}, **scores, "seconds": time.perf_counter() - began}
 
 

@@ -150,8 +150,9 @@ def fit(
         step = " ".join(text.split()[:2]) if text.startswith(("prototypes", "reading")) else text
         took[step] = round(took.get(step, 0.0) + end - at, 1)
     metrics = report.metrics
-    scores = {name: metrics[name]["pcc_slide"] for name in ("test", "baseline_ridge") if metrics.get(name)}
-    return {"steps": took, "chosen": metrics["protocol"]["chosen"], "pcc_slide": scores, **metrics["seconds"]}
+    found = {"test": metrics.test, "baseline_ridge": metrics.baseline_ridge}
+    pcc = {name: scores.pcc_slide for name, scores in found.items() if scores is not None}
+    return {"steps": took, "chosen": metrics.protocol.chosen, "pcc_slide": pcc, **metrics.seconds}
 
 
 def predict(out: Path) -> dict[str, Any]:

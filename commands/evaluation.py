@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +31,9 @@ from mmap_st.commands.options import (
     stored_encoder,
 )
 from mmap_st.errors import RequestError
+
+if TYPE_CHECKING:
+    from mmap_st.head.evaluation import RowResult
 
 
 def evaluate(
@@ -84,8 +88,8 @@ def evaluate(
         report = run(slides, FeatureStore.open(store), request, out, tell)
     for text in report.warnings:
         console.warn(text)
-    if report.passed_over:
-        console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
+    if report.skipped:
+        console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
     results.show_evaluation(report.metrics, fit.method.name)
     varied = len(report.ablations) > 1
     if varied:
@@ -148,13 +152,11 @@ def compare(
     with console.status() as tell:
         report = run(slides, FeatureStore.open(store), request, out, tell)
         tell("drawing")
-        pictures = _draw(report.result["rows"], out, report.pair)
+        pictures = _draw(report.result.rows, out, report.pair)
     for text in report.warnings:
         console.warn(text)
-    if report.passed_over:
-        console.say(
-            f"{len(report.passed_over)} slides passed over (no counts, or not all encoders in the store)"
-        )
+    if report.skipped:
+        console.say(f"{len(report.skipped)} slides skipped (no counts, or not all encoders in the store)")
     results.show_comparison(report.result)
     console.show_reasons("failed", report.failed)
     console.show_reasons("failed", report.failed_folds, "row and fold")
@@ -179,13 +181,13 @@ def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tupl
     return tuple(dict.fromkeys(sets)) or (None,)
 
 
-def _draw(rows: list[dict[str, object]], out: Path, pair: tuple[str, str] | None) -> list[Path]:
+def _draw(rows: Sequence[RowResult], out: Path, pair: tuple[str, str] | None) -> list[Path]:
     from mmap_st.head.evaluation import row_genes
     from mmap_st.report import draw_comparison, draw_genes
 
     written = [draw_comparison(rows, out / "compare.png")]
     if pair is not None:
-        files = {str(row["key"]): row_genes(out, row) for row in rows}
+        files = {row.key: row_genes(out, row) for row in rows}
         first, second = pair
         written.append(draw_genes((first, files[first]), (second, files[second]), out / "genes.png"))
     return [path for path in written if path is not None]

@@ -34,6 +34,7 @@ def fit_head(
     store: StoreArgument,
     encoder: EncoderOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in RUN.")] = False,
     head: HeadOption = None,
     genes: GenesOption = None,
     train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
@@ -71,14 +72,14 @@ def fit_head(
     )
     slides = open_cohort(cohort, values=parse_values(values))
     with console.status() as tell:
-        report = fit(slides, FeatureStore.open(store), request, out, tell)
+        report = fit(slides, FeatureStore.open(store), request, out, tell, overwrite=overwrite)
     for text in report.warnings:
         console.warn(text)
-    if report.passed_over:
-        console.say(f"{len(report.passed_over)} slides passed over (no counts, or not in the store)")
+    if report.skipped:
+        console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
     results.show_metrics(report.metrics, request.method.name)
     console.show_reasons("failed", report.failed)
-    console.show_paths([out / METRICS] if report.metrics["test"] else [out])
+    console.show_paths([out / METRICS] if report.metrics.test else [out])
     raise typer.Exit(1 if report.failed else 0)
 
 
@@ -87,6 +88,9 @@ def predict(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad a slide.")],
     slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace predictions of another head.")
+    ] = False,
 ) -> None:
     """Predict expression of slides in a store, sequenced or not."""
     from mmap_st.extract.store import FeatureStore
@@ -94,8 +98,8 @@ def predict(
 
     names = None if slides is None else [name.strip() for name in slides.split(",") if name.strip()]
     with console.status() as tell:
-        report = predict_slides(run, FeatureStore.open(store), out, names, tell)
-    console.show_reasons("passed over", report.passed_over)
+        report = predict_slides(run, FeatureStore.open(store), out, names, tell, overwrite=overwrite)
+    console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))
     raise typer.Exit(1 if report.failed else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmap_st.commands import console
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mmap_st.extract.encoders import EncoderSpec, ListedEncoder
     from mmap_st.extract.engine import ExtractReport, PreviewReport
     from mmap_st.extract.imports import ImportReport
+    from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
+    from mmap_st.head.runs import RunMetrics
+    from mmap_st.head.scoring import Interval, PredictionIntervals
 
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
@@ -150,92 +153,90 @@ def show_preview(report: PreviewReport) -> None:
     console.show_paths(list(report.written.values()))
 
 
-def show_metrics(metrics: dict[str, Any], head: str) -> None:
-    """A head's scores beside those of the baselines."""
-    protocol = metrics["protocol"]
+#: What tables call the predictors of results.
+_PREDICTORS = {"ridge": "ridge (own strength)", "mean": "training mean"}
+#: Metrics that each slide has.
+_PER_SLIDE = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+
+
+def show_metrics(metrics: RunMetrics, head: str) -> None:
+    """A head's scores, next to those of the baselines."""
+    protocol = metrics.protocol
     console.say(
-        f"{len(protocol['train'])} slides train, {len(protocol['val'])} validate,"
-        f" {len(protocol['test'])} test; {protocol['genes']} genes ({protocol['panel']});"
-        f" {protocol['validation']}"
+        f"{len(protocol.train)} slides train, {len(protocol.val)} validate, {len(protocol.test)} test;"
+        f" {protocol.genes} genes ({protocol.panel}); {protocol.validation}"
     )
-    if metrics["test"] is None:
+    if metrics.test is None:
         return
-    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
-    if metrics["test"] == metrics["baseline_ridge"]:
-        del named["ridge (own strength)"]
     keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
-    rows = [(name, *(_number(metrics[key][metric]) for metric in keys)) for name, key in named.items()]
+    rows = [
+        (_PREDICTORS.get(name, head), *(_number(scores.value(key)) for key in keys))
+        for name, scores in metrics.predictors.items()
+        if name != "ridge" or scores != metrics.test
+    ]
     columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")
     console.show_table("test slides", columns, rows)
-    _show_coverage(metrics)
+    _show_coverage(metrics.prediction_intervals)
 
 
-def _show_coverage(metrics: dict[str, Any]) -> None:
+def _show_coverage(found: PredictionIntervals | None) -> None:
     """How often prediction intervals held the truth."""
-    found = metrics.get("prediction_intervals")
     if found is not None:
         console.say(
-            f"{found['level']:.0%} prediction intervals hold {found['coverage']:.1%} of the test targets"
-            f" (calibrated on {_number_of(found['patients'], 'patient')}: {found['calibrated_on']})"
+            f"{found.level:.0%} prediction intervals hold {found.coverage:.1%} of the test targets"
+            f" (calibrated on {_number_of(found.patients, 'patient')}: {found.calibrated_on})"
         )
 
 
-def show_evaluation(metrics: dict[str, Any], head: str) -> None:
+def show_evaluation(metrics: EvaluationMetrics, head: str) -> None:
     """Scores of a cross-validation, with intervals over patients."""
-    protocol = metrics["protocol"]
-    seeds = _number_of(len(protocol["seeds"]), "seed")
-    genes = "to ".join(f"{n} " for n in sorted({protocol["genes"][0], protocol["genes"][-1]}))
+    protocol = metrics.protocol
+    seeds = _number_of(len(protocol.seeds), "seed")
+    genes = "to ".join(f"{n} " for n in sorted({protocol.genes[0], protocol.genes[-1]}))
     console.say(
-        f"{len(metrics['test']['slides'])} slides of {protocol['patients']} patients in"
-        f" {len(protocol['fold_slides'])} folds ({protocol['folds']}), {seeds};"
-        f" {genes}genes ({protocol['panel']}); {', '.join(protocol['validation'])}"
+        f"{len(metrics.test.slides)} slides of {protocol.patients} patients in"
+        f" {len(protocol.fold_slides)} folds ({protocol.folds}), {seeds};"
+        f" {genes}genes ({protocol.panel}); {', '.join(protocol.validation)}"
     )
-    named = {head: "test", "ridge (own strength)": "baseline_ridge", "training mean": "baseline_mean"}
-    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
     rows = [
-        (name, *(_with_interval(metrics[key][k], metrics[key]["intervals"][k]) for k in keys))
-        for name, key in named.items()
-        if key in metrics
+        (_PREDICTORS.get(name, head), *(_with_interval(of.value(k), of.interval(k)) for k in _PER_SLIDE))
+        for name, of in metrics.predictors.items()
     ]
-    for name, key in (("over ridge", "gain_over_ridge"), ("over the mean", "gain_over_mean")):
-        if key in metrics:
-            apart = metrics[key]
-            rows.append((name, *(_with_interval(apart[k]["mean"], apart[k]["interval"], "+") for k in keys)))
+    for name, gain in (("over ridge", metrics.gain_over_ridge), ("over the mean", metrics.gain_over_mean)):
+        if gain is not None:
+            rows.append((name, *(_with_interval(gain[k].mean, gain[k].interval, "+") for k in _PER_SLIDE)))
     columns = ("head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE")
-    enough = metrics["test"]["intervals"]["pcc_slide"] is not None
+    enough = metrics.test.interval("pcc_slide") is not None
     what = "with 95% intervals over patients" if enough else "too few patients for intervals"
     console.show_table(f"held-out slides, {what}", columns, rows)
-    _show_coverage(metrics)
+    _show_coverage(metrics.prediction_intervals)
 
 
-def show_comparison(result: dict[str, Any]) -> None:
+def show_comparison(result: ComparisonResult) -> None:
     """Every row of a comparison."""
     from mmap_st.report import about, notes, table_of
 
     console.say(about(result))
-    columns, lines = table_of(result["rows"])
+    columns, lines = table_of(result.rows)
     console.show_table("held-out slides", columns, lines, left=(1,))
     for note in notes(result):
         console.say(note)
 
 
-def show_ablations(rows: Sequence[dict[str, Any]]) -> None:
-    """Each ablation beside the head as it is."""
-    keys = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
+def show_ablations(rows: Sequence[AblationRow]) -> None:
+    """Each ablation next to the head as it is."""
     shown = []
     for row in rows:
-        apart = row["difference"]
-        change = (
-            _with_interval(apart["pcc_slide"]["mean"], apart["pcc_slide"]["interval"], "+") if apart else ""
-        )
-        shown.append((row["variant"], *(_number(row[key]) for key in keys), change))
+        apart = row.difference["pcc_slide"] if row.difference else None
+        change = _with_interval(apart.mean, apart.interval, "+") if apart else ""
+        shown.append((row.variant, *(_number(row.value(key)) for key in _PER_SLIDE), change))
     columns = ("variant", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE", "PCC, to the head as it is")
     console.show_table("ablations", columns, shown)
 
 
-def _with_interval(value: float | None, interval: Sequence[float] | None, sign: str = "") -> str:
+def _with_interval(value: float, interval: Interval | None, sign: str = "") -> str:
     """A number, and its interval where there is one."""
-    if value is None or value != value:
+    if value != value:
         return "undefined"
     shown = f"{value:{sign}.4f}"
     return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
@@ -245,5 +246,5 @@ def _number_of(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def _number(value: float) -> str:
+    return "undefined" if value != value else f"{value:.4f}"

@@ -32,9 +32,9 @@ __all__ = [
     "read_labels",
     "resolve_split",
     "shared_genes",
-    "shared_patients",
     "some",
     "spatial_blocks",
+    "split_of",
     "survey_cohort",
     "survey_slide",
     "targets_from_counts",
@@ -54,8 +54,8 @@ from .splits import (
     inner_folds,
     make_folds,
     resolve_split,
-    shared_patients,
     spatial_blocks,
+    split_of,
     where_text,
 )
 from .spots import Spots, duplicates, read_labels, some

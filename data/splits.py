@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,15 @@ _MOST_FOLDS = 5
 class Split:
     """Names of the slides that train, validate and test, each in the cohort's order.
 
-    `shared_patients` lists patients who are in both training and test; only naming slides makes that so.
+    Patients who are in both training (or validation) and test are in `shared_patients`, those in both
+    training and validation in `shared_patients_validation`; only naming slides makes that so.
     """
 
     train: tuple[str, ...]
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
-    shared_patients: tuple[str, ...] = field(default=())
+    shared_patients: tuple[str, ...] = ()
+    shared_patients_validation: tuple[str, ...] = ()
 
 
 def where_text(where: str | Mapping[str, str | Sequence[str]]) -> str:
@@ -66,7 +70,7 @@ def where_text(where: str | Mapping[str, str | Sequence[str]]) -> str:
 
 
 def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
-    """Slides that WHERE names: ``patient=A,B``, ``slide=C5,C6`` or a file with one slide a line.
+    """Slides that WHERE names: ``patient=A,B``, ``slide=C5,C6`` or a file with one slide per line.
 
     Raises
     ------
@@ -83,18 +87,20 @@ def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
         wanted = [line.strip() for line in Path(text).read_text("utf-8").splitlines() if line.strip()]
     else:
         raise SplitError(
-            f"{text!r} names no slides; give patient=NAME, slide=NAME,NAME or a file with one slide a line."
+            f"{text!r} names no slides; give patient=NAME, slide=NAME,NAME or a file with one slide per line."
         )
     if not wanted:
         raise SplitError(f"{text!r} names no {kind}.")
-    unknown = [value for value in wanted if value not in known]
+    there = set(known)
+    unknown = [value for value in wanted if value not in there]
     if unknown:
         raise SplitError(
-            f"{cohort.source} has no {kind} {', '.join(unknown)}{did_you_mean(unknown[0], set(known))}."
+            f"{cohort.source} has no {kind} {', '.join(unknown)}{did_you_mean(unknown[0], there)}."
         )
     if kind == "patient":
         return cohort.of_patients(wanted)
-    return tuple(name for name in cohort.names if name in wanted)
+    named = set(wanted)
+    return tuple(name for name in cohort.names if name in named)
 
 
 def resolve_split(
@@ -119,7 +125,8 @@ def resolve_split(
         train_slides = tuple(name for name in cohort.names if name not in held_out)
     roles = {"--train": train_slides, "--val": val_slides, "--test": test_slides}
     for first, second in (("--train", "--val"), ("--train", "--test"), ("--val", "--test")):
-        both = [name for name in roles[first] if name in roles[second]]
+        of_second = set(roles[second])
+        both = [name for name in roles[first] if name in of_second]
         if both:
             raise SplitError(f"{first} and {second} both name {', '.join(both)}; a slide has one role.")
     if not train_slides:
@@ -131,7 +138,20 @@ def resolve_split(
             f"{by_patient[0]} asks for a split by patient, and patients {', '.join(shared)} would be in"
             " training and in test; name slides only, or patients only."
         )
-    return Split(train_slides, val_slides, test_slides, shared)
+    return split_of(cohort, train_slides, val_slides, test_slides)
+
+
+def split_of(
+    cohort: Cohort, train: Sequence[str], validation: Sequence[str] = (), test: Sequence[str] = ()
+) -> Split:
+    """A split, with the patients whom its parts share."""
+    return Split(
+        tuple(train),
+        tuple(validation),
+        tuple(test),
+        shared_patients(cohort, (*train, *validation), test),
+        shared_patients(cohort, train, validation),
+    )
 
 
 def inner_folds(names: Sequence[str], patients: Sequence[str | None]) -> tuple[str, list[tuple[str, ...]]]:
@@ -157,8 +177,12 @@ def inner_folds(names: Sequence[str], patients: Sequence[str | None]) -> tuple[s
 def balanced_folds(groups: Mapping[str, Sequence[str]], number: int) -> list[tuple[str, ...]]:
     """Put whole groups of slides into `number` folds of about equal numbers of slides."""
     folds: list[list[str]] = [[] for _ in range(number)]
+    # Of the smallest folds, the first: as pairs of size and place they are a heap.
+    smallest = [(0, place) for place in range(number)]
     for members in sorted(groups.values(), key=len, reverse=True):
-        min(folds, key=len).extend(members)
+        size, place = smallest[0]
+        folds[place].extend(members)
+        heapq.heapreplace(smallest, (size + len(members), place))
     return [tuple(fold) for fold in folds]
 
 
@@ -171,14 +195,18 @@ def spatial_blocks(xy: NDArray[np.float64], blocks: int = 3) -> NDArray[np.int64
 
 
 def shared_patients(cohort: Cohort, fitted_on: Sequence[str], test: Sequence[str]) -> tuple[str, ...]:
-    """Patients who have slides on both sides."""
-    known = _patients(cohort, fitted_on)
-    return tuple(patient for patient in _patients(cohort, test) if patient in known)
+    """Patients who have slides on both sides, in the order of `test`."""
+    patient_of = _patient_of(cohort)
+    fitted = {patient_of[name] for name in fitted_on}
+    return _distinct(patient_of[name] for name in test if patient_of[name] in fitted)
 
 
-def _patients(cohort: Cohort, names: Sequence[str]) -> tuple[str, ...]:
-    found = (cohort[name].patient for name in names)
-    return tuple(dict.fromkeys(patient for patient in found if patient is not None))
+def _patient_of(cohort: Cohort) -> dict[str, str | None]:
+    return {slide.slide: slide.patient for slide in cohort.slides}
+
+
+def _distinct(patients: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(patient for patient in patients if patient is not None))
 
 
 @dataclass(frozen=True)
@@ -229,26 +257,26 @@ def make_folds(cohort: Cohort, names: Sequence[str], text: str) -> tuple[str, tu
     raise SplitError(f"--folds {text}: give patient, patient:K, slide or a CSV file of slide and fold.")
 
 
-def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    unknown = [name for name in names if cohort[name].patient is None]
+def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, list[str]]:
+    patient_of = _patient_of(cohort)
+    unknown = [name for name in names if patient_of[name] is None]
     if unknown:
         raise SplitError(
             f"folds are by patient, and {cohort.source} names none for {some(unknown)}; fill its column"
             " patient, or give --folds slide."
         )
-    groups: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        patient = str(cohort[name].patient)
-        groups[patient] = (*groups.get(patient, ()), name)
+        groups.setdefault(str(patient_of[name]), []).append(name)
     return groups
 
 
-def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, tuple[str, ...]]:
+def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, list[str]]:
     """Slides by fold, as a CSV file says."""
     try:
         table = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise SplitError(f"--folds {path} is no CSV file ({error}).") from error
+        raise SplitError(f"--folds {path} is not a CSV file ({error}).") from error
     key = next((column for column in ("slide", "patient") if column in table.columns), None)
     if key is None or "fold" not in table.columns:
         raise SplitError(f"--folds {path} needs the columns slide (or patient) and fold.")
@@ -256,27 +284,34 @@ def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, t
         raise SplitError(f"--folds {path}: each {key} needs one row, and a fold in it.")
     fold_of = dict(zip(table[key].to_list(), table["fold"].to_list(), strict=True))
     known = cohort.names if key == "slide" else tuple(s.patient for s in cohort.slides if s.patient)
-    unknown = [value for value in fold_of if value not in known]
+    there = set(known)
+    unknown = [value for value in fold_of if value not in there]
     if unknown:
         raise SplitError(
             f"--folds {path}: {cohort.source} has no {key} {some(unknown)}{did_you_mean(unknown[0], known)}."
         )
-    folds: dict[str, tuple[str, ...]] = dict.fromkeys(dict.fromkeys(fold_of.values()), ())
+    folds: dict[str, list[str]] = {fold: [] for fold in fold_of.values()}
+    patient_of = _patient_of(cohort)
     for name in names:
-        value = name if key == "slide" else cohort[name].patient
+        value = name if key == "slide" else patient_of[name]
         if value in fold_of:
-            folds[fold_of[value]] = (*folds[fold_of[value]], name)
+            folds[fold_of[value]].append(name)
     return {fold: slides for fold, slides in folds.items() if slides}
 
 
 def _leave_out(cohort: Cohort, names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[Fold, ...]:
-    """One fold a group: the group tests, and all other slides train."""
+    """One fold per group: the group tests, and all other slides train."""
+    patient_of = _patient_of(cohort)
+    slides_of = Counter(patient_of[name] for name in names)
     folds = []
     for name, test in groups.items():
-        train = tuple(slide for slide in names if slide not in test)
+        held_out = set(test)
+        train = tuple(slide for slide in names if slide not in held_out)
         if train:
-            split = Split(train, (), tuple(test), shared_patients(cohort, train, test))
-            folds.append(Fold(name, split))
+            tested = Counter(patient_of[slide] for slide in test)
+            # Some of these patients' slides are not for testing, hence for training.
+            shared = _distinct(p for p in tested if slides_of[p] > tested[p])
+            folds.append(Fold(name, Split(train, (), tuple(test), shared)))
     if len(folds) < 2:
         raise SplitError(
             "there are not two folds to test on; a cross-validation needs two or more patients (or, with"

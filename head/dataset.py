@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmap_st.data import Cohort, CohortSlide, Counts, Split, shared_patients, some, targets_from_counts
+from mmap_st.data import Cohort, CohortSlide, Counts, Split, some, split_of, targets_from_counts
 from mmap_st.data.readers import read_counts
 from mmap_st.errors import CountsError, HeadError, SlideError
 from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens
@@ -69,7 +69,7 @@ class Measured:
             return tuple(name for name in names if name in self.counts)
 
         train, validation, test = kept(split.train), kept(split.validation), kept(split.test)
-        return Split(train, validation, test, shared_patients(cohort, (*train, *validation), test))
+        return split_of(cohort, train, validation, test)
 
 
 def measure(

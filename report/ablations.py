@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from mmap_st.head.evaluation import AblationRow
 from mmap_st.report.figure import FONT, new_figure, save_figure
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[AblationRow]
 
 _WHOLE, _PART, _GRID = "#31688e", "#444444", "#dddddd"
 #: Metrics that are drawn, and whether more is better.
@@ -24,7 +24,7 @@ def draw_ablations(rows: Rows, folder: Path) -> list[Path]:
     Parameters
     ----------
     rows
-        As `mmap_st.head.evaluation.ablations.evaluate_ablations` returns them.
+        Of the head as it is, and of its variants.
     """
     written = [_draw_parts(rows, folder / "ablations.png")]
     by_count = _by_selected(rows)
@@ -34,36 +34,36 @@ def draw_ablations(rows: Rows, folder: Path) -> list[Path]:
 
 
 def _draw_parts(rows: Rows, path: Path) -> Path:
-    """A dot a variant: its difference to the head as it is, with the interval over patients."""
-    parts = [row for row in rows if row["difference"]]
+    """One dot per variant: its difference to the head as it is, with the interval over patients."""
+    parts = [(row.variant, row.difference) for row in rows if row.difference is not None]
     figure = new_figure(7.2, 0.9 + 0.2 * len(parts))
     axes = figure.subplots(1, len(_SHOWN), sharey=True)
     place = np.arange(len(parts))[::-1]
     for axis, (metric, (label, more)) in zip(axes, _SHOWN.items(), strict=True):
         axis.axvline(0, color=_WHOLE, lw=1)
-        for y, row in zip(place, parts, strict=True):
-            apart = row["difference"][metric]
-            if apart["interval"]:
-                axis.plot(apart["interval"], [y, y], color=_PART, lw=1)
-            axis.plot(apart["mean"], y, "o", color=_PART, ms=3.5)
+        for y, (_, difference) in zip(place, parts, strict=True):
+            apart = difference[metric]
+            if apart.interval:
+                axis.plot(apart.interval, [y, y], color=_PART, lw=1)
+            axis.plot(apart.mean, y, "o", color=_PART, ms=3.5)
         better = "right" if more else "left"
         axis.set_xlabel(f"{label}: difference to the head as it is\n(better to the {better})", fontsize=FONT)
         axis.set_ylim(-0.7, len(parts) - 0.3)
         axis.grid(axis="x", color=_GRID, lw=0.5)
         _plain(axis)
-    axes[0].set_yticks(place, [row["variant"] for row in parts], fontsize=FONT)
+    axes[0].set_yticks(place, [variant for variant, _ in parts], fontsize=FONT)
     return save_figure(figure, path)
 
 
-def _draw_selected(by_count: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> Path:
+def _draw_selected(by_count: Sequence[tuple[str, AblationRow]], path: Path) -> Path:
     """Scores by L, the number of prototypes that each spot attends to (Figure 4 of arXiv 2510.11344)."""
     shown = {"pcc_slide": "PCC, per slide", "mse": "MSE", "mae": "MAE"}
     figure = new_figure(7.2, 2.1)
     place = np.arange(len(by_count))
     for axis, (metric, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
-        values = np.array([row[metric] for _, row in by_count])
-        fixed = np.array([row["selected"] is not None for _, row in by_count])
-        whole = np.array([row["key"] == "whole" for _, row in by_count])
+        values = np.array([row.value(metric) for _, row in by_count])
+        fixed = np.array([row.selected is not None for _, row in by_count])
+        whole = np.array([row.key == "whole" for _, row in by_count])
         axis.plot(place[fixed], values[fixed], "-", color=_PART, lw=1)
         axis.plot(place[~whole], values[~whole], "o", color=_PART, ms=3.5)
         axis.plot(place[whole], values[whole], "D", color=_WHOLE, ms=4.5)
@@ -76,13 +76,13 @@ def _draw_selected(by_count: Sequence[tuple[str, Mapping[str, Any]]], path: Path
     return save_figure(figure, path)
 
 
-def _by_selected(rows: Rows) -> list[tuple[str, Mapping[str, Any]]]:
+def _by_selected(rows: Rows) -> list[tuple[str, AblationRow]]:
     """Rows by L, the adaptive one last; none where L was not varied."""
-    varied = [row for row in rows if row["key"] == "whole" or str(row["key"]).startswith("selected-")]
+    varied = [row for row in rows if row.key == "whole" or row.key.startswith("selected-")]
     if len(varied) < 2:
         return []
-    by_count = sorted(varied, key=lambda row: (row["selected"] is None, row["selected"]))
-    return [(str(row["selected"] or "K / 2"), row) for row in by_count]
+    by_count = sorted(varied, key=lambda row: (row.selected is None, row.selected))
+    return [(str(row.selected or "K / 2"), row) for row in by_count]
 
 
 def _plain(axis: Axes) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from mmap_st.head.evaluation import (
+    FIRST_ENCODER,
+    FIRST_MAGNIFICATIONS,
+    REFERENCES,
+    ComparisonResult,
+    RowResult,
+)
+from mmap_st.head.scoring import CorrectedDifference, Interval, Scores
 from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
 
 #: Metrics that are shown, and what they are called.
@@ -26,73 +34,71 @@ METRICS = {
 #: The metric whose paired differences are shown.
 COMPARED = "pcc_slide"
 
-# What rows are compared with, see `mmap_st.head.evaluation.comparison_summary.comparison`.
-_REFERENCES = ("mmap", "ridge", "first encoder", "first magnifications")
+# What rows are compared with.
+_COMPARED_WITH = (*REFERENCES, FIRST_ENCODER, FIRST_MAGNIFICATIONS)
 
-Row = Mapping[str, Any]
+Rows = Sequence[RowResult]
 
 
-def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Columns, and a line a row; columns that would be empty are left out."""
-    references = [r for r in _REFERENCES if any(r in row["differences"] for row in rows)]
-    labelled = any(row.get("ari") is not None for row in rows)
+def table_of(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    """Columns, and one line per row; columns that would be empty are left out."""
+    references = [r for r in _COMPARED_WITH if any(r in row.differences for row in rows)]
+    labelled = any(row.ari is not None for row in rows)
     columns = ["row", *METRICS.values()]
     columns += [f"PCC, to {reference.replace('first', 'its head, first')}" for reference in references]
     columns += ["ARI"] if labelled else []
     columns += ["parameters", "fit", "predict"]
     lines = []
     for row in rows:
-        if row["reason"]:
-            lines.append([row["key"], "not evaluated", *[""] * (len(columns) - 2)])
+        if row.scores is None:
+            lines.append([row.key, "not evaluated", *[""] * (len(columns) - 2)])
             continue
-        line = [row["key"], *(_with_interval(row[m], row["intervals"].get(m)) for m in METRICS)]
-        line += [_difference(row["differences"].get(r, {}).get(COMPARED)) for r in references]
-        line += [_number(row["ari"], 3)] if labelled else []
-        line += [_short(row["parameters"]), *(f"{row['seconds'][k]:.1f} s" for k in ("fit", "predict"))]
+        line = [row.key, *(_with_interval(row.scores.value(m), row.scores.interval(m)) for m in METRICS)]
+        line += [_difference(row.difference(r, COMPARED)) for r in references]
+        line += [_number(row.ari, 3)] if labelled else []
+        line += [_short(row.parameters or 0), *(f"{row.seconds[k]:.1f} s" for k in ("fit", "predict"))]
         lines.append(line)
     return columns, lines
 
 
-def about(result: Mapping[str, Any]) -> str:
+def about(result: ComparisonResult) -> str:
     """What was compared on what, in one line."""
-    protocol = result["protocol"]
+    protocol = result.protocol
     if protocol is None:
         return "no row could be evaluated"
-    slides = sum(len(names) for names in protocol["fold_slides"].values())
-    genes = " to ".join(dict.fromkeys(str(n) for n in (protocol["genes"][0], protocol["genes"][-1])))
-    seeds = len(protocol["seeds"])
+    slides = sum(len(names) for names in protocol.fold_slides.values())
+    genes = " to ".join(dict.fromkeys(str(n) for n in (protocol.genes[0], protocol.genes[-1])))
+    seeds = len(protocol.seeds)
     return (
-        f"{slides} slides of {protocol['patients']} patients in {len(protocol['fold_slides'])} folds"
-        f" ({protocol['folds']}), {seeds} seed{'' if seeds == 1 else 's'}; {genes} genes"
-        f" ({protocol['panel']}); protocol {protocol['name']}"
+        f"{slides} slides of {protocol.patients} patients in {len(protocol.fold_slides)} folds"
+        f" ({protocol.folds}), {seeds} seed{'' if seeds == 1 else 's'}; {genes} genes"
+        f" ({protocol.panel}); protocol {protocol.name}"
     )
 
 
-def notes(result: Mapping[str, Any]) -> list[str]:
+def notes(result: ComparisonResult) -> list[str]:
     """What a reader of the table must know."""
-    protocol = result["protocol"]
-    reasons = [f"{row['key']} is not evaluated: {row['reason']}" for row in result["rows"] if row["reason"]]
-    if protocol is None:
+    reasons = [f"{row.key} is not evaluated: {row.reason}" for row in result.rows if row.reason]
+    if result.protocol is None:
         return reasons
-    scored = [row for row in result["rows"] if not row["reason"]]
     found = []
-    if any(row["intervals"][COMPARED] for row in scored):
+    if any(row.scores is not None and row.scores.interval(COMPARED) for row in result.evaluated):
         found.append("In brackets: 95% bootstrap interval over patients.")
-    cells = [cell[COMPARED] for row in scored for cell in row["differences"].values()]
-    if any(cell["p_holm"] is not None for cell in cells):
+    cells = [of_metric[COMPARED] for row in result.evaluated for of_metric in row.differences.values()]
+    if any(cell.p_holm is not None for cell in cells):
         found.append(
             "p: Wilcoxon signed-rank test over patients' means, Holm-corrected for all rows of the table that"
             " are compared with that head."
         )
-    elif cells and not any(cell["interval"] for cell in cells):
+    elif cells and not any(cell.interval for cell in cells):
         found.append("Differences are without intervals and p-values: these need at least 6 patients.")
     found.append("fit, predict: seconds of one fit with its inner choices, and of its fold's test slides.")
     return [*found, *reasons]
 
 
-def write_markdown(result: Mapping[str, Any], path: Path) -> Path:
+def write_markdown(result: ComparisonResult, path: Path) -> Path:
     """Write compare.md and return its path."""
-    columns, lines = table_of(result["rows"])
+    columns, lines = table_of(result.rows)
     marks = ["---", *["---:"] * (len(columns) - 1)]
     table = [_line(cells) for cells in (columns, marks, *lines)]
     text = "\n\n".join([about(result) + ".", "\n".join(table), "\n\n".join(notes(result))])
@@ -104,14 +110,14 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _difference(cell: Row | None) -> str:
+def _difference(cell: CorrectedDifference | None) -> str:
     if cell is None:
         return ""
-    shown = _with_interval(cell["mean"], cell["interval"], "+")
-    return shown if cell["p_holm"] is None else f"{shown}, p = {cell['p_holm']:.2g}"
+    shown = _with_interval(cell.mean, cell.interval, "+")
+    return shown if cell.p_holm is None else f"{shown}, p = {cell.p_holm:.2g}"
 
 
-def _with_interval(value: float | None, interval: Sequence[float] | None, sign: str = "") -> str:
+def _with_interval(value: float | None, interval: Interval | None, sign: str = "") -> str:
     shown = _number(value, 4, sign)
     return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
 
@@ -133,41 +139,42 @@ _NAMED_GENES = 10
 # Errors beyond this many times the middle one are off the axis.
 _FAR = 1.5
 
-Rows = Sequence[Mapping[str, Any]]
+# A row that has scores.
+_Scored = tuple[RowResult, Scores]
 # What a panel shows of a row: a value, and its interval.
-_Shown = tuple[float | None, Sequence[float] | None]
+_Shown = tuple[float | None, Interval | None]
 
 
 def draw_comparison(rows: Rows, path: Path) -> Path | None:
-    """A dot a row, the best of each encoder first: PCC, its paired difference to a reference, MSE.
+    """One dot per row, the best of each encoder first: PCC, its paired difference to a reference, MSE.
 
-    Bars are 95% intervals over patients, where there are patients enough. None where no row has scores.
+    Bars are 95% intervals over patients, where there are enough patients. None where no row has scores.
     """
-    scored = [row for row in rows if not row["reason"]]
+    scored = [(row, row.scores) for row in rows if row.scores is not None]
     if not scored:
         return None
-    encoders = list(dict.fromkeys(row["encoder"] for row in scored))
-    scored.sort(key=lambda row: (encoders.index(row["encoder"]), -_or_least(row[COMPARED])))
+    encoders = list(dict.fromkeys(row.encoder for row, _ in scored))
+    scored.sort(key=lambda one: (encoders.index(one[0].encoder), -_or_least(one[1].value(COMPARED))))
     colours = dict(zip(encoders, colormaps[COLOURS](np.linspace(0.2, 0.75, len(encoders))), strict=True))
-    reference = next((r for r in ("mmap", "ridge") if any(r in row["differences"] for row in scored)), None)
+    reference = next((r for r in REFERENCES if any(r in row.differences for row, _ in scored)), None)
     figure = new_figure(7.6, 0.9 + 0.17 * (len(scored) + len(encoders)))
-    panels: list[tuple[str, Callable[[Mapping[str, Any]], _Shown]]] = [
-        ("PCC, per slide", lambda row: (row[COMPARED], row["intervals"].get(COMPARED)))
+    panels: list[tuple[str, Callable[[_Scored], _Shown]]] = [
+        ("PCC, per slide", lambda one: _shown(one[1], COMPARED))
     ]
     if reference:
         label = f"PCC, difference to {reference}\nof the same encoder"
-        panels.append((label, lambda row: _apart(row, str(reference))))
-    panels.append(("MSE", lambda row: (row["mse"], row["intervals"].get("mse"))))
+        panels.append((label, lambda one: _apart(one[0], str(reference))))
+    panels.append(("MSE", lambda one: _shown(one[1], "mse")))
     place = _places(scored)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, of) in zip(axes, panels, strict=True):
-        shown = [of(row) for row in scored]
+        shown = [of(one) for one in scored]
         low, high = _range(shown, clipped=label == "MSE")
-        for y, row, (value, interval) in zip(place, scored, shown, strict=True):
-            colour = colours[row["encoder"]]
+        for y, (row, _), (value, interval) in zip(place, scored, shown, strict=True):
+            colour = colours[row.encoder]
             if value is None:
                 continue
-            if value > high:  # far off: an arrow at the edge, so that the others can be told apart
+            if value > high:  # far off: an arrow at the edge, so that the others can be distinguished
                 axis.plot(high, y, ">", color=colour, ms=4, clip_on=False)
                 axis.annotate(f"{value:.2f} ", (high, y), fontsize=FONT - 2, ha="right", va="center")
                 continue
@@ -181,10 +188,10 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
         axis.set_xlabel(label, fontsize=FONT)
         axis.grid(axis="both", color=_GRID, lw=0.5)
         _plain(axis)
-    axes[0].set_yticks(place, [_label(row, rows) for row in scored], fontsize=FONT)
+    axes[0].set_yticks(place, [_label(row, rows) for row, _ in scored], fontsize=FONT)
     axes[0].set_ylim(place.min() - 0.7, place.max() + 0.7)
     for encoder in encoders:
-        top = max(y for y, row in zip(place, scored, strict=True) if row["encoder"] == encoder)
+        top = max(y for y, (row, _) in zip(place, scored, strict=True) if row.encoder == encoder)
         axes[-1].annotate(
             encoder, (1.02, top), xycoords=("axes fraction", "data"), fontsize=FONT, color=colours[encoder],
             va="center", annotation_clip=False,
@@ -246,22 +253,27 @@ def _range(shown: Sequence[_Shown], *, clipped: bool) -> tuple[float, float]:
     return min(ends) - margin, max(ends) + margin
 
 
-def _apart(row: Mapping[str, Any], reference: str) -> _Shown:
-    cell = row["differences"].get(reference, {}).get(COMPARED)
+def _shown(scores: Scores, metric: str) -> _Shown:
+    value = scores.value(metric)
+    return None if np.isnan(value) else value, scores.interval(metric)
+
+
+def _apart(row: RowResult, reference: str) -> _Shown:
+    cell = row.difference(reference, COMPARED)
     if cell is None:
-        return (0.0, None) if row["head"] == reference else (None, None)
-    return cell["mean"], cell["interval"]
+        return (0.0, None) if row.head == reference else (None, None)
+    return cell.mean, cell.interval
 
 
-def _places(scored: Rows) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _places(scored: Sequence[_Scored]) -> NDArray[np.float64]:
     """Heights of the rows, from above; encoders are a step apart."""
-    steps = [1.0 if a["encoder"] == b["encoder"] else 2.0 for a, b in pairwise(scored)]
+    steps = [1.0 if a.encoder == b.encoder else 2.0 for (a, _), (b, _) in pairwise(scored)]
     return -np.cumsum([0.0, *steps])
 
 
-def _label(row: Mapping[str, Any], rows: Rows) -> str:
-    several = len({tuple(other["magnifications"]) for other in rows}) > 1
-    return str(row["key"].removeprefix(f"{row['encoder']}/")) if several else str(row["head"])
+def _label(row: RowResult, rows: Rows) -> str:
+    several = len({other.magnifications for other in rows}) > 1
+    return row.key.removeprefix(f"{row.encoder}/") if several else row.head
 
 
 def _or_least(value: float | None) -> float:

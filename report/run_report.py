@@ -30,6 +30,8 @@ from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototype_
 
 _LOG = logging.getLogger(__name__)
 _THUMBNAIL_PX = 1600
+# Who names such a file wants one, and figures are several.
+_FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"}
 
 
 def report_run(
@@ -40,7 +42,7 @@ def report_run(
     number: int = 4,
     store: FeatureStore | None = None,
 ) -> list[Path]:
-    """Draw measured beside predicted maps of every slide that a run predicted.
+    """Draw measured next to predicted maps of every slide that a run predicted.
 
     Parameters
     ----------
@@ -58,8 +60,8 @@ def report_run(
     RequestError
         If there are no predictions, or a gene is not on the panel.
     """
-    if out.suffix:
-        raise RequestError(f"--out {out}: figures are written into a folder; name one without an ending.")
+    if out.is_file() or (out.suffix.lower() in _FILE_ENDINGS and not out.is_dir()):
+        raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
     folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
     files = sorted(folder.glob("*.h5ad"))
     if not files:
@@ -99,7 +101,7 @@ def _some_head(run: Path) -> SavedHead:
 
 def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Figure:
     """The prototype map of a predicted slide, with the candidates that its head sees."""
-    wanted = prototype_settings(saved.settings, saved.card["seed"])
+    wanted = prototype_settings(saved.settings, saved.card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
     candidates, _ = stored_candidates(store, stored, saved.encoder, saved.mpps, settings)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmap_st.data import Cohort, write_cohort
 from mmap_st.data.readers import open_cohort
@@ -17,7 +16,7 @@ from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head import head_method, parse_settings
-from mmap_st.head.runs import FitRequest, fit_head
+from mmap_st.head.runs import FitRequest, RunMetrics, fit_head
 from mmap_st.progress import Progress
 from mmap_st.report import report_run
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
@@ -27,13 +26,15 @@ MPPS = (0.5, 1.0, 2.0)
 #: Enough to show the effects, and little enough for a few minutes on two slow cores; the benchmark has more.
 SETTINGS = SimulationSettings(patients=12, size_um=2600.0)
 _MARK = ".mmap-demo"
+# All that a demo makes: what else a user keeps there stays.
+_COHORT, _MADE = "cohort.csv", ("her2st", "features.zarr", "features.zarr.locks", "run", "report")
 
 
 @dataclass(frozen=True)
 class DemoResult:
     """Contents of metrics.json, the pictures, the folder of the run, and seconds of each step."""
 
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     pictures: list[Path]
     run: Path
     seconds: dict[str, float]
@@ -61,8 +62,10 @@ def run_demo(
     """
     if out.exists() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise RequestError(f"--out {out} holds other things than an earlier demo; name another folder.")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _MADE:
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / _COHORT).unlink(missing_ok=True)
     (out / _MARK).touch()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
@@ -79,7 +82,7 @@ def run_demo(
         processes=os.cpu_count() or 1,
     )
     cohort = open_cohort(f"her2st:{out / 'her2st'}")
-    write_cohort(cohort, out / "cohort.csv")
+    write_cohort(cohort, out / _COHORT)
     lap("simulate")
 
     tell("embedding spots")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,36 @@ from mmap_st.data import Cohort
 from mmap_st.errors import RequestError, WriteError, did_you_mean
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.evaluation.aggregate import PER_SLIDE, gain
-from mmap_st.head.evaluation.cross_validation import EvaluateReport, ReadyCohort, cross_validate, read_cohort
+from mmap_st.head.evaluation.aggregate import gain
+from mmap_st.head.evaluation.cross_validation import ReadyCohort, RunNotes, cross_validate, read_cohort
 from mmap_st.head.evaluation.folder import EvaluateRequest, check_kind, evaluation_folder
+from mmap_st.head.evaluation.results import AblationRow, Differences, EvaluationMetrics
 from mmap_st.head.mmap import MmapSettings
-from mmap_st.head.runs import write_json, write_table, writing
+from mmap_st.head.runs import write_table, writing
+from mmap_st.head.scoring import PER_SLIDE, Scores, write_json
+from mmap_st.progress import ProgressCallback
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
 #: L and K that are tried, as in the paper's Figure 4.
 SELECTED = (5, 10, 20, 40)
 CLUSTERS = (16, 32, 64, 128)
 _CONTRASTIVE = 0.1
+
+
+@dataclass(kw_only=True)
+class EvaluateReport(RunNotes):
+    """What was evaluated, and what was left out.
+
+    Attributes
+    ----------
+    metrics
+        Contents of metrics.json.
+    ablations
+        The head as it is and its variants, where they were requested.
+    """
+
+    metrics: EvaluationMetrics
+    ablations: list[AblationRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,11 +123,11 @@ def evaluate_ablations(
     ready: ReadyCohort,
     request: EvaluateRequest,
     found: Sequence[Variant],
-    whole: Mapping[str, Any],
+    whole: Scores,
     out: Path,
-    report: EvaluateReport,
-    tell: Callable[[str], None],
-) -> list[dict[str, Any]]:
+    notes: RunNotes,
+    tell: ProgressCallback,
+) -> list[AblationRow]:
     """Evaluate every variant on the folds of the whole head, and write ablations.csv and ablations.json.
 
     Parameters
@@ -116,15 +135,15 @@ def evaluate_ablations(
     found
         The variants.
     whole
-        metrics.json of the head as it is.
+        Scores of the head as it is.
 
     Returns
     -------
-    One row a variant, the whole head first: its scores, and ``difference`` to the whole head by metric.
-    Variants that have not all folds are left out, and named in `report`.
+    One row per variant, the whole head first. Variants of which a fold failed are left out, and named in
+    `notes`.
     """
     rows = [_row("whole", "as it is", request.fit.settings, whole, None)]
-    lost = set(report.failed_folds)
+    lost = set(notes.failed_folds)
     for number, variant in enumerate(found, start=1):
 
         def tell_which(text: str, variant: Variant = variant, number: int = number) -> None:
@@ -132,7 +151,7 @@ def evaluate_ablations(
 
         fit = replace(request.fit, settings=variant.settings, baselines=False)
         folder = out / ABLATIONS / variant.key
-        own = EvaluateReport()
+        own = RunNotes()
         try:
             metrics = cross_validate(
                 replace(ready, mpps=variant.mpps), replace(request, fit=fit), folder, own, tell_which
@@ -143,10 +162,10 @@ def evaluate_ablations(
             own.failed_folds = {"all": str(error)}
         if own.failed_folds.keys() - lost:
             # Scores over fewer folds would not compare.
-            report.failed_folds |= {f"{variant.name}: {k}": why for k, why in own.failed_folds.items()}
+            notes.failed_folds |= {f"{variant.name}: {k}": why for k, why in own.failed_folds.items()}
             continue
-        difference = gain(metrics["test"], whole["test"], ready.patients)
-        rows.append(_row(variant.key, variant.name, variant.settings, metrics, difference))
+        difference = gain(metrics.test, whole, ready.patients)
+        rows.append(_row(variant.key, variant.name, variant.settings, metrics.test, difference))
     with writing(out):
         write_json(out / ABLATIONS_JSON, rows)
         write_table(out / ABLATIONS_CSV, [_flat(row) for row in rows])
@@ -157,24 +176,25 @@ def _row(
     key: str,
     name: str,
     settings: MmapSettings,
-    metrics: Mapping[str, Any],
-    difference: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    scores = {metric: metrics["test"][metric] for metric in (*PER_SLIDE, "pcc_pooled")}
-    return {"key": key, "variant": name, "selected": settings.selected, **scores, "difference": difference}
+    scores: Scores,
+    difference: Differences | None,
+) -> AblationRow:
+    metrics = {metric: scores.value(metric) for metric in (*PER_SLIDE, "pcc_pooled")}
+    return AblationRow(key, name, settings.selected, **metrics, difference=difference)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the CSV: differences beside the scores."""
-    flat = {key: value for key, value in row.items() if key not in ("key", "selected", "difference")}
+def _flat(row: AblationRow) -> dict[str, object]:
+    """A row of the CSV: differences next to the scores."""
+    flat: dict[str, object] = {"variant": row.variant}
+    flat |= {metric: row.value(metric) for metric in (*PER_SLIDE, "pcc_pooled")}
     for metric in PER_SLIDE:
-        apart = row["difference"][metric] if row["difference"] else {}
-        low, high = apart.get("interval") or ("", "")
+        apart = row.difference[metric] if row.difference else None
+        low, high = (apart.interval if apart else None) or (None, None)
         flat |= {
-            f"{metric}_difference": apart.get("mean", ""),
+            f"{metric}_difference": apart.mean if apart else None,
             f"{metric}_low": low,
             f"{metric}_high": high,
-            f"{metric}_p": apart.get("p_value") if apart.get("p_value") is not None else "",
+            f"{metric}_p": apart.p_value if apart else None,
         }
     return flat
 
@@ -184,7 +204,7 @@ def evaluate(
     store: FeatureStore,
     request: EvaluateRequest,
     out: Path,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: ProgressCallback = lambda text: None,
 ) -> EvaluateReport:
     """Cross-validate a head and write RUN/; folds that a killed run finished are kept.
 
@@ -193,12 +213,13 @@ def evaluate(
     RequestError
         If nothing can be evaluated, or `out` holds something else.
     """
-    report = EvaluateReport()
+    notes = RunNotes()
+    rows: list[AblationRow] = []
     with evaluation_folder(out):
         check_kind(out, comparison=False)
-        ready = read_cohort(cohort, store, request, report, tell)
+        ready = read_cohort(cohort, store, request, notes, tell)
         variants = chosen_variants(request, ready.mpps) if request.ablate else []
-        report.metrics = cross_validate(ready, request, out, report, tell)
+        metrics = cross_validate(ready, request, out, notes, tell)
         if variants:
-            report.ablations = evaluate_ablations(ready, request, variants, report.metrics, out, report, tell)
-    return report
+            rows = evaluate_ablations(ready, request, variants, metrics.test, out, notes, tell)
+    return EvaluateReport(metrics=metrics, ablations=rows, **vars(notes))

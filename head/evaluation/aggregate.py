@@ -2,104 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from mmap_st.head.scoring import difference, interval_over_patients
-
-#: Metrics that a slide has of its own, by their name in a summary.
-PER_SLIDE = {"pcc_slide": "pcc", "pcc_slide_hvg50": "pcc_hvg50", "mse": "mse", "mae": "mae"}
-# Of each slide, in a run's protocol.
-_COUNTED = ("spots_without_target", "invalid_spots", "genes_lacking")
-# Of a slide, and the same for every seed.
-_SAME = ("n_spots", "fold")
-ROWS = ("test", "baseline_mean", "baseline_ridge")
+from mmap_st.errors import HeadError
+from mmap_st.head.evaluation.results import EvaluationMetrics, FoldsProtocol
+from mmap_st.head.runs import RunMetrics, RunProtocol
+from mmap_st.head.scoring import (
+    PER_SLIDE,
+    Difference,
+    PooledErrors,
+    PredictionIntervals,
+    Scores,
+    SlideScores,
+    difference,
+    interval_over_patients,
+)
 
 #: Of each slide; None: not known.
 Patients = Mapping[str, str | None]
-Runs = Mapping[tuple[str, int], Mapping[str, Any]]
+#: By fold and seed.
+Runs = Mapping[tuple[str, int], RunMetrics]
 
 
-def evaluation_metrics(runs: Runs, patients: Patients, rule: str, protocol: str) -> dict[str, Any]:
-    """Contents of an evaluation's metrics.json.
+def evaluation_metrics(runs: Runs, patients: Patients, rule: str, protocol: str) -> EvaluationMetrics:
+    """Scores of a cross-validation.
+
+    A slide's scores are means over seeds; ``pcc_pooled`` is a mean over folds.
 
     Parameters
     ----------
     runs
-        metrics.json of each fold and seed.
+        Metrics of each fold and seed.
     patients
         Of each slide; None: not known.
     rule
         How folds were made.
     protocol
-        Its name.
+        Name of the evaluation protocol.
 
-    Returns
-    -------
-    The keys of a run's metrics.json. A slide's scores are means over seeds; ``pcc_pooled`` is a mean over
-    folds. Beside them ``intervals`` over patients, ``spread`` over seeds, and ``gain_over_ridge`` and
-    ``gain_over_mean``.
+    Raises
+    ------
+    HeadError
+        If a run has no test slides.
     """
-    seeds = sorted({seed for _, seed in runs})
-    result: dict[str, Any] = {"protocol": _protocol(runs, seeds, patients, rule, protocol)}
-    for row in ROWS:
-        found = {key: run[row] for key, run in runs.items() if row in run}
-        if found:
-            result[row] = _row(found, patients)
-    result["prediction_intervals"] = _coverage(runs)
-    for name, row in (("gain_over_mean", "baseline_mean"), ("gain_over_ridge", "baseline_ridge")):
-        if row in result:
-            result[name] = gain(result["test"], result[row], patients)
-    seconds = [run["seconds"] for run in runs.values()]
-    result["seconds"] = {key: sum(one[key] for one in seconds) for key in seconds[0]}
-    return result
+    test = _scores({key: run.test for key, run in runs.items()}, patients)
+    if test is None:
+        raise HeadError("a fold's metrics.json has no scores; remove the fold's folder and run again.")
+    mean = _scores({key: run.baseline_mean for key, run in runs.items()}, patients)
+    ridge = _scores({key: run.baseline_ridge for key, run in runs.items()}, patients)
+    seconds = [run.seconds for run in runs.values()]
+    return EvaluationMetrics(
+        protocol=_protocol(runs, patients, rule, protocol),
+        test=test,
+        baseline_mean=mean,
+        baseline_ridge=ridge,
+        prediction_intervals=_coverage(runs),
+        gain_over_mean=None if mean is None else gain(test, mean, patients),
+        gain_over_ridge=None if ridge is None else gain(test, ridge, patients),
+        seconds={key: sum(one[key] for one in seconds) for key in seconds[0]},
+    )
 
 
-def _coverage(runs: Runs) -> dict[str, Any] | None:
+def _coverage(runs: Runs) -> PredictionIntervals | None:
     """How often intervals held the truth, a mean over slides, and how wide they were, a mean over folds."""
-    found = [run["prediction_intervals"] for run in runs.values() if run.get("prediction_intervals")]
+    found = [run.prediction_intervals for run in runs.values() if run.prediction_intervals is not None]
     if not found:
         return None
     slides = {
-        name: _mean([one["slides"][name] for one in found if name in one["slides"]])
+        name: _mean(one.slides[name] for one in found if name in one.slides)
         for one in found
-        for name in one["slides"]
+        for name in one.slides
     }
-    return {
-        "level": found[0]["level"],
-        "calibrated_on": ", ".join(sorted({one["calibrated_on"] for one in found})),
-        "patients": min(one["patients"] for one in found),
-        "coverage": _mean(list(slides.values())),
-        "width": _mean([one["width"] for one in found]),
-        "slides": slides,
-    }
+    return PredictionIntervals(
+        level=found[0].level,
+        calibrated_on=", ".join(sorted({one.calibrated_on for one in found})),
+        patients=min(one.patients for one in found),
+        coverage=_mean(slides.values()),
+        width=_mean(one.width for one in found),
+        slides=slides,
+    )
 
 
-def gain(test: Mapping[str, Any], other: Mapping[str, Any], patients: Patients) -> dict[str, dict[str, Any]]:
-    """How far one row lies above another, metric by metric, with an interval over patients."""
-    names = [name for name in test["slides"] if name in other["slides"]]
+def gain(test: Scores, other: Scores, patients: Patients) -> dict[str, Difference]:
+    """How far one predictor's scores lie above another's, by metric, with intervals over patients."""
+    names = [name for name in test.slides if name in other.slides]
     return {
-        metric: asdict(
-            difference(
-                [_value(test, name, key) for name in names],
-                [_value(other, name, key) for name in names],
-                [patients[name] for name in names],
-            )
+        metric: difference(
+            [test.of_slide(name, metric) for name in names],
+            [other.of_slide(name, metric) for name in names],
+            [patients[name] for name in names],
         )
-        for metric, key in PER_SLIDE.items()
+        for metric in PER_SLIDE
     }
 
 
-def gene_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
+def gene_rows(files: Sequence[Path]) -> list[dict[str, object]]:
     """Rows of genes.csv: means over the slides of all folds (and over seeds), genes of the most folds first.
 
-    Panels that are chosen in each fold differ: ``folds`` tells in how many a gene was, ``slides`` on how many
-    it was tested; scores are empty where that is none.
+    Panels that are chosen in each fold differ: ``folds`` is the number of folds that a gene was in, and
+    ``slides`` the number of slides that it was tested on; scores are empty where that is none.
     """
     joined = pl.concat([pl.read_csv(file, infer_schema=False) for file in files], how="diagonal")
     scores = [column for column in joined.columns if column not in ("gene", "gene_id", "slides")]
@@ -124,80 +130,86 @@ def gene_rows(files: Sequence[Path]) -> list[dict[str, Any]]:
     )
 
 
-def _protocol(
-    runs: Runs, seeds: Sequence[int], patients: Patients, rule: str, protocol: str
-) -> dict[str, Any]:
-    folds = {fold: run["protocol"] for (fold, seed), run in runs.items() if seed == seeds[0]}
-    shared = sorted({patient for fold in folds.values() for patient in fold["shared_patients"]})
+def _protocol(runs: Runs, patients: Patients, rule: str, protocol: str) -> FoldsProtocol:
+    seeds = sorted({seed for _, seed in runs})
+    folds = {fold: run.protocol for (fold, seed), run in runs.items() if seed == seeds[0]}
     first = next(iter(folds.values()))
-    return {
-        "name": protocol,
-        "folds": rule,
-        "fold_slides": {name: fold["test"] for name, fold in folds.items()},
-        "seeds": list(seeds),
-        "validation": sorted({fold["validation"] for fold in folds.values()}),
-        "patients": len({patients[slide] for fold in folds.values() for slide in fold["test"]} - {None}),
-        "shared_patients": shared,
-        "panel": first["panel"],
-        "genes": sorted({fold["genes"] for fold in folds.values()}),
-        "normalisation": first["normalisation"],
-        "smoothed": first["smoothed"],
-        **{key: _of_test_slides(folds, key) for key in _COUNTED},
-        "chosen": {name: fold["chosen"] for name, fold in folds.items()},
-    }
+    return FoldsProtocol(
+        name=protocol,
+        folds=rule,
+        fold_slides={name: fold.test for name, fold in folds.items()},
+        seeds=tuple(seeds),
+        validation=tuple(sorted({fold.validation for fold in folds.values()})),
+        patients=len({patients[slide] for fold in folds.values() for slide in fold.test} - {None}),
+        shared_patients=tuple(sorted({p for fold in folds.values() for p in fold.shared_patients})),
+        panel=first.panel,
+        genes=tuple(sorted({fold.genes for fold in folds.values()})),
+        normalisation=first.normalisation,
+        smoothed=first.smoothed,
+        spots_without_target=_of_test_slides({n: (f, f.spots_without_target) for n, f in folds.items()}),
+        invalid_spots=_of_test_slides({n: (f, f.invalid_spots) for n, f in folds.items()}),
+        genes_lacking=_of_test_slides({n: (f, f.genes_lacking) for n, f in folds.items()}),
+        chosen={name: fold.chosen for name, fold in folds.items()},
+    )
 
 
-def _of_test_slides(folds: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, int]:
+def _of_test_slides(folds: Mapping[str, tuple[RunProtocol, Mapping[str, int]]]) -> dict[str, int]:
     """What each fold counted on the slides that it tests."""
     return {
-        slide: fold[key][slide] for fold in folds.values() for slide in fold["test"] if slide in fold[key]
+        slide: counted[slide] for fold, counted in folds.values() for slide in fold.test if slide in counted
     }
 
 
-def _row(found: Mapping[tuple[str, int], Mapping[str, Any]], patients: Patients) -> dict[str, Any]:
-    """One row of results: means over slides, each slide a mean over seeds."""
-    seeds = sorted({seed for _, seed in found})
-    by_seed = {
-        seed: {
-            name: {**scores, "fold": fold}
-            for (fold, of), row in found.items()
-            if of == seed
-            for name, scores in row["slides"].items()
-        }
-        for seed in seeds
-    }
-    slides = {
-        name: {
-            key: value if key in _SAME else _mean([by_seed[seed][name][key] for seed in seeds])
-            for key, value in scores.items()
-        }
-        for name, scores in by_seed[seeds[0]].items()
-    }
-    of_seed = {
-        metric: [_mean([scores[key] for scores in by_seed[seed].values()]) for seed in seeds]
+def _scores(found: Mapping[tuple[str, int], Scores | None], patients: Patients) -> Scores | None:
+    """Scores of one predictor: means over slides, each slide a mean over seeds; None where no run has any."""
+    runs = {key: scores for key, scores in found.items() if scores is not None}
+    if not runs:
+        return None
+    by_seed: dict[int, dict[str, SlideScores]] = {seed: {} for seed in sorted({seed for _, seed in runs})}
+    for (fold, seed), scores in runs.items():
+        by_seed[seed] |= {name: replace(slide, fold=fold) for name, slide in scores.slides.items()}
+    seeds = list(by_seed.values())
+    slides = {name: _mean_slide([of[name] for of in seeds]) for name in seeds[0]}
+    means = {
+        metric: [_mean(getattr(slide, key) for slide in of.values()) for of in seeds]
         for metric, key in PER_SLIDE.items()
     }
-    row: dict[str, Any] = {"slides": slides}
-    row |= {metric: _mean(values) for metric, values in of_seed.items()}
-    # What is of a fold as a whole, such as the pooled PCC, is a mean over folds and seeds.
-    of_folds = [key for key in next(iter(found.values())) if key not in (*PER_SLIDE, "slides")]
-    row |= {key: _mean([one[key] for one in found.values()]) for key in of_folds}
+    every = list(runs.values())
+    merged = Scores(
+        slides=slides,
+        pcc_slide=_mean(means["pcc_slide"]),
+        pcc_slide_hvg50=_mean(means["pcc_slide_hvg50"]),
+        pcc_pooled=_mean(scores.pcc_pooled for scores in every),
+        mse=_mean(means["mse"]),
+        mae=_mean(means["mae"]),
+        spread={metric: float(np.std(values, ddof=1)) for metric, values in means.items()}
+        if len(seeds) > 1
+        else None,
+    )
+    if every[0].mse_pooled is not None:
+        pooled = ("mse_pooled", "mae_pooled", "mse_zscored", "mae_zscored")
+        merged = merged.with_pooled(PooledErrors(*(_mean(getattr(s, key) for s in every) for key in pooled)))
     whose = [patients[name] for name in slides]
-    row["intervals"] = {
-        metric: interval_over_patients([_value(row, name, key) for name in slides], whose)
-        for metric, key in PER_SLIDE.items()
+    intervals = {
+        metric: interval_over_patients([merged.of_slide(name, metric) for name in slides], whose)
+        for metric in PER_SLIDE
     }
-    if len(seeds) > 1:
-        row["spread"] = {metric: float(np.std(values, ddof=1)) for metric, values in of_seed.items()}
-    return row
+    return replace(merged, intervals=intervals)
 
 
-def _value(row: Mapping[str, Any], slide: str, key: str) -> float:
-    value = row["slides"][slide][key]
-    return float("nan") if value is None else float(value)
+def _mean_slide(of_seeds: Sequence[SlideScores]) -> SlideScores:
+    """Mean over seeds of one slide's scores."""
+    return replace(
+        of_seeds[0],
+        pcc=_mean(scores.pcc for scores in of_seeds),
+        mse=_mean(scores.mse for scores in of_seeds),
+        mae=_mean(scores.mae for scores in of_seeds),
+        undefined_genes=_mean(scores.undefined_genes for scores in of_seeds),
+        pcc_hvg50=_mean(scores.pcc_hvg50 for scores in of_seeds),
+    )
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    """Of those that are numbers: JSON has null where a score is undefined."""
+def _mean(values: Iterable[float | None]) -> float:
+    """Of those that are numbers; NaN where none is."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,16 +20,10 @@ from mmap_st.extract.store import (
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import check_tokens, why_not_embedded
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, Mpps, Row, make_rows, scatter_pair
-from mmap_st.head.evaluation.comparison_summary import (
-    RowResult,
-    comparison,
-    flat_rows,
-    row_with_scores,
-    row_without_scores,
-)
+from mmap_st.head.evaluation.comparison_summary import comparison, row_with_scores, row_without_scores
 from mmap_st.head.evaluation.cross_validation import (
-    EvaluateReport,
     ReadyCohort,
+    RunNotes,
     check_genes,
     collect,
     prepare,
@@ -43,51 +36,41 @@ from mmap_st.head.evaluation.folder import (
     EvaluateRequest,
     check_kind,
     evaluation_folder,
-    write_json_whole,
 )
+from mmap_st.head.evaluation.results import ComparisonResult, EvaluationMetrics, RowResult
 from mmap_st.head.runs import (
     GENES,
     METRICS,
     PREDICTIONS,
     count_parameters,
     prediction_file,
-    read_json,
+    read_metrics,
     read_prediction,
     write_table,
     writing,
 )
-from mmap_st.head.scoring import region_agreement
+from mmap_st.head.scoring import region_agreement, write_json
+from mmap_st.progress import ProgressCallback
 
 COMPARE_JSON, COMPARE_CSV, ROWS = "compare.json", "compare.csv", "rows"
 
-Tell = Callable[[str], None]
 Labels = Mapping[str, Mapping[str, str]]
 
 
-@dataclass
-class CompareReport:
-    """What was compared.
+@dataclass(kw_only=True)
+class CompareReport(RunNotes):
+    """What was compared, and what was left out.
 
     Attributes
     ----------
     result
         Contents of compare.json.
-    passed_over, failed
-        Slides that were not used or not scored, with the reason.
-    failed_folds
-        Folds that could not be fitted or scored, by row, with the reason.
     pair
         Keys of two evaluated rows to show gene by gene; None: there are none.
-    warnings
-        What the user should know.
     """
 
-    result: dict[str, Any] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    failed_folds: dict[str, str] = field(default_factory=dict)
+    result: ComparisonResult
     pair: tuple[str, str] | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -95,7 +78,7 @@ def compare(
     store: FeatureStore,
     request: CompareRequest,
     out: Path,
-    tell: Tell = lambda text: None,
+    tell: ProgressCallback = lambda text: None,
 ) -> CompareReport:
     """Evaluate every row on the same folds, and write RUN/; fits that a killed run finished are kept.
 
@@ -104,27 +87,27 @@ def compare(
     RequestError
         If nothing can be compared, or `out` holds something else.
     """
-    report = CompareReport()
+    notes = RunNotes()
     with evaluation_folder(out):
         check_kind(out, comparison=True)
-        ready, mpps = _read_cohort(cohort, store, request, report, tell)
+        ready, mpps = _read_cohort(cohort, store, request, notes, tell)
         rows = make_rows(request, mpps)
         pair = scatter_pair(rows, request.scatter)
         lacking = _lacking(ready, rows)
         check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
         with writing(out):
-            write_json_whole(out / REQUEST, {COMPARISON: [row.key for row in rows]})
-        labels = _read_labels(ready, report)
-        results = _evaluate_rows(ready, request, rows, lacking, labels, out, report, tell)
-        protocols = [metrics["protocol"] for _, metrics in results if metrics]
-        protocol = max(protocols, key=lambda protocol: len(protocol["seeds"]), default=None)
-        report.result = comparison([result for result, _ in results], protocol, ready.patients)
+            write_json(out / REQUEST, {COMPARISON: [row.key for row in rows]})
+        labels = _read_labels(ready, notes)
+        results = _evaluate_rows(ready, request, rows, lacking, labels, out, notes, tell)
+        protocols = [metrics.protocol.common() for _, metrics in results if metrics is not None]
+        protocol = max(protocols, key=lambda protocol: len(protocol.seeds), default=None)
+        result = comparison([row for row, _ in results], protocol, ready.patients)
         with writing(out):
-            write_table(out / COMPARE_CSV, flat_rows(report.result["rows"]))
-            write_json_whole(out / COMPARE_JSON, report.result)
-    evaluated = {row["key"] for row in report.result["rows"] if not row["reason"]}
-    report.pair = pair if pair and evaluated.issuperset(pair) else None
-    return report
+            write_table(out / COMPARE_CSV, result.table.to_dicts())
+            write_json(out / COMPARE_JSON, result)
+    evaluated = {row.key for row in result.evaluated}
+    shown = pair if pair and evaluated.issuperset(pair) else None
+    return CompareReport(result=result, pair=shown, **vars(notes))
 
 
 def row_folder(out: Path, encoder: str, head: str, mpps: Sequence[float]) -> Path:
@@ -133,13 +116,13 @@ def row_folder(out: Path, encoder: str, head: str, mpps: Sequence[float]) -> Pat
     return out / ROWS / encode_name(encoder) / encode_name(head) / at
 
 
-def row_genes(out: Path, row: Mapping[str, Any]) -> Path:
-    """The genes.csv of a row of compare.json."""
-    return row_folder(out, row["encoder"], row["head"], row["magnifications"]) / GENES
+def row_genes(out: Path, row: RowResult) -> Path:
+    """The genes.csv of a row of a comparison."""
+    return row_folder(out, row.encoder, row.head, row.magnifications) / GENES
 
 
 def _read_cohort(
-    cohort: Cohort, store: FeatureStore, request: CompareRequest, report: CompareReport, tell: Tell
+    cohort: Cohort, store: FeatureStore, request: CompareRequest, notes: RunNotes, tell: ProgressCallback
 ) -> tuple[ReadyCohort, dict[Mpps | None, Mpps]]:
     """The slides that every encoder has, and what each set of magnifications comes to."""
     for encoder in request.encoders:
@@ -157,12 +140,12 @@ def _read_cohort(
         name, reason = next(iter(lacking.items()))
         raise SplitError(f"none of the {len(cohort.slides)} slides has all encoders; slide {name}: {reason}")
     first = replace(request.heads[0], encoder=request.encoders[0], mpps=request.magnifications[0])
-    read = EvaluateReport()
+    read = RunNotes()
     ready = read_cohort(
         replace(cohort, slides=kept), store, EvaluateRequest(first, request.folds), read, tell
     )
-    report.passed_over, report.failed = {**lacking, **read.passed_over}, read.failed
-    report.warnings += read.warnings
+    notes.skipped, notes.failed = {**lacking, **read.skipped}, read.failed
+    notes.warnings += read.warnings
     stored = [store.slide(name) for name in ready.material.counts]
     found: dict[Mpps | None, Mpps] = {}
     for mpps in asked:
@@ -185,10 +168,10 @@ def _evaluate_rows(
     lacking: Mapping[str, str],
     labels: Labels,
     out: Path,
-    report: CompareReport,
-    tell: Tell,
-) -> list[tuple[RowResult, dict[str, Any] | None]]:
-    """Each row's result, and its metrics.json where it has one; the fits of all rows run side by side."""
+    notes: RunNotes,
+    tell: ProgressCallback,
+) -> list[tuple[RowResult, EvaluationMetrics | None]]:
+    """Each row's result, and its metrics where it has any; the fits of all rows run side by side."""
     evaluations = {
         row.key: EvaluateRequest(
             row.fit, request.folds, request.seeds if row.fit.method.seeded else request.seeds[:1]
@@ -211,25 +194,25 @@ def _evaluate_rows(
             if row.key in jobs
         )
         failures = run_jobs(ready.material, every, side_by_side, tell)
-    results: list[tuple[RowResult, dict[str, Any] | None]] = []
+    results: list[tuple[RowResult, EvaluationMetrics | None]] = []
     for row in rows:
         if row.key in lacking:
             results.append((row_without_scores(row, lacking[row.key]), None))
             continue
         tell(f"{row.key}: scores")
-        own = EvaluateReport()
+        own = RunNotes()
         try:
             metrics = collect(
                 readies[row.key], evaluations[row.key], jobs[row.key], failures, folders[row.key], own
             )
         except RequestError as error:
-            report.failed_folds[row.key] = str(error)
+            notes.failed_folds[row.key] = str(error)
             results.append((row_without_scores(row, str(error)), None))
             continue
-        report.failed |= own.failed
+        notes.failed |= own.failed
         if own.failed_folds:  # scores over fewer folds would not compare
             fold, reason = next(iter(own.failed_folds.items()))
-            report.failed_folds |= {f"{row.key}, {name}": why for name, why in own.failed_folds.items()}
+            notes.failed_folds |= {f"{row.key}, {name}": why for name, why in own.failed_folds.items()}
             results.append((row_without_scores(row, f"fold {fold}: {reason}"), None))
             continue
         results.append((_scored(row, metrics, jobs[row.key], labels), metrics))
@@ -256,10 +239,12 @@ def _lacking(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def _scored(row: Row, metrics: Mapping[str, Any], jobs: Sequence[Job], labels: Labels) -> RowResult:
-    runs = [read_json(job.out / METRICS)["seconds"] for job in jobs]
+def _scored(row: Row, metrics: EvaluationMetrics, jobs: Sequence[Job], labels: Labels) -> RowResult:
+    runs = [read_metrics(job.out / METRICS).seconds for job in jobs]
     seconds = {key: float(np.mean([one[key] for one in runs])) for key in ("fit", "predict")}
-    return row_with_scores(row, metrics, seconds, count_parameters(jobs[0].out), _agreement(jobs, labels))
+    return row_with_scores(
+        row, metrics.test, seconds, count_parameters(jobs[0].out), _agreement(jobs, labels)
+    )
 
 
 def _agreement(jobs: Sequence[Job], labels: Labels) -> dict[str, float | None]:
@@ -274,7 +259,7 @@ def _agreement(jobs: Sequence[Job], labels: Labels) -> dict[str, float | None]:
     return {name: float(np.mean(values)) if values else None for name, values in found.items()}
 
 
-def _read_labels(ready: ReadyCohort, report: CompareReport) -> dict[str, dict[str, str]]:
+def _read_labels(ready: ReadyCohort, notes: RunNotes) -> dict[str, dict[str, str]]:
     """A pathologist's labels of the slides that have some; a table that cannot be read is told of."""
     found = {}
     for name, counts in ready.material.counts.items():
@@ -289,5 +274,5 @@ def _read_labels(ready: ReadyCohort, report: CompareReport) -> dict[str, dict[st
                 )
             found[name] = labels
         except LabelsError as error:
-            report.warnings.append(f"labels of {name} are left out: {error}")
+            notes.warnings.append(f"labels of {name} are left out: {error}")
     return found

@@ -8,14 +8,10 @@ from typing import Any
 
 from mmap_st.errors import RequestError, did_you_mean
 from mmap_st.extract.windows import mpp_key
+from mmap_st.head.evaluation.results import REFERENCES
 from mmap_st.head.interface import settings_values
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs import FitRequest, fit_request
-
-#: Heads that all others of the same encoder and magnifications are compared with, where they are there.
-REFERENCES = ("mmap", "ridge")
-#: What else rows are compared with: the same head of the first encoder, and at the first magnifications.
-FIRST_ENCODER, FIRST_MAGNIFICATIONS = "first encoder", "first magnifications"
 
 Mpps = tuple[float, ...]
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from mmap_st.head.evaluation.aggregate import PER_SLIDE, Patients, gain
-from mmap_st.head.evaluation.comparison_rows import FIRST_ENCODER, FIRST_MAGNIFICATIONS, REFERENCES, Row
-from mmap_st.head.scoring import FEWEST_FOR_TEST, holm
-
-#: Scores of a row, beside those of its slides.
-SCORES = (*PER_SLIDE, "pcc_pooled")
-# What all rows have in common, of their metrics.json.
-_COMMON = ("name", "folds", "fold_slides", "seeds", "patients", "shared_patients", "panel", "genes",
-           "normalisation", "smoothed")  # fmt: skip
-
-RowResult = dict[str, Any]
+from mmap_st.head.evaluation.aggregate import Patients, gain
+from mmap_st.head.evaluation.comparison_rows import Row
+from mmap_st.head.evaluation.results import (
+    FIRST_ENCODER,
+    FIRST_MAGNIFICATIONS,
+    REFERENCES,
+    CommonProtocol,
+    ComparisonResult,
+    RowResult,
+)
+from mmap_st.head.scoring import FEWEST_FOR_TEST, PER_SLIDE, CorrectedDifference, Scores, holm
 
 
 def row_without_scores(row: Row, reason: str) -> RowResult:
     """A row that does not apply, or failed."""
-    return {**_named(row), "reason": reason}
+    return RowResult(row.key, row.fit.encoder, row.head, row.mpps, reason)
 
 
 def row_with_scores(
     row: Row,
-    metrics: Mapping[str, Any],
+    scores: Scores,
     seconds: Mapping[str, float],
     parameters: int,
     agreement: Mapping[str, float | None],
@@ -36,8 +36,8 @@ def row_with_scores(
 
     Parameters
     ----------
-    metrics
-        Its metrics.json.
+    scores
+        Of its head, on held-out slides.
     seconds
         ``fit`` and ``predict``, the mean over its fits.
     parameters
@@ -45,26 +45,22 @@ def row_with_scores(
     agreement
         Adjusted Rand index of each labelled slide.
     """
-    test = metrics["test"]
     known = [value for value in agreement.values() if value is not None]
-    return {
-        **_named(row),
-        "reason": None,
-        **{key: test[key] for key in SCORES},
-        "intervals": test["intervals"],
-        **({"spread": test["spread"]} if "spread" in test else {}),
-        "ari": float(np.mean(known)) if known else None,
-        "ari_slides": dict(agreement),
-        "parameters": parameters,
-        "seconds": dict(seconds),
-        "slides": test["slides"],
-    }
+    return replace(
+        row_without_scores(row, ""),
+        reason=None,
+        scores=scores,
+        ari=float(np.mean(known)) if known else None,
+        ari_slides=dict(agreement),
+        parameters=parameters,
+        seconds=dict(seconds),
+    )
 
 
 def comparison(
-    rows: Sequence[RowResult], protocol: Mapping[str, Any] | None, patients: Patients
-) -> dict[str, Any]:
-    """Contents of compare.json.
+    rows: Sequence[RowResult], protocol: CommonProtocol | None, patients: Patients
+) -> ComparisonResult:
+    """Compare rows with each other.
 
     Parameters
     ----------
@@ -77,80 +73,55 @@ def comparison(
 
     Returns
     -------
-    ``protocol``, and ``rows`` with ``differences``: to the heads of `REFERENCES` of the same encoder and
-    magnifications, to the same head of the `FIRST_ENCODER`, and to that at the `FIRST_MAGNIFICATIONS`. Metric
-    by metric there are the mean, and with 6 patients or more its interval; to `REFERENCES` also the p-value
-    of the Wilcoxon test and ``p_holm``, corrected for all rows compared with that head on that metric.
+    The rows with their differences to the heads of `REFERENCES` of the same encoder and magnifications, to
+    the same head of the `FIRST_ENCODER`, and to that at the `FIRST_MAGNIFICATIONS`. With 6 patients or more a
+    difference has its interval; to `REFERENCES` also the p-value of the Wilcoxon test, and ``p_holm``:
+    corrected for all rows that are compared with that head on that metric.
     """
-    found: list[RowResult] = [{**row, "differences": _differences(row, rows, patients)} for row in rows]
+    found = [_differences(row, rows, patients) for row in rows]
     for reference in REFERENCES:
+        compared = [differences[reference] for differences in found if reference in differences]
         for metric in PER_SLIDE:
-            compared = [row["differences"] for row in found if reference in row["differences"]]
-            cells = [differences[reference][metric] for differences in compared]
-            for cell, corrected in zip(cells, holm([cell["p_value"] for cell in cells]), strict=True):
-                cell["p_holm"] = corrected
-    common = {key: protocol[key] for key in _COMMON} if protocol is not None else None
-    return {"protocol": common, "rows": found}
+            corrected = holm([of_row[metric].p_value for of_row in compared])
+            for of_row, p_holm in zip(compared, corrected, strict=True):
+                of_row[metric] = replace(of_row[metric], p_holm=p_holm)
+    compared_rows = (replace(row, differences=d) for row, d in zip(rows, found, strict=True))
+    return ComparisonResult(protocol, tuple(compared_rows))
 
 
-def flat_rows(rows: Sequence[RowResult]) -> list[dict[str, Any]]:
-    """Rows of compare.csv: one number a cell, empty where there is none."""
-    flat = []
-    for row in rows:
-        cells: dict[str, Any] = {key: row[key] for key in ("encoder", "head")}
-        cells["magnifications"] = " ".join(f"{mpp:g}" for mpp in row["magnifications"])
-        for metric in SCORES:
-            cells[metric] = row.get(metric)
-            if metric in PER_SLIDE:
-                low, high = (row.get("intervals") or {}).get(metric) or (None, None)
-                cells |= {f"{metric}_low": low, f"{metric}_high": high}
-        for reference in (*REFERENCES, FIRST_ENCODER, FIRST_MAGNIFICATIONS):
-            for metric in PER_SLIDE:
-                cell = row["differences"].get(reference, {}).get(metric, {})
-                low, high = cell.get("interval") or (None, None)
-                name = f"{metric}_to_{reference.replace(' ', '_')}"
-                cells |= {name: cell.get("mean"), f"{name}_low": low, f"{name}_high": high}
-                if reference in REFERENCES:
-                    cells |= {f"{name}_p": cell.get("p_value"), f"{name}_p_holm": cell.get("p_holm")}
-        seconds = row.get("seconds") or {}
-        cells |= {"ari": row.get("ari"), "parameters": row.get("parameters")}
-        cells |= {f"seconds_{key}": seconds.get(key) for key in ("fit", "predict")}
-        cells["reason"] = row["reason"]
-        flat.append({key: "" if value is None else value for key, value in cells.items()})
-    return flat
-
-
-def _named(row: Row) -> RowResult:
-    return {
-        "key": row.key,
-        "encoder": row.fit.encoder,
-        "head": row.head,
-        "magnifications": list(row.mpps),
-    }
-
-
-def _differences(row: RowResult, rows: Sequence[RowResult], patients: Patients) -> dict[str, Any]:
+def _differences(
+    row: RowResult, rows: Sequence[RowResult], patients: Patients
+) -> dict[str, dict[str, CorrectedDifference]]:
     """How far a row lies above each of those that it is compared with, and that were evaluated."""
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, CorrectedDifference]] = {}
     for name, other in _compared_with(row, rows).items():
-        if other["key"] == row["key"] or row["reason"] or other["reason"]:
+        if other.key == row.key or row.scores is None or other.scores is None:
             continue
-        found[name] = gain(row, other, patients)
-        for cell in found[name].values():
-            if cell["patients"] < FEWEST_FOR_TEST:
-                cell["interval"] = None
-            if name not in REFERENCES:
-                cell["p_value"] = None
-            cell["p_holm"] = None
+        found[name] = {
+            metric: replace(
+                CorrectedDifference(**asdict(apart)),
+                interval=apart.interval if apart.patients >= FEWEST_FOR_TEST else None,
+                p_value=apart.p_value if name in REFERENCES else None,
+            )
+            for metric, apart in gain(row.scores, other.scores, patients).items()
+        }
     return found
 
 
 def _compared_with(row: RowResult, rows: Sequence[RowResult]) -> dict[str, RowResult]:
-    def first(**same: Any) -> RowResult | None:
-        return next((r for r in rows if all(r[key] == value for key, value in same.items())), None)
+    """The first row of each kind that a row is compared with."""
 
-    encoder, head, magnifications = (row[key] for key in ("encoder", "head", "magnifications"))
-    found = {name: first(encoder=encoder, magnifications=magnifications, head=name) for name in REFERENCES}
-    found[FIRST_ENCODER] = first(head=head, magnifications=magnifications)
-    found[FIRST_MAGNIFICATIONS] = first(head=head, encoder=encoder)
+    def first(encoder: str | None, head: str, mpps: tuple[float, ...] | None) -> RowResult | None:
+        same = (
+            other
+            for other in rows
+            if other.head == head
+            and encoder in (None, other.encoder)
+            and mpps in (None, other.magnifications)
+        )
+        return next(same, None)
+
+    found = {name: first(row.encoder, name, row.magnifications) for name in REFERENCES}
+    found[FIRST_ENCODER] = first(None, row.head, row.magnifications)
+    found[FIRST_MAGNIFICATIONS] = first(row.encoder, row.head, None)
     return {name: other for name, other in found.items() if other is not None}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
 from mmap_st.errors import RequestError, SplitError
@@ -18,46 +17,43 @@ from mmap_st.head.evaluation.folder import (
     describe,
     keep_request,
     link_files,
-    write_json_whole,
 )
+from mmap_st.head.evaluation.results import EvaluationMetrics
 from mmap_st.head.runs import (
     GENES,
     METRICS,
+    NOT_SCORED,
     PREDICTIONS,
     FitRequest,
     choose_genes,
     prediction_file,
-    read_json,
+    read_metrics,
     shared_patients_warning,
     write_table,
     writing,
 )
+from mmap_st.head.scoring import write_json
+from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import stored_candidates
-
-Tell = Callable[[str], None]
 
 
 @dataclass
-class EvaluateReport:
-    """What was evaluated.
+class RunNotes:
+    """What was left out of an evaluation or a comparison; filled while it runs.
 
     Attributes
     ----------
-    metrics
-        Contents of metrics.json.
-    ablations
-        One row a variant of the head, where they were asked for.
-    passed_over, failed
-        Slides that were not used or not scored, with the reason.
+    skipped
+        Slides that lack what is needed, with the reason.
+    failed
+        Slides that have a fault or could not be scored, with the reason.
     failed_folds
-        Folds that could not be fitted or scored, with the reason.
+        Folds (of a comparison, of its rows) that could not be fitted or scored, with the reason.
     warnings
         What the user should know.
     """
 
-    metrics: dict[str, Any] = field(default_factory=dict)
-    ablations: list[dict[str, Any]] = field(default_factory=list)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     failed_folds: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -80,13 +76,13 @@ class ReadyCohort:
 
 
 def read_cohort(
-    cohort: Cohort, store: FeatureStore, request: EvaluateRequest, report: EvaluateReport, tell: Tell
+    cohort: Cohort, store: FeatureStore, request: EvaluateRequest, notes: RunNotes, tell: ProgressCallback
 ) -> ReadyCohort:
-    """Read counts, and settle folds and magnifications; slides that cannot be used go to `report`."""
+    """Read counts, and settle folds and magnifications; slides that cannot be used go to `notes`."""
     fit = request.fit
     cohort = with_stored_patients(cohort, store)
     measured = measure(cohort, store, cohort.names, fit.encoder, fit.magnifications, tell)
-    report.passed_over, report.failed = measured.passed_over, measured.failed
+    notes.skipped, notes.failed = measured.passed_over, measured.failed
     if not measured.counts:
         check_encoder(store, fit.encoder)
         why = _some_reason({**measured.failed, **measured.passed_over})
@@ -94,7 +90,7 @@ def read_cohort(
     rule, folds = make_folds(cohort, tuple(measured.counts), request.folds)
     shared = sorted({patient for fold in folds for patient in fold.split.shared_patients})
     if shared:
-        report.warnings.append(shared_patients_warning(shared))
+        notes.warnings.append(shared_patients_warning(shared))
     stored = [store.slide(name) for name in measured.counts]
     mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
     check_same_recipe(stored, fit.encoder, mpps)
@@ -102,8 +98,8 @@ def read_cohort(
 
 
 def cross_validate(
-    ready: ReadyCohort, request: EvaluateRequest, out: Path, report: EvaluateReport, tell: Tell
-) -> dict[str, Any]:
+    ready: ReadyCohort, request: EvaluateRequest, out: Path, notes: RunNotes, tell: ProgressCallback
+) -> EvaluationMetrics:
     """Run the folds that are not done, and write metrics.json, genes.csv and predictions/ anew.
 
     Raises
@@ -118,7 +114,7 @@ def cross_validate(
         settings, counts_bytes = request.fit.settings, ready.material.counts_bytes
         side_by_side = jobs_side_by_side(request.jobs, len(jobs), settings, counts_bytes)
         failed = run_jobs(ready.material, jobs, side_by_side, tell)
-    return collect(ready, request, jobs, failed, out, report)
+    return collect(ready, request, jobs, failed, out, notes)
 
 
 def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
@@ -132,7 +128,9 @@ def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
     choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(ready.material.counts))
 
 
-def prepare(ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: Tell, row: str = "") -> list[Job]:
+def prepare(
+    ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: ProgressCallback, row: str = ""
+) -> list[Job]:
     """Check what is asked, keep it in the folder, build what candidates are missing, and list the fits.
 
     Raises
@@ -158,8 +156,8 @@ def collect(
     jobs: Sequence[Job],
     failures: Mapping[Path, str],
     out: Path,
-    report: EvaluateReport,
-) -> dict[str, Any]:
+    notes: RunNotes,
+) -> EvaluationMetrics:
     """Write metrics.json, genes.csv and predictions/ of fits that have run.
 
     Parameters
@@ -178,19 +176,19 @@ def collect(
     jobs = [job for job in jobs if job.fold.name not in failed]
     if not jobs:
         raise RequestError(f"no fold can be evaluated; fold {_some_reason(failed)}")
-    report.failed_folds |= failed
-    runs = {(job.fold.name, job.request.seed): read_json(job.out / METRICS) for job in jobs}
+    notes.failed_folds |= failed
+    runs = {(job.fold.name, job.request.seed): read_metrics(job.out / METRICS) for job in jobs}
     metrics = evaluation_metrics(runs, ready.patients, ready.rule, request.fit.protocol.name)
     for job in jobs:
         for name in job.fold.split.test:
-            if name not in metrics["test"]["slides"]:
-                report.failed[name] = "none of its spots has both a valid embedding and a target"
+            if name not in metrics.test.slides:
+                notes.failed[name] = NOT_SCORED
     first = [job for job in jobs if job.request.seed == request.seeds[0]]
     files = [prediction_file(job.out / PREDICTIONS, name) for job in first for name in job.fold.split.test]
     with writing(out):
         write_table(out / GENES, gene_rows([job.out / GENES for job in jobs]))
         link_files(files, out / PREDICTIONS)
-        write_json_whole(out / METRICS, metrics)
+        write_json(out / METRICS, metrics)
     return metrics
 
 
@@ -199,7 +197,9 @@ def _some_reason(reasons: Mapping[str, str]) -> str:
     return f"{name}: {why}"
 
 
-def _build_candidates(ready: ReadyCohort, fit: FitRequest, seeds: Sequence[int], tell: Tell) -> None:
+def _build_candidates(
+    ready: ReadyCohort, fit: FitRequest, seeds: Sequence[int], tell: ProgressCallback
+) -> None:
     """Build what is missing before any fit: fits side by side would wait for each other."""
     for wanted in {prototype_settings(fit.settings, seed) for seed in seeds} - {None}:
         assert wanted is not None

@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,11 +29,10 @@ from mmap_st.extract.engine import free_memory, usable_cores
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
+from mmap_st.progress import ProgressCallback
 
 # Of a worker, beside its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _WORKER_BYTES = 3e9
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,9 @@ def plan_jobs(
     ]
 
 
-def run_jobs(material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell) -> dict[Path, str]:
+def run_jobs(
+    material: Material, jobs: Sequence[Job], side_by_side: int, tell: ProgressCallback
+) -> dict[Path, str]:
     """Run the jobs that are not done.
 
     Returns
@@ -135,7 +136,7 @@ def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes:
 
 
 def _finished(
-    material: Material, jobs: Sequence[Job], side_by_side: int, tell: Tell
+    material: Material, jobs: Sequence[Job], side_by_side: int, tell: ProgressCallback
 ) -> Iterator[tuple[Job, str]]:
     """Run jobs, and yield each when it is done, with the reason if it cannot be."""
     if side_by_side <= 1 or not jobs:
@@ -159,7 +160,7 @@ def _finished(
             ) from error
 
 
-def _fit(material: Material, store: FeatureStore, job: Job, tell: Tell) -> str:
+def _fit(material: Material, store: FeatureStore, job: Job, tell: ProgressCallback) -> str:
     """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
     with writing(job.out):
         job.out.parent.mkdir(parents=True, exist_ok=True)

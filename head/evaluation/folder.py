@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 import mmap_st
 from mmap_st.data import Fold
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
-from mmap_st.files import replacing, sha256_of_file, sha256_of_json
+from mmap_st.files import sha256_of_file, sha256_of_json
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
-from mmap_st.head.runs import FOLDS, METRICS, FitRequest, read_json, write_json, writing
+from mmap_st.head.runs import FOLDS, METRICS, FitRequest, only_writer, writing
+from mmap_st.head.scoring import read_json, write_json
 
 _FORMAT_VERSION = 1
 
@@ -59,7 +57,7 @@ def describe(
     mpps: Sequence[float],
     counts_sha256: str,
     patients: Mapping[str, str | None],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All that the numbers of an evaluation depend on, but seeds: those may be added later."""
     embeddings = {
         name: [store.slide(name).complete(request.encoder)[mpp].recipe_sha256 for mpp in mpps]
@@ -94,7 +92,9 @@ _LOCK = ".lock"
 
 @contextmanager
 def evaluation_folder(out: Path) -> Iterator[None]:
-    """Hold the one right to write into an evaluation's folder; a new one that stays empty is removed.
+    """Hold the one right to write into an evaluation's folder.
+
+    A folder that was made for it and stays empty is removed; one that was there before stays.
 
     Raises
     ------
@@ -105,21 +105,15 @@ def evaluation_folder(out: Path) -> Iterator[None]:
         raise RequestError(f"--out {out} is a file; name a folder.")
     if out.is_dir() and not (out / REQUEST).is_file() and any(p.name != _LOCK for p in out.iterdir()):
         raise RequestError(f"--out {out} holds other things than an evaluation; name another folder.")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RequestError(
-                f"{out} is being written by another evaluation; wait until it ends."
-            ) from error
+    is_new = not out.exists()
+    refusal = f"{out} is being written by another evaluation; wait until it ends."
     try:
-        yield
+        with only_writer(out, out / _LOCK, refusal):
+            yield
     finally:
-        lock.release()
-        if [path.name for path in out.iterdir()] in ([], [_LOCK]):
-            shutil.rmtree(out, ignore_errors=True)
+        if is_new and out.is_dir():
+            with suppress(OSError):  # it is not empty: there is a result, or another process is at work
+                out.rmdir()
 
 
 def check_kind(out: Path, *, comparison: bool) -> None:
@@ -135,7 +129,7 @@ def check_kind(out: Path, *, comparison: bool) -> None:
         raise RequestError(f"--out {out} holds {held}, not {asked}; name another folder.")
 
 
-def keep_request(out: Path, asked: Mapping[str, Any]) -> None:
+def keep_request(out: Path, asked: Mapping[str, object]) -> None:
     """Write what an evaluation is asked for beside its folds, or compare it with what was asked before.
 
     Raises
@@ -155,30 +149,32 @@ def keep_request(out: Path, asked: Mapping[str, Any]) -> None:
         return
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_json_whole(file, asked)
-
-
-def write_json_whole(path: Path, content: object) -> None:
-    """Write JSON that is there whole or not at all."""
-    with replacing(path) as draft:
-        write_json(draft, content)
+        write_json(file, asked)
 
 
 def link_files(files: Sequence[Path], folder: Path) -> None:
-    """Show files in one folder, by links where these can be made; what was there is replaced."""
-    draft = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    """Show predictions in one folder, by links where these can be made; others that were there are removed.
+
+    Files that are not predictions stay.
+    """
+    folder.mkdir(exist_ok=True)
+    draft = folder / ".unfinished"
     for file in files:
+        draft.unlink(missing_ok=True)
         try:
-            os.link(file, draft / file.name)
+            os.link(file, draft)
         except OSError:  # a file system without links
-            shutil.copyfile(file, draft / file.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+            shutil.copyfile(file, draft)
+        draft.replace(folder / file.name)
+        # Where both are links to the same file, replacing does nothing.
+        draft.unlink(missing_ok=True)
+    shown = {file.name for file in files}
+    for other in list(folder.glob("*.h5ad")):
+        if other.name not in shown:
+            other.unlink()
 
 
-def _shown(different: Sequence[str], before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def _shown(different: Sequence[str], before: Mapping[str, object], asked: Mapping[str, object]) -> str:
     """Each difference, values where they are short enough to read."""
     parts = []
     for key in different:

@@ -33,7 +33,7 @@ from mmap_st.head.interface import (
 )
 from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
 from mmap_st.head.linear.mean import training_mean
-from mmap_st.head.scoring import slide_metrics
+from mmap_st.head.scoring import SlideScores, slide_metrics
 
 #: Strengths that are tried where none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))
@@ -206,7 +206,7 @@ def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> Ridge
 
 def _judge(
     heads: Sequence[RidgeHead], slides: Sequence[HeadSlide], genes: Index, most: int
-) -> list[list[dict[str, float]]]:
+) -> list[list[SlideScores]]:
     """Scores of heads that differ in strength: for each slide, those of each head in turn."""
     scores = []
     for slide, rows in zip(slides, evenly(slides, most), strict=True):
@@ -224,14 +224,14 @@ def _judge(
     return scores
 
 
-def _history(trials: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+def _history(trials: Sequence[Sequence[SlideScores]]) -> list[dict[str, float]]:
     if not trials:
         raise HeadError("no validation spot has a target to choose the strength by; give --set alpha=1e5.")
     return [
         {
             "alpha": alpha,
-            "validation_pcc": float(np.mean([slide[number]["pcc"] for slide in trials])),
-            "validation_mse": float(np.mean([slide[number]["mse"] for slide in trials])),
+            "validation_pcc": float(np.mean([slide[number].pcc for slide in trials])),
+            "validation_mse": float(np.mean([slide[number].mse for slide in trials])),
         }
         for number, alpha in enumerate(ALPHAS)
     ]

@@ -263,7 +263,7 @@ class MmapFit:
         for judged, output in zip(trial.judged, outputs, strict=True):
             base = trial.mean[self._genes] + judged.level[self._genes]
             scores.append(slide_metrics(base + self._basis.expression(output, self._genes), judged.measured))
-        return _mean_of([{"validation_mse": s["mse"], "validation_pcc": s["pcc"]} for s in scores])
+        return _mean_of([{"validation_mse": s.mse, "validation_pcc": s.pcc} for s in scores])
 
 
 def make_network(settings: MmapSettings, components: Components, outputs: int) -> MmapNetwork:

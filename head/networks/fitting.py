@@ -173,8 +173,8 @@ class NetworkFit:
         if not scores:
             raise HeadError("no validation spot has a target to choose the number of epochs by.")
         return {
-            "validation_pcc": float(np.mean([score["pcc"] for score in scores])),
-            "validation_mse": float(np.mean([score["mse"] for score in scores])),
+            "validation_pcc": float(np.mean([score.pcc for score in scores])),
+            "validation_mse": float(np.mean([score.mse for score in scores])),
         }
 
 

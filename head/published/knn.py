@@ -34,7 +34,7 @@ from mmap_st.head.interface import (
 from mmap_st.head.linear import training_mean
 from mmap_st.head.networks import check_at_least
 from mmap_st.head.published.bank import MOST_SPOTS, average, nearest
-from mmap_st.head.scoring import slide_metrics
+from mmap_st.head.scoring import SlideScores, slide_metrics
 
 #: Numbers of neighbours that are tried where none is given.
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
@@ -180,21 +180,21 @@ def _refer_to(slides: Sequence[HeadSlide], basis: Basis, settings: KnnSettings, 
     return KnnHead(neighbours, components, np.concatenate(keys), np.concatenate(values), mean, basis)
 
 
-def _judge(head: KnnHead, slide: HeadSlide, rows: Rows, genes: Any) -> list[dict[str, float]]:
+def _judge(head: KnnHead, slide: HeadSlide, rows: Rows, genes: Any) -> list[SlideScores]:
     """Scores of each number of neighbours in turn, on some spots of a slide."""
     measured, found = slide.targets.dense(rows, genes), head.found(slide, rows, max(NEIGHBOURS))
     means = (average(head.values, found[:, :count]) for count in NEIGHBOURS)
     return [slide_metrics(head.basis.expression(m, genes) + head.mean[genes], measured) for m in means]
 
 
-def _history(trials: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+def _history(trials: Sequence[Sequence[SlideScores]]) -> list[dict[str, float]]:
     if not trials:
         raise HeadError("no validation spot has a target to choose by; give --set neighbours=50.")
     return [
         {
             "neighbours": float(count),
-            "validation_pcc": float(np.mean([slide[number]["pcc"] for slide in trials])),
-            "validation_mse": float(np.mean([slide[number]["mse"] for slide in trials])),
+            "validation_pcc": float(np.mean([slide[number].pcc for slide in trials])),
+            "validation_mse": float(np.mean([slide[number].mse for slide in trials])),
         }
         for number, count in enumerate(NEIGHBOURS)
     ]

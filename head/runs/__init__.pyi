@@ -4,28 +4,39 @@ __all__ = [
     "HEAD_JSON",
     "MEASURED",
     "METRICS",
+    "NOT_SCORED",
     "PREDICTIONS",
     "UNS",
+    "FitReport",
     "FitRequest",
+    "HeadCard",
+    "PredictReport",
+    "RunMetrics",
+    "RunProtocol",
     "SavedHead",
     "choose_genes",
     "count_parameters",
     "fit_head",
     "fit_request",
     "fit_split",
+    "only_writer",
     "predict_slides",
     "prediction_file",
     "read_head",
-    "read_json",
+    "read_metrics",
     "read_prediction",
     "shared_patients_warning",
-    "write_json",
+    "shown_with",
+    "slide_table",
+    "summary_table",
     "write_table",
     "writing",
 ]
 
-from .fit import choose_genes, fit_head, fit_split, shared_patients_warning
-from .prediction import MEASURED, UNS, predict_slides, prediction_file, read_prediction
+from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
+from .head_card import HeadCard
+from .prediction import MEASURED, PredictReport, predict_slides, prediction_file, read_prediction
+from .prediction_folder import UNS
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,
@@ -35,9 +46,9 @@ from .run_folder import (
     PREDICTIONS,
     SavedHead,
     count_parameters,
+    only_writer,
     read_head,
-    read_json,
-    write_json,
     write_table,
     writing,
 )
+from .run_metrics import RunMetrics, RunProtocol, read_metrics, shown_with, slide_table, summary_table

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,25 +36,25 @@ from mmap_st.head.interface import FittedHead, HeldOut, held_out_by, plan_valida
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import Fitted
 from mmap_st.head.runs.prediction import prediction_file, write_prediction
+from mmap_st.head.runs.prediction_folder import HEAD_SHA256
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
     GENES,
     METRICS,
     PREDICTIONS,
     begin_run_folder,
-    check_run_folder,
     finish_run_folder,
+    run_folder,
     write_head,
-    write_json,
     write_table,
     writing,
 )
-from mmap_st.head.scoring import Spread, fit_spread
+from mmap_st.head.runs.run_metrics import RunMetrics
+from mmap_st.head.scoring import fit_spread, write_json
+from mmap_st.progress import ProgressCallback
 
-Tell = Callable[[str], None]
 
-
-@dataclass
+@dataclass(frozen=True)
 class FitReport:
     """What was fitted.
 
@@ -63,22 +62,39 @@ class FitReport:
     ----------
     metrics
         Contents of metrics.json.
-    passed_over, failed
-        Slides that were not used, with the reason.
+    skipped
+        Slides that lack what is needed, with the reason.
+    failed
+        Slides that have a fault or could not be scored, with the reason.
     warnings
         What the user should know.
     """
 
-    metrics: dict[str, Any] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    metrics: RunMetrics
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 def fit_head(
-    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: Tell = lambda text: None
+    cohort: Cohort,
+    store: FeatureStore,
+    request: FitRequest,
+    out: Path,
+    tell: ProgressCallback = lambda text: None,
+    *,
+    overwrite: bool = False,
 ) -> FitReport:
     """Train a head and write RUN/.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; it is there as a whole, or as it was before.
+    tell
+        Called with what is being done.
+    overwrite
+        Whether a run that is in `out` is replaced.
 
     Returns
     -------
@@ -87,9 +103,15 @@ def fit_head(
     Raises
     ------
     RequestError
-        If nothing can be fitted, or the request contradicts itself.
+        If nothing can be fitted, the request contradicts itself, or `out` holds a run, or something else.
     """
-    check_run_folder(out)
+    with run_folder(out, overwrite=overwrite):
+        return _fit_head(cohort, store, request, out, tell)
+
+
+def _fit_head(
+    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: ProgressCallback
+) -> FitReport:
     cohort = with_stored_patients(cohort, store)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
@@ -98,15 +120,20 @@ def fit_head(
         check_encoder(store, request.encoder)
     split = measured.usable(cohort, asked)
     _check_split(asked, split, {**measured.passed_over, **measured.failed})
-    report = FitReport(passed_over=measured.passed_over, failed=measured.failed)
+    warnings = []
     if split.shared_patients:
-        report.warnings.append(shared_patients_warning(split.shared_patients))
-    report.metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
-    scored = (report.metrics["test"] or {"slides": split.test})["slides"]
+        warnings.append(shared_patients_warning(split.shared_patients))
+    if split.shared_patients_validation:
+        warnings.append(
+            f"patients {', '.join(split.shared_patients_validation)} are in training and in validation:"
+            " choices are made on patients whom the head has seen, and may not suit new ones"
+        )
+    metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
+    failed = dict(measured.failed)
     for name in split.test:
-        if name not in scored:
-            report.failed[name] = "none of its spots has both a valid embedding and a target"
-    return report
+        if metrics.test is not None and name not in metrics.test.slides:
+            failed[name] = NOT_SCORED
+    return FitReport(metrics, measured.passed_over, failed, warnings)
 
 
 def fit_split(
@@ -116,18 +143,14 @@ def fit_split(
     split: Split,
     counts: Mapping[str, Counts],
     out: Path,
-    tell: Tell = lambda text: None,
-) -> dict[str, Any]:
+    tell: ProgressCallback = lambda text: None,
+) -> RunMetrics:
     """Train a head on slides whose counts were read, and write RUN/.
 
     Parameters
     ----------
     counts
         Of every slide of `split`, in the spot order of the store.
-
-    Returns
-    -------
-    Contents of metrics.json.
     """
     names = (*split.train, *split.validation, *split.test)
     stored = [store.slide(name) for name in names]
@@ -173,28 +196,36 @@ def fit_split(
     seconds["predict"] = time.perf_counter() - started
     started = time.perf_counter()
     spread = fit_spread(_held_out(head, held_back))
+    with writing(out):
+        sha256 = write_head(draft, head, fitted.card(), spread)
     for slide in test:
-        _write_prediction(cohort, store, fitted, slide, predicted[slide.name], spread, draft / PREDICTIONS)
+        about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
+        path = prediction_file(draft / PREDICTIONS, slide.name)
+        write_prediction(path, slide, predicted[slide.name], panel.genes, about, spread)
     seconds["calibrate"] = time.perf_counter() - started
 
-    metrics: dict[str, Any] = {"protocol": fitted.protocol()}
-    metrics |= {"test": fitted.scores(predicted) if test else None}
-    metrics["prediction_intervals"] = fitted.intervals(spread, predicted) if test and spread else None
-    ridge = None
-    if request.baselines:
-        mean = MEAN.fit(train, validation, MeanSettings(), request.seed, tell) if test else None
-        metrics["baseline_mean"] = None if mean is None else fitted.scores(_predict(mean, test))
-        probe = RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell) if test else None
-        ridge = None if probe is None else _predict(probe, test)
-        metrics["baseline_ridge"] = None if ridge is None else fitted.scores(ridge)
-    metrics["seconds"] = seconds
+    by_mean = by_ridge = None
+    if request.baselines and test:
+        by_mean = _predict(MEAN.fit(train, validation, MeanSettings(), request.seed, tell), test)
+        by_ridge = _predict(RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell), test)
+    metrics = RunMetrics(
+        protocol=fitted.protocol(),
+        test=fitted.scores(predicted) if test else None,
+        prediction_intervals=fitted.intervals(spread, predicted) if test and spread else None,
+        baseline_mean=None if by_mean is None else fitted.scores(by_mean),
+        baseline_ridge=None if by_ridge is None else fitted.scores(by_ridge),
+        seconds=seconds,
+    )
     with writing(out):
         if test:
-            write_table(draft / GENES, fitted.genes(predicted, ridge))
-        write_head(draft, head, fitted.card(), spread)
+            write_table(draft / GENES, fitted.genes(predicted, by_ridge))
         write_json(draft / METRICS, metrics)
         finish_run_folder(draft, out)
     return metrics
+
+
+#: Why a test slide has no scores.
+NOT_SCORED = "none of its spots has both a valid embedding and a target"
 
 
 def shared_patients_warning(patients: Sequence[str]) -> str:
@@ -217,25 +248,16 @@ def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray
     return {slide.name: head.predict(slide) for slide in slides}
 
 
-def _write_prediction(
-    cohort: Cohort,
-    store: FeatureStore,
-    fitted: Fitted,
-    slide: HeadSlide,
-    predicted: NDArray[np.float32],
-    spread: Spread | None,
-    folder: Path,
-) -> None:
+def _about(cohort: Cohort, store: FeatureStore, fitted: Fitted, slide: HeadSlide) -> dict[str, object]:
+    """What a prediction's file says of where it is from."""
     image = cohort[slide.name].image
-    about = {
+    return {
         "head": fitted.request.method.name,
         "encoder": fitted.request.encoder,
         "normalisation": fitted.normalisation,
         "image": None if image is None else str(image.resolve()),
         "source_mpp": store.slide(slide.name).source_mpp,
     }
-    path = prediction_file(folder, slide.name)
-    write_prediction(path, slide, predicted, fitted.panel.genes, about, spread)
 
 
 def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:

@@ -1,22 +1,34 @@
-"""What a fitted head's run says of itself: metrics.json, genes.csv and head.json."""
+"""What a fit comes to: contents of metrics.json, genes.csv and head.json."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+import mmap_st
 from mmap_st.data import NORMALISATIONS, Panel, Split, Targets
 from mmap_st.errors import HeadError
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
+from mmap_st.head.runs.head_card import HeadCard, NormalisationCard, PanelCard, SplitCard
 from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.scoring import LEVEL, Spread, coverage, gene_table, most_variable, pooled_errors, summarise
+from mmap_st.head.runs.run_metrics import RunProtocol
+from mmap_st.head.scoring import (
+    LEVEL,
+    PredictionIntervals,
+    Scores,
+    Spread,
+    coverage,
+    gene_table,
+    most_variable,
+    pooled_errors,
+    summarise,
+)
 
 Predictions = Mapping[str, NDArray[np.float32]]
 
@@ -49,31 +61,32 @@ class Fitted:
     validation: Validation
     head: FittedHead
 
-    def protocol(self) -> dict[str, Any]:
-        """``protocol`` of metrics.json."""
+    def protocol(self) -> RunProtocol:
+        """On what the head was trained and is tested."""
         used = (*self.train, *self.held_back, *self.test)
         undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in used}
         invalid = {s.name: int((~s.valid).sum()) for s in used}
         lacking = {s.name: s.genes_lacking for s in used}
-        return {
-            "name": self.request.protocol.name,
-            "validation": self.validation.rule,
-            "train": list(self.split.train),
-            "val": list(self.split.validation),
-            "test": list(self.split.test),
-            "shared_patients": list(self.split.shared_patients),
-            "panel": self.panel.how,
-            "genes": len(self.panel.genes),
-            "normalisation": self.normalisation,
-            "smoothed": NORMALISATIONS[self.normalisation].smoothed,
-            "chosen": self.head.chosen,
-            "spots_without_target": {name: n for name, n in undefined.items() if n},
-            "invalid_spots": {name: n for name, n in invalid.items() if n},
-            "genes_lacking": {name: n for name, n in lacking.items() if n},
-        }
+        return RunProtocol(
+            name=self.request.protocol.name,
+            validation=self.validation.rule,
+            train=self.split.train,
+            val=self.split.validation,
+            test=self.split.test,
+            shared_patients=self.split.shared_patients,
+            panel=self.panel.how,
+            genes=len(self.panel.genes),
+            normalisation=self.normalisation,
+            smoothed=NORMALISATIONS[self.normalisation].smoothed,
+            chosen=self.head.chosen,
+            spots_without_target={name: n for name, n in undefined.items() if n},
+            invalid_spots={name: n for name, n in invalid.items() if n},
+            genes_lacking={name: n for name, n in lacking.items() if n},
+            shared_patients_validation=self.split.shared_patients_validation,
+        )
 
-    def scores(self, predicted: Predictions) -> dict[str, Any]:
-        """Metrics of predictions of the test slides, as ``test`` of metrics.json.
+    def scores(self, predicted: Predictions) -> Scores:
+        """Scores of predictions of the test slides.
 
         Raises
         ------
@@ -83,22 +96,23 @@ class Fitted:
         measured = self._measured(predicted)
         hvg = most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
         scored = {name: predicted[name] for name in measured}
-        summary = summarise(scored, measured, hvg)
+        scores = summarise(scored, measured, hvg)
         if self.request.protocol.released_errors:
-            summary |= pooled_errors(scored, measured)
-        return summary
+            scores = scores.with_pooled(pooled_errors(scored, measured))
+        return scores
 
-    def intervals(self, spread: Spread, predicted: Predictions) -> dict[str, Any]:
-        """``prediction_intervals`` of metrics.json: how often they hold the truth on the test slides."""
+    def intervals(self, spread: Spread, predicted: Predictions) -> PredictionIntervals:
+        """How often prediction intervals hold the measured values on the test slides."""
         calibrated = self.held_back or self.train
-        return {
-            "level": LEVEL,
-            "calibrated_on": self.validation.rule,
-            "patients": len({slide.patient or slide.name for slide in calibrated}),
-            **coverage(spread, predicted, self._measured(predicted)),
-        }
+        found = coverage(spread, predicted, self._measured(predicted))
+        return PredictionIntervals(
+            level=LEVEL,
+            calibrated_on=self.validation.rule,
+            patients=len({slide.patient or slide.name for slide in calibrated}),
+            **asdict(found),
+        )
 
-    def genes(self, predicted: Predictions, ridge: Predictions | None) -> list[dict[str, Any]]:
+    def genes(self, predicted: Predictions, ridge: Predictions | None) -> list[dict[str, object]]:
         """Rows of genes.csv: each gene of the panel, its scores on the test slides, and ridge's."""
         measured = self._measured(predicted)
         ids = self.panel.gene_ids or ("",) * len(self.panel.genes)
@@ -111,37 +125,29 @@ class Fitted:
             for gene, gene_id, row in zip(self.panel.genes, ids, rows, strict=True)
         ]
 
-    def card(self) -> dict[str, Any]:
-        """Contents of head.json."""
+    def card(self) -> HeadCard:
+        """What the head is and was trained on."""
         tokens = self.train[0].tokens
-        return {
-            "head": self.request.method.reference,
-            **({"head_code_sha256": self.request.method.code} if self.request.method.code else {}),
-            "settings": settings_values(self.request.settings),
-            "chosen": self.head.chosen,
-            "seed": self.request.seed,
-            "shape": {
-                "magnifications": len(self.mpps),
-                "width": self.train[0].embedding.shape[2],
-                "genes": len(self.panel.genes),
-                **({} if tokens is None else {"token_width": tokens.shape[3]}),
-            },
-            **({} if tokens is None else {"tokens": math.isqrt(tokens.shape[2])}),
-            "panel": {
-                "genes": list(self.panel.genes),
-                "gene_ids": None if self.panel.gene_ids is None else list(self.panel.gene_ids),
-                "how": self.panel.how,
-                "slides": list(self.panel.slides),
-            },
-            "normalisation": {"targets": self.normalisation, "embeddings": self.request.method.embeddings},
-            "encoder": self.recipe,
-            "magnifications": list(self.mpps),
-            "slides": {
-                "train": list(self.split.train),
-                "val": list(self.split.validation),
-                "test": list(self.split.test),
-            },
+        shape = {
+            "magnifications": len(self.mpps),
+            "width": self.train[0].embedding.shape[2],
+            "genes": len(self.panel.genes),
         }
+        return HeadCard(
+            package_version=mmap_st.__version__,
+            head=self.request.method.reference,
+            head_code_sha256=self.request.method.code,
+            settings=settings_values(self.request.settings),
+            chosen=self.head.chosen,
+            seed=self.request.seed,
+            shape=shape if tokens is None else {**shape, "token_width": tokens.shape[3]},
+            tokens=0 if tokens is None else math.isqrt(tokens.shape[2]),
+            panel=PanelCard(self.panel.genes, self.panel.gene_ids, self.panel.how, self.panel.slides),
+            normalisation=NormalisationCard(self.normalisation, self.request.method.embeddings),
+            encoder=self.recipe,
+            magnifications=self.mpps,
+            slides=SplitCard(self.split.train, self.split.validation, self.split.test),
+        )
 
     def _measured(self, predicted: Predictions) -> dict[str, Targets]:
         found = {s.name: s.target for s in self.test if s.target is not None and s.usable.any()}

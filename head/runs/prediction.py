@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from mmap_st.head.scoring import Spread
 
 if TYPE_CHECKING:
     import anndata
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
@@ -26,9 +25,10 @@ from mmap_st.extract.store import FeatureStore, differences, head_part
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
+from mmap_st.head.runs.prediction_folder import HEAD_SHA256, UNS, prediction_folder
 from mmap_st.head.runs.run_folder import SavedHead, read_head
+from mmap_st.progress import ProgressCallback
 
-UNS = "mmap"
 MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
 
@@ -43,7 +43,7 @@ def write_prediction(
     slide: HeadSlide,
     predicted: NDArray[np.float32],
     genes: Sequence[str],
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     spread: Spread | None = None,
 ) -> None:
     """Write one slide.
@@ -103,10 +103,10 @@ def read_prediction(path: Path) -> anndata.AnnData:
 
 @dataclass
 class PredictReport:
-    """Files written, and slides that were passed over or failed, with the reason."""
+    """Files written, and slides that were skipped or failed, with the reason."""
 
     written: dict[str, Path] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -115,9 +115,11 @@ def predict_slides(
     store: FeatureStore,
     out: Path,
     slides: Sequence[str] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: ProgressCallback = lambda text: None,
+    *,
+    overwrite: bool = False,
 ) -> PredictReport:
-    """Write one .h5ad a slide.
+    """Write one .h5ad per slide.
 
     Parameters
     ----------
@@ -129,11 +131,15 @@ def predict_slides(
         Folder to write to.
     slides
         Names; None: all slides of the store that have what the head needs.
+    tell
+        Called with what is being done.
+    overwrite
+        Whether predictions of another head in `out` are replaced.
 
     Raises
     ------
     RequestError
-        If a slide is not in the store, or none can be predicted.
+        If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
     saved = read_head(run)
     unknown = [name for name in slides or () if not store.has_slide(name)]
@@ -141,13 +147,19 @@ def predict_slides(
         raise RequestError(
             f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides())}."
         )
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder.")
+    files = [prediction_file(out, name) for name in slides or store.slides()]
+    with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
+        return _predict_slides(saved, store, out, slides, tell)
+
+
+def _predict_slides(
+    saved: SavedHead, store: FeatureStore, out: Path, slides: Sequence[str] | None, tell: ProgressCallback
+) -> PredictReport:
     report = PredictReport()
     for name in slides or store.slides():
         missing = _missing(saved, store, name)
         if missing:
-            report.passed_over[name] = missing
+            report.skipped[name] = missing
             continue
         tell(f"predicting {name}")
         try:
@@ -181,21 +193,22 @@ def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
 def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Path:
     stored = store.slide(name)
     for magnification in stored.complete(saved.encoder).values():
-        different = differences(saved.card["encoder"], head_part(magnification.recipe))
+        different = differences(saved.card.encoder, head_part(magnification.recipe))
         if magnification.mpp in saved.mpps and different:
             raise SlideError(
                 f"it was embedded otherwise than the head's training slides ({'; '.join(different)});"
                 " extract it alike."
             )
-    wanted = prototype_settings(saved.settings, saved.card["seed"])
+    wanted = prototype_settings(saved.settings, saved.card.seed)
     slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted, tokens=saved.method.tokens)
     out.mkdir(parents=True, exist_ok=True)
     path = prediction_file(out, name)
     about = {
         "head": saved.method.name,
         "encoder": saved.encoder,
-        "normalisation": saved.card["normalisation"]["targets"],
+        "normalisation": saved.card.normalisation.targets,
         "source_mpp": stored.source_mpp,
+        HEAD_SHA256: saved.sha256,
     }
     write_prediction(path, slide, saved.head.predict(slide), saved.genes, about, saved.spread)
     return path

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmap_st
 from mmap_st.errors import HeadError, RequestError, WriteError, first_line
+from mmap_st.files import InUseError, file_lock, sha256_of_file
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.scoring import Spread, is_spread, saved_spread
+from mmap_st.head.runs.head_card import FORMAT_VERSION, HeadCard
+from mmap_st.head.scoring import Spread, from_json, is_spread, read_json, saved_spread, write_json
 
 _LOG = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "head.json",
     "head.safetensors",
@@ -30,9 +29,9 @@ HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "genes.csv",
     "predictions",
 )
-
-
-#: Of a cross-validation: each fold's runs, one a seed.
+#: All that a run consists of.
+RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS)
+#: Of a cross-validation: each fold's runs, one per seed.
 FOLDS = "folds"
 
 
@@ -50,38 +49,41 @@ class SavedHead:
         Contents of head.json.
     spread
         Of its predictions; None where it was not calibrated.
+    sha256
+        Of its weights, which predictions name.
     """
 
     head: FittedHead
     method: HeadMethod
     settings: Any
-    card: dict[str, Any]
+    card: HeadCard
     spread: Spread | None
+    sha256: str
 
     @property
     def genes(self) -> list[str]:
         """The panel, in order."""
-        return list(self.card["panel"]["genes"])
+        return list(self.card.panel.genes)
 
     @property
     def encoder(self) -> str:
         """Name of the encoder."""
-        return str(self.card["encoder"]["encoder"]["name"])
+        return self.card.encoder_name
 
     @property
     def mpps(self) -> tuple[float, ...]:
         """Magnifications, finest first."""
-        return tuple(float(mpp) for mpp in self.card["magnifications"])
+        return self.card.magnifications
 
     @property
     def tokens(self) -> int:
         """Side of the grids of tokens that it was trained on; 0 where it needs none."""
-        return int(self.card.get("tokens", 0))
+        return self.card.tokens
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk says while `path` is written into one sentence."""
+    """Turn what goes wrong on the disk while `path` is written into one sentence."""
     try:
         yield
     except OSError as error:
@@ -91,18 +93,97 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_run_folder(path: Path) -> None:
-    """Refuse to write a run over something that is no run.
+@contextmanager
+def run_folder(path: Path, *, overwrite: bool = False) -> Iterator[None]:
+    """Hold the one right to write a run to `path`.
+
+    Parameters
+    ----------
+    path
+        Where the run will be; nothing is made there.
+    overwrite
+        Whether a run that is there may be replaced.
 
     Raises
     ------
     RequestError
-        If `path` is a file, or a folder with other things in it.
+        If `path` is a file, holds something that is not a run or a run that may not be replaced, or is being
+        written by another process.
     """
+    path = path.resolve()
+    _check_free(path, overwrite)
+    refusal = f"--out {path} is being written by another process; wait until it ends, or name another folder."
+    with only_writer(path, path.with_name(f".{path.name}.lock"), refusal):
+        _check_free(path, overwrite)  # another process may have finished one meanwhile
+        yield
+
+
+@contextmanager
+def only_writer(out: Path, lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file; it is made here with its folder, and removed in the end.
+
+    Parameters
+    ----------
+    out
+        What is written meanwhile, for messages.
+    refusal
+        What to say if another process holds the lock.
+
+    Raises
+    ------
+    RequestError
+        If another process holds it, or it cannot be made.
+    """
+    with ExitStack() as held:
+        with writing(out):
+            try:
+                held.enter_context(_lock_in_place(lock))
+            except InUseError as error:
+                raise RequestError(refusal) from error
+        held.callback(lock.unlink, missing_ok=True)  # while it is held
+        yield
+
+
+@contextmanager
+def _lock_in_place(lock: Path) -> Iterator[None]:
+    """Hold a lock file that its last holder may have removed between our opening and locking it."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        before = _inode(lock)
+        with file_lock(lock):
+            # The same file before and after: it is the one that we opened, and others will open.
+            if before is not None and _inode(lock) == before:
+                yield
+                return
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise RequestError(f"--out {path} is a file; name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / HEAD_JSON).is_file():
+    if (path / HEAD_JSON).is_file():
+        if not overwrite:
+            raise RequestError(
+                f"--out {path} holds a finished run; name another folder, or give --overwrite to replace it."
+            )
+    elif path.is_dir() and any(path.iterdir()) and not _is_being_replaced(path):
         raise RequestError(f"--out {path} holds other things than a run; name another folder.")
+
+
+def _is_being_replaced(path: Path) -> bool:
+    """Whether an earlier process was killed while it put a finished run in the place of another."""
+    return not (path / METRICS).exists() and (_draft_of(path) / METRICS).is_file()
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def begin_run_folder(path: Path) -> Path:
@@ -114,7 +195,7 @@ def begin_run_folder(path: Path) -> Path:
         If it cannot be made.
     """
     path = path.resolve()
-    draft = path.with_name(f".{path.name}.unfinished")
+    draft = _draft_of(path)
     with writing(path):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / PREDICTIONS).mkdir(parents=True)
@@ -122,29 +203,39 @@ def begin_run_folder(path: Path) -> Path:
 
 
 def finish_run_folder(draft: Path, path: Path) -> None:
-    """Put a finished run in the place of `path`; files there that no run writes are kept."""
+    """Put a finished run in the place of `path`; nothing that is not of a run is moved or removed there.
+
+    A run that is replaced stops being one before the first of its files is: if this is interrupted, nobody
+    reads the head of one run with the scores of another.
+    """
     path = path.resolve()
-    for other in path.iterdir() if path.exists() else ():
-        if other.name not in (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS):
-            other.rename(draft / other.name)
-    before = path.with_name(f".{path.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
-    if path.exists():
-        path.rename(before)
-    draft.rename(path)
-    shutil.rmtree(before, ignore_errors=True)
+    if not path.exists():
+        draft.rename(path)
+        return
+    for name in (METRICS, HEAD_JSON, WEIGHTS, HISTORY, GENES):
+        (path / name).unlink(missing_ok=True)
+    (path / PREDICTIONS).mkdir(exist_ok=True)
+    for file in (path / PREDICTIONS).glob("*.h5ad"):
+        file.unlink()
+    for file in (draft / PREDICTIONS).iterdir():
+        file.rename(path / PREDICTIONS / file.name)
+    (draft / PREDICTIONS).rmdir()
+    for name in (WEIGHTS, HISTORY, GENES, HEAD_JSON, METRICS):
+        if (draft / name).exists():
+            (draft / name).rename(path / name)
+    draft.rmdir()
 
 
-def write_head(folder: Path, head: FittedHead, card: dict[str, Any], spread: Spread | None) -> None:
-    """Write head.safetensors, head.json and history.csv."""
+def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> str:
+    """Write head.safetensors, head.json and history.csv; returns the sha256 of the first."""
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
-    full = {"format_version": FORMAT_VERSION, "package_version": mmap_st.__version__, **card}
-    write_json(folder / HEAD_JSON, full)
+    write_json(folder / HEAD_JSON, card)
     write_table(folder / HISTORY, head.history, ("epoch",))
+    return sha256_of_file(folder / WEIGHTS)
 
 
 def read_head(folder: Path) -> SavedHead:
@@ -153,28 +244,34 @@ def read_head(folder: Path) -> SavedHead:
     Raises
     ------
     HeadError
-        If `folder` is no run, or one of a format that this version does not know.
+        If `folder` is not a run, or one of a format that this version does not know.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not (folder / HEAD_JSON).is_file() or not (folder / WEIGHTS).is_file():
-        raise HeadError(f"{folder} is no run of `mmap fit-head`: it lacks {HEAD_JSON} or {WEIGHTS}.")
+        raise HeadError(f"{folder} is not a run of `mmap fit-head`: {HEAD_JSON} or {WEIGHTS} is missing.")
     try:
-        card = json.loads((folder / HEAD_JSON).read_text("utf-8"))
+        content = read_json(folder / HEAD_JSON)
         tensors = load_file(folder / WEIGHTS)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise HeadError(f"{folder} is damaged and cannot be loaded ({error}).") from error
-    if card.get("format_version") != FORMAT_VERSION:
+        sha256 = sha256_of_file(folder / WEIGHTS)
+    except (HeadError, OSError, SafetensorError) as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    if content.get("format_version") != FORMAT_VERSION:
         raise HeadError(
-            f"{folder} has format version {card.get('format_version')}; this program reads {FORMAT_VERSION}."
+            f"{folder} has format version {content.get('format_version')}; this program reads"
+            f" {FORMAT_VERSION}."
         )
-    method = head_method(card["head"])
-    if card.get("head_code_sha256", "") != method.code:
+    try:
+        card = from_json(HeadCard, content)
+    except TypeError as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    method = head_method(card.head)
+    if card.head_code_sha256 != method.code:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
-    settings = make_settings(method, card["settings"])
-    head = method.load(tensors, settings, Shape(**card["shape"]))
-    return SavedHead(head, method, settings, card, saved_spread(tensors))
+    settings = make_settings(method, card.settings)
+    head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
+    return SavedHead(head, method, settings, card, saved_spread(tensors), sha256)
 
 
 def count_parameters(folder: Path) -> int:
@@ -184,30 +281,6 @@ def count_parameters(folder: Path) -> int:
     with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
     return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and SPOTS not in key)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a run's JSON files."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeadError(f"{path} cannot be read ({error}).") from error
-    return content
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write readable JSON; numbers that are not finite become null."""
-    path.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

@@ -1,10 +1,23 @@
 __all__ = [
     "FEWEST_FOR_TEST",
     "LEVEL",
+    "OMITTED",
+    "PER_SLIDE",
+    "CorrectedDifference",
+    "Coverage",
+    "Difference",
+    "Interval",
+    "PooledErrors",
+    "PredictionIntervals",
+    "Scores",
+    "SlideScores",
     "Spread",
+    "as_json",
     "coverage",
     "difference",
+    "fields_of",
     "fit_spread",
+    "from_json",
     "gene_table",
     "holm",
     "interval_over_patients",
@@ -12,12 +25,16 @@ __all__ = [
     "most_variable",
     "pearson_per_gene",
     "pooled_errors",
+    "read_json",
+    "read_result",
     "region_agreement",
     "saved_spread",
     "slide_metrics",
     "summarise",
+    "write_json",
 ]
 
+from .json_form import OMITTED, as_json, fields_of, from_json, read_json, read_result, write_json
 from .metrics import (
     gene_table,
     most_variable,
@@ -27,5 +44,13 @@ from .metrics import (
     slide_metrics,
     summarise,
 )
-from .statistics import FEWEST_FOR_TEST, difference, holm, interval_over_patients
-from .uncertainty import LEVEL, Spread, coverage, fit_spread, is_spread, saved_spread
+from .results import PER_SLIDE, Interval, PooledErrors, PredictionIntervals, Scores, SlideScores
+from .statistics import (
+    FEWEST_FOR_TEST,
+    CorrectedDifference,
+    Difference,
+    difference,
+    holm,
+    interval_over_patients,
+)
+from .uncertainty import LEVEL, Coverage, Spread, coverage, fit_spread, is_spread, saved_spread

@@ -1,12 +1,12 @@
-"""Metrics exactly as reported in metrics.json; undefined targets are NaN and are left out.
+"""Metrics exactly as they are reported in metrics.json; undefined targets are NaN and are left out.
 
 Everything is computed on blocks of genes, so that a panel of all genes needs no copy of all values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from mmap_st.data import BLOCK_ENTRIES, Targets, pooled_moments
+from mmap_st.head.scoring.results import PooledErrors, Scores, SlideScores
 
 _HVG = 50
 # A spread below this share of the values' own size is rounding, not variation.
@@ -71,18 +72,18 @@ class GeneScores:
     squared: Vector
     absolute: Vector
 
-    def summary(self, genes: Sequence[int] | slice = slice(None)) -> dict[str, float]:
-        """``n_spots``, ``pcc``, ``mse``, ``mae`` and ``undefined_genes`` of `genes`, less those lacking."""
+    def summary(self, genes: Sequence[int] | slice = slice(None)) -> SlideScores:
+        """Scores over `genes`; those that the slide lacks are left out. `pcc_hvg50` is not among them."""
         count, per_gene = self.count[genes], self.pcc[genes]
         entries = int(count.sum())
         per_gene = per_gene[count > 0]
-        return {
-            "n_spots": self.n_spots,
-            "pcc": mean_pcc(per_gene),
-            "mse": float(self.squared[genes].sum() / entries) if entries else float("nan"),
-            "mae": float(self.absolute[genes].sum() / entries) if entries else float("nan"),
-            "undefined_genes": int(np.isnan(per_gene).sum()),
-        }
+        return SlideScores(
+            n_spots=self.n_spots,
+            pcc=mean_pcc(per_gene),
+            mse=float(self.squared[genes].sum() / entries) if entries else float("nan"),
+            mae=float(self.absolute[genes].sum() / entries) if entries else float("nan"),
+            undefined_genes=int(np.isnan(per_gene).sum()),
+        )
 
 
 def gene_scores(predicted: Array, measured: Array | Targets, entries: int = BLOCK_ENTRIES) -> GeneScores:
@@ -102,18 +103,23 @@ def gene_scores(predicted: Array, measured: Array | Targets, entries: int = BLOC
     return GeneScores(int(rows.sum()), *parts)
 
 
-def slide_metrics(predicted: Array, measured: Array | Targets) -> dict[str, float]:
-    """``n_spots``, ``pcc``, ``mse``, ``mae`` and ``undefined_genes`` of one slide.
+def slide_metrics(predicted: Array, measured: Array | Targets) -> SlideScores:
+    """Scores of one slide, without `pcc_hvg50`.
 
     Genes that the slide lacks (columns all NaN) and spots without a target are left out.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n, g); NaN where undefined.
     """
     return gene_scores(predicted, measured).summary()
 
 
 def summarise(
     predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets], hvg50: Sequence[int]
-) -> dict[str, Any]:
-    """Metrics of all test slides.
+) -> Scores:
+    """Scores of all test slides.
 
     Parameters
     ----------
@@ -122,33 +128,28 @@ def summarise(
         could not be read) is left out too.
     hvg50
         Columns of the 50 genes of greatest variance in training.
-
-    Returns
-    -------
-    The object ``test`` of metrics.json: ``slides``, ``pcc_slide``, ``pcc_slide_hvg50``, ``pcc_pooled``,
-    ``mse``, ``mae``.
     """
     slides = {}
     for name in predicted:
         scores = gene_scores(predicted[name], measured[name])
-        slides[name] = {**scores.summary(), "pcc_hvg50": scores.summary(list(hvg50))["pcc"]}
+        slides[name] = replace(scores.summary(), pcc_hvg50=scores.summary(list(hvg50)).pcc)
     pooled = []
     for x, y in _blocks(list(predicted.values()), [measured[name] for name in predicted]):
         somewhere = (np.isfinite(x) & np.isfinite(y)).any(axis=0)
         pooled.append(pearson_per_gene(x[:, somewhere], y[:, somewhere]))
-    return {
-        "slides": slides,
-        "pcc_slide": _mean(slide["pcc"] for slide in slides.values()),
-        "pcc_slide_hvg50": _mean(slide["pcc_hvg50"] for slide in slides.values()),
-        "pcc_pooled": mean_pcc(np.concatenate(pooled)),
-        "mse": _mean(slide["mse"] for slide in slides.values()),
-        "mae": _mean(slide["mae"] for slide in slides.values()),
-    }
+    return Scores(
+        slides=slides,
+        pcc_slide=_mean(slide.pcc for slide in slides.values()),
+        pcc_slide_hvg50=_mean(slide.pcc_hvg50 for slide in slides.values()),
+        pcc_pooled=mean_pcc(np.concatenate(pooled)),
+        mse=_mean(slide.mse for slide in slides.values()),
+        mae=_mean(slide.mae for slide in slides.values()),
+    )
 
 
 def gene_table(
     predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets]
-) -> dict[str, list[Any]]:
+) -> dict[str, list[float]]:
     """Scores of each gene over the slides that have it.
 
     Returns
@@ -166,20 +167,13 @@ def gene_table(
     return {"slides": slides.tolist(), "pcc": pcc.tolist(), "mse": mse.tolist(), "mae": mae.tolist()}
 
 
-def pooled_errors(
-    predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets]
-) -> dict[str, float]:
+def pooled_errors(predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets]) -> PooledErrors:
     """Errors over all test spots together, as the released MMAP code reports them, and as they are.
 
     Parameters
     ----------
     predicted, measured
         (n, g) by slide; undefined entries are NaN and left out.
-
-    Returns
-    -------
-    ``mse_pooled`` and ``mae_pooled`` of the values as they are; ``mse_zscored`` and ``mae_zscored`` after
-    predictions and targets of each gene were brought to mean 0 and standard deviation 1 over all spots.
     """
     entries, sums = 0, np.zeros(4)
     for x, y in _blocks(list(predicted.values()), [measured[name] for name in predicted]):
@@ -188,8 +182,7 @@ def pooled_errors(
         scaled = np.where(undefined, 0.0, _zscored(x, undefined) - _zscored(y, undefined))
         sums += [(error**2).sum(), np.abs(error).sum(), (scaled**2).sum(), np.abs(scaled).sum()]
         entries += int((~undefined).sum())
-    names = ("mse_pooled", "mae_pooled", "mse_zscored", "mae_zscored")
-    return {name: float(value / entries) for name, value in zip(names, sums, strict=True)}
+    return PooledErrors(*(float(value / entries) for value in sums))
 
 
 def _zscored(values: Vector, undefined: NDArray[np.bool_]) -> Vector:
@@ -227,7 +220,7 @@ def _columns(values: Array | Targets, width: int) -> Iterator[Array]:
             yield values[:, start : start + width]
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     """Unweighted mean over slides; those without a single defined target do not count."""
     finite = [float(v) for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")

@@ -39,6 +39,19 @@ class Difference:
     patients: int
 
 
+@dataclass(frozen=True)
+class CorrectedDifference(Difference):
+    """A difference that is one of several.
+
+    Attributes
+    ----------
+    p_holm
+        The p-value after Holm's correction for all that were compared; None where there is none.
+    """
+
+    p_holm: float | None = None
+
+
 def interval_over_patients(
     values: Sequence[float] | Values, patients: Sequence[str | None], seed: int = 0
 ) -> tuple[float, float] | None:

@@ -99,15 +99,32 @@ def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:
     return Spread(**found)
 
 
-def coverage(
-    spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Targets]
-) -> dict[str, Any]:
-    """How often intervals hold the truth on test slides, and how wide they are.
+@dataclass(frozen=True)
+class Coverage:
+    """How often intervals hold the measured values of test slides, and how wide they are.
 
-    Returns
-    -------
-    ``coverage`` and ``width``, means over slides; ``slides``: the coverage of each, over all its defined
-    targets.
+    Attributes
+    ----------
+    coverage, width
+        Means over slides.
+    slides
+        Coverage of each slide, over all its defined targets.
+    """
+
+    coverage: float
+    width: float
+    slides: dict[str, float]
+
+
+def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Targets]) -> Coverage:
+    """How often intervals hold the measured values of test slides, and how wide they are.
+
+    Parameters
+    ----------
+    predicted
+        (n, G) by slide.
+    measured
+        By slide; those of `predicted` that are not in it are left out.
     """
     shares, widths = {}, []
     for name, targets in measured.items():
@@ -123,11 +140,11 @@ def coverage(
         if count:
             shares[name] = inside / count
             widths.append(width / count)
-    return {
-        "coverage": float(np.mean(list(shares.values()))) if shares else float("nan"),
-        "width": float(np.mean(widths)) if widths else float("nan"),
-        "slides": shares,
-    }
+    return Coverage(
+        coverage=float(np.mean(list(shares.values()))) if shares else float("nan"),
+        width=float(np.mean(widths)) if widths else float("nan"),
+        slides=shares,
+    )
 
 
 def _calibrated(

@@ -153,14 +153,17 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     out.mkdir()
     (out / ".mmap-demo").touch()  # of an earlier demo, which is replaced
-    (out / "stale").touch()
+    (out / "notes.txt").touch()  # a user's own, which stays
+    (out / "run").mkdir()
+    (out / "run" / "stale").touch()
     small = SimulationSettings(patients=5, size_um=1200.0, genes_per_kind=6)
     result = run_demo(out, small, 0, lambda text: None, Silent())
-    assert result.metrics["protocol"]["test"] == ["B1"]
+    assert result.metrics.protocol.test == ("B1",)
     assert {"simulate", "extract", "fit-head", "report"} == result.seconds.keys()
     assert [p.name for p in result.pictures] == ["B1_maps.png", "B1_prototypes.png"]
     assert all(p.is_file() for p in result.pictures)
-    assert not (out / "stale").exists()
+    assert not (out / "run" / "stale").exists()
+    assert (out / "notes.txt").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(RequestError, match="other things than an earlier demo"):

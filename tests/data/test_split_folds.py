@@ -1,3 +1,5 @@
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.data.splits import make_folds
+from mmap_st.data.splits import balanced_folds, make_folds
 from mmap_st.errors import SplitError
 
 
@@ -31,6 +33,77 @@ def test_each_slide_is_tested_once_by_heads_that_did_not_see_its_patient(
         assert fold.split.shared_patients == ()
     assert len(folds) == (2 if ":" in text else len(set(patients)))
     assert "patient" in rule
+
+
+def folds_by_search(cohort: Cohort, names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[tuple]:
+    """As folds were made at first, in time cubic in slides: (name, train, test, shared patients)."""
+    found = []
+    for name, test in groups.items():
+        train = tuple(slide for slide in names if slide not in test)
+        known = [cohort[slide].patient for slide in train]
+        patients = dict.fromkeys(cohort[slide].patient for slide in test)
+        if train:
+            shared = tuple(p for p in patients if p is not None and p in known)
+            found.append((name, train, tuple(test), shared))
+    return found
+
+
+def balanced_by_search(groups: Mapping[str, Sequence[str]], number: int) -> list[tuple[str, ...]]:
+    folds: list[list[str]] = [[] for _ in range(number)]
+    for members in sorted(groups.values(), key=len, reverse=True):
+        min(folds, key=len).extend(members)
+    return [tuple(fold) for fold in folds]
+
+
+@given(
+    st.data(), st.sampled_from(["patient", "patient:2", "patient:3", "slide", "slide file", "patient file"])
+)
+def test_folds_are_those_of_a_plain_search(tmp_path_factory, data: st.DataObject, text: str) -> None:
+    whose = st.sampled_from(["A", "B", "C", "D", *([None] if text.startswith("slide") else [])])
+    cohort = cohort_of(data.draw(st.lists(whose, min_size=2, max_size=14)))
+    names = [n for n in cohort.names if data.draw(st.booleans(), label=f"{n} can be used")]
+    groups: dict[str, list[str]] = {}
+    if text.endswith("file"):
+        key = text.split()[0]
+        values = cohort.names if key == "slide" else sorted({s.patient for s in cohort.slides})
+        fold_of = {v: data.draw(st.sampled_from("xyz")) for v in values if data.draw(st.booleans())}
+        file = tmp_path_factory.mktemp("folds") / "folds.csv"
+        file.write_text("\n".join([f"{key},fold", *(f"{v},{fold}" for v, fold in fold_of.items())]) + "\n")
+        groups = {fold: [] for fold in fold_of.values()}
+        for name in names:
+            value = name if key == "slide" else cohort[name].patient
+            if value in fold_of:
+                groups[fold_of[value]].append(name)
+        groups = {fold: slides for fold, slides in groups.items() if slides}
+        text = str(file)
+    else:
+        for name in names:
+            groups.setdefault(name if text == "slide" else str(cohort[name].patient), []).append(name)
+        if ":" in text:
+            number = int(text.partition(":")[2])
+            if number > len(groups):
+                return
+            balanced = balanced_by_search(groups, number)
+            assert balanced_folds(groups, number) == balanced
+            groups = {str(i): fold for i, fold in enumerate(balanced, start=1)}
+    expected = folds_by_search(cohort, names, groups)
+    if len(expected) < 2:
+        with pytest.raises(SplitError):
+            make_folds(cohort, names, text)
+        return
+    found = [
+        (f.name, f.split.train, f.split.test, f.split.shared_patients)
+        for f in make_folds(cohort, names, text)[1]
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize("text", ["patient", "slide", "patient:600"])
+def test_folds_of_a_thousand_slides_are_made_at_once(text: str) -> None:
+    cohort = cohort_of([f"P{i // 2}" for i in range(1229)])
+    began = time.process_time()
+    make_folds(cohort, cohort.names, text)
+    assert time.process_time() - began < 4  # by a plain search: half a minute and more
 
 
 def test_folds_of_patients_have_about_equal_numbers_of_slides() -> None:
@@ -99,7 +172,7 @@ def test_cohorts_that_cannot_be_cross_validated_are_one_sentence() -> None:
         ("slide,fold\nS0,1\nS1,\n", "a fold in it"),
         ("slide,fold\nS0,1\nQ7,2\n", "has no slide Q7"),
         ("slide,fold\nS0,1\n", "not two folds"),
-        ("", "is no CSV file"),
+        ("", "is not a CSV file"),
     ],
 )
 def test_bad_files_of_folds_are_one_sentence(content: str, message: str, tmp_path: Path) -> None:

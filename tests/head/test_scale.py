@@ -105,10 +105,10 @@ def test_metrics_of_blocks_of_genes_are_those_of_the_whole(entries: int, seed: i
     whole, blocks = gene_scores(predicted, measured), gene_scores(predicted, measured, entries)
     sparse = gene_scores(predicted, Targets.of_dense(measured), entries)
     for found in (blocks, sparse):
-        assert found.summary() == pytest.approx(whole.summary(), rel=1e-12)
+        assert vars(found.summary()) == pytest.approx(vars(whole.summary()), rel=1e-12, nan_ok=True)
         np.testing.assert_allclose(found.pcc, whole.pcc, rtol=1e-12)
     sides = {"a": predicted}, {"a": Targets.of_dense(measured)}
-    assert summarise(*sides, [0, 2])["pcc_pooled"] == pytest.approx(whole.summary()["pcc"])
+    assert summarise(*sides, [0, 2]).pcc_pooled == pytest.approx(whole.summary().pcc)
     assert gene_table(*sides)["slides"] == [1, 1, 1, 1, 0, 1, 1]
 
 
@@ -194,7 +194,7 @@ def test_axes_span_what_genes_share_and_a_head_of_them_is_saved(head_slides) -> 
     ):
         fitted = fit(train, validation, settings, 0, silent)
         found = fitted.predict(test)
-        assert summarise({"t": found}, {"t": test.target}, [0])["pcc_slide"] > 0.5
+        assert summarise({"t": found}, {"t": test.target}, [0]).pcc_slide > 0.5
         np.testing.assert_array_equal(load(fitted.tensors(), settings, shape).predict(test), found)
 
 

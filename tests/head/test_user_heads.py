@@ -46,7 +46,7 @@ def test_it_is_fitted_saved_and_predicts_like_any_other(
 ) -> None:
     request = fit_request(ENCODER, near, pairs=QUICK, genes="hvg:12", test="slide=E1", baselines=False)
     report = fit_head(cohort, store, request, tmp_path / "run")
-    assert report.metrics["test"]["pcc_slide"] > 0
+    assert report.metrics.test.pcc_slide > 0
     card = json.loads((tmp_path / "run" / "head.json").read_text())
     assert card["head"] == near
     written = predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"]).written
@@ -62,7 +62,7 @@ def test_it_is_compared_in_processes_of_their_own(
     heads = make_heads([near, "mean"], [f"near.{pair}" for pair in QUICK], "default", genes="hvg:12")
     request = CompareRequest((ENCODER,), heads, folds=str(folds), jobs=2)
     report = compare(cohort, store, request, tmp_path / "run")
-    assert [row["key"] for row in report.result["rows"]] == [f"{ENCODER}/near", f"{ENCODER}/mean"]
+    assert [row.key for row in report.result.rows] == [f"{ENCODER}/near", f"{ENCODER}/mean"]
     assert not report.failed_folds
     changed = example().replace("GELU", "ReLU")
     (tmp_path / "near.py").write_text(changed)

@@ -1,19 +1,20 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmap_st.head.evaluation import AblationRow
+from mmap_st.head.scoring import Difference
 from mmap_st.report.ablations import draw_ablations
 
 
-def row(key: str, mean: float, interval: tuple[float, float] | None = None) -> dict[str, Any]:
-    apart = {m: {"mean": mean, "interval": interval} for m in ("pcc_slide", "mse")}
+def row(key: str, mean: float, interval: tuple[float, float] | None = None) -> AblationRow:
+    apart = {m: Difference(mean, interval, None, 5) for m in ("pcc_slide", "mse")}
     whole = key == "whole"
     selected = int(key.removeprefix("selected-")) if key.startswith("selected-") else None
-    return {"key": key, "variant": key, "selected": selected, "pcc_slide": 0.3 + mean, "mse": 1 - mean, "mae": 0.7,
-            "difference": None if whole else apart}  # fmt: skip
+    difference = None if whole else apart
+    return AblationRow(key, key, selected, 0.3 + mean, 0.3 + mean, 1 - mean, 0.7, 0.3, difference)
 
 
 @pytest.mark.parametrize("interval", [None, (-0.2, 0.1)])

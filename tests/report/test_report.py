@@ -86,5 +86,15 @@ def test_what_cannot_be_drawn(run: Path, tmp_path: Path) -> None:
         report_run(tmp_path, tmp_path / "figures")
     with pytest.raises(RequestError, match=r"did you mean .*FINE001"):
         report_run(run, tmp_path / "figures", ["FINE01"])
-    with pytest.raises(RequestError, match="name one without an ending"):
-        report_run(run, tmp_path / "report.html")
+    (tmp_path / "file").touch()
+    for name in ("report.html", "maps.PNG", "file"):
+        with pytest.raises(RequestError, match="figures are written into a folder"):
+            report_run(run, tmp_path / name)
+
+
+def test_a_folders_name_may_have_dots(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "figures.png").mkdir()
+    for name in ("hest-v1.1", "figures.png"):
+        (path,) = report_run(run, tmp_path / name, ["FINE001"])
+        assert path.parent == tmp_path / name
+        assert path.is_file()

@@ -464,9 +464,7 @@ def test_from_imported_embeddings_to_a_head(shared: Path, tmp_path: Path) -> Non
             encoder, method, parse_settings(method, ["alpha=1e4"]), "mean:50",
             train="slide=C2,C3", test="slide=C4",
         )  # fmt: skip
-        pcc[encoder] = fit_head(cohort, opened, request, tmp_path / "runs" / encoder).metrics["test"][
-            "pcc_slide"
-        ]
+        pcc[encoder] = fit_head(cohort, opened, request, tmp_path / "runs" / encoder).metrics.test.pcc_slide
     # Measured: 0.223 in the right order, 0.127 one spot further on, where tissue is still much alike.
     assert pcc["uni"] > 0.2
     assert pcc["uni"] > pcc["rolled"] + 0.05

@@ -24,7 +24,10 @@ from mmap_st.head.evaluation.ablations import evaluate
 from mmap_st.head.evaluation.comparison import CompareReport, compare
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads, make_rows, scatter_pair
 from mmap_st.head.evaluation.folder import EvaluateRequest
+from mmap_st.head.evaluation.results import CommonProtocol, ComparisonResult, RowResult
 from mmap_st.head.runs.request import fit_request
+from mmap_st.head.scoring.json_form import as_json
+from mmap_st.head.scoring.results import Scores, SlideScores
 from mmap_st.head.scoring.statistics import difference
 from mmap_st.report.comparison import draw_comparison, draw_genes, notes, table_of, write_markdown
 
@@ -53,50 +56,47 @@ def compared(cohort: Cohort, two_encoders: FeatureStore, tmp_path_factory) -> tu
     return out, compare(cohort, two_encoders, request(seeds=(0, 1)), out)
 
 
-def row_of(report: CompareReport, key: str) -> dict:
-    return next(row for row in report.result["rows"] if row["key"] == key)
+def row_of(report: CompareReport, key: str) -> RowResult:
+    return next(row for row in report.result.rows if row.key == key)
 
 
 def test_a_row_is_what_evaluate_says(compared, cohort: Cohort, two_encoders, tmp_path: Path) -> None:
     _, report = compared
-    assert [row["key"] for row in report.result["rows"]] == [
+    assert [row.key for row in report.result.rows] == [
         f"{encoder}/{head}" for encoder in (ENCODER, TINY) for head in ("ridge", "mean")
     ]
     fit = fit_request(ENCODER, "ridge", genes="hvg:12")
     alone = evaluate(cohort, two_encoders, EvaluateRequest(fit, seeds=(0, 1), jobs=1), tmp_path / "ridge")
     row = row_of(report, f"{ENCODER}/ridge")
     for metric in (*METRICS, "pcc_pooled"):
-        assert row[metric] == alone.metrics["test"][metric]
-    assert row["intervals"] == alone.metrics["test"]["intervals"]
-    assert row["slides"] == alone.metrics["test"]["slides"]
+        assert row.value(metric) == alone.metrics.test.value(metric)
+    assert row.scores == alone.metrics.test
     mean = row_of(report, f"{ENCODER}/mean")
     for metric in METRICS:
-        assert mean[metric] == pytest.approx(alone.metrics["baseline_mean"][metric])
+        assert mean.value(metric) == pytest.approx(alone.metrics.baseline_mean.value(metric))
 
 
 def test_differences_are_paired_within_an_encoder(compared) -> None:
     _, report = compared
     for encoder in (ENCODER, TINY):
         ridge, mean = (row_of(report, f"{encoder}/{head}") for head in ("ridge", "mean"))
-        assert not {"mmap", "ridge"} & set(ridge["differences"])
-        slides = list(mean["slides"])
-        by_hand = difference(
-            [mean["slides"][s]["mse"] for s in slides], [ridge["slides"][s]["mse"] for s in slides], slides
-        )
-        cell = mean["differences"]["ridge"]["mse"]
-        assert cell["mean"] == pytest.approx(by_hand.mean)
+        assert not {"mmap", "ridge"} & set(ridge.differences)
+        slides = list(mean.scores.slides)
+        by_hand = difference(*([row.scores.slides[s].mse for s in slides] for row in (mean, ridge)), slides)
+        cell = mean.difference("ridge", "mse")
+        assert cell.mean == pytest.approx(by_hand.mean)
         # Five patients: neither interval nor test.
-        assert cell["interval"] is None
-        assert cell["p_value"] is None
-        assert cell["p_holm"] is None
+        assert cell.interval is None
+        assert cell.p_value is None
+        assert cell.p_holm is None
 
 
 def test_cost_is_that_of_the_saved_heads(compared) -> None:
     _, report = compared
     mean, ridge = (row_of(report, f"{ENCODER}/{head}") for head in ("mean", "ridge"))
-    assert mean["parameters"] == 12
-    assert ridge["parameters"] == 2 * 1280 * 12 + 12
-    assert ridge["seconds"]["fit"] > 0
+    assert mean.parameters == 12
+    assert ridge.parameters == 2 * 1280 * 12 + 12
+    assert ridge.seconds["fit"] > 0
 
 
 def test_a_finished_row_is_not_fitted_again_and_others_may_follow(
@@ -111,23 +111,23 @@ def test_a_finished_row_is_not_fitted_again_and_others_may_follow(
         return real(material, jobs, side_by_side, tell)
 
     monkeypatch.setattr(comparison_run, "run_jobs", noting)
-    before = report.result["rows"]
+    before = report.result.rows
     again = compare(cohort, two_encoders, request(seeds=(0, 1)), out)
     assert not fitted
-    assert again.result["rows"] == before
+    assert again.result.rows == before
     heads = request("ridge", "mean", "hest-ridge", seeds=(0, 1), encoders=(TINY,))
     more = compare(cohort, two_encoders, heads, out)
     assert len(fitted) == 5  # its numbers do not depend on the seed: it is fitted with the first alone
     assert all(name.startswith(f"{TINY}/hest-ridge, fold") for name in fitted)
-    assert row_of(more, f"{TINY}/ridge")["mse"] == row_of(report, f"{TINY}/ridge")["mse"]
+    assert row_of(more, f"{TINY}/ridge").value("mse") == row_of(report, f"{TINY}/ridge").value("mse")
 
 
 def test_sets_of_magnifications_are_compared(cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
     sets = request("ridge", encoders=(ENCODER,), magnifications=((0.5,), (0.5, 1.0)))
     report = compare(cohort, store, sets, tmp_path / "run")
-    assert [row["key"] for row in report.result["rows"]] == [f"{ENCODER}/ridge@0.5", f"{ENCODER}/ridge@0.5,1"]
-    assert report.result["rows"][0]["magnifications"] == [0.5]
-    assert report.result["rows"][0]["mse"] != report.result["rows"][1]["mse"]
+    assert [row.key for row in report.result.rows] == [f"{ENCODER}/ridge@0.5", f"{ENCODER}/ridge@0.5,1"]
+    assert report.result.rows[0].magnifications == (0.5,)
+    assert report.result.rows[0].value("mse") != report.result.rows[1].value("mse")
 
 
 def test_the_same_slides_are_used_for_every_encoder(
@@ -140,9 +140,9 @@ def test_the_same_slides_are_used_for_every_encoder(
     assert stored.complete(TINY)
     shutil.rmtree(folder)
     report = compare(cohort, FeatureStore.open(path), request("mean"), tmp_path / "run")
-    assert report.passed_over == {"B1": f"{TINY} is not complete on it"}
-    for row in report.result["rows"]:
-        assert sorted(row["slides"]) == ["A1", "C1", "D1", "E1"]
+    assert report.skipped == {"B1": f"{TINY} is not complete on it"}
+    for row in report.result.rows:
+        assert sorted(row.scores.slides) == ["A1", "C1", "D1", "E1"]
 
 
 def test_a_head_that_fails_is_a_row_with_its_reason(
@@ -150,26 +150,26 @@ def test_a_head_that_fails_is_a_row_with_its_reason(
 ) -> None:
     heads = request("ridge", "mean", pairs=("ridge.pca=5000",), encoders=(ENCODER,))
     report = compare(cohort, store, heads, tmp_path / "run")
-    failed, mean = report.result["rows"]
-    assert "pca=5000 is more than" in failed["reason"]
-    assert mean["reason"] is None
-    assert mean["differences"] == {}
+    failed, mean = report.result.rows
+    assert "pca=5000 is more than" in failed.reason
+    assert mean.reason is None
+    assert mean.differences == {}
     assert list(report.failed_folds) == [f"{ENCODER}/ridge"]
-    _, lines = table_of(report.result["rows"])
+    _, lines = table_of(report.result.rows)
     assert lines[0][:3] == [f"{ENCODER}/ridge", "not evaluated", ""]
     assert "ridge is not evaluated: no fold can be evaluated; fold A: pca=5000" in notes(report.result)[-1]
     csv = pl.read_csv(tmp_path / "run" / "compare.csv")
-    assert csv["reason"].to_list() == [failed["reason"], None]
+    assert csv["reason"].to_list() == [failed.reason, None]
 
 
 def test_a_row_that_does_not_apply_says_so_and_is_no_failure(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     report = compare(cohort, store, request("tcgn", "mean", encoders=(ENCODER,)), tmp_path / "run")
-    tcgn, mean = report.result["rows"]
-    assert "tcgn needs tokens of efficientnet-lite0" in tcgn["reason"]
-    assert "--tokens" in tcgn["reason"]
-    assert mean["reason"] is None
+    tcgn, mean = report.result.rows
+    assert "tcgn needs tokens of efficientnet-lite0" in tcgn.reason
+    assert "--tokens" in tcgn.reason
+    assert mean.reason is None
     assert not report.failed_folds
     assert not (tmp_path / "run" / "rows" / ENCODER / "tcgn").exists()
 
@@ -226,16 +226,16 @@ def test_labels_are_compared_with_clusters(cohort: Cohort, store: FeatureStore, 
         ),
     )
     report = compare(labelled, store, request(encoders=(ENCODER,)), tmp_path / "run")
-    ridge, mean = report.result["rows"]
-    assert list(ridge["ari_slides"]) == ["A1"]
-    assert ridge["ari"] == ridge["ari_slides"]["A1"]
-    assert abs(ridge["ari"]) < 0.2
-    assert mean["ari"] == 0.0
+    ridge, mean = report.result.rows
+    assert list(ridge.ari_slides) == ["A1"]
+    assert ridge.ari == ridge.ari_slides["A1"]
+    assert abs(ridge.ari) < 0.2
+    assert mean.ari == 0.0
     assert "labels of B1 are left out" in report.warnings[0]
-    assert "ARI" in table_of(report.result["rows"])[0]
+    assert "ARI" in table_of(report.result.rows)[0]
 
 
-def made_rows(patients: int, seed: int = 0) -> list[dict]:
+def made_rows(patients: int, seed: int = 0) -> ComparisonResult:
     """Rows of a comparison whose heads differ by known amounts."""
     from mmap_st.head.evaluation.comparison_summary import comparison
 
@@ -246,49 +246,46 @@ def made_rows(patients: int, seed: int = 0) -> list[dict]:
     for head, gain in (("mmap", 0.05), ("ridge", 0.0), ("knn", -0.1)):
         pcc = base + gain + 0.01 * rng.normal(size=patients)
         of_slides = {
-            s: {"pcc": float(v), "pcc_hvg50": float(v), "mse": 1 - float(v), "mae": 1 - float(v)}
-            for s, v in zip(slides, pcc, strict=True)
+            s: SlideScores(n_spots=10, pcc=v, pcc_hvg50=v, mse=1 - v, mae=1 - v, undefined_genes=0)
+            for s, v in zip(slides, pcc.tolist(), strict=True)
         }
-        mean = {"pcc_slide": pcc.mean(), "pcc_slide_hvg50": pcc.mean(), "mse": 1 - pcc.mean()}
+        mean = float(pcc.mean())
+        scores = Scores(of_slides, mean, mean, 0.5, 1 - mean, 1 - mean, intervals=dict.fromkeys(METRICS))
         rows.append(
-            {
-                "key": f"uni/{head}", "encoder": "uni", "head": head, "magnifications": [0.5], "reason": None,
-                **mean, "mae": 1 - pcc.mean(), "pcc_pooled": 0.5, "ari": None, "parameters": 1_234_567,
-                "seconds": {"fit": 1.0, "predict": 0.1}, "slides": of_slides,
-                "intervals": dict.fromkeys(METRICS),
-            }
+            RowResult(
+                f"uni/{head}", "uni", head, (0.5,), scores=scores, parameters=1_234_567,
+                seconds={"fit": 1.0, "predict": 0.1},
+            )
         )  # fmt: skip
-    protocol = {
-        "name": "default", "folds": "patient", "fold_slides": {s: [s] for s in slides}, "seeds": [0],
-        "patients": patients, "shared_patients": [], "panel": "hvg:12", "genes": [12],
-        "normalisation": "log1p", "smoothed": False,
-    }  # fmt: skip
+    protocol = CommonProtocol(
+        name="default", folds="patient", fold_slides={s: (s,) for s in slides}, seeds=(0,),
+        patients=patients, shared_patients=(), panel="hvg:12", genes=(12,),
+        normalisation="log1p", smoothed=False,
+    )  # fmt: skip
     return comparison(rows, protocol, {s: s for s in slides})
 
 
 def test_with_six_patients_there_are_intervals_and_corrected_p_values() -> None:
     from statsmodels.stats.multitest import multipletests
 
-    rows = made_rows(10)["rows"]
-    cells = {
-        row["head"]: row["differences"]["ridge"]["mse"] for row in rows if row["differences"].get("ridge")
-    }
+    rows = made_rows(10).rows
+    cells = {row.head: row.difference("ridge", "mse") for row in rows if "ridge" in row.differences}
     assert set(cells) == {"mmap", "knn"}
-    theirs = multipletests([cell["p_value"] for cell in cells.values()], method="holm")[1]
-    assert [cell["p_holm"] for cell in cells.values()] == pytest.approx(list(theirs))
-    assert cells["mmap"]["interval"][1] < 0 < cells["knn"]["interval"][0]
-    few = made_rows(5)["rows"]
-    assert few[2]["differences"]["mmap"]["mse"]["interval"] is None
-    assert few[2]["differences"]["mmap"]["mse"]["p_holm"] is None
+    theirs = multipletests([cell.p_value for cell in cells.values()], method="holm")[1]
+    assert [cell.p_holm for cell in cells.values()] == pytest.approx(list(theirs))
+    assert cells["mmap"].interval[1] < 0 < cells["knn"].interval[0]
+    few = made_rows(5).rows
+    assert few[2].difference("mmap", "mse").interval is None
+    assert few[2].difference("mmap", "mse").p_holm is None
 
 
 def test_it_is_drawn_and_written(compared, tmp_path: Path) -> None:
     out, report = compared
-    rows = report.result["rows"]
+    rows = report.result.rows
     assert draw_comparison(rows, tmp_path / "a.png").stat().st_size > 10_000
-    assert draw_comparison(made_rows(10)["rows"], tmp_path / "b.png").stat().st_size > 10_000
+    assert draw_comparison(made_rows(10).rows, tmp_path / "b.png").stat().st_size > 10_000
     assert draw_comparison([], tmp_path / "c.png") is None
-    files = [comparison_run.row_genes(out, row) for row in rows if row["head"] == "ridge"]
+    files = [comparison_run.row_genes(out, row) for row in rows if row.head == "ridge"]
     picture = draw_genes((f"{TINY}/ridge", files[1]), (f"{ENCODER}/ridge", files[0]), tmp_path / "genes.png")
     assert picture.stat().st_size > 10_000
     text = write_markdown(made_rows(10), tmp_path / "t.md").read_text()
@@ -315,16 +312,16 @@ def test_two_rows_can_be_named_before_any_work() -> None:
 def test_encoders_and_magnifications_are_compared_with_the_first(
     compared, cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
-    rows = compared[1].result["rows"]
-    assert "first encoder" not in row_of(compared[1], f"{ENCODER}/ridge")["differences"]
-    cell = row_of(compared[1], f"{TINY}/ridge")["differences"]["first encoder"]["mse"]
-    assert cell["mean"] == pytest.approx(rows[2]["mse"] - rows[0]["mse"])
-    assert cell["p_value"] is None
+    rows = compared[1].result.rows
+    assert "first encoder" not in row_of(compared[1], f"{ENCODER}/ridge").differences
+    cell = row_of(compared[1], f"{TINY}/ridge").difference("first encoder", "mse")
+    assert cell.mean == pytest.approx(rows[2].value("mse") - rows[0].value("mse"))
+    assert cell.p_value is None
     sets = request("ridge", encoders=(ENCODER,), magnifications=((0.5,), (0.5, 1.0)))
-    one, two = compare(cohort, store, sets, tmp_path / "run").result["rows"]
-    cell = two["differences"]["first magnifications"]["pcc_slide"]
-    assert cell["mean"] == pytest.approx(two["pcc_slide"] - one["pcc_slide"])
-    assert list(one["differences"]) == []
+    one, two = compare(cohort, store, sets, tmp_path / "run").result.rows
+    cell = two.difference("first magnifications", "pcc_slide")
+    assert cell.mean == pytest.approx(two.value("pcc_slide") - one.value("pcc_slide"))
+    assert list(one.differences) == []
     assert "PCC, to its head, first magnifications" in table_of([one, two])[0]
 
 
@@ -355,9 +352,9 @@ def test_a_head_that_raises_is_its_own_rows_fault_alone(
     report = compare(
         cohort, store, CompareRequest((ENCODER,), heads, folds=str(folds), jobs=2), tmp_path / "run"
     )
-    bad, mean = report.result["rows"]
-    assert "the head bad fails (KeyError: 'no such thing')" in bad["reason"]
-    assert mean["reason"] is None
+    bad, mean = report.result.rows
+    assert "the head bad fails (KeyError: 'no such thing')" in bad.reason
+    assert mean.reason is None
 
 
 def test_seeds_are_for_heads_that_depend_on_them(cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
@@ -365,9 +362,9 @@ def test_seeds_are_for_heads_that_depend_on_them(cohort: Cohort, store: FeatureS
     folds.write_text("slide,fold\nA1,1\nB1,2\n")
     pairs = ("histogene.epochs=1", "histogene.width=16")
     heads = request("mean", "histogene", pairs=pairs, encoders=(ENCODER,), folds=str(folds), seeds=(0, 1))
-    mean, network = compare(cohort, store, heads, tmp_path / "run").result["rows"]
-    assert "spread" not in mean
-    assert network["spread"]["mse"] > 0
+    mean, network = compare(cohort, store, heads, tmp_path / "run").result.rows
+    assert mean.scores.spread is None
+    assert network.scores.spread["mse"] > 0
 
 
 def test_kill_9_and_again_is_as_undisturbed(
@@ -394,7 +391,7 @@ def test_kill_9_and_again_is_as_undisturbed(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((out / "compare.json").read_text())
-    expected = json.loads(json.dumps(undisturbed))
+    expected = as_json(undisturbed)
     for row in (*found["rows"], *expected["rows"]):
         row.pop("seconds")
     assert found == expected

@@ -27,12 +27,12 @@ from mmap_st.errors import (
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.evaluation import ablations, cross_validation
 from mmap_st.head.evaluation import fold_jobs as jobs
-from mmap_st.head.evaluation.ablations import evaluate
-from mmap_st.head.evaluation.cross_validation import EvaluateReport
+from mmap_st.head.evaluation.ablations import EvaluateReport, evaluate
 from mmap_st.head.evaluation.fold_jobs import free_memory, jobs_side_by_side
 from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
 from mmap_st.head.runs.prediction import read_prediction
 from mmap_st.head.runs.request import fit_request
+from mmap_st.head.scoring.json_form import as_json
 from mmap_st.head.scoring.statistics import interval_over_patients
 from mmap_st.report.run_report import report_run
 
@@ -76,21 +76,21 @@ def test_scores_are_means_over_the_held_out_slides(evaluated) -> None:
     for row in ("test", "baseline_mean", "baseline_ridge"):
         for metric in (*METRICS, "pcc_pooled"):
             by_hand = np.mean([fold[row][metric] for fold in folds])
-            assert report.metrics[row][metric] == pytest.approx(by_hand)
+            assert getattr(report.metrics, row).value(metric) == pytest.approx(by_hand)
         by_slide = [fold[row]["slides"][f"{p}1"]["mse"] for fold, p in zip(folds, "ABCDE", strict=True)]
         interval = interval_over_patients(by_slide, list("ABCDE"))
-        assert report.metrics[row]["intervals"]["mse"] == pytest.approx(interval)
+        assert getattr(report.metrics, row).intervals["mse"] == pytest.approx(interval)
     covered = [
         fold["prediction_intervals"]["slides"][f"{p}1"] for fold, p in zip(folds, "ABCDE", strict=True)
     ]
-    assert report.metrics["prediction_intervals"]["coverage"] == pytest.approx(np.mean(covered))
-    gain = report.metrics["gain_over_mean"]["pcc_slide"]
-    assert gain["mean"] == pytest.approx(report.metrics["test"]["pcc_slide"])
-    assert gain["patients"] == 5
-    assert gain["p_value"] is None
-    assert gain["interval"][0] > 0
-    assert report.metrics["gain_over_ridge"]["mse"]["mean"] == 0  # it is ridge
-    assert report.metrics["test"]["spread"]["mse"] == 0  # which no seed changes
+    assert report.metrics.prediction_intervals.coverage == pytest.approx(np.mean(covered))
+    gain = report.metrics.gain_over_mean["pcc_slide"]
+    assert gain.mean == pytest.approx(report.metrics.test.pcc_slide)
+    assert gain.patients == 5
+    assert gain.p_value is None
+    assert gain.interval[0] > 0
+    assert report.metrics.gain_over_ridge["mse"].mean == 0  # it is ridge
+    assert report.metrics.test.spread["mse"] == 0  # which no seed changes
 
 
 def test_genes_have_names_and_the_number_of_folds_that_chose_them(evaluated) -> None:
@@ -134,7 +134,7 @@ def test_a_finished_fold_is_not_fitted_again_and_more_seeds_may_follow(
     assert [p for p in after if after[p] != before.get(p)] == [
         str(out / "folds" / "B" / "seed1" / "metrics.json")
     ]
-    assert {**again, "seconds": 0} == {**evaluated[1].metrics, "seconds": 0}
+    assert replace(again, seconds={}) == replace(evaluated[1].metrics, seconds={})
     more = evaluate(cohort, store, request(seeds=(0, 1, 2)), out).metrics
     assert more["protocol"]["seeds"] == [0, 1, 2]
     assert written().keys() - after.keys() == {
@@ -200,13 +200,15 @@ def test_a_fold_that_cannot_be_scored_is_named_and_the_others_are_done(
     report = evaluate(open_cohort(f"her2st:{root}"), store, request(), tmp_path / "run")
     assert report.failed_folds.keys() == {"E"}
     assert "no test spot" in report.failed_folds["E"]
-    assert sorted(report.metrics["test"]["slides"]) == ["A1", "B1", "C1", "D1"]
+    assert sorted(report.metrics.test.slides) == ["A1", "B1", "C1", "D1"]
 
 
 def test_side_by_side_gives_the_same(evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
     report = evaluate(cohort, store, request(seeds=(0, 1), jobs=2), tmp_path / "run")
     for metric in METRICS:
-        assert report.metrics["test"][metric] == pytest.approx(evaluated[1].metrics["test"][metric], abs=1e-6)
+        assert report.metrics.test.value(metric) == pytest.approx(
+            evaluated[1].metrics.test.value(metric), abs=1e-6
+        )
 
 
 def test_a_worker_that_dies_is_one_sentence(
@@ -263,7 +265,7 @@ def test_kill_9_and_again_is_as_undisturbed(
     assert finished.stdout.splitlines()[-1] == str(out / "metrics.json")
     found = json.loads((out / "metrics.json").read_text())
     for metric in METRICS:
-        assert found["test"][metric] == pytest.approx(evaluated[1].metrics["test"][metric], abs=1e-6)
+        assert found["test"][metric] == pytest.approx(evaluated[1].metrics.test.value(metric), abs=1e-6)
 
 
 FAST = ("epochs=1", "width=16", "members=1", "components=8", "steps_per_epoch=1")
@@ -300,24 +302,24 @@ def test_an_ablation_evaluates_each_variant_on_the_same_folds(
     folds.write_text("slide,fold\nA1,1\nB1,2\nC1,3\n")
     out = tmp_path / "run"
     report = evaluate(cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True), out)
-    rows = {row["key"]: row for row in report.ablations}
-    assert rows["whole"]["pcc_slide"] == report.metrics["test"]["pcc_slide"]
+    rows = {row.key: row for row in report.ablations}
+    assert rows["whole"].pcc_slide == report.metrics.test.pcc_slide
     assert len(rows) == 2 + 1 + 3 + 2 + 2 + 1
     for key, row in rows.items():
         if key == "whole":
             continue
         kept = json.loads((out / "ablations" / key / "metrics.json").read_text())
-        assert kept["protocol"]["fold_slides"] == report.metrics["protocol"]["fold_slides"]
-        assert row["pcc_slide"] == pytest.approx(kept["test"]["pcc_slide"])
-        apart = row["difference"]["pcc_slide"]
-        assert apart["mean"] == pytest.approx(row["pcc_slide"] - rows["whole"]["pcc_slide"])
-        assert apart["interval"] is not None
+        assert kept["protocol"]["fold_slides"] == as_json(report.metrics.protocol.fold_slides)
+        assert row.pcc_slide == pytest.approx(kept["test"]["pcc_slide"])
+        apart = row.difference["pcc_slide"]
+        assert apart.mean == pytest.approx(row.pcc_slide - rows["whole"].pcc_slide)
+        assert apart.interval is not None
     # So little training chooses 0 epochs: what changes ridge's input shows.
     for key in ("only-0.5000", "only-1.0000", "no-prototypes", "random", "selected-5", "clusters-16"):
-        assert rows[key]["difference"]["mse"]["mean"] != 0, key
+        assert rows[key].difference["mse"].mean != 0, key
     table = pl.read_csv(out / "ablations.csv")
-    assert table["variant"].to_list() == [row["variant"] for row in report.ablations]
-    assert json.loads((out / "ablations.json").read_text())[1]["key"] == report.ablations[1]["key"]
+    assert table["variant"].to_list() == [row.variant for row in report.ablations]
+    assert json.loads((out / "ablations.json").read_text())[1]["key"] == report.ablations[1].key
     some = evaluate(
         cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True, variants=("random",)), out
     )
@@ -344,7 +346,7 @@ def test_a_variant_whose_fold_fails_is_named_and_left_out_and_others_are_whole(
     asked = request("mmap", *FAST, "blend=0", folds=str(folds), ablate=True)
     report = evaluate(cohort, store, replace(asked, variants=("no-prototypes", "random")), tmp_path / "run")
     assert report.failed_folds == {"no prototypes: 1": "made to fail"}
-    assert [row["key"] for row in report.ablations] == ["whole", "random"]
+    assert [row.key for row in report.ablations] == ["whole", "random"]
     random = json.loads((tmp_path / "run" / "ablations" / "random" / "metrics.json").read_text())
     assert sorted(random["test"]["slides"]) == ["A1", "B1"]
 
@@ -357,8 +359,8 @@ def test_seeds_may_be_asked_for_in_any_order(
     shutil.rmtree(out / "folds" / "C" / "seed1")
     later = evaluate(cohort, store, request(seeds=(1, 2)), out).metrics
     for row in ("baseline_mean", "baseline_ridge"):
-        assert later[row]["mse"] == pytest.approx(evaluated[1].metrics[row]["mse"])
-    assert later["gain_over_ridge"]["mse"]["mean"] == 0
+        assert getattr(later, row).mse == pytest.approx(getattr(evaluated[1].metrics, row).mse)
+    assert later.gain_over_ridge["mse"].mean == 0
 
 
 def test_inputs_that_changed_are_refused(
@@ -380,7 +382,7 @@ def test_a_request_that_cannot_be_met_leaves_the_folder_free(
     assert not out.exists()
     with pytest.raises(RequestError, match="pca=9999"):
         evaluate(cohort, store, request("ridge", "pca=9999"), out)
-    assert evaluate(cohort, store, request("mean"), out).metrics["test"]["pcc_slide"] == 0
+    assert evaluate(cohort, store, request("mean"), out).metrics.test.pcc_slide == 0
 
 
 def test_patients_that_only_the_store_knows_count_and_unknown_ones_give_no_interval(
@@ -388,13 +390,13 @@ def test_patients_that_only_the_store_knows_count_and_unknown_ones_give_no_inter
 ) -> None:
     nameless = replace(cohort, slides=tuple(replace(s, patient=None) for s in cohort.slides))
     found = evaluate(nameless, store, request("mean"), tmp_path / "known").metrics
-    assert found["protocol"]["patients"] == 5
-    assert found["test"]["intervals"]["mse"] == evaluated[1].metrics["baseline_mean"]["intervals"]["mse"]
+    assert found.protocol.patients == 5
+    assert found.test.intervals["mse"] == evaluated[1].metrics.baseline_mean.intervals["mse"]
     monkeypatch.setattr(cross_validation, "with_stored_patients", lambda cohort, store: cohort)
     unknown = evaluate(nameless, store, request("mean", folds="slide"), tmp_path / "unknown").metrics
-    assert unknown["protocol"]["patients"] == 0
-    assert unknown["test"]["intervals"]["mse"] is None
-    assert unknown["gain_over_ridge"]["mse"]["interval"] is None
+    assert unknown.protocol.patients == 0
+    assert unknown.test.intervals["mse"] is None
+    assert unknown.gain_over_ridge["mse"].interval is None
 
 
 def test_a_full_disk_ends_the_run_and_is_no_folds_fault(
@@ -414,14 +416,14 @@ def test_named_protocols_are_cross_validated_too(
 ) -> None:
     fit = fit_request(ENCODER, "ridge", protocol, ("alpha=1e4",), genes="hest:8")
     found = evaluate(cohort, store, EvaluateRequest(fit, jobs=1), tmp_path / "run").metrics
-    assert found["protocol"]["name"] == protocol
-    assert found["protocol"]["smoothed"] == (protocol == "triplex")
-    assert ("test included" in found["protocol"]["panel"]) == (protocol == "hest-bench")
+    assert found.protocol.name == protocol
+    assert found.protocol.smoothed == (protocol == "triplex")
+    assert ("test included" in found.protocol.panel) == (protocol == "hest-bench")
     # No patient of the test is in training, so that folds of slides would not be like it.
-    assert found["protocol"]["validation"] == ["inner folds by patient"]
-    assert ("mse_zscored" in found["test"]) == (protocol == "legacy-mmap")
+    assert found.protocol.validation == ("inner folds by patient",)
+    assert (found.test.mse_zscored is not None) == (protocol == "legacy-mmap")
     folds = [
         json.loads((tmp_path / "run" / "folds" / p / "seed0" / "metrics.json").read_text()) for p in "ABCDE"
     ]
     by_hand = np.mean([fold["test"]["pcc_pooled"] for fold in folds])
-    assert found["test"]["pcc_pooled"] == pytest.approx(by_hand)
+    assert found.test.pcc_pooled == pytest.approx(by_hand)

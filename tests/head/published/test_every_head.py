@@ -48,7 +48,7 @@ def fitted(method: HeadMethod, train, validation=(), seed: int = 0, **changes):
 
 
 def pcc(head, slide) -> float:
-    return slide_metrics(head.predict(slide), slide.targets.dense())["pcc"]
+    return slide_metrics(head.predict(slide), slide.targets.dense()).pcc
 
 
 @pytest.fixture(params=list(HEADS.values()), ids=list(HEADS))

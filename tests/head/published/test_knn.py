@@ -56,7 +56,7 @@ def test_big_panels_are_averaged_on_shared_axes(head_slides, lacking) -> None:
     *train, test = head_slides(slides=4, genes=40, width=2)
     head = fitted(train, "rank=4", "neighbours=10")
     assert head.tensors()["spots_values"].shape == (180, 4)
-    assert slide_metrics(head.predict(test), test.targets.dense())["pcc"] > 0.6
+    assert slide_metrics(head.predict(test), test.targets.dense()).pcc > 0.6
     train[0] = lacking(train[0], genes=tuple(range(20)))
     values = fitted(train, "rank=4", "neighbours=10").values
     assert np.abs(values[:60].mean(axis=0)).max() < 0.02  # differences from the slide's own mean

@@ -66,9 +66,9 @@ def test_a_run_holds_what_the_design_says(fitted) -> None:
 def test_heads_learn_something_of_simulated_tissue(fitted) -> None:
     _, report = fitted
     metrics = report.metrics
-    assert metrics["test"]["pcc_slide"] > 0.15
-    assert metrics["baseline_ridge"]["pcc_slide"] > 0.15
-    assert metrics["test"]["mse"] < metrics["baseline_mean"]["mse"]
+    assert metrics.test.pcc_slide > 0.15
+    assert metrics.baseline_ridge.pcc_slide > 0.15
+    assert metrics.test.mse < metrics.baseline_mean.mse
 
 
 def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store: FeatureStore) -> None:
@@ -87,13 +87,13 @@ def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store
         table.layers["measured"], expected[:, [counts.genes.index(g) for g in table.var_names]], rtol=1e-5
     )
     again = summarise({"E1": table.X}, {"E1": table.layers["measured"]}, hvg50=[0])
-    assert again["pcc_slide"] == pytest.approx(report.metrics["test"]["pcc_slide"])
-    assert again["mse"] == pytest.approx(report.metrics["test"]["mse"])
+    assert again.pcc_slide == pytest.approx(report.metrics.test.pcc_slide)
+    assert again.mse == pytest.approx(report.metrics.test.mse)
     genes = pl.read_csv(out / "genes.csv")
     assert genes["gene"].to_list() == list(table.var_names)
-    assert genes["pcc"].mean() == pytest.approx(report.metrics["test"]["pcc_slide"])
-    assert genes["mse"].mean() == pytest.approx(report.metrics["test"]["mse"])
-    assert genes["ridge_pcc"].mean() == pytest.approx(report.metrics["baseline_ridge"]["pcc_slide"])
+    assert genes["pcc"].mean() == pytest.approx(report.metrics.test.pcc_slide)
+    assert genes["mse"].mean() == pytest.approx(report.metrics.test.mse)
+    assert genes["ridge_pcc"].mean() == pytest.approx(report.metrics.baseline_ridge.pcc_slide)
     assert genes["slides"].to_list() == [1] * len(genes)
 
 
@@ -128,7 +128,7 @@ def test_a_head_refuses_embeddings_of_other_weights(fitted, store: FeatureStore,
 
 
 def test_damaged_and_foreign_runs_are_one_sentence(fitted, tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match="is no run"):
+    with pytest.raises(HeadError, match="is not a run"):
         read_head(tmp_path)
     import shutil
 
@@ -179,7 +179,7 @@ def test_a_gene_that_a_test_slide_lacks_is_left_out_of_its_metrics(
     assert np.isfinite(table.X).all()
     kept = [i for i in range(6) if i != 2]
     by_hand = summarise({"E1": table.X[:, kept]}, {"E1": table.layers["measured"][:, kept]}, hvg50=range(5))
-    assert report.metrics["test"]["slides"]["E1"] == pytest.approx(by_hand["slides"]["E1"])
+    assert vars(report.metrics.test.slides["E1"]) == pytest.approx(vars(by_hand.slides["E1"]))
 
 
 @pytest.mark.parametrize("head", ["ridge", "mmap"])
@@ -205,9 +205,9 @@ def test_spots_without_a_library_are_left_out_and_counted(
 ) -> None:
     cohort = edit_counts(simulated, tmp_path / "her2st", "E1", first_spot_empty)
     report = fit_head(cohort, store, request(), tmp_path / "run")
-    slide = report.metrics["test"]["slides"]["E1"]
-    assert slide["n_spots"] == len(store.slide("E1").spot_ids()) - 1
-    assert report.metrics["protocol"]["spots_without_target"] == {"E1": 1}
+    slide = report.metrics.test.slides["E1"]
+    assert slide.n_spots == len(store.slide("E1").spot_ids()) - 1
+    assert report.metrics.protocol.spots_without_target == {"E1": 1}
 
 
 @pytest.mark.parametrize(
@@ -222,19 +222,19 @@ def test_a_slide_with_bad_counts_fails_and_the_others_are_used(
     cohort = edit_counts(simulated, tmp_path / "her2st", "B1", spoil)
     report = fit_head(cohort, store, request(), tmp_path / "run")
     assert part in report.failed["B1"]
-    assert report.metrics["protocol"]["train"] == ["A1", "C1", "D1"]
+    assert report.metrics.protocol.train == ("A1", "C1", "D1")
     with pytest.raises(SplitError, match=f"none of the 1 slides of --test can be used; slide B1: .*{part}"):
         fit_head(cohort, store, request(test="slide=B1"), tmp_path / "run")
 
 
-def test_slides_that_are_not_in_the_store_are_passed_over(
+def test_slides_that_are_not_in_the_store_are_skipped(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     from mmap_st.data.cohort import CohortSlide
 
     more = Cohort((*cohort.slides, CohortSlide("Z1", "Z"), replace(cohort["A1"], slide="Y1")), "more")
     report = fit_head(more, store, request(), tmp_path / "run")
-    assert report.passed_over == {
+    assert report.skipped == {
         "Z1": "the cohort names no counts for it", "Y1": "it is not in the store",
     }  # fmt: skip
 
@@ -243,8 +243,8 @@ def test_validation_slides_and_runs_without_a_test(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     report = fit_head(cohort, store, request(validation="slide=D1", test=None), tmp_path / "run")
-    assert report.metrics["protocol"]["validation"] == "validation slides"
-    assert report.metrics["test"] is None
+    assert report.metrics.protocol.validation == "validation slides"
+    assert report.metrics.test is None
     assert list((tmp_path / "run" / "predictions").iterdir()) == []
 
 
@@ -252,8 +252,8 @@ def test_naming_slides_of_one_patient_warns(simulated: Path, store: FeatureStore
     found = open_cohort(f"her2st:{simulated}")
     cohort = Cohort(tuple(replace(s, patient="P") for s in found.slides), "one patient")
     report = fit_head(cohort, store, request(test="slide=E1"), tmp_path / "run")
-    assert report.metrics["protocol"]["shared_patients"] == ["P"]
-    assert report.metrics["protocol"]["validation"] == "inner folds by slide"
+    assert report.metrics.protocol.shared_patients == ("P",)
+    assert report.metrics.protocol.validation == "inner folds by slide"
     assert "patients P" in report.warnings[0]
 
 
@@ -298,11 +298,11 @@ def test_the_legacy_protocol_scales_to_the_panel_and_folds_by_slide(
     np.testing.assert_allclose(table.layers["measured"], expected, rtol=1e-5)
     assert table.uns["mmap"]["units"].startswith("log10(x + 1)")
     metrics = report.metrics
-    assert metrics["protocol"]["name"] == "legacy-mmap"
-    assert metrics["protocol"]["validation"] == "inner folds by slide"
-    assert metrics["protocol"]["normalisation"] == "log10-10k-panel"
-    assert metrics["test"]["mse_pooled"] == pytest.approx(((table.X - expected) ** 2).mean(), rel=1e-4)
-    assert metrics["baseline_mean"]["mse_zscored"] == pytest.approx(1.0)
+    assert metrics.protocol.name == "legacy-mmap"
+    assert metrics.protocol.validation == "inner folds by slide"
+    assert metrics.protocol.normalisation == "log10-10k-panel"
+    assert metrics.test.mse_pooled == pytest.approx(((table.X - expected) ** 2).mean(), rel=1e-4)
+    assert metrics.baseline_mean.mse_zscored == pytest.approx(1.0)
     with pytest.raises(SplitError, match="has no slide F1, G2, H1"):
         fit_head(cohort, store, request(test=None, protocol=legacy), tmp_path / "other")
     with pytest.raises(RequestError, match="did you mean legacy-mmap"):
@@ -315,8 +315,8 @@ def test_the_legacy_protocol_gives_an_empty_library_zeros(
     cohort = edit_counts(simulated, tmp_path / "her2st", "E1", first_spot_empty)
     legacy = evaluation_protocol("legacy-mmap")
     report = fit_head(cohort, store, request(protocol=legacy), tmp_path / "run")
-    assert report.metrics["test"]["slides"]["E1"]["n_spots"] == len(store.slide("E1").spot_ids())
-    assert report.metrics["protocol"]["spots_without_target"] == {}
+    assert report.metrics.test.slides["E1"].n_spots == len(store.slide("E1").spot_ids())
+    assert report.metrics.protocol.spots_without_target == {}
 
 
 def test_the_legacy_protocol_needs_counts(cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_random_candidates_depend_on_the_seed_and_kmeans_does_not(store: Feature
         assert np.array_equal(*centres) is same
 
 
-def test_slides_that_are_half_extracted_are_passed_over(
+def test_slides_that_are_half_extracted_are_skipped(
     simulated: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
     """One slide that failed, or is still being written, must not stop the others from being fitted."""
@@ -390,8 +390,8 @@ def test_slides_that_are_half_extracted_are_passed_over(
         file.write_text(file.read_text().replace('"complete": true', '"complete": false'))
     (path / "C1" / "spots" / "zarr.json").unlink()
     report = fit_head(cohort, FeatureStore.open(path), request(), tmp_path / "run")
-    assert report.passed_over.keys() == {"B1", "C1"}
-    assert report.metrics["protocol"]["train"] == ["A1", "D1"]
+    assert report.skipped.keys() == {"B1", "C1"}
+    assert report.metrics.protocol.train == ("A1", "D1")
 
 
 def test_counts_of_other_spots_fail_the_slide(simulated: Path, store: FeatureStore, tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_training_slide_without_targets_takes_no_part(
     )
     report = fit_head(cohort, store, request("mmap", *FAST), tmp_path / "run")
     n = len(store.slide("B1").spot_ids())
-    assert report.metrics["protocol"]["spots_without_target"] == {"B1": n}
+    assert report.metrics.protocol.spots_without_target == {"B1": n}
     history = pl.read_csv(tmp_path / "run" / "history.csv")
     assert history["validation_mse"].is_finite().all()
     with pytest.raises(HeadError, match="no validation spot"):
@@ -430,7 +430,7 @@ def test_shared_patients_are_those_of_slides_that_are_used(
     found = open_cohort(f"her2st:{simulated}")
     slides = (*found.slides, replace(found["E1"], slide="E2"))  # E2 is not in the store
     report = fit_head(Cohort(slides, "more"), store, request(test="slide=E1"), tmp_path / "run")
-    assert report.metrics["protocol"]["shared_patients"] == []
+    assert report.metrics.protocol.shared_patients == ()
     assert report.warnings == []
 
 

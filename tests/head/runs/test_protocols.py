@@ -131,19 +131,19 @@ def test_what_is_asked_for_goes_before_the_protocols_own(
 ) -> None:
     asked = request("hest-bench", genes="hest:12", mpps=(1.0, 0.5))
     report = fit_head(cohort, store, asked, tmp_path / "hest")
-    assert report.metrics["protocol"]["panel"] == "hest:12, chosen on all slides, test included"
-    assert report.metrics["test"]["pcc_pooled"] > 0.15
+    assert report.metrics.protocol.panel == "hest:12, chosen on all slides, test included"
+    assert report.metrics.test.pcc_pooled > 0.15
     card = json.loads((tmp_path / "hest" / "head.json").read_text())
     assert card["magnifications"] == [0.5, 1.0]
     panel = tmp_path / "panel.txt"
     panel.write_text("\n".join(read_counts(cohort["A1"]).genes[:6]))
     ridge = request("hest-bench", "ridge", genes=str(panel))
     report = fit_head(cohort, store, ridge, tmp_path / "ridge")
-    assert report.metrics["protocol"]["panel"] == "file panel.txt"
-    assert report.metrics["protocol"]["normalisation"] == "log1p-counts"
+    assert report.metrics.protocol.panel == "file panel.txt"
+    assert report.metrics.protocol.normalisation == "log1p-counts"
     validated = request("hest-bench", genes="hest:12", test=None, validation="slide=D1")
     report = fit_head(cohort, store, validated, tmp_path / "validated")
-    assert report.metrics["protocol"]["panel"] == "hest:12, chosen on all slides"
+    assert report.metrics.protocol.panel == "hest:12, chosen on all slides"
     with pytest.raises(PanelError, match="50 genes are requested; "):
         fit_head(cohort, store, request("hest-bench"), tmp_path / "few")
 
@@ -152,7 +152,7 @@ def test_the_default_protocol_chooses_such_a_panel_on_training_slides(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     report = fit_head(cohort, store, request("default", "ridge", genes="hest:12"), tmp_path / "run")
-    assert report.metrics["protocol"]["panel"] == "hest:12"
+    assert report.metrics.protocol.panel == "hest:12"
     card = json.loads((tmp_path / "run" / "head.json").read_text())
     assert card["panel"]["slides"] == ["A1", "B1", "C1", "D1"]
 
@@ -168,8 +168,8 @@ def test_triplex_smooths_training_and_test_targets(
     assert card["head"] == (head or "mmap")
     assert card["normalisation"]["targets"] == "log10-10k-panel-smoothed"
     assert card["panel"]["slides"] == ["A1", "B1", "C1", "D1"]
-    protocol = report.metrics["protocol"]
-    assert (protocol["name"], protocol["panel"], protocol["smoothed"]) == ("triplex", "hvg:20", True)
+    protocol = report.metrics.protocol
+    assert (protocol.name, protocol.panel, protocol.smoothed) == ("triplex", "hvg:20", True)
     table = read_prediction(tmp_path / "run" / "predictions" / "E1.h5ad")
     counts = read_counts(cohort["E1"]).rows_of(list(table.obs_names))
     counts = counts.columns_of(list(table.var_names))[0].toarray()

@@ -17,7 +17,7 @@ from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.runs.run_folder import read_head
-from mmap_st.head.scoring.uncertainty import Spread, coverage, fit_spread
+from mmap_st.head.scoring.uncertainty import Coverage, Spread, coverage, fit_spread
 
 
 def made_slides(number: int, spots: int, seed: int) -> list[HeadSlide]:
@@ -60,8 +60,8 @@ def test_intervals_hold_the_truth_of_new_patients_as_often_as_they_say(own_slide
         assert spread is not None
         measured = {slide.name: slide.targets for slide in test}
         shares = coverage(spread, {slide.name: head.predict(slide) for slide in test}, measured)
-        assert len(shares["slides"]) == 24
-        found.append(shares["coverage"])
+        assert len(shares.slides) == 24
+        found.append(shares.coverage)
     assert 0.87 <= np.mean(found) <= 0.93
 
 
@@ -126,7 +126,7 @@ def test_coverage_by_hand() -> None:
     predicted = {"a": np.zeros((4, 1), np.float32), "b": np.array([[1.0], [np.nan]], np.float32)}
     measured = {"a": np.array([[2.9], [-3.1], [0], [np.nan]]), "b": np.array([[1.0], [1.0]])}
     found = coverage(spread, predicted, {k: Targets.of_dense(v) for k, v in measured.items()})
-    assert found == {"coverage": pytest.approx(5 / 6), "width": 6.0, "slides": {"a": 2 / 3, "b": 1.0}}
+    assert found == Coverage(pytest.approx(5 / 6), 6.0, {"a": 2 / 3, "b": 1.0})
 
 
 def test_what_mmap_held_out_is_what_fits_without_the_fold_predict(head_slides) -> None:
@@ -163,15 +163,15 @@ def test_runs_keep_spreads_and_predict_gives_them_again(
     pairs = ("epochs=3", "width=16", "members=1") if head == "mmap" else ()
     request = fit_request("efficientnet-lite0", head, "default", pairs, None, genes="all", test="patient=E")
     metrics = fit_head(cohort, store, request, tmp_path / "run").metrics
-    found = metrics["prediction_intervals"]
-    assert found["level"] == 0.9
-    assert found["calibrated_on"] == "inner folds by patient"
-    assert found["patients"] == 4
-    assert 0.7 < found["coverage"] <= 1
+    found = metrics.prediction_intervals
+    assert found.level == 0.9
+    assert found.calibrated_on == "inner folds by patient"
+    assert found.patients == 4
+    assert 0.7 < found.coverage <= 1
     table = read_prediction(tmp_path / "run" / "predictions" / "E1.h5ad")
     reach = table.layers["spread"] * table.var["interval_90"].to_numpy()
     inside = np.abs(table.X - table.layers["measured"]) <= reach
-    assert inside.mean() == pytest.approx(found["coverage"], abs=1e-6)
+    assert inside.mean() == pytest.approx(found.coverage, abs=1e-6)
     saved = read_head(tmp_path / "run")
     assert saved.spread is not None
     again = predict_slides(tmp_path / "run", store, tmp_path / "again", ["E1"]).written["E1"]
@@ -189,6 +189,6 @@ def test_slides_that_validate_calibrate(cohort: Cohort, store: FeatureStore, tmp
         test="patient=E",
         validation="patient=D",
     )
-    found = fit_head(cohort, store, request, tmp_path / "run").metrics["prediction_intervals"]
-    assert found["calibrated_on"] == "validation slides"
-    assert found["patients"] == 1
+    found = fit_head(cohort, store, request, tmp_path / "run").metrics.prediction_intervals
+    assert found.calibrated_on == "validation slides"
+    assert found.patients == 1

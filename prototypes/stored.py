@@ -156,7 +156,7 @@ def build_all(
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
     check_encoder(store, encoder)
-    slides = [store.slide(name) for name in store.slides()]
+    slides = [store.slide(name) for name in store.slides]
     embedded = [slide for slide in slides if slide.complete(encoder)]
     chosen = common_magnifications(embedded, encoder, mpps)
     report = BuildReport(skipped=len(slides) - len(embedded))

@@ -57,14 +57,11 @@ from .magnification import Magnification
 from .names import check_encoder_name, encode_name
 from .reader import (
     FeatureStore,
-    SlideInfo,
-    StoredSlide,
     check_encoder,
     check_same_recipe,
     common_magnifications,
     is_nonempty,
     store_errors,
-    subgroup,
 )
 from .recipe import (
     RANDOM,
@@ -78,6 +75,7 @@ from .recipe import (
     slide_part,
 )
 from .rows import MagnificationRows
+from .stored_slide import SlideInfo, StoredSlide, subgroup
 from .writer import (
     MagnificationWriter,
     check_spots,

@@ -146,9 +146,9 @@ def predict_slides(
     unknown = [name for name in slides or () if not store.has_slide(name)]
     if unknown:
         raise RequestError(
-            f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides())}."
+            f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides)}."
         )
-    files = [prediction_file(out, name) for name in slides or store.slides()]
+    files = [prediction_file(out, name) for name in slides or store.slides]
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
         return _predict_slides(saved, store, out, slides, tell)
 
@@ -157,7 +157,7 @@ def _predict_slides(
     saved: SavedHead, store: FeatureStore, out: Path, slides: Sequence[str] | None, tell: ProgressCallback
 ) -> PredictReport:
     report = PredictReport()
-    for name in slides or store.slides():
+    for name in slides or store.slides:
         missing = _missing(saved, store, name)
         if missing:
             report.skipped[name] = missing

@@ -258,7 +258,7 @@ def test_a_fit_reads_each_stored_row_once(
     pairs = ("epochs=1", "components=16", "device=cpu")
     request = fit_request(ENCODER, "mmap", pairs=pairs, genes="hvg:12", test="slide=E1")
     fit_head(cohort, FeatureStore.open(copied), request, tmp_path / "run")
-    assert len(read) == 2 * len(store.slides())
+    assert len(read) == 2 * len(store.slides)
     for path, rows in read.items():
         assert rows == len(store.slide(path.split("/")[0]).spot_ids())
     read.clear()

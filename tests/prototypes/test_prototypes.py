@@ -186,7 +186,7 @@ def test_an_encoder_that_the_store_does_not_have_is_an_error(store: FeatureStore
 
 def test_all_slides_are_built_and_others_passed_over(store: FeatureStore, tmp_path: Path) -> None:
     report = build_all(store, ENCODER, None, CandidateSettings(clusters=6))
-    assert {name: k for name, (k, _) in report.built.items()} == dict.fromkeys(store.slides(), 6)
+    assert {name: k for name, (k, _) in report.built.items()} == dict.fromkeys(store.slides, 6)
     assert all(new for _, new in report.built.values())
     again = build_all(store, ENCODER, None, CandidateSettings(clusters=6))
     assert not any(new for _, new in again.built.values())

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmap_st.data import Cohort, CohortSlide, Counts, Split, some, split_of, targets_from_counts
+from mmap_st.data import (
+    Cohort,
+    CohortSlide,
+    Counts,
+    Split,
+    gene_naming,
+    named_by_id,
+    some,
+    split_of,
+    targets_from_counts,
+)
 from mmap_st.data.readers import read_counts
 from mmap_st.errors import CountsError, HeadError, SlideError
 from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens
@@ -137,6 +147,25 @@ def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
             " check that they belong together."
         )
     return counts.rows_of(ids)
+
+
+def counts_on_panel(row: CohortSlide, ids: tuple[str, ...], panel: Sequence[str]) -> Counts:
+    """Counts of a slide in the order of its spots, genes named as those of a trained head's panel are.
+
+    Raises
+    ------
+    CountsError
+        If the count table is of other spots, or has none of the genes.
+    """
+    counts = _counts_of_spots(row, ids)
+    if gene_naming(panel) != gene_naming(counts.genes) and counts.gene_ids is not None:
+        counts = named_by_id(counts)
+    if not set(panel) & set(counts.genes):
+        raise CountsError(
+            f"{row.counts} has none of the head's genes (such as {some(panel)}), but {some(counts.genes)};"
+            " check that genes are named alike."
+        )
+    return counts
 
 
 def check_tokens(

@@ -36,7 +36,7 @@ from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.row_cache import RowCache
 from mmap_st.head.runs.metrics_file import Fitted
-from mmap_st.head.runs.prediction import prediction_file, write_prediction
+from mmap_st.head.runs.prediction import prediction_file, prediction_table, write_prediction
 from mmap_st.head.runs.prediction_folder import HEAD_SHA256
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
@@ -202,8 +202,8 @@ def fit_split(
         sha256 = write_head(draft, head, fitted.card(), spread)
     for slide in test:
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
-        path = prediction_file(draft / PREDICTIONS, slide.name)
-        write_prediction(path, slide, predicted[slide.name], panel.genes, about, spread)
+        table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread)
+        write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
 
     by_mean = by_ridge = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 import mmap_st
 from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
-from mmap_st.errors import MmapError, RequestError
+from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 
 app = typer.Typer(
     name="mmap",
@@ -38,16 +39,15 @@ def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit status."""
     try:
         app()
+    except StoppedError as error:
+        console.fail("stopped; what was finished is saved, and the same command resumes from there.")
+        sys.exit(128 + error.signal_number)
     except RequestError as error:
         console.fail(str(error))
         sys.exit(2)
     except MmapError as error:
         console.fail(str(error))
         sys.exit(1)
-    except SystemExit as stop:
-        if stop.code in console.STOPPED:
-            console.fail("stopped; what was finished is kept, and the same command goes on from there.")
-        raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,6 +65,8 @@ def options(
 ) -> None:
     """Spatial gene expression from H&E slides."""
     console.set_up_logging(verbose=verbose)
+    # Commands show what the functions of the library warn about.
+    warnings.simplefilter("ignore", MmapWarning)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,32 @@ Every message is one sentence for a person: what is wrong, where, and what to do
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Mapping
 
 
 class MmapError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+class MmapWarning(UserWarning):
+    """Something that the user should know; the work continues."""
+
+
+class SlidesLeftOutWarning(MmapWarning):
+    """Some slides failed, or were skipped; the message names them with their reasons."""
+
+
 class StoppedError(MmapError):
-    """The user asked to stop: what is finished is saved, and the same command resumes from there."""
+    """The user asked to stop: what is finished is saved, and the same command resumes from there.
+
+    Attributes
+    ----------
+    signal_number
+        Which signal asked for it, where one did.
+    """
+
+    signal_number: int = signal.SIGINT
 
 
 class EvaluationError(MmapError):
@@ -67,6 +84,22 @@ class HeadError(RequestError):
 
 class MissingDependencyError(RequestError):
     """An optional package is needed and is not installed."""
+
+
+class SlidesFailedError(SlideError):
+    """Slides failed, and none could be done.
+
+    Attributes
+    ----------
+    failed
+        The reason of each slide.
+    """
+
+    def __init__(self, failed: Mapping[str, str]) -> None:
+        name, reason = next(iter(failed.items()))
+        others = f" (and {len(failed) - 1} more slides failed)" if len(failed) > 1 else ""
+        super().__init__(f"no slide could be done; slide {name}: {reason.rstrip('.')}{others}.")
+        self.failed = dict(failed)
 
 
 class SpotsError(SlideError):

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmap_st.commands import console
-from mmap_st.commands.options import ValuesOption, parse_values
+from mmap_st.commands.options import ValuesOption, split_words
 from mmap_st.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,20 +55,21 @@ def write(
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
+    from mmap_st import workflows
     from mmap_st.data import survey_cohort, write_cohort
-    from mmap_st.data.readers import READERS, open_cohort
+    from mmap_st.data.readers import READERS
 
     if readers:
         console.show_table("readers", ("name", "reads"), [(r.name, r.about) for r in READERS.values()])
         return
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
-    found = open_cohort(source, image=image, values=parse_values(values))
+    found = workflows.read_cohort(source, image=image, values=values)
     rows, problems, notes = [], {}, {}
-    with console.status() as tell:
+    with workflows.show_progress() as progress:
         for look in survey_cohort(found):
             row = look.row
-            tell(f"looking at {row.slide}")
+            progress(f"looking at {row.slide}")
             if look.problems:
                 problems[row.slide] = " ".join(look.problems)
             if look.spots is not None and look.spots.notes:
@@ -107,18 +108,18 @@ def check(
     values: ValuesOption = None,
 ) -> None:
     """Read all tables and a thumbnail of each image; show what each slide is and what is wrong."""
-    from mmap_st.data.readers import open_cohort
+    from mmap_st import workflows
     from mmap_st.extract.engine import preview_cohort
     from mmap_st.report import CohortCheck, check_cohort, summarise_genes
 
-    slides = open_cohort(cohort, image=image, values=parse_values(values))
+    slides = workflows.read_cohort(cohort, image=image, values=values)
     result = CohortCheck()
-    with console.status() as tell:
+    with workflows.show_progress() as progress:
         for number, one in enumerate(check_cohort(slides), start=1):
-            tell(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
+            progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
-        drawn = preview_cohort(slides, None, pictures, progress=tell) if pictures else None
+        drawn = preview_cohort(slides, None, pictures, progress=progress) if pictures else None
     rows = [
         (
             one.row.slide,
@@ -171,25 +172,22 @@ def download(
         raise RequestError("Name a data set, such as her2st; `mmap download --list` shows them.")
     from mmap_st.data.download import download as fetch
     from mmap_st.data.download import find_dataset
+    from mmap_st.workflows import show_progress
 
     folder = out or Path(find_dataset(dataset).name)
-    with console.DownloadProgress() as progress:
+    with show_progress(kind="files", unit="bytes") as progress:
         report = fetch(
             dataset,
             folder,
-            sections=_words(sections),
-            kinds=_words(what),
+            sections=split_words(sections),
+            kinds=split_words(what),
             mirror=mirror,
-            ids=_words(ids),
+            ids=split_words(ids),
             progress=progress,
         )
     _show_report(report)
     console.show_paths([folder])
     raise typer.Exit(1 if report.failed else 0)
-
-
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _show_datasets(name: str | None) -> None:

@@ -57,15 +57,16 @@ def doctor(
     """Say what is wrong with this machine, or with an encoder on it."""
     from mmap_st.extract.encoders import encoder_spec, examine_encoder
     from mmap_st.extract.engine import examine_machine
+    from mmap_st.workflows import show_progress
 
     if encoder is None and (weights is not None or random_weights):
         raise RequestError("--weights and --random-weights are of an encoder; give --encoder NAME too.")
-    with console.status() as tell:
+    with show_progress() as progress:
         if encoder is None:
-            tell("looking at this machine")
+            progress("looking at this machine")
             title, findings = "this machine", list(examine_machine(Path()))
         else:
-            tell(f"building {encoder}")
+            progress(f"building {encoder}")
             title = encoder
             findings = examine_encoder(
                 encoder_spec(encoder),

@@ -27,10 +27,9 @@ from mmap_st.commands.options import (
     SetOption,
     StoreArgument,
     ValuesOption,
-    parse_values,
-    stored_encoder,
+    parse_settings,
+    parse_settings_of_heads,
 )
-from mmap_st.errors import RequestError
 
 if TYPE_CHECKING:
     from mmap_st.head.evaluation import RowResult
@@ -40,7 +39,7 @@ def evaluate(
     cohort: CohortArgument,
     store: StoreArgument,
     encoder: EncoderOption,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to go on in.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
     head: HeadOption = None,
     folds: FoldsOption = "patient",
     genes: GenesOption = None,
@@ -60,37 +59,38 @@ def evaluate(
         typer.Option(help="Ablations to evaluate, such as no-prototypes,selected-5; default: all."),
     ] = None,
 ) -> None:
-    """Cross-validate one head; go on with what a stopped run left."""
-    from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.head.evaluation import EvaluateRequest
-    from mmap_st.head.evaluation import evaluate as run
-    from mmap_st.head.runs import METRICS, fit_request
+    """Cross-validate one head; resume what a stopped run left."""
+    from mmap_st import workflows
+    from mmap_st.head.runs import METRICS
     from mmap_st.report import draw_ablations
 
-    fit = fit_request(
-        stored_encoder(encoder),
-        head,
-        protocol,
-        set_ or (),
-        prototypes,
+    evaluation = workflows.evaluate(
+        cohort,
+        store,
+        encoder=encoder,
+        out=out,
+        head=head,
+        folds=folds,
         genes=genes,
-        mpps=parse_magnifications(magnifications, mpp),
         gene_set=gene_set,
+        values=values,
+        magnifications=magnifications,
+        mpp=mpp,
+        protocol=protocol,
+        prototypes=prototypes,
+        settings=parse_settings(set_),
+        seeds=seeds,
+        seed=seed,
+        jobs=jobs,
+        ablate=ablate,
+        variants=variants,
     )
-    keys = None if variants is None else tuple(key.strip() for key in variants.split(",") if key.strip())
-    request = EvaluateRequest(
-        fit, folds, tuple(range(seed, seed + seeds)), jobs, ablate or variants is not None, keys
-    )
-    slides = open_cohort(cohort, values=parse_values(values))
-    with console.status() as tell:
-        report = run(slides, FeatureStore.open(store), request, out, tell)
+    report = evaluation.report
     for text in report.warnings:
         console.warn(text)
     if report.skipped:
         console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
-    results.show_evaluation(report.metrics, fit.method.name)
+    results.show_evaluation(report.metrics, evaluation.head)
     varied = len(report.ablations) > 1
     if varied:
         results.show_ablations(report.ablations)
@@ -105,7 +105,7 @@ def compare(
     cohort: CohortArgument,
     store: StoreArgument,
     encoders: Annotated[str, typer.Option(help="Of the store, such as uni,virchow2.")],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to go on in.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
     heads: Annotated[
         str, typer.Option(help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.")
     ] = "mmap,ridge,mean",
@@ -130,28 +130,34 @@ def compare(
         str | None, typer.Option(metavar="ROW,ROW", help="Rows to draw gene by gene; default: mmap, ridge.")
     ] = None,
 ) -> None:
-    """Compare encoders and heads on the same folds; go on with what a stopped run left."""
-    from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.head import HEADS
-    from mmap_st.head.evaluation import COMPARE_CSV, COMPARE_JSON, CompareRequest, make_heads
-    from mmap_st.head.evaluation import compare as run
+    """Compare encoders and heads on the same folds; resume what a stopped run left."""
+    from mmap_st import workflows
+    from mmap_st.head.evaluation import COMPARE_CSV, COMPARE_JSON
     from mmap_st.report import write_markdown
 
-    names = list(HEADS) if heads.strip() == "all" else _words(heads, "--heads")
-    request = CompareRequest(
-        tuple(dict.fromkeys(stored_encoder(name) for name in _words(encoders, "--encoders"))),
-        make_heads(names, set_ or (), protocol, prototypes, genes=genes, gene_set=gene_set),
-        _sets(magnifications, mpp),
-        folds,
-        tuple(range(seed, seed + seeds)),
-        jobs,
-        scatter,
+    comparison = workflows.compare(
+        cohort,
+        store,
+        encoders=encoders,
+        out=out,
+        heads=heads,
+        folds=folds,
+        genes=genes,
+        gene_set=gene_set,
+        values=values,
+        magnifications=None if magnifications is None else [text.split(",") for text in magnifications],
+        mpp=None if mpp is None else [text.split(",") for text in mpp],
+        protocol=protocol,
+        prototypes=prototypes,
+        settings=parse_settings_of_heads(set_),
+        seeds=seeds,
+        seed=seed,
+        jobs=jobs,
+        scatter=scatter,
     )
-    slides = open_cohort(cohort, values=parse_values(values))
-    with console.status() as tell:
-        report = run(slides, FeatureStore.open(store), request, out, tell)
-        tell("drawing")
+    report = comparison.report
+    with workflows.show_progress() as progress:
+        progress("drawing")
         pictures = _draw(report.result.rows, out, report.pair)
     for text in report.warnings:
         console.warn(text)
@@ -163,22 +169,6 @@ def compare(
     table = write_markdown(report.result, out / "compare.md")
     console.show_paths([out / COMPARE_JSON, out / COMPARE_CSV, table, *pictures])
     raise typer.Exit(1 if report.failed or report.failed_folds else 0)
-
-
-def _words(text: str, flag: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise RequestError(f"{flag} {text!r} names nothing; give names separated by commas.")
-    return words
-
-
-def _sets(magnifications: list[str] | None, mpp: list[str] | None) -> tuple[tuple[float, ...] | None, ...]:
-    """Sets of magnifications to compare; one of None where none is given."""
-    from mmap_st.extract.windows import parse_magnifications
-
-    sets = [parse_magnifications(text, None) for text in magnifications or ()]
-    sets += [parse_magnifications(None, text) for text in mpp or ()]
-    return tuple(dict.fromkeys(sets)) or (None,)
 
 
 def _draw(rows: Sequence[RowResult], out: Path, pair: tuple[str, str] | None) -> list[Path]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from mmap_st.commands import console
 from mmap_st.commands import tables as results
-from mmap_st.commands.console import stop_on_signals
 from mmap_st.commands.options import (
     CohortArgument,
     EncoderOption,
@@ -17,7 +16,6 @@ from mmap_st.commands.options import (
     MppOption,
     SeedOption,
     StoreArgument,
-    stored_encoder,
 )
 from mmap_st.errors import RequestError
 
@@ -85,41 +83,53 @@ def extract(
     ] = None,
 ) -> None:
     """Embed every spot of every slide at several magnifications."""
-    from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.encoders import encoder_spec
-    from mmap_st.extract.engine import (
-        EncoderRequest,
-        ExtractOptions,
-        extract_cohort,
-        keep_freed_memory,
-        preview_cohort,
-    )
-    from mmap_st.extract.slides import parse_grid
-    from mmap_st.extract.windows import parse_magnifications
+    from mmap_st import workflows
+    from mmap_st.extract.engine import keep_freed_memory
 
-    mpps = parse_magnifications(magnifications, mpp)
-    grid = None if spots is None else parse_grid(spots)
-    if mpps is None and preview is None:
-        raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
-    slides = open_cohort(cohort)
-    spec = encoder_spec(encoder)
-    if input_px is not None:
-        spec = spec.with_input(input_px)
-    request = EncoderRequest(
-        spec, weights, random_weights, device, precision, compiled, tokens, trust_remote_code
-    )
     if preview is not None:
-        with console.status() as tell:
-            drawn = preview_cohort(slides, store, preview, grid, tell)
-        results.show_preview(drawn)
-        raise typer.Exit(1 if drawn.failed else 0)
-    assert mpps is not None
-    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min)
+        _preview(cohort, store, preview, spots)
     keep_freed_memory()
-    with console.ExtractionProgress() as progress, stop_on_signals() as stop:
-        report = extract_cohort(slides, store, request, mpps, options, progress, grid=grid, stop=stop)
+    try:
+        report = workflows.embed(
+            cohort,
+            store,
+            encoder=encoder,
+            magnifications=magnifications,
+            mpp=mpp,
+            weights=weights,
+            random_weights=random_weights,
+            trust_remote_code=trust_remote_code,
+            input_px=input_px,
+            tokens=tokens,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            compile=compiled,
+            workers=workers,
+            cache_mb=cache_mb,
+            chunk=chunk,
+            overwrite=overwrite,
+            tissue_min=tissue_min,
+            spots=spots,
+        ).report
+    except workflows.NothingEmbeddedError as error:
+        report = error.report
     results.show_extraction(report, store)
     raise typer.Exit(1 if report.failed else 0)
+
+
+def _preview(cohort: str, store: Path, folder: Path, spots: str | None) -> NoReturn:
+    """Draw the spots of every slide, and end."""
+    from mmap_st.data.readers import open_cohort
+    from mmap_st.extract.engine import preview_cohort
+    from mmap_st.extract.slides import parse_grid
+    from mmap_st.workflows import show_progress
+
+    grid = None if spots is None else parse_grid(spots)
+    with show_progress() as progress:
+        drawn = preview_cohort(open_cohort(cohort), store, folder, grid, progress)
+    results.show_preview(drawn)
+    raise typer.Exit(1 if drawn.failed else 0)
 
 
 def import_(
@@ -154,6 +164,7 @@ def import_(
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.imports import CoordinateOptions, ImportRequest, import_features
     from mmap_st.extract.windows import parse_magnifications
+    from mmap_st.workflows import show_progress
 
     mpps = parse_magnifications(None, mpp)
     if mpps is None or len(mpps) != 1:
@@ -170,8 +181,8 @@ def import_(
         chunk=chunk,
         overwrite=overwrite,
     )
-    with console.status() as tell:
-        report = import_features(request, store, tell)
+    with show_progress() as progress:
+        report = import_features(request, store, progress)
     results.show_import(report, store)
     raise typer.Exit(1 if report.failed else 0)
 
@@ -189,23 +200,24 @@ def prototypes(
     from mmap_st.extract.store import FeatureStore
     from mmap_st.extract.windows import parse_magnifications
     from mmap_st.prototypes import CandidateSettings, build_all, device_of_kmeans
+    from mmap_st.workflows import encoder_name, show_progress
 
     if clusters != "auto" and not clusters.isdecimal():
         raise RequestError(f"--clusters {clusters}: give auto or a number.")
     number = None if clusters == "auto" else int(clusters)
     settings = CandidateSettings(kind, number, seed=seed)
-    with console.status() as tell:
+    with show_progress() as progress:
         report = build_all(
             FeatureStore.open(store),
-            stored_encoder(encoder),
+            encoder_name(encoder),
             parse_magnifications(magnifications, mpp),
             settings,
-            tell,
+            progress,
         )
     rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
     console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)
-    if report.passed_over:
-        console.say(f"{report.passed_over} slides skipped: {encoder} is not complete on them")
+    if report.skipped:
+        console.say(f"{report.skipped} slides skipped: {encoder} is not complete on them")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
     raise typer.Exit(1 if report.failed else 0)

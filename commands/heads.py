@@ -24,8 +24,8 @@ from mmap_st.commands.options import (
     SetOption,
     StoreArgument,
     ValuesOption,
-    parse_values,
-    stored_encoder,
+    parse_settings,
+    split_words,
 )
 
 
@@ -50,34 +50,36 @@ def fit_head(
     seed: SeedOption = 0,
 ) -> None:
     """Train one head, predict the test slides and score them."""
-    from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.head.runs import METRICS, fit_request
-    from mmap_st.head.runs import fit_head as fit
+    from mmap_st import workflows
+    from mmap_st.head.runs import METRICS
 
-    request = fit_request(
-        stored_encoder(encoder),
-        head,
-        protocol,
-        set_ or (),
-        prototypes,
+    trained = workflows.fit_head(
+        cohort,
+        store,
+        encoder=encoder,
+        out=out,
+        head=head,
         genes=genes,
         train=train,
-        validation=val,
+        val=val,
         test=test,
-        mpps=parse_magnifications(magnifications, mpp),
-        seed=seed,
         gene_set=gene_set,
+        values=values,
+        magnifications=magnifications,
+        mpp=mpp,
+        protocol=protocol,
+        prototypes=prototypes,
+        settings=parse_settings(set_),
+        seed=seed,
+        overwrite=overwrite,
     )
-    slides = open_cohort(cohort, values=parse_values(values))
-    with console.status() as tell:
-        report = fit(slides, FeatureStore.open(store), request, out, tell, overwrite=overwrite)
+    report = trained.report
+    assert report is not None
     for text in report.warnings:
         console.warn(text)
     if report.skipped:
         console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
-    results.show_metrics(report.metrics, request.method.name)
+    results.show_metrics(report.metrics, trained.head)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if report.metrics.test else [out])
     raise typer.Exit(1 if report.failed else 0)
@@ -86,19 +88,19 @@ def fit_head(
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
     store: StoreArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad a slide.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad per slide.")],
     slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace predictions of another head.")
     ] = False,
+    cohort: Annotated[
+        str | None, typer.Option("--cohort", help="Where measured values and images are from.")
+    ] = None,
 ) -> None:
     """Predict expression of slides in a store, sequenced or not."""
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.head.runs import predict_slides
+    from mmap_st import workflows
 
-    names = None if slides is None else [name.strip() for name in slides.split(",") if name.strip()]
-    with console.status() as tell:
-        report = predict_slides(run, FeatureStore.open(store), out, names, tell, overwrite=overwrite)
+    report = workflows.predict(run, store, out, slides=slides, cohort=cohort, overwrite=overwrite)
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))
@@ -118,12 +120,12 @@ def report(
     """Draw measured beside predicted maps, and where the prototypes lie."""
     from mmap_st.extract.store import FeatureStore
     from mmap_st.report import report_run
+    from mmap_st.workflows import show_progress
 
-    names = None if genes is None else [name.strip() for name in genes.split(",") if name.strip()]
-    opened = None if store is None else FeatureStore.open(store)
-    with console.status() as tell:
-        tell("drawing")
-        paths = report_run(run, out, names, store=opened)
+    opened = None if store is None else FeatureStore(store)
+    with show_progress() as progress:
+        progress("drawing")
+        paths = report_run(run, out, split_words(genes), store=opened)
     console.show_paths(paths)
 
 
@@ -131,14 +133,16 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo"),
     seed: SeedOption = 0,
     patients: Annotated[int, typer.Option(min=5, help="Simulated patients, one section each.")] = 12,
+    size_um: Annotated[
+        float, typer.Option("--size-um", min=600, max=20_000, help="Side of each section in micrometres.")
+    ] = 2600.0,
 ) -> None:
     """Run the whole pipeline on simulated tissue: a few minutes on two cores."""
     from mmap_st.extract.engine import keep_freed_memory
     from mmap_st.workflows import SETTINGS, run_demo
 
     keep_freed_memory()
-    with console.status() as tell, console.ExtractionProgress() as progress:
-        result = run_demo(out, replace(SETTINGS, patients=patients), seed, tell, progress)
+    result = run_demo(out, replace(SETTINGS, patients=patients, size_um=size_um), seed)
     results.show_metrics(result.metrics, "mmap")
     steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items())
     console.say(f"{steps}; together {sum(result.seconds.values()):.0f} s")

@@ -69,25 +69,41 @@ JobsOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 
-def stored_encoder(name: str) -> str:
-    """What a store calls an encoder: one of a file has the name that its spec says."""
-    if ".py:" not in name:
-        return name
-    from mmap_st.extract.encoders import encoder_spec
-
-    return encoder_spec(name).name
-
-
-def parse_values(text: str | None) -> str | None:
-    """Check what ``--values`` says; None for counts, the default.
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    """Settings of a head by name, of ``--set KEY=VALUE``.
 
     Raises
     ------
     RequestError
-        If it is no such word.
+        If one is not such a pair.
     """
-    from mmap_st.data import VALUES
+    settings = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RequestError(f"--set {pair}: give KEY=VALUE, such as alpha=1e5.")
+        settings[key.strip()] = value
+    return settings
 
-    if text is not None and text not in VALUES:
-        raise RequestError(f"--values {text}: give {' or '.join(VALUES)}.")
-    return None if text == "counts" else text
+
+def parse_settings_of_heads(pairs: list[str] | None) -> dict[str, dict[str, str]]:
+    """Settings of several heads, of ``--set HEAD.KEY=VALUE``.
+
+    Raises
+    ------
+    RequestError
+        If one is not such a pair.
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for pair in pairs or ():
+        head, dot, setting = pair.partition(".")
+        key, equals, value = setting.partition("=")
+        if not dot or not equals:
+            raise RequestError(f"--set {pair}: give HEAD.KEY=VALUE, such as ridge.alpha=1e5.")
+        settings.setdefault(head, {})[key.strip()] = value
+    return settings
+
+
+def split_words(text: str | None) -> list[str] | None:
+    """Names separated by commas; None where the option is not given."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]

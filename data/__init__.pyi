@@ -26,6 +26,7 @@ __all__ = [
     "inner_folds",
     "make_folds",
     "mpp_from_pitch",
+    "named_by_id",
     "normalisation_of",
     "open_hdf5",
     "pooled_moments",
@@ -45,7 +46,7 @@ __all__ = [
 
 from .arrays import mpp_from_pitch
 from .cohort import VALUES, Cohort, CohortSlide, write_cohort
-from .counts import Counts, gene_naming, harmonise_genes, shared_genes, union_of_genes
+from .counts import Counts, gene_naming, harmonise_genes, named_by_id, shared_genes, union_of_genes
 from .hdf5 import open_hdf5
 from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
 from .splits import (

@@ -1,18 +1,28 @@
 __all__ = [
+    "PANEL_IN",
     "CohortCheck",
     "about",
+    "best_genes",
     "check_cohort",
+    "comparison_figure",
     "draw_ablations",
     "draw_comparison",
     "draw_genes",
+    "draw_prototypes",
+    "expression_map",
+    "how_chosen",
+    "map_of",
     "notes",
+    "prototype_map",
     "report_run",
     "summarise_genes",
     "table_of",
+    "thumbnail_of",
     "write_markdown",
 ]
 
 from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
-from .comparison import about, draw_comparison, draw_genes, notes, table_of, write_markdown
-from .run_report import report_run
+from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
+from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototype_map
+from .run_report import how_chosen, map_of, report_run, thumbnail_of

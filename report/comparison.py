@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -146,6 +147,12 @@ _Shown = tuple[float | None, Interval | None]
 
 
 def draw_comparison(rows: Rows, path: Path) -> Path | None:
+    """Write the figure of a comparison, see `comparison_figure`; None where no row has scores."""
+    figure = comparison_figure(rows)
+    return None if figure is None else save_figure(figure, path)
+
+
+def comparison_figure(rows: Rows, width_in: float = 7.6) -> Figure | None:
     """One dot per row, the best of each encoder first: PCC, its paired difference to a reference, MSE.
 
     Bars are 95% intervals over patients, where there are enough patients. None where no row has scores.
@@ -157,7 +164,7 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
     scored.sort(key=lambda one: (encoders.index(one[0].encoder), -_or_least(one[1].value(COMPARED))))
     colours = dict(zip(encoders, colormaps[COLOURS](np.linspace(0.2, 0.75, len(encoders))), strict=True))
     reference = next((r for r in REFERENCES if any(r in row.differences for row, _ in scored)), None)
-    figure = new_figure(7.6, 0.9 + 0.17 * (len(scored) + len(encoders)))
+    figure = new_figure(width_in, 0.9 + 0.17 * (len(scored) + len(encoders)))
     panels: list[tuple[str, Callable[[_Scored], _Shown]]] = [
         ("PCC, per slide", lambda one: _shown(one[1], COMPARED))
     ]
@@ -196,7 +203,7 @@ def draw_comparison(rows: Rows, path: Path) -> Path | None:
             encoder, (1.02, top), xycoords=("axes fraction", "data"), fontsize=FONT, color=colours[encoder],
             va="center", annotation_clip=False,
         )  # fmt: skip
-    return save_figure(figure, path)
+    return figure
 
 
 def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) -> Path:

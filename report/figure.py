@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
 _DPI = 200
+_NOTEBOOK_DPI = 100
 FONT = 8.0
+# How many of a title's letters an inch holds, and where a scale bar is, as a share of the height.
+_LETTERS_PER_IN = 17.0
+_BAR = -0.03
 COLOURS = "viridis"
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_NOTEBOOK_DPI, facecolor="white")
+        return buffer.getvalue()
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure of this size in inches."""
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    figure = NotebookFigure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -72,14 +88,20 @@ def spot_distance(xy: NDArray[np.float64]) -> float:
 
 
 def scale_bar(axes: Axes, mpp: float | None) -> None:
-    """Draw a bar of 1 mm (or 100 um on small tissue) at the lower left."""
+    """Draw a bar of 1 mm (or 100 um on small tissue) below the lower left corner, clear of the spots."""
     if mpp is None:
         return
     left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
     length_um = 1000.0 if (right - left) * mpp > 2500 else 100.0
     x0 = left + 0.03 * (right - left)
-    y = bottom - 0.02 * (bottom - top)
-    axes.plot([x0, x0 + length_um / mpp], [y, y], color="black", lw=2, solid_capstyle="butt")
+    below = blended_transform_factory(axes.transData, axes.transAxes)
+    ends = [x0, x0 + length_um / mpp]
+    axes.plot(ends, [_BAR, _BAR], color="black", lw=2, solid_capstyle="butt", transform=below, clip_on=False)
+    axes.set_xlim(left, right)
     label = "1 mm" if length_um == 1000.0 else "100 µm"
-    axes.text(x0, y - 0.015 * (bottom - top), label, fontsize=FONT - 1, va="bottom")
+    axes.text(x0, _BAR - 0.03, label, fontsize=FONT - 1, va="top", transform=below)
+
+
+def wrapped(text: str, width_in: float) -> str:
+    """A title in lines that fit this width."""
+    return textwrap.fill(text, max(20, int(width_in * _LETTERS_PER_IN)))

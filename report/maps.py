@@ -15,9 +15,9 @@ from sklearn.decomposition import PCA
 
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.prototypes import Candidates, selection_space
-from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance
+from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance, wrapped
 
-_PANEL_IN = 2.3
+PANEL_IN = 2.3
 _SPOT_SHARE = 0.78  # of the distance between spots: neighbours do not touch
 
 
@@ -62,7 +62,9 @@ def best_genes(slide: SlideMap, number: int) -> list[str]:
     return [slide.genes[i] for i in np.argsort(-score, kind="stable")[:number]]
 
 
-def expression_map(slide: SlideMap, genes: Sequence[str], caption: str = "") -> Figure:
+def expression_map(
+    slide: SlideMap, genes: Sequence[str], caption: str = "", panel_in: float = PANEL_IN
+) -> Figure:
     """The H&E picture, then one column a gene: measured above predicted, with the PCC between them.
 
     Parameters
@@ -73,13 +75,15 @@ def expression_map(slide: SlideMap, genes: Sequence[str], caption: str = "") -> 
         Which genes, from left to right.
     caption
         Added to the title: how the genes were chosen.
+    panel_in
+        Width of one map in inches.
     """
     rows = 2 if slide.measured is not None else 1
     first = 1 if slide.background is not None else 0
     columns = len(genes) + first
     extent = np.ptp(slide.xy, axis=0) + 2.4 * spot_distance(slide.xy)
-    height = float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * _PANEL_IN
-    figure = new_figure(_PANEL_IN * columns + 0.6, (height + 0.15) * rows + 0.5)
+    height = float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * panel_in
+    figure = new_figure(panel_in * columns + 0.6, (height + 0.15) * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for column, gene in enumerate(genes, start=first):
         index = slide.genes.index(gene)
@@ -105,7 +109,7 @@ def expression_map(slide: SlideMap, genes: Sequence[str], caption: str = "") -> 
             axes.set_axis_off()
     scale_bar(grid[0][0], slide.mpp)
     title = f"{slide.name}: {slide.units}" + (f"; {caption}" if caption else "")
-    figure.suptitle(title, fontsize=FONT, color="0.3")
+    figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=FONT, color="0.3")
     return figure
 
 
@@ -140,7 +144,23 @@ def prototype_map(
     candidates: Candidates,
     background: tuple[Image.Image, float] | None,
     mpp: float | None,
+    width_in: float = 5.2,
 ) -> Figure:
+    """A figure of a slide's candidates, see `draw_prototypes`."""
+    extent = np.ptp(xy, axis=0) + 2.4 * spot_distance(xy)
+    figure = new_figure(width_in, float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * width_in + 0.95)
+    draw_prototypes(figure.subplots(), name, xy, candidates, background, mpp)
+    return figure
+
+
+def draw_prototypes(
+    axes: Axes,
+    name: str,
+    xy: NDArray[np.float64],
+    candidates: Candidates,
+    background: tuple[Image.Image, float] | None,
+    mpp: float | None,
+) -> None:
     """Draw a slide's candidates; near colours are near embeddings.
 
     Parameters
@@ -154,10 +174,6 @@ def prototype_map(
     background, mpp
         See `mmap_st.report.maps.SlideMap`.
     """
-    extent = np.ptp(xy, axis=0) + 2.4 * spot_distance(xy)
-    width = 5.2
-    figure = new_figure(width, float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * width + 0.5)
-    axes = figure.subplots()
     frame(axes, xy, background)
     shown = candidates.label >= 0
     colours = _colours(candidates)[candidates.label[shown]]
@@ -178,13 +194,14 @@ def prototype_map(
         medoids[:, 0], medoids[:, 1], s=18, marker="o", facecolors="white", edgecolors="black", lw=0.8
     )
     scale_bar(axes, mpp)
-    axes.set_title(
-        f"{name}: {len(candidates.size)} prototypes; white: the spot nearest to each centre; "
-        "near colours are near embeddings",
-        fontsize=FONT,
-        color="0.3",
+    title = (
+        f"{name}: {len(candidates.size)} prototypes; similar colours are similar embeddings;"
+        " white dots: the spots nearest to the prototypes"
     )
-    return figure
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width = axes.get_position().width * figure.get_figwidth()
+    axes.set_title(wrapped(title, width), fontsize=FONT, color="0.3")
 
 
 def _colours(candidates: Candidates) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,6 +28,9 @@ from mmap_st.head.runs import (
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
 from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototype_map
+
+if TYPE_CHECKING:
+    import anndata
 
 _LOG = logging.getLogger(__name__)
 _THUMBNAIL_PX = 1600
@@ -78,7 +82,7 @@ def report_run(
                 f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
             )
         chosen = genes or best_genes(slide, min(number, len(slide.genes)))
-        figure = expression_map(slide, chosen, "" if genes else _how_chosen(slide))
+        figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
         written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
         if store is not None:
             figure = _prototypes_of(store, slide, _some_head(run))
@@ -86,7 +90,8 @@ def report_run(
     return written
 
 
-def _how_chosen(slide: SlideMap) -> str:
+def how_chosen(slide: SlideMap) -> str:
+    """What `best_genes` goes by, for a title."""
     score = "greatest spread" if slide.measured is None else "highest PCC"
     return f"the genes of {score} on this slide"
 
@@ -110,9 +115,23 @@ def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Fi
 
 def load_map(file: Path) -> SlideMap:
     """Read a prediction and the thumbnail of its image, if that can be found."""
-    table = read_prediction(file)
+    return map_of(read_prediction(file))
+
+
+def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
+    """What is drawn of a prediction.
+
+    Parameters
+    ----------
+    table
+        See `mmap_st.head.runs.prediction.write_prediction`.
+    image
+        Of the slide. None: the one that the prediction names, if that can be found.
+    """
     about = table.uns[UNS]
-    image = about.get("image")
+    named = about.get("image")
+    if image is None and named is not None:
+        image = Path(str(named))
     mpp = about.get("source_mpp")
     return SlideMap(
         name=str(about["slide"]),
@@ -120,13 +139,13 @@ def load_map(file: Path) -> SlideMap:
         genes=tuple(str(gene) for gene in table.var_names),
         predicted=np.asarray(table.X, np.float32),
         measured=np.asarray(table.layers[MEASURED], np.float32) if MEASURED in table.layers else None,
-        background=_thumbnail(Path(str(image)) if image is not None else None),
+        background=thumbnail_of(image),
         mpp=None if mpp is None else float(mpp),
         units=str(about["units"]),
     )
 
 
-def _thumbnail(image: Path | None) -> tuple[Image.Image, float] | None:
+def thumbnail_of(image: Path | None) -> tuple[Image.Image, float] | None:
     """Thumbnail and its scale; None where the image cannot be had: the map is then drawn without."""
     if image is None:
         return None

@@ -3,7 +3,7 @@
 import gzip
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import mmap_st as mm
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.data.targets import Targets
@@ -190,3 +191,27 @@ def lacking() -> Callable[..., HeadSlide]:
         return replace(slide, target=Targets.of_dense(dense))
 
     return edit
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A simulated cohort of three small sections, embedded, and a head that was trained on two of them."""
+
+    her2st: Path
+    store: Path
+    run: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """See `Tiny`; made by the public functions."""
+    folder = tmp_path_factory.mktemp("tiny")
+    made = Tiny(folder / "her2st", folder / "features.zarr", folder / "run")
+    simulate_cohort(made.her2st, SimulationSettings(patients=3, size_um=900.0, genes_per_kind=4), seed=3)
+    cohort = mm.read_cohort(f"her2st:{made.her2st}")
+    store = mm.embed(cohort, made.store, encoder="efficientnet-lite0", mpp=[0.5, 1.0], progress=False)
+    mm.fit_head(
+        cohort, store, encoder="efficientnet-lite0", head="ridge", settings={"alpha": 1e4}, genes="mean:10",
+        test={"patient": "B"}, out=made.run, progress=False,
+    )  # fmt: skip
+    return made

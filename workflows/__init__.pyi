@@ -1,6 +1,30 @@
 __all__ = [
     "SETTINGS",
+    "Comparison",
+    "Display",
+    "EmbeddedStore",
+    "Evaluation",
+    "HeadRun",
+    "NothingEmbeddedError",
+    "build_encoder",
+    "compare",
+    "embed",
+    "encoder_name",
+    "evaluate",
+    "fit_head",
+    "list_encoders",
+    "load_head",
+    "predict",
+    "read_cohort",
     "run_demo",
+    "show_progress",
 ]
 
+from .arguments import encoder_name
+from .cohorts import read_cohort
+from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
+from .display import Display, show_progress
+from .embedding import EmbeddedStore, NothingEmbeddedError, embed
+from .encoder_list import build_encoder, list_encoders
+from .head_runs import HeadRun, fit_head, load_head, predict

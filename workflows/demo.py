@@ -1,24 +1,21 @@
-"""`mmap demo`: the whole pipeline on simulated tissue, by the same calls that the commands make."""
+"""`mmap demo`: the whole pipeline on simulated tissue, by the public functions."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data import Cohort, write_cohort
-from mmap_st.data.readers import open_cohort
 from mmap_st.errors import RequestError
-from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.engine import EncoderRequest, extract_cohort
-from mmap_st.extract.store import FeatureStore
-from mmap_st.head import head_method, parse_settings
-from mmap_st.head.runs import FitRequest, RunMetrics, fit_head
-from mmap_st.progress import Progress
+from mmap_st.head.runs import RunMetrics
 from mmap_st.report import report_run
+from mmap_st.workflows.cohorts import read_cohort
+from mmap_st.workflows.display import show_progress
+from mmap_st.workflows.embedding import embed
+from mmap_st.workflows.head_runs import fit_head
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 ENCODER = "efficientnet-lite0"
@@ -40,18 +37,14 @@ class DemoResult:
     seconds: dict[str, float]
 
 
-def held_out_patients(cohort: Cohort) -> str:
-    """WHERE of the test slides: every fourth patient."""
+def held_out_patients(cohort: Cohort) -> list[str]:
+    """Patients of the test slides: every fourth."""
     patients = list(dict.fromkeys(slide.patient for slide in cohort.slides if slide.patient))
-    return "patient=" + ",".join(patients[1::4])
+    return patients[1::4]
 
 
 def run_demo(
-    out: Path,
-    settings: SimulationSettings,
-    seed: int,
-    tell: Callable[[str], None],
-    progress: Progress,
+    out: Path, settings: SimulationSettings = SETTINGS, seed: int = 0, *, progress: bool = True
 ) -> DemoResult:
     """Simulate a cohort, embed it, train the head on some patients and score it on others.
 
@@ -73,41 +66,38 @@ def run_demo(
     def lap(step: str) -> None:
         seconds[step] = time.perf_counter() - started - sum(seconds.values())
 
-    tell("simulating tissue")
-    simulate_cohort(
-        out / "her2st",
-        settings,
-        seed,
-        lambda name: tell(f"simulating tissue: {name}"),
-        processes=os.cpu_count() or 1,
-    )
-    cohort = open_cohort(f"her2st:{out / 'her2st'}")
+    with show_progress(progress) as tell:
+        simulate_cohort(
+            out / "her2st",
+            settings,
+            seed,
+            lambda name: tell(f"simulating tissue: {name}"),
+            processes=os.cpu_count() or 1,
+        )
+    cohort = read_cohort(f"her2st:{out / 'her2st'}")
     write_cohort(cohort, out / _COHORT)
     lap("simulate")
 
-    tell("embedding spots")
-    store_path = out / "features.zarr"
-    request = EncoderRequest(encoder_spec(ENCODER))
-    extracted = extract_cohort(cohort, store_path, request, MPPS, progress=progress)
-    if extracted.failed:
-        name, reason = next(iter(extracted.failed.items()))
+    store = embed(cohort, out / "features.zarr", encoder=ENCODER, mpp=MPPS, progress=progress)
+    if store.report.failed:
+        name, reason = next(iter(store.report.failed.items()))
         raise RequestError(f"the demo's slide {name} failed: {reason}")
     lap("extract")
 
-    store = FeatureStore.open(store_path)
-    method = head_method("mmap")
-    fit = FitRequest(
+    run = fit_head(
+        cohort,
+        store,
         encoder=ENCODER,
-        method=method,
-        settings=parse_settings(method, []),
         genes="all",
-        test=held_out_patients(cohort),
+        test={"patient": held_out_patients(cohort)},
         seed=seed,
+        out=out / "run",
+        progress=progress,
     )
-    report = fit_head(cohort, store, fit, out / "run", tell)
     lap("fit-head")
 
-    tell("drawing")
-    pictures = report_run(out / "run", out / "report", store=store)
+    with show_progress(progress) as tell:
+        tell("drawing")
+        pictures = report_run(out / "run", out / "report", store=store)
     lap("report")
-    return DemoResult(report.metrics, pictures, out / "run", seconds)
+    return DemoResult(run.metrics, pictures, out / "run", seconds)

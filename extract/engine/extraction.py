@@ -234,11 +234,11 @@ def _count(outcome: Outcome, report: ExtractReport, progress: Progress) -> None:
 def _build(request: EncoderRequest, store: FeatureStore | None, options: ExtractOptions) -> Encoder:
     device, precision = device_of(request.device), request.precision
     if precision == "auto":
-        stored = stored_precision(store, request.spec.name) if store else None
+        stored = stored_precision(store, request.spec.name) if store is not None else None
         precision = auto_precision(request.spec, device, stored)
     tokens = request.tokens
     if tokens is None:
-        tokens = stored_tokens(store, request.spec.name) if store else 0
+        tokens = stored_tokens(store, request.spec.name) if store is not None else 0
     return build_encoder(
         request.spec,
         weights=request.weights,

@@ -115,7 +115,8 @@ def _place_grid(
 ) -> Placement:
     stored = store.slide(name) if store is not None and store.has_slide(name) else None
     if stored is not None and stored.has_spots():
-        made_by = stored.spots_made_by()
+        recorded = stored.spots_made_by()
+        made_by = None if recorded is None else dict(recorded)
         there = stored_grid(made_by)
         if there is None:
             raise SlideRecipeError(

@@ -202,7 +202,7 @@ def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[s
 
     A slide that is damaged is skipped: whoever uses it learns why it cannot be used.
     """
-    for name in store.slides():
+    for name in store.slides:
         try:
             magnifications = store.slide(name).magnifications(encoder)
         except StoreError as error:

@@ -141,7 +141,7 @@ def find_jobs(
 
 
 def _known(features: Path, cohort: Cohort | None, store: FeatureStore | None) -> list[str]:
-    names = list(cohort.names) if cohort is not None else list(store.slides()) if store is not None else []
+    names = list(cohort.names) if cohort is not None else list(store.slides) if store is not None else []
     if not names:
         raise RequestError(
             f"--features {features} is a folder: give --cohort, which says which slides there are and where"

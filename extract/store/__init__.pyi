@@ -8,6 +8,7 @@ __all__ = [
     "MagnificationRows",
     "MagnificationWriter",
     "Recipe",
+    "RowIndex",
     "SlideInfo",
     "SlideLock",
     "StoredEmbeddings",
@@ -41,21 +42,26 @@ __all__ = [
 ]
 
 from .contents import list_contents
-from .embeddings import BLOCK_BYTES, Embeddings, StoredEmbeddings, StoredRows, StoredTokens, row_blocks
+from .embeddings import (
+    BLOCK_BYTES,
+    Embeddings,
+    RowIndex,
+    StoredEmbeddings,
+    StoredRows,
+    StoredTokens,
+    row_blocks,
+)
 from .journal import Journal, journal_path
 from .lock import SlideLock, slide_lock
 from .magnification import Magnification
 from .names import check_encoder_name, encode_name
 from .reader import (
     FeatureStore,
-    SlideInfo,
-    StoredSlide,
     check_encoder,
     check_same_recipe,
     common_magnifications,
     is_nonempty,
     store_errors,
-    subgroup,
 )
 from .recipe import (
     RANDOM,
@@ -69,6 +75,7 @@ from .recipe import (
     slide_part,
 )
 from .rows import MagnificationRows
+from .stored_slide import SlideInfo, StoredSlide, subgroup
 from .writer import (
     MagnificationWriter,
     check_spots,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.reader import FeatureStore, StoredSlide, subgroup
+from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import RANDOM, is_imported
+from mmap_st.extract.store.stored_slide import StoredSlide, subgroup
 from mmap_st.extract.windows import mpp_key
 
 
@@ -29,7 +30,7 @@ class ContentLine:
 
 def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
     """List a store, slides and encoders in order of name, finest magnification first."""
-    for name in store.slides():
+    for name in store.slides:
         slide = store.slide(name)
         spots = len(slide.spot_ids()) if slide.has_spots() else 0
         shared = (name, slide.patient, spots, slide.source_mpp, slide.source_mpp_from)

@@ -3,131 +3,62 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from mmap_st.errors import HeadError, StoreError, did_you_mean, first_line
-from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in, member_of
+from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.recipe import Recipe, differences, head_part
+from mmap_st.extract.store.stored_slide import StoredSlide, subgroup, subgroup_names
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import file_lock
 
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class SlideInfo:
-    """What a store says of a slide.
-
-    Attributes
-    ----------
-    name, patient, image
-        As in the cohort; image is a file name.
-    size_px
-        Width and height of the image.
-    source_mpp, source_mpp_from
-        Its micrometres per pixel and where they are from.
-    """
-
-    name: str
-    patient: str | None
-    image: str | None
-    size_px: tuple[int, int] | None
-    source_mpp: float | None
-    source_mpp_from: str | None
-
-
-@dataclass(frozen=True)
-class StoredSlide(SlideInfo):
-    """One slide of a store, with the Zarr group that holds it."""
-
-    group: zarr.Group
-
-    def spot_ids(self) -> tuple[str, ...]:
-        """(n,) ids."""
-        return tuple(str(name) for name in np.asarray(array_in(self._spots(), "id")[:]))
-
-    def spot_xy(self) -> NDArray[np.float64]:
-        """(n, 2) centres in level-0 pixels."""
-        return np.asarray(array_in(self._spots(), "xy")[:], dtype=np.float64)
-
-    def encoders(self) -> tuple[str, ...]:
-        """Names of the encoders that have something here."""
-        return tuple(str(group.attrs["name"]) for group in self._encoder_groups())
-
-    def magnifications(self, encoder: str) -> tuple[Magnification, ...]:
-        """What the store has of an encoder, finest first, complete or not."""
-        group = self.encoder_group(encoder)
-        found = []
-        for key in _subgroup_names(group) if group is not None else ():
-            inner = subgroup(group, key) if group is not None else None
-            if inner is None or "recipe" not in inner.attrs:
-                continue
-            found.append(magnification_in(inner))
-        return tuple(sorted(found, key=lambda m: m.mpp))
-
-    def complete(self, encoder: str) -> dict[float, Magnification]:
-        """The complete magnifications of an encoder, by mpp, finest first."""
-        return {m.mpp: m for m in self.magnifications(encoder) if m.complete}
-
-    def encoder_group(self, encoder: str) -> zarr.Group | None:
-        """The group that holds an encoder's magnifications and prototypes."""
-        return subgroup(self.group, encode_name(encoder))
-
-    def _encoder_groups(self) -> list[zarr.Group]:
-        groups = [subgroup(self.group, key) for key in _subgroup_names(self.group) if key != "spots"]
-        return [group for group in groups if group is not None and "name" in group.attrs]
-
-    def has_spots(self) -> bool:
-        """Whether its spots are written."""
-        spots = subgroup(self.group, "spots")
-        return spots is not None and spots.attrs.get("complete") is True
-
-    def spots_made_by(self) -> dict[str, Any] | None:
-        """How a grid of spots was placed; None where they are from a spot table."""
-        made_by = self._spots().attrs.get("made_by")
-        return dict(made_by) if isinstance(made_by, Mapping) else None
-
-    def _spots(self) -> zarr.Group:
-        spots = subgroup(self.group, "spots")
-        if spots is None or not self.has_spots():
-            raise StoreError(f"slide {self.name} has no spots yet; run `mmap extract` on it again.")
-        return spots
+# Of a large store, what is shown of it is not looked for on every slide.
+_SHOWN_SLIDES = 50
 
 
 class FeatureStore:
-    """An open feature store.
+    """An open feature store: the embeddings of the spots of all slides.
 
     Parameters
     ----------
     path
         Folder of the store.
+    writable
+        Whether groups may be written to.
+
+    Attributes
+    ----------
+    path
+        Folder of the store.
     root
         Its Zarr group.
+
+    Raises
+    ------
+    StoreError
+        If there is no store at `path`, or it is of a format that this version does not know.
+
+    Examples
+    --------
+    >>> store = mm.FeatureStore(store_path)
+    >>> store.slides
+    ('A1', 'B1', 'C1')
+    >>> "A1" in store, len(store)
+    (True, 3)
+    >>> store["A1"].embedding("efficientnet-lite0", mpp=0.5).dtype
+    dtype('float32')
     """
 
-    def __init__(self, path: Path, root: zarr.Group) -> None:
-        self.path = path
-        self.root = root
-
-    @classmethod
-    def open(cls, path: Path, *, writable: bool = False) -> FeatureStore:
-        """Open an existing store.
-
-        Raises
-        ------
-        StoreError
-            If there is none, or it is of a format that this version does not know.
-        """
+    def __init__(self, path: str | Path, *, writable: bool = False) -> None:
+        path = Path(path)
         if not (path / "zarr.json").is_file():
             if is_nonempty(path):
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")
@@ -141,7 +72,50 @@ class FeatureStore:
             raise StoreError(
                 f"{path} has format version {version}; this program reads version {FORMAT_VERSION}."
             )
-        return cls(path, root)
+        self.path = path
+        self.root = root
+
+    @classmethod
+    def open(cls, path: str | Path, *, writable: bool = False) -> FeatureStore:
+        """Open an existing store: the same as ``FeatureStore(path)``."""
+        return cls(path, writable=writable)
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """Names of the slides, sorted."""
+        groups = (subgroup(self.root, key) for key in subgroup_names(self.root))
+        return tuple(sorted(str(g.attrs["name"]) for g in groups if g is not None and "name" in g.attrs))
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.slides)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.has_slide(name)
+
+    def __getitem__(self, name: str) -> StoredSlide:
+        return self.slide(name)
+
+    def __repr__(self) -> str:
+        names = self.slides
+        shown = [self.slide(name) for name in names[:_SHOWN_SLIDES]]
+        slides_with: dict[str, Counter[float]] = {}
+        for slide in shown:
+            for encoder in slide.encoders():
+                slides_with.setdefault(encoder, Counter()).update(list(slide.complete(encoder)))
+        part = f" (encoders of the first {len(shown)})" if len(shown) < len(names) else ""
+        lines = [f"FeatureStore {self.path}: {len(names)} slide{'' if len(names) == 1 else 's'}{part}"]
+        for encoder, counts in sorted(slides_with.items()):
+            # A magnification that not every slide has says on how many it is complete.
+            parts = [
+                f"{m:g}" + ("" if n == len(shown) else f" ({n} slides)") for m, n in sorted(counts.items())
+            ]
+            lines.append(
+                f"  {encoder}: {', '.join(parts)} um/px" if parts else f"  {encoder}: nothing complete"
+            )
+        return "\n".join(lines)
 
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
@@ -161,11 +135,6 @@ class FeatureStore:
             )
         return cls.open(path, writable=True)
 
-    def slides(self) -> tuple[str, ...]:
-        """Names of the slides, sorted."""
-        groups = (subgroup(self.root, key) for key in _subgroup_names(self.root))
-        return tuple(sorted(str(g.attrs["name"]) for g in groups if g is not None and "name" in g.attrs))
-
     def slide(self, name: str) -> StoredSlide:
         """One slide of the store.
 
@@ -177,7 +146,7 @@ class FeatureStore:
         group = subgroup(self.root, encode_name(name))
         if group is None or "name" not in group.attrs:
             raise StoreError(
-                f"{self.path} has no slide {name}{did_you_mean(name, self.slides())}; `mmap extract` adds it."
+                f"{self.path} has no slide {name}{did_you_mean(name, self.slides)}; `mmap extract` adds it."
             )
         attrs: dict[str, Any] = dict(group.attrs)
         size = attrs.get("size_px")
@@ -244,7 +213,7 @@ def check_encoder(store: FeatureStore, encoder: str) -> None:
     StoreError
         Naming the encoders that are there.
     """
-    known = sorted({name for slide in store.slides() for name in store.slide(slide).encoders()})
+    known = sorted({name for slide in store.slides for name in store.slide(slide).encoders()})
     if encoder not in known:
         there = f"it has {', '.join(known)}" if known else "it has none yet"
         raise StoreError(
@@ -283,23 +252,6 @@ def is_nonempty(path: Path) -> bool:
     return path.exists() and (
         not path.is_dir() or any(not inner.name.endswith(".partial") for inner in path.iterdir())
     )
-
-
-def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
-    """A member that is a group, or None."""
-    found = member_of(group, key)
-    return found if isinstance(found, zarr.Group) else None
-
-
-def _subgroup_names(group: zarr.Group) -> list[str]:
-    """Names of the members that are groups, sorted."""
-    try:
-        return sorted(group.group_keys())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
-        raise StoreError(
-            f"Something in {group.store_path} is damaged ({type(error).__name__}: {first_line(error)});"
-            " restore the store from a copy."
-        ) from error
 
 
 def locks_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ __all__ = [
     "ReadPlan",
     "WindowReader",
     "Windows",
+    "canonical_mpp",
     "mpp_key",
     "parse_magnifications",
     "plan_reading",
@@ -11,6 +12,6 @@ __all__ = [
     "window_boxes",
 ]
 
-from .geometry import mpp_key, parse_magnifications, share_in_bounds, window_boxes
+from .geometry import canonical_mpp, mpp_key, parse_magnifications, share_in_bounds, window_boxes
 from .read_plan import ReadPlan, plan_reading
 from .reader import FILL, RESAMPLING, WindowReader, Windows

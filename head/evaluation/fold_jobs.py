@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -147,9 +150,11 @@ def _finished(
     with _pool(material, side_by_side) as pool:
         tell(f"{len(jobs)} fits, {side_by_side} at a time")
         # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
-        running: dict[Future[str], Job] = {
-            pool.submit(_fit_in_worker, pickle.dumps(job)): job for job in jobs
-        }
+        pickled = [pickle.dumps(job) for job in jobs]
+        with _without_main_module():
+            running: dict[Future[str], Job] = {
+                pool.submit(_fit_in_worker, one): job for one, job in zip(pickled, jobs, strict=True)
+            }
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
@@ -191,28 +196,51 @@ def _pool(material: Material, workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     threads = max(1, usable_cores() // workers)
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, context, _begin_worker, (material, threads))
+    with TemporaryDirectory() as folder:
+        # In a file: a worker that dies before it has read its arguments would leave a parent that writes
+        # them to it waiting forever.
+        file = Path(folder) / "material.pickle"
+        with file.open("wb") as opened:
+            pickle.dump(material, opened, pickle.HIGHEST_PROTOCOL)
+        pool = ProcessPoolExecutor(workers, context, _begin_worker, (file, threads))
+        try:
+            yield pool
+        except BaseException:
+            # Jobs that run are given up: what they have not finished is done again by the next run.
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Start processes that do not import the user's script again.
+
+    Fits need nothing of it; and a script that calls this library without ``if __name__ == "__main__"``, as
+    the code of a notebook does, would run as a whole in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        yield pool
-    except BaseException:
-        # Jobs that run are given up: what they have not finished is done again by the next run.
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # A worker's own material: set once when it begins, read by its jobs.
 _worker: dict[str, Any] = {}
 
 
-def _begin_worker(material: Material, threads: int) -> None:
+def _begin_worker(file: Path, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(threads)
     torch.set_num_threads(threads)
+    with file.open("rb") as opened:
+        material: Material = pickle.load(opened)  # noqa: S301 - by this program's own parent process
     _worker["material"], _worker["store"] = material, FeatureStore.open(material.store)
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "FitRequest",
     "HeadCard",
     "PredictReport",
+    "Predictions",
     "RunMetrics",
     "RunProtocol",
     "SavedHead",
@@ -22,6 +23,7 @@ __all__ = [
     "only_writer",
     "predict_slides",
     "prediction_file",
+    "predictions_of",
     "read_head",
     "read_metrics",
     "read_prediction",
@@ -35,7 +37,15 @@ __all__ = [
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
 from .head_card import HeadCard
-from .prediction import MEASURED, PredictReport, predict_slides, prediction_file, read_prediction
+from .prediction import (
+    MEASURED,
+    Predictions,
+    PredictReport,
+    predict_slides,
+    prediction_file,
+    predictions_of,
+    read_prediction,
+)
 from .prediction_folder import UNS
 from .request import FitRequest, fit_request
 from .run_folder import (

@@ -26,16 +26,17 @@ from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe
 from mmap_st.head.dataset import (
     check_tokens,
     load_slide,
-    measure,
     prototype_settings,
+    read_cohort_counts,
     with_stored_patients,
     with_targets,
 )
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import FittedHead, HeldOut, held_out_by, plan_validation, thinned
+from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
+from mmap_st.head.row_cache import RowCache
 from mmap_st.head.runs.metrics_file import Fitted
-from mmap_st.head.runs.prediction import prediction_file, write_prediction
+from mmap_st.head.runs.prediction import prediction_file, prediction_table, write_prediction
 from mmap_st.head.runs.prediction_folder import HEAD_SHA256
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
@@ -115,11 +116,11 @@ def _fit_head(
     cohort = with_stored_patients(cohort, store)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
-    measured = measure(cohort, store, names, request.encoder, request.magnifications, tell)
+    measured = read_cohort_counts(cohort, store, names, request.encoder, request.magnifications, tell)
     if not measured.counts and not measured.failed:
         check_encoder(store, request.encoder)
     split = measured.usable(cohort, asked)
-    _check_split(asked, split, {**measured.passed_over, **measured.failed})
+    _check_split(asked, split, {**measured.skipped, **measured.failed})
     warnings = []
     if split.shared_patients:
         warnings.append(shared_patients_warning(split.shared_patients))
@@ -133,7 +134,7 @@ def _fit_head(
     for name in split.test:
         if metrics.test is not None and name not in metrics.test.slides:
             failed[name] = NOT_SCORED
-    return FitReport(metrics, measured.passed_over, failed, warnings)
+    return FitReport(metrics, measured.skipped, failed, warnings)
 
 
 def fit_split(
@@ -163,7 +164,7 @@ def fit_split(
     draft = begin_run_folder(out)
     started = time.perf_counter()
     wanted = prototype_settings(request.settings, request.seed)
-    loaded = {}
+    loaded, cache = {}, RowCache()
     for name in names:
         tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
         loaded[name] = load_slide(
@@ -174,6 +175,7 @@ def fit_split(
             patient=cohort[name].patient,
             prototypes=wanted,
             tokens=request.method.tokens,
+            cache=cache,
         )
     slides = with_targets(loaded, counts, panel.genes, normalisation)
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}
@@ -200,8 +202,8 @@ def fit_split(
         sha256 = write_head(draft, head, fitted.card(), spread)
     for slide in test:
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
-        path = prediction_file(draft / PREDICTIONS, slide.name)
-        write_prediction(path, slide, predicted[slide.name], panel.genes, about, spread)
+        table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread)
+        write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
 
     by_mean = by_ridge = None
@@ -240,8 +242,8 @@ def _held_out(head: FittedHead, held_back: Sequence[HeadSlide]) -> Sequence[Held
     """Predictions to calibrate on: of the slides that validate, else of the inner folds."""
     if not held_back:
         return head.held_out()
-    step = thinned(sum(int(slide.usable.sum()) for slide in held_back), held_back[0].targets.genes)
-    return [held_out_by(head, slide, step) for slide in held_back]
+    step = subsample_step(sum(int(slide.usable.sum()) for slide in held_back), held_back[0].targets.genes)
+    return [predict_held_out(head, slide, step) for slide in held_back]
 
 
 def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray[np.float32]]:

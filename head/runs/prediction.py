@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data import NORMALISATIONS
-from mmap_st.errors import WriteError, first_line
-from mmap_st.extract.store import encode_name
+from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
+from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
+from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
+from mmap_st.extract.windows import mpp_key
+from mmap_st.files import replacing
+from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.row_cache import RowCache
+from mmap_st.head.runs.prediction_folder import HEAD_SHA256, UNS, prediction_folder
+from mmap_st.head.runs.run_folder import SavedHead, read_head
 from mmap_st.head.scoring import Spread
+from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import anndata
-from dataclasses import dataclass, field
-
-from mmap_st.errors import HeadError, RequestError, SlideError, did_you_mean
-from mmap_st.extract.store import FeatureStore, differences, head_part
-from mmap_st.extract.windows import mpp_key
-from mmap_st.files import replacing
-from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
-from mmap_st.head.runs.prediction_folder import HEAD_SHA256, UNS, prediction_folder
-from mmap_st.head.runs.run_folder import SavedHead, read_head
-from mmap_st.progress import ProgressCallback
 
 MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
@@ -38,20 +36,17 @@ def prediction_file(folder: Path, slide: str) -> Path:
     return folder / f"{encode_name(slide)}.h5ad"
 
 
-def write_prediction(
-    path: Path,
+def prediction_table(
     slide: HeadSlide,
     predicted: NDArray[np.float32],
     genes: Sequence[str],
     about: Mapping[str, object],
     spread: Spread | None = None,
-) -> None:
-    """Write one slide.
+) -> anndata.AnnData:
+    """The prediction of one slide as a table that other tools read.
 
     Parameters
     ----------
-    path
-        Where to.
     slide
         Its spots become ``obs_names``, their centres ``obsm["spatial"]`` (level-0 px), and its targets, if
         it has them, ``layers["measured"]``.
@@ -85,6 +80,17 @@ def write_prediction(
         "spatial_units": "level-0 pixels of the image, x to the right, y down",
         **known,
     }
+    return table
+
+
+def write_prediction(path: Path, table: anndata.AnnData) -> None:
+    """Write the prediction of one slide.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full, or may not be written to.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
         try:
@@ -110,6 +116,27 @@ class PredictReport:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Predictions:
+    """Predictions of slides, and those that were skipped or failed, with the reason."""
+
+    tables: dict[str, anndata.AnnData] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def only(self, slide: str) -> anndata.AnnData:
+        """The prediction of one slide.
+
+        Raises
+        ------
+        SlideError
+            If it was skipped or failed.
+        """
+        if slide not in self.tables:
+            raise SlideError(f"slide {slide} cannot be predicted: {(self.failed | self.skipped)[slide]}")
+        return self.tables[slide]
+
+
 def predict_slides(
     run: Path,
     store: FeatureStore,
@@ -118,6 +145,7 @@ def predict_slides(
     tell: ProgressCallback = lambda text: None,
     *,
     overwrite: bool = False,
+    cohort: Cohort | None = None,
 ) -> PredictReport:
     """Write one .h5ad per slide.
 
@@ -135,6 +163,8 @@ def predict_slides(
         Called with what is being done.
     overwrite
         Whether predictions of another head in `out` are replaced.
+    cohort
+        Where measured values and images are from; None: neither is written.
 
     Raises
     ------
@@ -142,37 +172,70 @@ def predict_slides(
         If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
     saved = read_head(run)
+    names = _names_in(store, slides)
+    files = [prediction_file(out, name) for name in names]
+    found, report = Predictions(), PredictReport()
+    with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
+        for name, table in _predictions(saved, store, names, cohort, found, tell):
+            report.written[name] = prediction_file(out, name)
+            write_prediction(report.written[name], table)
+    report.skipped, report.failed = found.skipped, found.failed
+    return report
+
+
+def predictions_of(
+    saved: SavedHead,
+    store: FeatureStore,
+    slides: Sequence[str] | None = None,
+    cohort: Cohort | None = None,
+    tell: ProgressCallback = lambda text: None,
+) -> Predictions:
+    """Predict slides in memory, see `predict_slides`."""
+    found = Predictions()
+    found.tables = dict(_predictions(saved, store, _names_in(store, slides), cohort, found, tell))
+    return found
+
+
+def _names_in(store: FeatureStore, slides: Sequence[str] | None) -> Sequence[str]:
+    """Slides of a store: those that are named, else all."""
     unknown = [name for name in slides or () if not store.has_slide(name)]
     if unknown:
         raise RequestError(
-            f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides())}."
+            f"{store.path} has no slide {', '.join(unknown)}{did_you_mean(unknown[0], store.slides)}."
         )
-    files = [prediction_file(out, name) for name in slides or store.slides()]
-    with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
-        return _predict_slides(saved, store, out, slides, tell)
+    return store.slides if slides is None else slides
 
 
-def _predict_slides(
-    saved: SavedHead, store: FeatureStore, out: Path, slides: Sequence[str] | None, tell: ProgressCallback
-) -> PredictReport:
-    report = PredictReport()
-    for name in slides or store.slides():
+def _predictions(
+    saved: SavedHead,
+    store: FeatureStore,
+    slides: Sequence[str],
+    cohort: Cohort | None,
+    found: Predictions,
+    tell: ProgressCallback,
+) -> Iterator[tuple[str, anndata.AnnData]]:
+    """Predictions of slides one after the other; the others go to `found`, with their reasons."""
+    predicted = 0
+    for name in slides:
         missing = _missing(saved, store, name)
         if missing:
-            report.skipped[name] = missing
+            found.skipped[name] = missing
             continue
         tell(f"predicting {name}")
+        row = cohort[name] if cohort is not None and name in cohort.names else None
         try:
-            report.written[name] = _predict(saved, store, name, out)
+            table = _predict(saved, store, name, row)
         except SlideError as error:
-            report.failed[name] = str(error)
-    if not report.written and not report.failed:
+            found.failed[name] = str(error)
+            continue
+        predicted += 1
+        yield name, table
+    if not predicted and not found.failed:
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"
             f" {saved.encoder} at {', '.join(mpp_key(mpp) for mpp in saved.mpps)} um/px"
             f"{f', with {saved.tokens} x {saved.tokens} tokens' if saved.tokens else ''}."
         )
-    return report
 
 
 def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
@@ -190,7 +253,7 @@ def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
     return None
 
 
-def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Path:
+def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide | None) -> anndata.AnnData:
     stored = store.slide(name)
     for magnification in stored.complete(saved.encoder).values():
         different = differences(saved.card.encoder, head_part(magnification.recipe))
@@ -200,15 +263,26 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Pat
                 " extract it alike."
             )
     wanted = prototype_settings(saved.settings, saved.card.seed)
-    slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted, tokens=saved.method.tokens)
-    out.mkdir(parents=True, exist_ok=True)
-    path = prediction_file(out, name)
-    about = {
+    slide = load_slide(
+        store,
+        name,
+        saved.encoder,
+        saved.mpps,
+        prototypes=wanted,
+        tokens=saved.method.tokens,
+        cache=RowCache(),
+    )
+    normalisation = saved.card.normalisation.targets
+    about: dict[str, object] = {
         "head": saved.method.name,
         "encoder": saved.encoder,
-        "normalisation": saved.card.normalisation.targets,
+        "normalisation": normalisation,
         "source_mpp": stored.source_mpp,
         HEAD_SHA256: saved.sha256,
     }
-    write_prediction(path, slide, saved.head.predict(slide), saved.genes, about, saved.spread)
-    return path
+    if row is not None:
+        about["image"] = None if row.image is None else str(row.image.resolve())
+        if row.counts is not None:
+            counts = counts_on_panel(row, slide.ids, saved.genes)
+            slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]
+    return prediction_table(slide, saved.head.predict(slide), saved.genes, about, saved.spread)

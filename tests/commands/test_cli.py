@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mmap_st.errors import RequestError
-from mmap_st.progress import Silent
 from mmap_st.workflows.demo import held_out_patients, run_demo
 from mmap_st.workflows.simulation import SimulationSettings
 
@@ -157,7 +156,7 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     (out / "run").mkdir()
     (out / "run" / "stale").touch()
     small = SimulationSettings(patients=5, size_um=1200.0, genes_per_kind=6)
-    result = run_demo(out, small, 0, lambda text: None, Silent())
+    result = run_demo(out, small, progress=False)
     assert result.metrics.protocol.test == ("B1",)
     assert {"simulate", "extract", "fit-head", "report"} == result.seconds.keys()
     assert [p.name for p in result.pictures] == ["B1_maps.png", "B1_prototypes.png"]
@@ -167,11 +166,11 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(RequestError, match="other things than an earlier demo"):
-        run_demo(tmp_path / "other", small, 0, lambda text: None, Silent())
+        run_demo(tmp_path / "other", small, progress=False)
 
 
 def test_the_demo_holds_out_every_fourth_patient(cohort) -> None:
-    assert held_out_patients(cohort) == "patient=B"
+    assert held_out_patients(cohort) == ["B"]
 
 
 def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp_path: Path) -> None:
@@ -207,6 +206,6 @@ def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
     if process.returncode == 0:
         pytest.fail("the run ended before it could be stopped")
     assert process.returncode == status
-    assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert complaint.splitlines()[-1].startswith("error: stopped; what was finished is saved")
     assert "Traceback" not in complaint
     assert mmap(*words).returncode == 0

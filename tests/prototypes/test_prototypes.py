@@ -116,7 +116,7 @@ def test_what_cannot_be_clustered() -> None:
     embedding, _ = blobs(5)
     with pytest.raises(RequestError, match="no spot has a valid embedding"):
         build_candidates(embedding, np.zeros(5, np.bool_), CandidateSettings())
-    with pytest.raises(RequestError, match="no 'kmedoids' candidates"):
+    with pytest.raises(RequestError, match="kind of candidates 'kmedoids'"):
         build_candidates(embedding, np.ones(5, np.bool_), CandidateSettings("kmedoids"))
     with pytest.raises(RequestError, match="--clusters 0"):
         build_candidates(embedding, np.ones(5, np.bool_), CandidateSettings(clusters=0))
@@ -186,7 +186,7 @@ def test_an_encoder_that_the_store_does_not_have_is_an_error(store: FeatureStore
 
 def test_all_slides_are_built_and_others_passed_over(store: FeatureStore, tmp_path: Path) -> None:
     report = build_all(store, ENCODER, None, CandidateSettings(clusters=6))
-    assert {name: k for name, (k, _) in report.built.items()} == dict.fromkeys(store.slides(), 6)
+    assert {name: k for name, (k, _) in report.built.items()} == dict.fromkeys(store.slides, 6)
     assert all(new for _, new in report.built.values())
     again = build_all(store, ENCODER, None, CandidateSettings(clusters=6))
     assert not any(new for _, new in again.built.values())

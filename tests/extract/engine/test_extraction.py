@@ -141,7 +141,7 @@ def test_another_precision_is_refused_before_any_work_and_auto_takes_the_stores(
     full = EncoderRequest(TINY.spec, random_weights=True, precision="fp32")
     with pytest.raises(RecipeMismatchError, match="precision: stored bf16, asked fp32"):
         extract_cohort(cohort, path, full, (1.0,))
-    assert FeatureStore.open(path).slides() == ("A1",)
+    assert FeatureStore.open(path).slides == ("A1",)
     assert extract_cohort(cohort, path, TINY, (1.0,)).done == ["B1"]  # auto
     recipe = FeatureStore.open(path).slide("B1").complete(TINY.spec.name)[1.0].recipe
     assert recipe["precision"] == "bf16"
@@ -255,7 +255,7 @@ def test_unreadable_windows_are_nan_and_too_many_fail_the_slide(
 def chunk_files(path: Path) -> dict[Path, int]:
     """Bytes on disk of every embedding chunk that the store records as done, with its time of writing."""
     found = {}
-    for slide in FeatureStore.open(path).slides() if (path / "zarr.json").is_file() else ():
+    for slide in FeatureStore.open(path).slides if (path / "zarr.json").is_file() else ():
         stored = FeatureStore.open(path).slide(slide)
         for encoder in stored.encoders():
             for magnification in stored.magnifications(encoder):

@@ -87,7 +87,7 @@ def magnifications(path: Path) -> Iterator[tuple[str, Any]]:
     if not (path / "zarr.json").is_file():
         return
     store = FeatureStore.open(path)
-    for name in store.slides():
+    for name in store.slides:
         for magnification in store.slide(name).magnifications(TINY.spec.name):
             yield name, magnification
 

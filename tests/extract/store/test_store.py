@@ -26,11 +26,11 @@ from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.names import check_encoder_name, encode_name
 from mmap_st.extract.store.reader import (
     FeatureStore,
-    SlideInfo,
     check_same_recipe,
     common_magnifications,
 )
 from mmap_st.extract.store.recipe import differences, sha256_of_spots
+from mmap_st.extract.store.stored_slide import SlideInfo
 from mmap_st.extract.store.writer import MagnificationWriter, write_slide
 
 SPOTS = Spots(tuple(f"{i}x1" for i in range(10)), np.arange(20.0).reshape(10, 2))

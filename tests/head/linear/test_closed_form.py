@@ -11,10 +11,10 @@ from sklearn.linear_model import Ridge
 
 from mmap_st.head.basis import fit_components
 from mmap_st.head.interface import best_of
-from mmap_st.head.linear.closed_form import FoldedRidge, Group
+from mmap_st.head.linear.closed_form import FoldedRidge, RidgeBuilder
 from mmap_st.head.mmap.features import TEMPERATURE, prototype_attention, slide_features
 from mmap_st.head.mmap.trained_head import block_scales, fit_slide_level, slide_descriptor
-from mmap_st.head.neighbourhood import Surroundings, spot_pitch
+from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
 
 
 @dataclass
@@ -28,14 +28,12 @@ class Rows:
 
 def folded(made: list[Rows], size: int = 7) -> FoldedRidge:
     """Fitted on rows that come in parts."""
-    return FoldedRidge(
-        Group(
-            g.fold,
-            np.isfinite(g.target).any(axis=0),
-            ((g.features[i : i + size], g.target[i : i + size]) for i in range(0, len(g.target), size)),
-        )
-        for g in made
-    )
+    builder = RidgeBuilder()
+    for g in made:
+        builder.start_group(g.fold, np.isfinite(g.target).any(axis=0))
+        for i in range(0, len(g.target), size):
+            builder.add(g.features[i : i + size], g.target[i : i + size])
+    return builder.build()
 
 
 def groups(rows: int, width: int, genes: int = 3) -> list[Rows]:
@@ -108,7 +106,7 @@ def test_neighbours_are_the_plain_gaussian_average(n: int, width: float, seed: i
     xy = rng.uniform(0, 5, (n, 2))
     use = rng.random(n) < 0.8
     rows = rng.permutation(n)[: max(1, n // 2)]
-    found = Surroundings(xy, use, 1.0).gaussian(rows, width).toarray()
+    found = SpatialNeighbours(xy, use, 1.0).gaussian(rows, width).toarray()
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     plain = np.exp(-(distance**2) / (2 * width**2)) * (distance <= 2.5 * width) * use[None] * use[:, None]
     total = plain.sum(1, keepdims=True)
@@ -177,3 +175,16 @@ def test_the_choice_is_the_least_error_among_the_best_correlated() -> None:
     ]
     assert best_of(rows)["n"] == 1
     assert best_of([{"validation_pcc": -0.2, "validation_mse": 1.0}])["validation_mse"] == 1.0
+
+
+def test_a_gene_that_a_slide_does_not_have_counts_as_the_training_mean() -> None:
+    rng = np.random.default_rng(1)
+    descriptors = list(rng.normal(size=(12, 4)).astype(np.float32))
+    levels = np.stack([3 * d[:3] for d in descriptors])
+    zero, unknown = levels.copy(), levels.copy()
+    zero[2, 1], unknown[2, 1] = 0.0, np.nan
+    (one, chosen), (other, _) = (
+        fit_slide_level(descriptors, v, [i % 4 for i in range(12)]) for v in (zero, unknown)
+    )
+    assert chosen["error_left"] < 0.9
+    np.testing.assert_array_equal(one.weight, other.weight)

@@ -1,7 +1,8 @@
-"""Parts of slides, and how networks are fitted."""
+"""Blocks of spots, and how networks are fitted."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import nn
 
 from mmap_st.errors import HeadError
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.interface import Limits, parse_settings, plan_validation
 from mmap_st.head.networks import fitting as network_fit
 from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import NetworkSettings, PartNetwork, tensor
+from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, tensor
 from mmap_st.head.networks.optimiser import Schedule, optimise
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.scoring.metrics import slide_metrics
 
 
@@ -37,7 +38,7 @@ def bare_slide(n: int, valid: np.ndarray | None = None, seed: int = 0) -> HeadSl
 @given(n=st.integers(1, 200), most=st.integers(1, 60), seed=st.integers(0, 99))
 def test_parts_hold_every_valid_spot_once_and_are_not_too_big(n: int, most: int, seed: int) -> None:
     valid = np.random.default_rng(seed).random(n) < 0.8
-    parts = parts_of(bare_slide(n, valid, seed), most)
+    parts = split_into_blocks(bare_slide(n, valid, seed), most)
     assert all(0 < len(part) <= most for part in parts)
     rows = np.concatenate([part.rows for part in parts]) if parts else np.zeros(0, np.int64)
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(valid))
@@ -47,19 +48,19 @@ def test_parts_hold_every_valid_spot_once_and_are_not_too_big(n: int, most: int,
 def test_parts_are_compact() -> None:
     x, y = np.meshgrid(np.arange(40), np.arange(10))
     slide = replace(bare_slide(400), xy=np.stack([x.ravel(), y.ravel()], axis=1) * 100.0)
-    extents = [np.ptp(slide.xy[part.rows], axis=0).max() for part in parts_of(slide, 100)]
+    extents = [np.ptp(slide.xy[part.rows], axis=0).max() for part in split_into_blocks(slide, 100)]
     assert max(extents) <= 900.0
 
 
-class Linear(PartNetwork):
+class Linear(BlockNetwork):
     """As little as a network can be."""
 
     def __init__(self, sizes, settings) -> None:
         super().__init__()
         self.out = nn.Linear(sizes.magnifications * sizes.width, sizes.outputs)
 
-    def see(self, part):
-        return {"embedding": tensor(part.embedding).flatten(1)}
+    def prepare_inputs(self, block):
+        return {"embedding": tensor(block.embedding).flatten(1)}
 
     def forward(self, inputs, rows):
         return self.out(inputs["embedding"][rows])
@@ -106,14 +107,14 @@ def test_held_out_spots_are_predicted_by_a_network_that_did_not_see_them(head_sl
     assert np.abs(first[1].predicted - again[1].predicted).max() > 1e-3
 
 
-def test_a_big_cohort_is_thinned_to_some_parts(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_fit, "_MOST_SPOTS", 100)
-    train = head_slides(slides=4)  # of 60 spots each: every third slide is kept
+def test_a_big_cohort_is_subsampled_by_whole_blocks(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_fit, "_MAX_SPOTS", 100)
+    train = head_slides(slides=4)  # of 60 spots each: every third slide is used
     kept: list[list[str]] = []
 
     class Noting(Linear):
-        def remember(self, train) -> None:
-            kept.append([training.part.slide.name for training in train])
+        def fit_reference(self, train) -> None:
+            kept.append([training.block.slide.name for training in train])
 
     method = network_method("noting", NetworkSettings, Noting)
     method.fit(train, plan_validation(train, [train[3]]), NetworkSettings(epochs=1), 0, silent)
@@ -139,7 +140,7 @@ def test_only_the_loss_is_given_what_is_seen_of_targets(head_slides) -> None:
     train = head_slides(slides=3)
 
     class Peeking(Linear):
-        def see_target(self, training):
+        def prepare_targets(self, training):
             return {"spread": tensor(training.target.std(axis=1))}
 
         def forward(self, inputs, rows):
@@ -207,3 +208,45 @@ def test_torchs_generator_is_left_alone(head_slides) -> None:
     before = torch.get_rng_state()
     LINEAR.fit(train, plan_validation(train, ()), NetworkSettings(epochs=1), 0, silent)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture
+def held_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts embeddings of blocks: rows that are in memory now, and at most; rows that were read in all."""
+    count = {"now": 0, "most": 0, "read": 0}
+    standardised = HeadSlide.standardised
+
+    def counted(self, rows):
+        values = standardised(self, rows)
+        count["now"] += len(rows)
+        count["read"] += len(rows)
+        count["most"] = max(count["most"], count["now"])
+        weakref.finalize(values, lambda: count.update(now=count["now"] - len(rows)))
+        return values
+
+    monkeypatch.setattr(HeadSlide, "standardised", counted)
+    return count
+
+
+def test_only_blocks_that_train_or_validate_are_held(head_slides, held_rows, monkeypatch) -> None:
+    monkeypatch.setattr(network_fit, "_MAX_SPOTS", 130)
+    monkeypatch.setattr(network_fit, "LIMITS", Limits(validation=60))
+    train = head_slides(slides=8)  # of 60 spots each; two slides of the others are trained on in each fold
+    LINEAR.fit(train, plan_validation(train, []), NetworkSettings(epochs=2), 0, silent)
+    assert held_rows["read"] > 480
+    assert held_rows["most"] <= 120 + 60
+
+
+def test_blocks_of_a_small_cohort_are_read_once(head_slides, held_rows) -> None:
+    train = head_slides(slides=4)
+    LINEAR.fit(train, plan_validation(train, []), NetworkSettings(epochs=2), 0, silent)
+    assert held_rows["read"] == 240
+
+
+def test_a_prediction_holds_one_block_at_a_time(head_slides, held_rows) -> None:
+    (train,) = head_slides(slides=1)
+    head = LINEAR.fit([train], plan_validation([train], [train]), NetworkSettings(epochs=1), 0, silent)
+    (big,) = head_slides(slides=1, spots=9_000)
+    held_rows["most"] = held_rows["now"] = 0
+    assert np.isfinite(head.predict(big)).all()
+    assert held_rows["most"] == 2_250

@@ -1,0 +1,33 @@
+__version__: str
+
+__all__ = [
+    "FeatureStore",
+    "build_encoder",
+    "compare",
+    "embed",
+    "encoders",
+    "evaluate",
+    "fit_head",
+    "heads",
+    "list_encoders",
+    "load_head",
+    "pl",
+    "predict",
+    "read_cohort",
+    "settings_of",
+]
+
+from . import encoders, heads, pl
+from .extract.store import FeatureStore
+from .head import settings_of
+from .workflows import (
+    build_encoder,
+    compare,
+    embed,
+    evaluate,
+    fit_head,
+    list_encoders,
+    load_head,
+    predict,
+    read_cohort,
+)

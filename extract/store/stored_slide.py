@@ -1,0 +1,229 @@
+"""One slide of a feature store: its spots, and its embeddings by every encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from mmap_st.errors import StoreError, did_you_mean, first_line
+from mmap_st.extract.store.magnification import Magnification, array_in, magnification_in, member_of
+from mmap_st.extract.store.names import encode_name
+from mmap_st.extract.store.tables import embeddings_as_anndata
+from mmap_st.extract.windows import canonical_mpp
+
+if TYPE_CHECKING:
+    import anndata
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What a store says of a slide.
+
+    Attributes
+    ----------
+    name, patient, image
+        As in the cohort; image is a file name.
+    size_px
+        Width and height of the image.
+    source_mpp, source_mpp_from
+        Its micrometres per pixel and where they are from.
+    """
+
+    name: str
+    patient: str | None
+    image: str | None
+    size_px: tuple[int, int] | None
+    source_mpp: float | None
+    source_mpp_from: str | None
+
+
+@dataclass(frozen=True, repr=False)
+class StoredSlide(SlideInfo):
+    """One slide of a store, with the Zarr group that holds it.
+
+    Examples
+    --------
+    >>> slide = store["A1"]
+    >>> slide.embedding("efficientnet-lite0", mpp=0.5).shape == (len(slide), 1280)
+    True
+    >>> slide.to_anndata("efficientnet-lite0", mpp=[0.5, 1.0]).n_vars
+    2560
+    """
+
+    group: zarr.Group
+
+    def __len__(self) -> int:
+        return int(array_in(self._spots(), "id").shape[0])
+
+    def __repr__(self) -> str:
+        spots = f"{len(self)} spots" if self.has_spots() else "no spots yet"
+        found = [f"{name} at {_mpps(self.complete(name)) or 'no'} um/px" for name in self.encoders()]
+        return f"StoredSlide {self.name}: {spots}; {'; '.join(found) or 'no embeddings'}"
+
+    def spot_ids(self) -> tuple[str, ...]:
+        """(n,) ids."""
+        return tuple(str(name) for name in np.asarray(array_in(self._spots(), "id")[:]))
+
+    def spot_xy(self) -> NDArray[np.float64]:
+        """(n, 2) centres in level-0 pixels."""
+        return np.asarray(array_in(self._spots(), "xy")[:], dtype=np.float64)
+
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders that have something here."""
+        return tuple(str(group.attrs["name"]) for group in self._encoder_groups())
+
+    def magnifications(self, encoder: str) -> tuple[Magnification, ...]:
+        """What the store has of an encoder, finest first, complete or not."""
+        group = self.encoder_group(encoder)
+        found = []
+        for key in subgroup_names(group) if group is not None else ():
+            inner = subgroup(group, key) if group is not None else None
+            if inner is None or "recipe" not in inner.attrs:
+                continue
+            found.append(magnification_in(inner))
+        return tuple(sorted(found, key=lambda m: m.mpp))
+
+    def complete(self, encoder: str) -> dict[float, Magnification]:
+        """The complete magnifications of an encoder, by mpp, finest first."""
+        return {m.mpp: m for m in self.magnifications(encoder) if m.complete}
+
+    def embedding(self, encoder: str, *, mpp: float | None = None) -> NDArray[np.float32]:
+        """Embeddings of all spots by one encoder at one magnification.
+
+        Parameters
+        ----------
+        encoder
+            Name of an encoder in the store.
+        mpp
+            Micrometres per pixel of the windows, such as 0.5 for 20x. None: the only complete one.
+
+        Returns
+        -------
+        (n, d) float32, rows in the order of `spot_ids`. Rows of windows that could not be read are NaN.
+
+        Raises
+        ------
+        StoreError
+            If the slide has no complete embeddings of this kind, or has several and `mpp` is None.
+        """
+        found = self.chosen(encoder, mpp)
+        if len(found) > 1:
+            at = _mpps(m.mpp for m in found)
+            raise StoreError(f"slide {self.name} has {encoder} at {at} um/px; give one mpp.")
+        return found[0].embedding()
+
+    def to_anndata(
+        self, encoder: str | None = None, *, mpp: float | Sequence[float] | None = None
+    ) -> anndata.AnnData:
+        """Embeddings as an AnnData object that scanpy works on.
+
+        Parameters
+        ----------
+        encoder
+            Name of an encoder in the store. None: the only one that the slide has.
+        mpp
+            Micrometres per pixel, one or several. None: all that are complete.
+
+        Returns
+        -------
+        ``X`` (n, d) float32, the embeddings at each magnification next to each other, finest first; rows of
+        windows that could not be read are NaN and False in ``obs["valid"]``. ``var["mpp"]`` names the
+        magnification of each column, and ``obsm["spatial"]`` (n, 2) holds the centres of the spots in level-0
+        pixels, x to the right and y down.
+
+        Raises
+        ------
+        StoreError
+            If the slide has no complete embeddings of this kind, or `encoder` is None and it has several.
+        """
+        name = self.only_encoder() if encoder is None else encoder
+        chosen = self.chosen(name, mpp)
+        return embeddings_as_anndata(self.name, self.spot_ids(), self.spot_xy(), name, chosen)
+
+    def only_encoder(self) -> str:
+        """Name of the one encoder that has something here.
+
+        Raises
+        ------
+        StoreError
+            If there are several, or none.
+        """
+        encoders = self.encoders()
+        if len(encoders) != 1:
+            there = f"embeddings of {', '.join(encoders)}; name one" if encoders else "no embeddings"
+            raise StoreError(f"slide {self.name} has {there}.")
+        return encoders[0]
+
+    def chosen(self, encoder: str, mpp: float | Sequence[float] | None = None) -> list[Magnification]:
+        """Complete magnifications of an encoder: those of `mpp`, or all; finest first, at least one.
+
+        Raises
+        ------
+        StoreError
+            If one of them is not complete, or there is none.
+        """
+        complete = self.complete(encoder)
+        if not complete:
+            near = did_you_mean(encoder, self.encoders())
+            there = ", ".join(self.encoders()) or "none"
+            raise StoreError(
+                f"slide {self.name} has no complete embeddings of {encoder!r}{near}; encoders: {there}."
+            )
+        wanted = [mpp] if isinstance(mpp, float | int) else list(complete) if mpp is None else list(mpp)
+        missing = [value for value in wanted if canonical_mpp(value) not in complete]
+        if missing or not wanted:
+            at = f" at {_mpps(missing)} um/px" if missing else ""
+            raise StoreError(
+                f"slide {self.name} has no complete embeddings of {encoder}{at}; there are {_mpps(complete)}."
+            )
+        return [complete[canonical_mpp(value)] for value in sorted(set(wanted))]
+
+    def encoder_group(self, encoder: str) -> zarr.Group | None:
+        """The group that holds an encoder's magnifications and prototypes."""
+        return subgroup(self.group, encode_name(encoder))
+
+    def _encoder_groups(self) -> list[zarr.Group]:
+        groups = [subgroup(self.group, key) for key in subgroup_names(self.group) if key != "spots"]
+        return [group for group in groups if group is not None and "name" in group.attrs]
+
+    def has_spots(self) -> bool:
+        """Whether its spots are written."""
+        spots = subgroup(self.group, "spots")
+        return spots is not None and spots.attrs.get("complete") is True
+
+    def spots_made_by(self) -> Mapping[str, object] | None:
+        """How a grid of spots was placed; None where they are from a spot table."""
+        made_by = self._spots().attrs.get("made_by")
+        return dict(made_by) if isinstance(made_by, Mapping) else None
+
+    def _spots(self) -> zarr.Group:
+        spots = subgroup(self.group, "spots")
+        if spots is None or not self.has_spots():
+            raise StoreError(f"slide {self.name} has no spots yet; run `mmap extract` on it again.")
+        return spots
+
+
+def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
+    """A member that is a group, or None."""
+    found = member_of(group, key)
+    return found if isinstance(found, zarr.Group) else None
+
+
+def subgroup_names(group: zarr.Group) -> list[str]:
+    """Names of the members that are groups, sorted."""
+    try:
+        return sorted(group.group_keys())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
+        raise StoreError(
+            f"Something in {group.store_path} is damaged ({type(error).__name__}: {first_line(error)});"
+            " restore the store from a copy."
+        ) from error
+
+
+def _mpps(mpps: Iterable[float]) -> str:
+    return ", ".join(f"{mpp:g}" for mpp in mpps)

@@ -1,0 +1,109 @@
+"""What the public functions take: objects or paths, dictionaries or the words of a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+from mmap_st.data import VALUES
+from mmap_st.errors import RequestError
+from mmap_st.extract.encoders import EncoderSpec, encoder_spec
+from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.windows import parse_magnifications
+
+#: An open feature store, or the path of one.
+StoreLike: TypeAlias = FeatureStore | str | Path
+#: An encoder by name, or its spec.
+EncoderLike: TypeAlias = str | EncoderSpec
+#: Slides: ``{"slide": ["C2", "C3"]}``, ``{"patient": "B"}``, ``"slide=C2,C3"``, or a file of names.
+Where: TypeAlias = str | Path | Mapping[str, str | Sequence[str]]
+#: ``[40, 20]``, ``["40x", "20x"]``, ``"40,20"`` or one number.
+Scales: TypeAlias = str | float | Sequence[float | str]
+#: Settings of a head by name.
+Settings: TypeAlias = Mapping[str, float | int | str | bool | None]
+#: A panel: its rule such as ``hvg:250``, a file with one gene per line, or a list of genes.
+Genes: TypeAlias = str | Path | Sequence[str]
+#: Names: a list, or ``"a,b"``.
+Names: TypeAlias = str | Sequence[str]
+
+
+def open_store(store: StoreLike) -> FeatureStore:
+    """The store itself, or the one at a path."""
+    return store if isinstance(store, FeatureStore) else FeatureStore(store)
+
+
+def spec_of(encoder: EncoderLike) -> EncoderSpec:
+    """The spec itself, or that of a name."""
+    return encoder if isinstance(encoder, EncoderSpec) else encoder_spec(encoder)
+
+
+def encoder_name(encoder: EncoderLike) -> str:
+    """What a store calls an encoder: one of a file has the name that its spec says."""
+    if isinstance(encoder, EncoderSpec):
+        return encoder.name
+    return encoder_spec(encoder).name if ".py:" in encoder else encoder
+
+
+def mpps_of(magnifications: Scales | None, mpp: Scales | None) -> tuple[float, ...] | None:
+    """Micrometres per pixel, finest first; None where neither is given.
+
+    Raises
+    ------
+    RequestError
+        If both are given, or a value is not a positive number.
+    """
+    return parse_magnifications(_joined(magnifications), _joined(mpp))
+
+
+def words_of(names: Names, argument: str) -> list[str]:
+    """Names as a list.
+
+    Raises
+    ------
+    RequestError
+        If there are none.
+    """
+    words = names.split(",") if isinstance(names, str) else list(names)
+    words = [word.strip() for word in words if word.strip()]
+    if not words:
+        raise RequestError(f"{argument} {names!r} names nothing; give names separated by commas.")
+    return words
+
+
+def pairs_of(settings: Settings | None, prefix: str = "") -> list[str]:
+    """Settings as the command's ``KEY=VALUE``."""
+    return [f"{prefix}{key}={'none' if value is None else value}" for key, value in (settings or {}).items()]
+
+
+@contextmanager
+def panel_text(genes: Genes | None) -> Iterator[str | None]:
+    """A panel as the command takes it; a list of genes is a file for as long as the block runs."""
+    if genes is None or isinstance(genes, str | Path):
+        yield None if genes is None else str(genes)
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "genes.txt"
+        file.write_text("\n".join(genes), "utf-8")
+        yield str(file)
+
+
+def values_of(values: str | None) -> str | None:
+    """What count tables hold, checked; None for counts, the default.
+
+    Raises
+    ------
+    RequestError
+        If it is not a word for that.
+    """
+    if values is not None and values not in VALUES:
+        raise RequestError(f"--values {values}: give {' or '.join(VALUES)}.")
+    return None if values == "counts" else values
+
+
+def _joined(scales: Scales | None) -> str | None:
+    if scales is None or isinstance(scales, str):
+        return scales
+    return ",".join(str(scale) for scale in ([scales] if isinstance(scales, float | int) else scales))

@@ -1,0 +1,302 @@
+"""Progress of a long run where the user looks: a bar in a terminal, a line in a notebook, lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+
+#: Seconds between two lines of a log, and between two changes of a notebook's line.
+LOG_SECONDS, NOTEBOOK_SECONDS = 60.0, 0.5
+_RATE_SECONDS = 30.0
+
+
+@dataclass
+class State:
+    """What a run has done so far.
+
+    Attributes
+    ----------
+    unit
+        What is counted: ``windows``, or ``bytes``.
+    kind
+        What items are: ``slides``, or ``files``.
+    text
+        What is being done now.
+    item, items
+        Number of the item in progress, and of all.
+    done, total
+        Units done, and in all; no total: not known.
+    details
+        Figures on the run so far.
+    recent
+        When units were counted, in seconds of `time.monotonic`, and how many were done then.
+    """
+
+    unit: str = "windows"
+    kind: str = "slides"
+    text: str = ""
+    item: int = 0
+    items: int = 0
+    done: int = 0
+    total: int | None = None
+    details: str = ""
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def count(self, amount: int) -> None:
+        """Count more units as done."""
+        now = time.monotonic()
+        while self.recent and now - self.recent[0][0] > _RATE_SECONDS:
+            self.recent.popleft()
+        self.recent.append((now, self.done))
+        self.done += amount
+
+    def rate(self) -> float:
+        """Units a second, over the last while."""
+        if not self.recent:
+            return 0.0
+        since, done = self.recent[0]
+        seconds = time.monotonic() - since
+        return (self.done - done) / seconds if seconds > 0 else 0.0
+
+    def doing(self) -> str:
+        """What is being done, and which of how many."""
+        return f"{self.text} ({self.item} of {self.items} {self.kind})" if self.items else self.text
+
+    def amounts(self) -> str:
+        """Units done, their rate and the time left; empty where nothing is counted."""
+        if not self.total:
+            return ""
+        rate = self.rate()
+        if self.unit == "bytes":
+            shown = f"{decimal(self.done)} of {decimal(self.total)}"
+            speed = f"{decimal(int(rate))}/s"
+        else:
+            shown, speed = f"{self.done:,} of {self.total:,} {self.unit}", f"{rate:,.0f}/s"
+        if rate <= 0:
+            return shown
+        left = max(0, round((self.total - self.done) / rate))
+        minutes, second = divmod(left, 60)
+        hours, minute = divmod(minutes, 60)
+        clock = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+        return f"{shown}, {speed}, {clock} left"
+
+    def line(self) -> str:
+        """All of it in one line."""
+        return "; ".join(part for part in (self.doing(), self.amounts(), self.details) if part)
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def show(self, state: State) -> None:
+        """Show how far the run is."""
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+
+    def close(self) -> None:
+        """Take away what does not stay."""
+
+
+class TerminalView:
+    """A bar on standard error, gone at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            _Bar(bar_width=28),
+            TextColumn("{task.fields[amounts]}", style="cyan"),
+            TextColumn("{task.fields[details]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, amounts="", details="")
+        self._progress.start()
+
+    def show(self, state: State) -> None:
+        """Update the bar; it is drawn a few times a second."""
+        self._progress.update(
+            self._task,
+            description=escape(state.doing()),
+            completed=state.done,
+            total=state.total,
+            amounts=state.amounts(),
+            details=escape(state.details),
+        )
+
+    def note(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._progress.stop()
+
+
+class _Bar(BarColumn):
+    """A bar where the total is known, else nothing: the spinner is enough."""
+
+    def render(self, task: Task) -> Any:
+        return super().render(task) if task.total else ""
+
+
+class NotebookView:
+    """One line of a cell's output that changes, gone at the end; it needs no widgets."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._handle: Any = None
+        self._last = float("-inf")
+
+    def show(self, state: State) -> None:
+        """Change the line, at most twice a second."""
+        now = time.monotonic()
+        if now - self._last < NOTEBOOK_SECONDS or not state.line():
+            return
+        self._last = now
+        content = {"text/plain": state.line()}
+        if self._handle is None:
+            self._handle = self._display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def note(self, text: str) -> None:
+        """Print below."""
+        print(f"note: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Empty the line."""
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+
+class LogView:
+    """A line on standard error every minute."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def show(self, state: State) -> None:
+        """Print a line where the last one is a minute old."""
+        now = time.monotonic()
+        if now - self._last >= LOG_SECONDS and state.line():
+            self._last = now
+            print(state.line(), file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print it now."""
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing has to go."""
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def show(self, state: State) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Display:
+    """Shows the progress of a run, see `mmap_st.progress`; called with a text, shows that alone.
+
+    Parameters
+    ----------
+    view
+        Where.
+    kind, unit
+        What items are, and what is counted.
+    """
+
+    def __init__(self, view: View, kind: str = "slides", unit: str = "windows") -> None:
+        self._view = view
+        self._state = State(unit, kind)
+
+    def __call__(self, text: str) -> None:
+        """Show what is being done, of a run that counts nothing."""
+        self._state = State(self._state.unit, self._state.kind, text)
+        self._view.show(self._state)
+
+    def start(self, items: int, total: int | None = None) -> None:
+        """Start to count."""
+        self._state = State(self._state.unit, self._state.kind, self._state.text, items=items, total=total)
+        self._view.show(self._state)
+
+    def start_item(self, name: str) -> None:
+        """Show the next item."""
+        self._state.text, self._state.item = name, self._state.item + 1
+        self._view.show(self._state)
+
+    def set_total(self, total: int) -> None:
+        """Correct the total."""
+        self._state.total = total
+        self._view.show(self._state)
+
+    def advance(self, amount: int) -> None:
+        """Count more as done."""
+        self._state.count(amount)
+        self._view.show(self._state)
+
+    def show_details(self, text: str) -> None:
+        """Show figures on the run so far."""
+        self._state.details = text
+        self._view.show(self._state)
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._view.note(text)
+
+
+@contextmanager
+def show_progress(progress: bool = True, *, kind: str = "slides", unit: str = "windows") -> Iterator[Display]:
+    """Show progress where the user looks, until the block ends.
+
+    Parameters
+    ----------
+    progress
+        False: show nothing.
+    kind, unit
+        What items are, and what is counted: ``windows`` or ``bytes``.
+    """
+    view = _view() if progress else SilentView()
+    try:
+        yield Display(view, kind, unit)
+    finally:
+        view.close()
+
+
+def _view() -> View:
+    display = _notebook_display()
+    if display is not None:
+        return NotebookView(display)
+    console = Console(file=sys.stderr, highlight=False)
+    return TerminalView(console) if console.is_terminal else LogView()
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's `display` where this runs in a notebook's kernel, else None."""
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    if found is None or not hasattr(found, "kernel"):
+        return None
+    from IPython.display import display  # type: ignore[import-not-found]
+
+    return display  # type: ignore[no-any-return]

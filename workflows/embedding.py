@@ -1,0 +1,186 @@
+"""Embed the spots of a cohort into a feature store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmap_st.data.readers import CohortSource
+from mmap_st.errors import RequestError, SlidesFailedError
+from mmap_st.extract.engine import (
+    EncoderRequest,
+    ExtractOptions,
+    ExtractReport,
+    extract_cohort,
+)
+from mmap_st.extract.slides import parse_grid
+from mmap_st.extract.store import FeatureStore
+from mmap_st.workflows.arguments import EncoderLike, Scales, StoreLike, mpps_of, spec_of
+from mmap_st.workflows.cohorts import read_cohort
+from mmap_st.workflows.display import show_progress
+from mmap_st.workflows.notices import warn_left_out
+from mmap_st.workflows.stopping import stop_on_signals
+
+
+class EmbeddedStore(FeatureStore):
+    """A feature store as `embed` returns it: with a report of what was embedded.
+
+    Attributes
+    ----------
+    report
+        Slides that are done, that were complete before, that were skipped and that failed, with reasons;
+        windows that could not be read; how long it took.
+    """
+
+    def __init__(self, path: str | Path, report: ExtractReport) -> None:
+        super().__init__(path)
+        self.report = report
+
+    def __repr__(self) -> str:
+        failed = len(self.report.failed)
+        slides = "1 slide" if failed == 1 else f"{failed} slides"
+        lost = f"\n  {slides} failed; see .report.failed" if failed else ""
+        return super().__repr__() + lost
+
+
+class NothingEmbeddedError(SlidesFailedError):
+    """Slides failed, and none is complete.
+
+    Attributes
+    ----------
+    report
+        As of `EmbeddedStore`.
+    """
+
+    def __init__(self, report: ExtractReport) -> None:
+        super().__init__(report.failed)
+        self.report = report
+
+
+def embed(
+    cohort: CohortSource,
+    store: StoreLike,
+    *,
+    encoder: EncoderLike,
+    magnifications: Scales | None = None,
+    mpp: Scales | None = None,
+    weights: str | Path | None = None,
+    random_weights: bool = False,
+    trust_remote_code: bool = False,
+    input_px: int | None = None,
+    tokens: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    workers: int | None = None,
+    cache_mb: int | None = None,
+    chunk: int = 1024,
+    overwrite: bool = False,
+    tissue_min: float = 0.0,
+    spots: str | None = None,
+    progress: bool = True,
+) -> EmbeddedStore:
+    """Embed every spot of every slide at several magnifications.
+
+    What the store has already is not done again, so that the same call resumes a run that was stopped, and
+    another one adds slides, encoders or magnifications.
+
+    Parameters
+    ----------
+    cohort
+        A cohort (`read_cohort`), or what `read_cohort` takes.
+    store
+        A feature store, or the path of one; made where there is none.
+    encoder
+        By name (`list_encoders`), ``timm:NAME``, ``hf-hub:ORG/NAME``, ``FILE.py:FUNCTION``, or a spec.
+    magnifications
+        Such as ``[40, 20, 10]``: 40x is 0.25 micrometres per pixel, 20x is 0.5.
+    mpp
+        The same in micrometres per pixel, such as ``[0.25, 0.5, 1.0]``. Give one of the two.
+    weights
+        File or folder of the encoder's weights. None: those that are configured, cached or fetched.
+    random_weights
+        Take random weights, to try an encoder without its own.
+    trust_remote_code
+        Run code that the encoder's hub repository carries.
+    input_px
+        Side of the windows in pixels, for encoders that take other sizes than their default.
+    tokens
+        Store a grid of ``tokens`` x ``tokens`` patch tokens per spot too. None: as the store does.
+    batch_size
+        Windows that are embedded together. None: 32 on a CPU, 256 on a GPU.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    precision
+        ``fp32``, ``bf16``, ``fp16``, or ``auto``: as the store has it, else bf16 on devices that are fast at
+        it.
+    compile
+        Let torch compile the network: slower to start, then faster.
+    workers
+        Threads that read windows. None: one per CPU core, up to 16.
+    cache_mb
+        Memory for the decoded tiles of one slide, in MiB; up to three slides are in progress at once. None:
+        what keeps all workers busy, from 256 to an eighth of the free memory.
+    chunk
+        Rows of a chunk of the store.
+    overwrite
+        Replace what another recipe made, and try unreadable windows of finished slides again.
+    tissue_min
+        Leave out windows with a smaller share of tissue, from 0 to 1.
+    spots
+        For slides without spots: ``grid:100`` or ``hex:100`` lays spots 100 micrometres apart on the tissue.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    The store, to be read. Its ``report`` says what was done.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If some slides failed; it gives their reasons. The others are embedded.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be done: no such encoder, no weights, or a store made with another recipe.
+    SlidesFailedError
+        If slides failed and none is complete; it gives their reasons.
+    StoppedError
+        If Ctrl-C or SIGTERM stopped it; what is finished is saved, and the same call resumes from there.
+
+    Examples
+    --------
+    >>> store = mm.embed(cohort, folder / "new.zarr", encoder="efficientnet-lite0", mpp=1.0, progress=False)
+    >>> store.report.done
+    ['A1', 'B1', 'C1']
+    >>> store["A1"].embedding("efficientnet-lite0", mpp=1.0).shape[1]
+    1280
+    """
+    mpps = mpps_of(magnifications, mpp)
+    grid = None if spots is None else parse_grid(spots)
+    if mpps is None:
+        raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
+    slides = read_cohort(cohort)
+    spec = spec_of(encoder)
+    if input_px is not None:
+        spec = spec.with_input(input_px)
+    request = EncoderRequest(
+        spec,
+        None if weights is None else Path(weights),
+        random_weights,
+        device,
+        precision,
+        compile,
+        tokens,
+        trust_remote_code,
+    )
+    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min)
+    path = store.path if isinstance(store, FeatureStore) else Path(store)
+    with show_progress(progress) as display, stop_on_signals() as stop:
+        report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
+    if report.failed and not report.done and not report.unchanged:
+        raise NothingEmbeddedError(report)
+    warn_left_out(report.failed, report.skipped_slides, "the cohort names no image, or no spots, for it")
+    return EmbeddedStore(path, report)

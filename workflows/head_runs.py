@@ -1,0 +1,398 @@
+"""Train a head, load one, and predict with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from mmap_st.data import where_text
+from mmap_st.data.readers import CohortSource
+from mmap_st.head.runs import (
+    METRICS,
+    FitReport,
+    HeadCard,
+    PredictReport,
+    RunMetrics,
+    fit_request,
+    predict_slides,
+    predictions_of,
+    read_head,
+    read_metrics,
+)
+from mmap_st.head.runs import fit_head as fit_and_write
+from mmap_st.workflows.arguments import (
+    EncoderLike,
+    Genes,
+    Names,
+    Scales,
+    Settings,
+    StoreLike,
+    Where,
+    encoder_name,
+    mpps_of,
+    open_store,
+    pairs_of,
+    panel_text,
+    words_of,
+)
+from mmap_st.workflows.cohorts import read_cohort
+from mmap_st.workflows.display import show_progress
+from mmap_st.workflows.notices import warn_left_out, warn_user
+
+if TYPE_CHECKING:
+    import anndata
+
+
+class HeadRun:
+    """A trained head, in the folder that `fit_head` or ``mmap fit-head`` wrote.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    report
+        What `fit_head` did; None for a head that was loaded.
+
+    Attributes
+    ----------
+    path, report
+        As given.
+
+    Examples
+    --------
+    >>> run = mm.load_head(run_path)
+    >>> run.head, run.encoder, run.mpps
+    ('ridge', 'efficientnet-lite0', (0.5, 1.0))
+    >>> run.metrics.test.pcc_slide > 0
+    True
+    """
+
+    def __init__(self, path: str | Path, report: FitReport | None = None) -> None:
+        self.path = Path(path)
+        self.report = report
+        self._saved = read_head(self.path)
+
+    @property
+    def card(self) -> HeadCard:
+        """All that is recorded with the head, as in head.json."""
+        return self._saved.card
+
+    @property
+    def head(self) -> str:
+        """Name of the head, such as ``mmap``."""
+        return self._saved.method.name
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the head by name."""
+        return dict(self.card.settings)  # type: ignore[arg-type]
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder of the embeddings that it takes."""
+        return self._saved.encoder
+
+    @property
+    def mpps(self) -> tuple[float, ...]:
+        """Micrometres per pixel of the embeddings that it takes, finest first."""
+        return self._saved.mpps
+
+    @property
+    def panel(self) -> tuple[str, ...]:
+        """The genes that it predicts, in order."""
+        return tuple(self._saved.genes)
+
+    @cached_property
+    def metrics(self) -> RunMetrics:
+        """Scores on the test slides, next to those of baselines; ``.to_polars()`` is a table of slides."""
+        return read_metrics(self.path / METRICS)
+
+    @overload
+    def predict(
+        self, store: StoreLike, slides: str, *, cohort: CohortSource | None = None, progress: bool = True
+    ) -> anndata.AnnData: ...
+
+    @overload
+    def predict(
+        self,
+        store: StoreLike,
+        slides: Sequence[str] | None = None,
+        *,
+        cohort: CohortSource | None = None,
+        progress: bool = True,
+    ) -> dict[str, anndata.AnnData]: ...
+
+    def predict(
+        self,
+        store: StoreLike,
+        slides: str | Sequence[str] | None = None,
+        *,
+        cohort: CohortSource | None = None,
+        progress: bool = True,
+    ) -> anndata.AnnData | dict[str, anndata.AnnData]:
+        """Predict expression on slides of a store, in memory; `predict` writes files.
+
+        Parameters
+        ----------
+        store
+            The feature store with the slides' embeddings, or its path.
+        slides
+            Name of one slide, or several. None: all that have what the head needs.
+        cohort
+            Where measured values and images are from. None: neither is in the result.
+        progress
+            Whether to show it.
+
+        Returns
+        -------
+        For one name an AnnData object, else a dictionary of them by slide. ``X`` (n, g) float32 is the
+        prediction on the targets' scale (``uns["mmap"]["units"]``), NaN for spots without valid embeddings;
+        ``layers["spread"]`` the standard deviation of its error, and X plus and minus ``var["interval_90"]``
+        times it holds the truth 9 times in 10; ``layers["measured"]`` measured values, where a cohort has
+        them; ``obsm["spatial"]`` (n, 2) centres of the spots in level-0 pixels.
+
+        Warns
+        -----
+        SlidesLeftOutWarning
+            If some of several slides were skipped or failed; it gives their reasons.
+
+        Raises
+        ------
+        RequestError
+            If the store does not have a slide, or none has what the head needs.
+        SlideError
+            If the one slide that is named cannot be predicted.
+
+        Examples
+        --------
+        >>> adata = run.predict(store, "B1", progress=False)
+        >>> adata.shape == (len(store["B1"]), len(run.panel))
+        True
+        """
+        opened = open_store(store)
+        rows = None if cohort is None else read_cohort(cohort)
+        names = [slides] if isinstance(slides, str) else slides
+        with show_progress(progress) as tell:
+            found = predictions_of(self._saved, opened, names, rows, tell)
+        if isinstance(slides, str):
+            return found.only(slides)
+        warn_left_out(found.failed, found.skipped)
+        return found.tables
+
+    def __repr__(self) -> str:
+        at = ", ".join(f"{mpp:g}" for mpp in self.mpps)
+        lines = [
+            f"HeadRun {self.path}: {self.head} on {self.encoder} at {at} um/px, {len(self.panel)} genes",
+        ]
+        if (self.path / METRICS).is_file():
+            lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]
+        return "\n".join(lines)
+
+
+def fit_head(
+    cohort: CohortSource,
+    store: StoreLike,
+    *,
+    encoder: EncoderLike,
+    out: str | Path,
+    head: str | None = None,
+    genes: Genes | None = None,
+    train: Where | None = None,
+    val: Where | None = None,
+    test: Where | None = None,
+    gene_set: str = "intersection",
+    values: str | None = None,
+    magnifications: Scales | None = None,
+    mpp: Scales | None = None,
+    protocol: str = "default",
+    prototypes: str | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> HeadRun:
+    """Train one head, predict the test slides and score them.
+
+    Parameters
+    ----------
+    cohort
+        A cohort (`read_cohort`), or what `read_cohort` takes.
+    store
+        The feature store with the slides' embeddings, or its path.
+    encoder
+        Name of an encoder in the store.
+    out
+        Folder to write: weights, settings, metrics and predictions of the test slides.
+    head
+        Name of a head, or ``FILE.py:NAME``. None: the protocol's own, which is ``mmap`` by default.
+    genes
+        Panel: ``all``, ``hvg:250`` (greatest variance over training spots), ``mean:250``, ``svg:250``,
+        ``hest:50``, a file with one gene per line, or a list of genes. None: ``hvg:250``, or the protocol's
+        own.
+    train, val, test
+        Slides of each part: ``{"slide": ["C2", "C3"]}``, ``{"patient": ["B"]}``, or as the command takes
+        them: ``"slide=C2,C3"``, or a file with one slide per line. No `train`: all that the others do not
+        name. No `val`: choices are made by inner folds of the training slides.
+    gene_set
+        Whether panels are chosen from genes that are on every training slide (``intersection``), or on any
+        (``union``).
+    values
+        What count tables hold: ``counts``, or ``lognorm`` for values that are log-normalised on purpose.
+    magnifications
+        Such as ``[40, 20, 10]``: 40x is 0.25 micrometres per pixel, 20x is 0.5. None: all that are complete
+        on every slide used, or the protocol's own.
+    mpp
+        The same in micrometres per pixel, such as ``[0.25, 0.5, 1.0]``. Give one of the two, or neither.
+    protocol
+        How it is evaluated: ``default``, ``legacy-mmap``, ``hest-bench`` or ``triplex``.
+    prototypes
+        ``kmeans``, ``none``, ``random`` or ``learned``, for heads that use prototypes.
+    settings
+        Settings of the head, such as ``{"alpha": 1e5}`` for ridge; `settings_of` lists them.
+    seed
+        Seed of all randomness.
+    overwrite
+        Replace a finished run in `out`.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    The trained head, with its metrics.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If slides were skipped or failed; it gives their reasons.
+    MmapWarning
+        If patients are on both sides of a split.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be trained, or the request contradicts itself.
+
+    Examples
+    --------
+    >>> run = mm.fit_head(
+    ...     cohort, store, encoder="efficientnet-lite0", head="ridge", settings={"alpha": 1e4},
+    ...     test={"patient": "B"}, genes="mean:10", out=folder / "new_run", progress=False,
+    ... )
+    >>> run.metrics.to_polars()["predictor"].unique().sort().to_list()
+    ['head', 'mean', 'ridge']
+    """
+    with panel_text(genes) as panel, show_progress(progress) as tell:
+        request = fit_request(
+            encoder_name(encoder),
+            head,
+            protocol,
+            pairs_of(settings),
+            prototypes,
+            genes=panel,
+            train=_where(train),
+            validation=_where(val),
+            test=_where(test),
+            mpps=mpps_of(magnifications, mpp),
+            seed=seed,
+            gene_set=gene_set,
+        )
+        slides = read_cohort(cohort, values=values)
+        report = fit_and_write(slides, open_store(store), request, Path(out), tell, overwrite=overwrite)
+    for text in report.warnings:
+        warn_user(text)
+    warn_left_out(report.failed, report.skipped)
+    return HeadRun(out, report)
+
+
+def load_head(run: str | Path) -> HeadRun:
+    """Load a trained head.
+
+    Parameters
+    ----------
+    run
+        Folder that `fit_head` or ``mmap fit-head`` wrote.
+
+    Returns
+    -------
+    What `fit_head` returned.
+
+    Raises
+    ------
+    HeadError
+        If the folder is not a run, is damaged, or is of a format that this version does not know.
+
+    Examples
+    --------
+    >>> mm.load_head(run_path).panel[:1] == run.panel[:1]
+    True
+    """
+    return HeadRun(run)
+
+
+def predict(
+    run: HeadRun | str | Path,
+    store: StoreLike,
+    out: str | Path,
+    *,
+    slides: Names | None = None,
+    cohort: CohortSource | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> PredictReport:
+    """Predict expression of slides in a store, sequenced or not, and write one .h5ad file per slide.
+
+    Parameters
+    ----------
+    run
+        A trained head, or its folder.
+    store
+        The feature store with the slides' embeddings, or its path.
+    out
+        Folder to write to.
+    slides
+        Names. None: all that have what the head needs.
+    cohort
+        Where measured values and images are from. None: neither is in the files.
+    overwrite
+        Replace predictions of another head in `out`.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others.
+    `HeadRun.predict` says what is in a file.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If some slides were skipped or failed; it gives their reasons.
+
+    Raises
+    ------
+    RequestError
+        If the store does not have a slide, none has what the head needs, or `out` holds predictions of
+        another head.
+
+    Examples
+    --------
+    >>> mm.predict(run, store, folder / "predictions", slides=["B1"], progress=False).written["B1"].name
+    'B1.h5ad'
+    """
+    names = None if slides is None else words_of(slides, "--slides")
+    rows = None if cohort is None else read_cohort(cohort)
+    path = run.path if isinstance(run, HeadRun) else Path(run)
+    with show_progress(progress) as tell:
+        report = predict_slides(
+            path, open_store(store), Path(out), names, tell, cohort=rows, overwrite=overwrite
+        )
+    warn_left_out(report.failed, report.skipped)
+    return report
+
+
+def _where(where: Where | None) -> str | None:
+    if where is None:
+        return None
+    return where_text(str(where) if isinstance(where, Path) else where)

@@ -204,8 +204,8 @@ def prototypes(
         )
     rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
     console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)
-    if report.passed_over:
-        console.say(f"{report.passed_over} slides skipped: {encoder} is not complete on them")
+    if report.skipped:
+        console.say(f"{report.skipped} slides skipped: {encoder} is not complete on them")
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
     raise typer.Exit(1 if report.failed else 0)

@@ -1,4 +1,4 @@
-"""What heads fit and see in fewer numbers: axes that genes share, and principal components of embeddings."""
+"""Fewer dimensions for heads: axes of expression that genes share, and principal components of embeddings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from mmap_st.data import ALL, Index, Targets, pooled_moments
-from mmap_st.head.inputs import HeadSlide, evenly
+from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import Tensors
 
-#: Panels of more genes are fitted by `AUTO_RANK` axes, unless a rank is given.
+#: Larger panels are fitted by `AUTO_RANK` axes, unless a rank is given.
 MOST_GENES = 1_000
 AUTO_RANK = 256
-# Axes are those of a sample: they hardly change with more spots.
-_MOST_SPOTS = 50_000
+# The axes are computed on a sample: more spots hardly change them.
+_MAX_SPOTS = 50_000
 _ITERATIONS, _OVERSAMPLE = 4, 16
-# Keeps least squares solvable on a slide that has fewer genes than there are axes.
+# Keeps least squares solvable on a slide with fewer genes than there are axes.
 _DAMPING = 1e-3
 
 Array = NDArray[np.float32]
@@ -47,23 +47,23 @@ class Basis:
         return self.genes if self.axes is None else self.axes.shape[1]
 
     def expression(self, coordinates: Array, columns: Index = ALL) -> Array:
-        """(n, g) differences of expression that coordinates (n, r) stand for."""
+        """(n, g) float32 differences of expression at coordinates (n, r)."""
         if self.axes is None:
             return coordinates[:, columns]
         expression: Array = coordinates @ self.axes[columns].T
         return expression
 
     def tensors(self) -> Tensors:
-        """What is to be saved of it."""
+        """Return what is saved of it."""
         return {} if self.axes is None else {"basis": self.axes}
 
     @classmethod
     def load(cls, tensors: Tensors, genes: int) -> Basis:
-        """The basis among the saved tensors of a head."""
+        """Load the basis from the saved tensors of a head."""
         return cls(tensors.get("basis"), genes)
 
     def coordinates(self, targets: Targets) -> Coordinates:
-        """A slide's targets on these axes."""
+        """Return a slide's targets on these axes."""
         if self.axes is None or targets.present.all():
             return Coordinates(self, targets, None)
         here = self.axes[targets.present].astype(np.float64)
@@ -79,9 +79,10 @@ class Coordinates:
     Attributes
     ----------
     basis, targets
-        Of what.
+        The axes and the targets.
     inverse
-        (r, r) float32, makes least squares of projections where the slide lacks genes; None: it lacks none.
+        (r, r) float32, turns projections into least-squares coordinates where genes are missing; None: the
+        slide has all genes.
     """
 
     basis: Basis
@@ -90,13 +91,13 @@ class Coordinates:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """(r,) coordinates that the slide tells: those of genes that it has; all, where axes are shared."""
+        """(r,) bool, coordinates that are defined: those of present genes; all, if genes share axes."""
         if self.basis.axes is None:
             return self.targets.present
         return np.full(self.basis.rank, self.targets.present.any())
 
     def rows(self, rows: NDArray[np.int64]) -> Array:
-        """(k, r) float32 of some spots, NaN where undefined. They stand for expression up to a constant."""
+        """(k, r) float32 coordinates of some spots, NaN where undefined; up to a constant of the slide."""
         if self.basis.axes is None:
             return self.targets.dense(rows)
         coordinates = self._solved(self.targets.values[rows] @ self.basis.axes)
@@ -104,7 +105,7 @@ class Coordinates:
         return coordinates
 
     def of(self, expression: Array) -> Array:
-        """(r,) coordinates of one expression (G,), found as those of `rows` are: by the slide's genes."""
+        """(r,) coordinates of one expression (G,), computed from the slide's genes as those of `rows` are."""
         if self.basis.axes is None:
             return expression
         return self._solved(np.where(self.targets.present, expression, np.float32(0)) @ self.basis.axes)
@@ -114,25 +115,27 @@ class Coordinates:
 
 
 def fit_basis(train: Sequence[HeadSlide], rank: int | None) -> Basis:
-    """Axes of greatest variance of the training targets, centred within each slide as fits are.
+    """Compute the axes of greatest variance of the training targets, centred within each slide.
 
     Parameters
     ----------
     train
         Training slides.
     rank
-        Number of axes; None: all genes of a panel of up to `MOST_GENES`, `AUTO_RANK` of a bigger one.
+        Number of axes; None: the genes themselves on panels of up to `MOST_GENES`, otherwise `AUTO_RANK`.
     """
     genes = train[0].targets.genes
     if rank is None and genes <= MOST_GENES:
         return Basis(None, genes)
-    parts = [slide.targets.rows(rows) for slide, rows in zip(train, evenly(train, _MOST_SPOTS), strict=True)]
+    parts = [
+        slide.targets.rows(rows) for slide, rows in zip(train, subsample_rows(train, _MAX_SPOTS), strict=True)
+    ]
     axes = _principal_axes(parts, min(rank or AUTO_RANK, genes))
     return Basis(np.ascontiguousarray(axes, np.float32), genes)
 
 
-def judged_genes(train: Sequence[HeadSlide]) -> Index:
-    """Genes that choices are judged by: all, or the `MOST_GENES` of greatest training variance, in order."""
+def validation_genes(train: Sequence[HeadSlide]) -> Index:
+    """Genes that validation uses: all, or in order the `MOST_GENES` of greatest training variance."""
     if train[0].targets.genes <= MOST_GENES:
         return ALL
     _, variance = pooled_moments([slide.targets.rows(slide.usable) for slide in train])
@@ -160,12 +163,12 @@ def _principal_axes(parts: Sequence[Targets], rank: int) -> Dense:
     return principal
 
 
-# Axes are those of a sample: they hardly change with more spots.
-_MOST_SPOTS_OF_COMPONENTS = 20_000
-# Coordinates are divided by their spread to this power: axes of small spread, which ridge would hardly use,
-# count for more (docs/recipe.md). 0 would leave distances as they are, 1 would make all axes alike.
+# The components are computed on a sample: more spots hardly change them.
+_MAX_SPOTS_OF_COMPONENTS = 20_000
+# Coordinates are divided by their standard deviation to this power, so that axes of small variance, which
+# ridge would hardly use, count for more (docs/recipe.md). 0 would change nothing, 1 would whiten fully.
 _WHITENING = 0.25
-_LEAST_SPREAD = 1e-3  # of the greatest
+_LEAST_SPREAD = 1e-3  # relative to the largest
 
 
 @dataclass(frozen=True)
@@ -175,32 +178,32 @@ class Components:
     Attributes
     ----------
     axes
-        (M, d, c) float32, orthogonal columns, greatest variance first. Coordinates have a mean square of 1
-        on average over the axes of a magnification.
+        (M, d, c) float32, orthogonal columns, greatest variance first. The mean square of the coordinates,
+        averaged over the axes of a magnification, is 1.
     """
 
     axes: NDArray[np.float32]
 
     def of(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, M, c) coordinates of standardised embeddings (n, M, d)."""
+        """(n, M, c) float32 coordinates of standardised embeddings (n, M, d)."""
         coordinates: NDArray[np.float32] = np.einsum("nmd,mdc->nmc", embedding, self.axes, optimize=True)
         return coordinates
 
 
-def fit_components(slides: Sequence[HeadSlide], most: int) -> Components:
-    """Find the axes on spots taken evenly from all slides; no expression is looked at.
+def fit_components(slides: Sequence[HeadSlide], limit: int) -> Components:
+    """Compute the axes on evenly spaced spots of all slides, without looking at expression.
 
     Parameters
     ----------
     slides
         Training slides.
-    most
-        Number of axes a magnification; fewer where there are fewer dimensions or spots.
+    limit
+        Number of axes of each magnification; fewer where there are fewer dimensions or spots.
     """
     total = sum(int(slide.valid.sum()) for slide in slides)
-    step = max(1, -(-total // _MOST_SPOTS_OF_COMPONENTS))
+    step = max(1, -(-total // _MAX_SPOTS_OF_COMPONENTS))
     sample = np.concatenate([slide.standardised(np.flatnonzero(slide.valid)[::step]) for slide in slides])
-    count = min(most, *sample.shape[::2])
+    count = min(limit, *sample.shape[::2])
     return Components(
         np.stack([whitened_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])])
     )
@@ -214,9 +217,9 @@ def whitened_axes(rows: NDArray[np.float64], count: int) -> NDArray[np.float32]:
         axes = vectors[:, ::-1][:, :count]
     else:
         _, vectors = np.linalg.eigh(rows @ rows.T)
-        # Rows of rank below `count` leave axes of no length; QR makes them orthonormal all the same.
+        # Where the rank is below `count`, some axes have length 0; QR makes all of them orthonormal.
         axes, _ = np.linalg.qr(rows.T @ vectors[:, ::-1][:, :count])
-    # An axis and its negative are the same: the greatest entry is made positive.
+    # The sign of an axis is arbitrary: its largest entry is made positive.
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(count)]
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     spread = np.sqrt(((rows @ axes) ** 2).mean(axis=0))

@@ -1,8 +1,8 @@
-"""From a store and a cohort to the slides that heads see."""
+"""Build the input slides of heads from a store and a cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.mmap import MmapSettings
+from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import (
     CandidateSettings,
     select_prototypes,
@@ -25,82 +26,88 @@ from mmap_st.prototypes import (
 
 @dataclass(frozen=True)
 class PrototypeSettings:
-    """Which candidates a head sees: how they are made, and how many each spot gets (None: half)."""
+    """How prototype candidates are made, and how many are selected for each spot (None: half of them)."""
 
     candidates: CandidateSettings
     selected: int | None = None
 
 
 def prototype_settings(settings: Any, seed: int) -> PrototypeSettings | None:
-    """The candidates that a head's settings ask for; None where it uses none of a slide's own."""
+    """The candidates that a head's settings call for; None where it uses no candidates of the slides."""
     if not isinstance(settings, MmapSettings) or settings.prototypes not in ("kmeans", "random"):
         return None
     candidates = CandidateSettings(
         kind=settings.prototypes,
         clusters=settings.clusters,
-        # k-means is the same for every seed of a head: only what is drawn at random varies with it.
+        # k-means is the same for every seed of a head: only candidates drawn at random vary with it.
         seed=seed if settings.prototypes == "random" else 0,
     )
     return PrototypeSettings(candidates, settings.selected)
 
 
 @dataclass
-class Measured:
-    """Counts of slides, in the spot order of the store.
+class CohortCounts:
+    """Counts of the slides of a cohort, in the spot order of the store.
 
     Attributes
     ----------
     counts
         By slide.
-    passed_over
-        Why each slide that lacks something was passed over.
+    skipped
+        Why each slide without counts or embeddings was skipped.
     failed
-        Why each slide that has a fault was left out.
+        Why each slide whose counts could not be read was left out.
     """
 
     counts: dict[str, Counts] = field(default_factory=dict)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def usable(self, cohort: Cohort, split: Split) -> Split:
-        """The split with the slides that can be used."""
+        """The split without the slides that have no counts here."""
 
-        def kept(names: Sequence[str]) -> tuple[str, ...]:
+        def usable(names: Sequence[str]) -> tuple[str, ...]:
             return tuple(name for name in names if name in self.counts)
 
-        train, validation, test = kept(split.train), kept(split.validation), kept(split.test)
+        train, validation, test = usable(split.train), usable(split.validation), usable(split.test)
         return Split(train, validation, test, shared_patients(cohort, (*train, *validation), test))
 
 
-def measure(
+def read_cohort_counts(
     cohort: Cohort,
     store: FeatureStore,
     names: Sequence[str],
     encoder: str,
     mpps: Sequence[float] | None,
-    tell: Callable[[str], None],
-) -> Measured:
-    """Read the counts of every slide of `names` that is embedded; others are passed over."""
-    measured = Measured()
+    progress: ProgressCallback,
+) -> CohortCounts:
+    """Read the counts of every slide of `names` that is embedded; the others are skipped.
+
+    Parameters
+    ----------
+    mpps
+        Magnifications, at least one of which a slide must have; None: any.
+    """
+    found = CohortCounts()
     for name in names:
         row = cohort[name]
-        lacking = "the cohort names no counts for it" if row.counts is None else None
-        lacking = lacking or why_not_embedded(store, name, encoder, mpps)
-        if lacking:
-            measured.passed_over[name] = lacking
+        missing = "the cohort names no counts for it" if row.counts is None else None
+        missing = missing or missing_embedding_reason(store, name, encoder, mpps)
+        if missing:
+            found.skipped[name] = missing
         else:
-            tell(f"reading counts of {name}")
+            progress(f"reading counts of {name}")
             try:
-                measured.counts[name] = _counts_of_spots(row, store.slide(name).spot_ids())
+                found.counts[name] = _counts_of_spots(row, store.slide(name).spot_ids())
             except SlideError as error:
-                measured.failed[name] = str(error)
-    return measured
+                found.failed[name] = str(error)
+    return found
 
 
-def why_not_embedded(
+def missing_embedding_reason(
     store: FeatureStore, name: str, encoder: str, mpps: Sequence[float] | None
 ) -> str | None:
-    """Why a slide has none of the embeddings that are asked for; None where it has some."""
+    """Why a slide has none of the requested embeddings; None if it has some."""
     if not store.has_slide(name) or not store.slide(name).has_spots():
         return "it is not in the store"
     complete = store.slide(name).complete(encoder).keys()
@@ -111,7 +118,7 @@ def why_not_embedded(
 
 
 def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
-    """The cohort, its empty patients filled with those that the store has."""
+    """Fill in the patients that the cohort leaves empty from the store."""
 
     def patient(row: CohortSlide) -> str | None:
         if row.patient is not None or not store.has_slide(row.slide):
@@ -134,16 +141,16 @@ def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
 def check_tokens(
     slides: Sequence[StoredSlide], encoder: str, mpps: Sequence[float], method: HeadMethod
 ) -> int:
-    """Refuse slides without the tokens that a head needs, and grids that differ.
+    """Refuse slides without the tokens that a head needs, and slides whose grids differ.
 
     Returns
     -------
-    Side g of the grids; 0 where the head needs none.
+    Side g of the grids; 0 if the head does not use tokens.
 
     Raises
     ------
     HeadError
-        Naming the first slide that will not do, and what to do.
+        If a slide cannot be used; it names the first, and what to do.
     """
     if not method.tokens:
         return 0
@@ -177,7 +184,17 @@ def load_slide(
     prototypes: PrototypeSettings | None = None,
     tokens: bool = False,
 ) -> HeadSlide:
-    """One slide of a store: embeddings, read on demand; candidates (built where missing), tokens if asked."""
+    """Load one slide of a store; its embeddings and tokens are read when they are indexed.
+
+    Parameters
+    ----------
+    patient
+        None: that of the store.
+    prototypes
+        Candidates to load, built if the store does not have them; None: none.
+    tokens
+        Whether to load the grids of tokens.
+    """
     stored = store.slide(name)
     embedding, valid = stored_embeddings(stored, encoder, mpps)
     extra: dict[str, Any] = {}
@@ -205,7 +222,7 @@ def load_slide(
 def with_targets(
     slides: Mapping[str, HeadSlide], counts: Mapping[str, Counts], genes: Sequence[str], normalisation: str
 ) -> dict[str, HeadSlide]:
-    """The slides with their targets on a panel."""
+    """Add to each slide its targets on a panel."""
     return {
         name: replace(slide, target=targets_from_counts(counts[name], genes, normalisation, slide.xy))
         for name, slide in slides.items()

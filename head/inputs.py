@@ -1,4 +1,4 @@
-"""What heads are trained on and predict from: one slide's embeddings, targets and prototypes."""
+"""The input of heads: one slide's embeddings, targets and prototypes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from mmap_st.data import Targets
 from mmap_st.extract.store import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
 
-# A spread below this is that of a constant column.
+# Columns whose standard deviation is below this count as constant.
 _SMALLEST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
-class Standard:
-    """Mean and spread of one slide's embeddings.
+class EmbeddingScaler:
+    """Standardises the embeddings of one slide by their mean and standard deviation.
 
     Attributes
     ----------
@@ -31,19 +31,21 @@ class Standard:
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
 
-    def of(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(k, M, d) embeddings in units of the slide's own mean and spread."""
+    def transform(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(k, M, d) float32: each column of the embeddings with mean 0 and standard deviation 1."""
         standardised = np.empty_like(embedding)
-        # One magnification after another: a float64 copy of all would be the greatest array of a fit.
+        # One magnification at a time: a float64 copy of all would be the largest array of a fit.
         for m, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True)):
             standardised[:, m] = (embedding[:, m] - mean) * scale
         return standardised
 
 
-def fit_standard(embedding: Embeddings, valid: NDArray[np.bool_], block_bytes: int = BLOCK_BYTES) -> Standard:
-    """Mean and standard deviation over a slide's valid spots, read in blocks of rows.
+def fit_scaler(
+    embedding: Embeddings, valid: NDArray[np.bool_], block_bytes: int = BLOCK_BYTES
+) -> EmbeddingScaler:
+    """Compute mean and standard deviation over a slide's valid spots, read in blocks of rows.
 
-    No expression is used, so that a slide that was never sequenced is treated the same.
+    Expression is not used, so that a slide that was never sequenced is treated in the same way.
     """
     count = 0
     mean, squares = np.zeros((2, *embedding.shape[1:]))
@@ -53,12 +55,14 @@ def fit_standard(embedding: Embeddings, valid: NDArray[np.bool_], block_bytes: i
         for m in range(len(mean)):
             values = block[:, m].astype(np.float64)
             own = values.mean(axis=0)
-            apart = own - mean[m]
-            # Moments of two parts make those of both (Chan, Golub and LeVeque 1983).
-            squares[m] += ((values - own) ** 2).sum(axis=0) + apart**2 * (before * len(rows) / count)
-            mean[m] += apart * (len(rows) / count)
+            difference = own - mean[m]
+            # Pairwise update of mean and sum of squares (Chan, Golub and LeVeque 1983).
+            squares[m] += ((values - own) ** 2).sum(axis=0) + difference**2 * (before * len(rows) / count)
+            mean[m] += difference * (len(rows) / count)
     spread = np.sqrt(squares / max(count, 1))
-    return Standard(mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > _SMALLEST_SPREAD))
+    return EmbeddingScaler(
+        mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > _SMALLEST_SPREAD)
+    )
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ class HeadSlide:
     xy
         (n, 2) float64, centres in level-0 pixels.
     embedding
-        (n, M, d) float32, finest magnification first; rows that are not valid are NaN. Of a slide in a store
-        they are read when rows are asked for.
+        (n, M, d) float32, finest magnification first; rows that are not valid are NaN. The rows of a slide
+        in a store are read when they are indexed.
     valid
         (n,) whether every magnification of the spot could be read.
     target
@@ -85,8 +89,8 @@ class HeadSlide:
     selected
         (n, K) bool, the candidates selected for each spot.
     tokens
-        (n, M, g * g, t) float32, the grid of tokens of each spot row by row, read as embeddings are; None
-        where the head does not need them.
+        (n, M, g * g, t) float32, the grid of tokens of each spot in row-major order, read as embeddings
+        are; None where the head does not need them.
     """
 
     name: str
@@ -105,53 +109,53 @@ class HeadSlide:
 
     @property
     def targets(self) -> Targets:
-        """The targets of a slide that has some."""
+        """The targets; only for a slide that has them."""
         assert self.target is not None
         return self.target
 
     @property
     def grids(self) -> Embeddings:
-        """The tokens of a slide that has some."""
+        """The tokens; only for a slide that has them."""
         assert self.tokens is not None
         return self.tokens
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """(n,) spots to learn from and to score: a valid embedding and at least one defined target."""
+        """(n,) bool, spots to train on and to score: a valid embedding and at least one defined target."""
         if self.target is None:
             return np.zeros(len(self), np.bool_)
         return self.valid & self.target.measured
 
     @property
-    def genes_lacking(self) -> int:
-        """How many genes of the panel the slide does not have."""
+    def missing_genes(self) -> int:
+        """Number of genes of the panel that the slide does not have."""
         if self.target is None or not self.usable.any():
             return 0
         return int((~self.target.present).sum())
 
     @cached_property
-    def standard(self) -> Standard:
-        """Mean and spread of its valid embeddings; read from the store once."""
-        return fit_standard(self.embedding, self.valid)
+    def scaler(self) -> EmbeddingScaler:
+        """Standardises its embeddings by those of its valid spots; read from the store once."""
+        return fit_scaler(self.embedding, self.valid)
 
     def standardised(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(k, M, d) embeddings of some spots in units of the slide's mean and spread; 0 where not valid."""
-        values = self.standard.of(self.embedding[rows])
+        """(k, M, d) float32 embeddings of some spots, standardised within the slide; 0 where not valid."""
+        values = self.scaler.transform(self.embedding[rows])
         values[~self.valid[rows]] = 0.0
         return values
 
     @cached_property
-    def token_standard(self) -> Standard:
-        """Mean and spread of its valid tokens, each place of the grid alone; read from the store once."""
-        return fit_standard(self.grids, self.valid)
+    def token_scaler(self) -> EmbeddingScaler:
+        """Standardises its tokens, each place of the grid separately; read from the store once."""
+        return fit_scaler(self.grids, self.valid)
 
     def standardised_tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(k, M, g * g, t) tokens of some valid spots in units of the slide's mean and spread."""
-        return self.token_standard.of(self.grids[rows])
+        """(k, M, g * g, t) float32 tokens of some valid spots, standardised within the slide."""
+        return self.token_scaler.transform(self.grids[rows])
 
     @cached_property
     def by_magnification(self) -> tuple[HeadSlide, ...]:
-        """(M,) the same slide at one magnification each, without candidates; kept, as is what they read."""
+        """The slide at each of its M magnifications alone, without candidates; made once."""
         return tuple(
             replace(
                 self,
@@ -164,7 +168,7 @@ class HeadSlide:
         )
 
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
-        """The same slide with these spots only; its candidates stay."""
+        """Return the slide with the spots of this mask (n,) only; its candidates stay."""
         kept = np.flatnonzero(keep)
         return replace(
             self,
@@ -188,7 +192,7 @@ def _at(embedding: Embeddings, magnification: int) -> Embeddings:
     return embedding[:][:, magnification : magnification + 1]
 
 
-def evenly(slides: Sequence[HeadSlide], most: int) -> list[NDArray[np.int64]]:
-    """Usable spots of each slide: all, or every n-th where together there are more than `most`."""
-    step = -(-sum(int(slide.usable.sum()) for slide in slides) // most)
+def subsample_rows(slides: Sequence[HeadSlide], limit: int) -> list[NDArray[np.int64]]:
+    """Usable spots of each slide: all of them, or every n-th where all slides have more than `limit`."""
+    step = -(-sum(int(slide.usable.sum()) for slide in slides) // limit)
     return [np.flatnonzero(slide.usable)[:: max(1, step)] for slide in slides]

@@ -13,27 +13,28 @@ from numpy.typing import NDArray
 from mmap_st.data import inner_folds, spatial_blocks
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.inputs import HeadSlide
+from mmap_st.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Most spots that a step looks at, all slides together; taken evenly where there are more.
+    """The largest number of spots that each step uses, over all slides; larger sets are subsampled evenly.
 
     Attributes
     ----------
     attention
-        Learned attention is trained on.
+        To train learned attention on.
     epoch
-        One epoch of it sees.
-    judged
-        Choices (strength, number of epochs) are made by.
+        In one epoch of a network.
+    validation
+        To choose hyperparameters (strength, number of epochs) by.
     block
-        Are computed at once, of one slide.
+        Computed at once, of one slide.
     """
 
     attention: int = 102_400
     epoch: int = 51_200
-    judged: int = 25_600
+    validation: int = 25_600
     block: int = 4_096
 
 
@@ -42,31 +43,33 @@ LIMITS = Limits()
 
 Row = TypeVar("Row", bound=Mapping[str, float])
 
+# Scores this close to the best, relative to it, count as equally good.
 _PCC_TOLERANCE = 0.02
 
 
 def best_of(rows: Sequence[Row]) -> Row:
-    """Among those whose per-slide PCC is within 2% of the best, that of least squared error.
+    """Return the row of least squared error among those whose per-slide PCC is within 2% of the best.
 
-    PCC alone does not see the scale of a prediction: it stays level as a penalty shrinks all predictions
-    towards the mean, and would choose the strongest.
+    PCC alone does not see the scale of a prediction: it stays the same as a penalty shrinks all predictions
+    towards the mean, and would choose the strongest penalty.
 
     Parameters
     ----------
     rows
-        With ``validation_pcc`` and ``validation_mse``; at least one. Of equals, the first is taken.
+        With ``validation_pcc`` and ``validation_mse``; at least one. The first of several equally good rows
+        is returned.
     """
     best = max(row["validation_pcc"] for row in rows)
     good = [row for row in rows if row["validation_pcc"] >= best - _PCC_TOLERANCE * abs(best)]
     return min(good, key=lambda row: row["validation_mse"])
 
 
-# Of predictions that intervals are calibrated on.
-_MOST_ENTRIES = 1 << 25
+# Predicted values (spots x genes) that intervals are calibrated on, at most.
+_MAX_CALIBRATION_VALUES = 1 << 25
 
-#: Tensors with this in their name hold training spots that a head refers to: saved, and no parameters.
+#: Saved tensors with this in their name hold training spots that a head refers to; they are not parameters.
 SPOTS = "spots_"
-#: Raised when the numbers of any head change: an evaluation that was begun with others is not gone on with.
+#: Raised when the numbers of any head change: an evaluation that was started with others is not resumed.
 ALGORITHM_VERSION = 1
 
 Tensors = dict[str, NDArray[Any]]
@@ -74,14 +77,14 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions of some spots of a slide, by a fit that did not see them.
+    """Predictions of some spots of a slide, made by a fit that did not see them.
 
     Attributes
     ----------
     slide
         With targets.
     rows
-        (k,) which of its spots.
+        (k,) int64, which of its spots.
     predicted
         (k, G) float32.
     """
@@ -91,7 +94,7 @@ class HeldOut:
     predicted: NDArray[np.float32]
 
     def target(self, genes: slice = slice(None)) -> NDArray[np.float32]:
-        """(k, g) of some genes, NaN where undefined."""
+        """(k, g) float32 measured values of some genes, NaN where undefined."""
         return self.slide.targets.dense(self.rows, genes)
 
 
@@ -101,42 +104,42 @@ class FittedHead(Protocol):
     Attributes
     ----------
     history
-        What the choices were made by: one row a tried value or epoch.
+        Validation scores, one row for each value or epoch that was tried.
     chosen
-        What was chosen within the training slides.
+        The hyperparameters that were chosen by them.
     """
 
     history: list[dict[str, float]]
     chosen: dict[str, Any]
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
-        """(n, G) expression on the targets' scale; rows of spots that are not valid are NaN."""
+        """(n, G) float32 expression on the scale of the targets; rows of invalid spots are NaN."""
         ...
 
     def tensors(self) -> Tensors:
-        """Its weights, by name."""
+        """Return its weights, by name."""
         ...
 
     def held_out(self) -> Sequence[HeldOut]:
-        """Predictions of the training spots by fits of the inner folds, with what was chosen.
+        """Return predictions of the training spots by the fits of the inner folds.
 
-        Only a head that was just fitted has them; where other slides validate, there are none.
+        Only a head that was just fitted has them. There are none where separate slides validate.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How choices are made without the test slides.
+    """How hyperparameters are chosen without the test slides.
 
     Attributes
     ----------
     rule
         In words, for metrics.json.
     folds
-        (fitted on, judged on), one pair a fold.
+        One pair (slides to fit, slides to validate on) for each fold.
     refit
-        Whether the final fit is on all training slides, or is that of the one fold.
+        True: the final fit is on all training slides. False: it is the fit of the one fold.
     """
 
     rule: str
@@ -144,48 +147,50 @@ class Validation:
     refit: bool
 
     def row_folds(self, train: Sequence[HeadSlide]) -> list[NDArray[np.int64]]:
-        """(n,) number of the fold of every spot of each training slide, for fits that leave one fold out.
+        """(n,) int64 fold number of every spot of each training slide, for fits that leave one fold out.
 
-        The folds are those that are judged on; where slides of their own validate, those that would be.
+        The folds are those of `folds`. Where separate slides validate, they are those that would be used
+        without them.
         """
         if not self.refit:
             try:
                 return plan_validation(train, ()).row_folds(train)
-            except HeadError:  # one slide of so few spots that they cannot be parted: they are one fold
+            except HeadError:  # one slide with too few spots to split: they are one fold
                 return [np.zeros(len(slide), np.int64) for slide in train]
         if len(train) == 1:
             return [spatial_blocks(train[0].xy)]
-        fold_of = {s.name: number for number, (_, judged) in enumerate(self.folds) for s in judged}
+        fold_of = {s.name: number for number, (_, validation) in enumerate(self.folds) for s in validation}
         return [np.full(len(slide), fold_of[slide.name]) for slide in train]
 
 
 @dataclass(frozen=True)
 class HeadMethod:
-    """One way to predict: how it is trained, and how a trained one is loaded.
+    """A kind of head: how one is trained, and how a trained one is loaded.
 
     Attributes
     ----------
     name
-        What ``--head`` calls it.
+        Its name for ``--head``.
     settings_type
         Frozen dataclass of its settings, with defaults.
     fit
-        (training slides, validation, settings, seed, tell) to a fitted head; `tell` hears of progress.
+        Function of (training slides, validation, settings, seed, progress) that returns a fitted head;
+        `progress` takes one line about what is being done now.
     load
-        (tensors, settings, shape) to a fitted head; shape holds M, d and G.
+        Function of (tensors, settings, shape) that returns a fitted head.
     embeddings
         How it normalises embeddings, for head.json.
     tokens
         Whether it needs the grid of tokens of each spot, see `mmap_st.head.inputs.HeadSlide`.
     seeded
-        Whether its numbers depend on the seed: a comparison fits others with one seed alone.
+        Whether its numbers depend on the seed; a comparison fits a head that does not with one seed only.
     source, code
-        Of a user's own: ``FILE.py:NAME`` if it is from a file, and the sha256 of its code.
+        Of a user's head: ``FILE.py:NAME`` if it is defined in a file, and the sha256 of its code.
     """
 
     name: str
     settings_type: type[Any]
-    fit: Callable[[Sequence[HeadSlide], Validation, Any, int, Callable[[str], None]], FittedHead]
+    fit: Callable[[Sequence[HeadSlide], Validation, Any, int, ProgressCallback], FittedHead]
     load: Callable[[Tensors, Any, Shape], FittedHead]
     embeddings: str = "standardised within each slide"
     tokens: bool = False
@@ -195,13 +200,13 @@ class HeadMethod:
 
     @property
     def reference(self) -> str:
-        """What it is found again by."""
+        """The name or ``FILE.py:NAME`` that finds it again."""
         return self.source or self.name
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Magnifications M, embedding width d and genes G of a head; t, width of a token, where it needs some."""
+    """Magnifications M, embedding width d, genes G, and width t of tokens (0: the head does not use them)."""
 
     magnifications: int
     width: int
@@ -212,9 +217,19 @@ class Shape:
 def plan_validation(
     train: Sequence[HeadSlide], validation: Sequence[HeadSlide], *, by_slide: bool = False
 ) -> Validation:
-    """Settle how choices are made: on the validation slides if there are any, else by inner folds.
+    """Decide how hyperparameters are chosen: on the validation slides if there are any, else by inner folds.
 
-    `by_slide` asks for folds of slides even where there are patients enough.
+    Parameters
+    ----------
+    train, validation
+        Slides with targets; `validation` may be empty.
+    by_slide
+        Make folds of slides even where there are enough patients.
+
+    Raises
+    ------
+    HeadError
+        If no spot can be trained or validated on.
     """
     train = [slide for slide in train if slide.usable.any()]
     if not train:
@@ -245,28 +260,37 @@ def plan_validation(
 
 
 def cross_fit(validation: Validation, without: Callable[[int], FittedHead]) -> list[HeldOut]:
-    """Predict the spots of each inner fold by the head `without` it; none where other slides validate."""
+    """Predict the spots of each inner fold by the head that was fitted without it.
+
+    Parameters
+    ----------
+    validation
+        The folds; there are no predictions where separate slides validate.
+    without
+        Function of a fold's number that returns the head fitted on the other folds.
+    """
     if not validation.refit:
         return []
-    judged = [slide for _, slides in validation.folds for slide in slides]
-    step = thinned(sum(int(slide.usable.sum()) for slide in judged), judged[0].targets.genes)
+    slides_of_folds = [slide for _, slides in validation.folds for slide in slides]
+    spots = sum(int(slide.usable.sum()) for slide in slides_of_folds)
+    step = subsample_step(spots, slides_of_folds[0].targets.genes)
     return [
-        held_out_by(head, slide, step)
+        predict_held_out(head, slide, step)
         for number, (_, slides) in enumerate(validation.folds)
         for head in [without(number)]
         for slide in slides
     ]
 
 
-def held_out_by(head: FittedHead, slide: HeadSlide, step: int) -> HeldOut:
-    """What a head predicts of every `step`-th usable spot of a slide that it did not see."""
+def predict_held_out(head: FittedHead, slide: HeadSlide, step: int) -> HeldOut:
+    """Predict every `step`-th usable spot of a slide that the head was not fitted on."""
     rows = np.flatnonzero(slide.usable)[::step]
     return HeldOut(slide, rows, head.predict(slide)[rows])
 
 
-def thinned(spots: int, genes: int) -> int:
-    """How many spots to take one of, so that calibration holds no more than some hundred MB."""
-    return -(-spots * genes // _MOST_ENTRIES)
+def subsample_step(spots: int, genes: int) -> int:
+    """Step between the spots that calibration uses, so that it needs at most a few hundred MB."""
+    return -(-spots * genes // _MAX_CALIBRATION_VALUES)
 
 
 def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:
@@ -275,7 +299,7 @@ def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:
     Raises
     ------
     HeadError
-        If a key is not one of the head's, or a value is not of its kind.
+        If a key is not a setting of the head, or a value has the wrong type.
     """
     kinds = get_type_hints(method.settings_type)
     values: dict[str, Any] = {}
@@ -292,7 +316,13 @@ def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:
 
 
 def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
-    """Settings of a head from plain values, checked by the settings themselves."""
+    """Make the settings of a head from plain values.
+
+    Raises
+    ------
+    HeadError
+        If a value is not allowed.
+    """
     try:
         return method.settings_type(**values)
     except (ValueError, TypeError) as error:
@@ -300,7 +330,7 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
 
 
 def settings_values(settings: Any) -> dict[str, Any]:
-    """Settings as plain values, for head.json."""
+    """Return settings as plain values, for head.json."""
     return dataclasses.asdict(settings)
 
 

@@ -1,4 +1,4 @@
-"""What lies around spots: averages over their surroundings, nearest neighbours, cells of their grid."""
+"""Spatial neighbours of spots: Gaussian averages, nearest spots, cells of a grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch import nn
 
-# Weights beyond this many widths of the Gaussian are left out: together they are under 5%.
+# The Gaussian is cut off at this many standard deviations: what is left out weighs under 5%.
 _REACH = 2.5
 
 
@@ -26,17 +26,17 @@ def spot_pitch(xy: NDArray[np.float64]) -> float:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Where the spots of one slide lie, to find what is near some of them.
+class SpatialNeighbours:
+    """The places of the spots of one slide, to average over the neighbours of some of them.
 
     Attributes
     ----------
     xy
-        (n, 2) centres of the spots.
+        (n, 2) float64 centres of the spots.
     use
-        (n,) spots that may be averaged.
+        (n,) bool, spots that may be averaged.
     pitch
-        Distance of neighbouring spots, in the units of `xy`.
+        Distance between adjacent spots, in the units of `xy`.
     """
 
     xy: NDArray[np.float64]
@@ -49,28 +49,28 @@ class Surroundings:
         return cKDTree(self.xy[rows]), rows
 
     def gaussian(self, rows: NDArray[np.int64], width: float) -> sparse.csr_array:
-        """Averages over the neighbours of some spots, nearer ones counting more.
+        """Return averages over the neighbours of some spots, with Gaussian weights.
 
         Parameters
         ----------
         rows
-            (k,) which spots.
+            (k,) int64, which spots.
         width
-            Standard deviation of the Gaussian, in spot pitches.
+            EmbeddingScaler deviation of the Gaussian, in spot pitches.
 
         Returns
         -------
-        (k, n) float32 whose rows sum to 1; a spot takes part in its own average. Rows of spots that may not
-        be averaged are empty.
+        (k, n) float32 CSR matrix whose rows sum to 1; a spot is part of its own average. Rows of spots
+        that may not be averaged are empty.
         """
         tree, of_tree = self._tree
-        asked = np.flatnonzero(self.use[rows])
-        if not len(asked):
+        used = np.flatnonzero(self.use[rows])
+        if not len(used):
             return sparse.csr_array((len(rows), len(self.xy)), dtype=np.float32)
-        found = cKDTree(self.xy[rows[asked]]).sparse_distance_matrix(
+        found = cKDTree(self.xy[rows[used]]).sparse_distance_matrix(
             tree, _REACH * width * self.pitch, output_type="ndarray"
         )
-        i, j = asked[found["i"]], of_tree[found["j"]]
+        i, j = used[found["i"]], of_tree[found["j"]]
         squared = ((self.xy[rows[i]] - self.xy[j]) ** 2).sum(axis=1) / self.pitch**2
         weight = np.exp(-squared / (2 * width**2))
         total = np.bincount(i, weight, minlength=len(rows))
@@ -79,28 +79,28 @@ class Surroundings:
         )
 
 
-# Places are told apart to this part of a pitch: rounding of floats must not order spots that are equally far.
+# Distances are rounded to this many decimals of a pitch: float errors must not order equally far spots.
 _DECIMALS = 3
 
 
 def nearest(place: NDArray[np.float32], count: int, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the nearest other spots of every spot; where several are equally far, those of least y, then x.
+    """Find the nearest other spots of every spot; equally far ones in order of y, then x.
 
     Parameters
     ----------
     place
-        (n, 2) in spot pitches.
+        (n, 2) float32 in spot pitches.
     count
-        Most neighbours k of a spot.
+        Largest number of neighbours k.
     reach
-        How far a neighbour may be, in spot pitches.
+        Largest distance of a neighbour, in spot pitches.
 
     Returns
     -------
     index
         (n, k) int64, nearest first; 0 where there is none.
     known
-        (n, k) bool, where there is one.
+        (n, k) bool, whether there is one.
     """
     rounded = np.round(place.astype(np.float64), _DECIMALS)
     tree = cKDTree(rounded)
@@ -119,13 +119,13 @@ def nearest(place: NDArray[np.float32], count: int, reach: float) -> tuple[torch
 
 
 def mean_of_neighbours(values: torch.Tensor, index: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """(n, w) mean of the values (n, w) of each spot's neighbours, see `nearest`; 0 where it has none."""
+    """(n, w) mean of the values (n, w) over each spot's neighbours, see `nearest`; 0 where it has none."""
     weight = known / known.sum(dim=1, keepdim=True).clamp(min=1)
     return (values[index] * weight[..., None]).sum(dim=1)
 
 
 def grid_cells(place: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put spots on a grid of one pitch; only cells that hold spots are kept, so that any extent will do.
+    """Assign spots to the cells of a grid of one pitch; only cells with spots are numbered.
 
     Parameters
     ----------
@@ -135,13 +135,12 @@ def grid_cells(place: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
     Returns
     -------
     cell
-        (n,) int64, the cell of each spot, of c cells.
+        (n,) int64, the cell of each spot; there are c cells.
     around
-        (c, 9) int64, the cells from one row above to one below and one column before to one after, row by
-        row; c where a cell holds no spot.
+        (c, 9) int64, the 3 x 3 cells around each cell in row-major order; c for a cell without spots.
     """
     cells, cell = np.unique(np.round(place).astype(np.int64)[:, ::-1], axis=0, return_inverse=True)
-    width = cells[:, 1].max() + 3  # one empty column on either side: what is beside a row is in no other
+    width = cells[:, 1].max() + 3  # an empty column on either side: neighbours do not wrap into another row
     number = (cells[:, 0] + 1) * width + cells[:, 1] + 1
     step = np.arange(-1, 2)
     wanted = number[:, None] + (step[:, None] * width + step).ravel()
@@ -151,9 +150,9 @@ def grid_cells(place: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class GridConvolution(nn.Module):
-    """A depthwise convolution of 3 x 3 on the array of spots, added to them; empty cells count as 0.
+    """A depthwise 3 x 3 convolution on the array of spots, added to the spots.
 
-    On a cell of several spots is their mean.
+    Empty cells count as 0; a cell with several spots has their mean.
     """
 
     def __init__(self, width: int) -> None:

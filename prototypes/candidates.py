@@ -16,20 +16,20 @@ from mmap_st.extract.store import BLOCK_BYTES, Embeddings, row_blocks
 KINDS = ("kmeans", "random")
 
 _FEWEST, _MOST, _SPOTS_EACH = 32, 80, 5
-#: Spots of a slide that k-means is trained on.
-MOST_SPOTS = 50_000
+#: Spots of a slide that k-means is trained on, at most.
+MAX_SPOTS = 50_000
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """How candidates are made; with the recipes of the embeddings, what their key in the store is made of.
+    """How candidates are made; their key in the store is a hash of this and the embeddings' recipes.
 
     Attributes
     ----------
     kind
-        ``kmeans``, or ``random``: spots drawn at random in place of centres.
+        ``kmeans``, or ``random``: spots drawn at random instead of cluster centres.
     clusters
-        K; None: `automatic_clusters`.
+        Number K; None: `automatic_clusters`.
     iterations, seed
         Of k-means.
     """
@@ -42,7 +42,7 @@ class CandidateSettings:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of one slide.
+    """The candidates of one slide.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Candidates:
     medoid
         (K,) int32, index of the spot nearest to the centre.
     label
-        (n,) int32, candidate of each spot; -1 for an invalid one.
+        (n,) int32, candidate of each spot; -1 for an invalid spot.
     """
 
     centre: NDArray[np.float32]
@@ -68,7 +68,7 @@ def automatic_clusters(n: int) -> int:
 
 
 def selection_space(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, M, d) embeddings as (n, M * d): each magnification of length 1, then joined."""
+    """(n, M * d) float32: embeddings (n, M, d), each magnification scaled to length 1, then joined."""
     norm = np.linalg.norm(embedding, axis=2, keepdims=True)
     unit = embedding / np.maximum(norm, np.finfo(np.float32).tiny)
     return np.ascontiguousarray(unit.reshape(len(embedding), -1), dtype=np.float32)
@@ -79,7 +79,7 @@ def build_candidates(
     valid: NDArray[np.bool_],
     settings: CandidateSettings,
     *,
-    most_spots: int = MOST_SPOTS,
+    max_spots: int = MAX_SPOTS,
     block_bytes: int = BLOCK_BYTES,
 ) -> Candidates:
     """Cluster one slide's spots.
@@ -91,10 +91,10 @@ def build_candidates(
     valid
         (n,) False where a row cannot be used.
     settings
-        How.
-    most_spots
-        Where more are valid, centres are found on this many, taken evenly; all spots are then assigned to
-        them, and a candidate is the mean of all its members as ever.
+        How to make them.
+    max_spots
+        If more spots are valid, cluster centres are computed on about this many, evenly spaced; all spots
+        are then assigned to them, and a candidate is still the mean of all its members.
     block_bytes
         Size of the blocks in which spots are read.
 
@@ -106,7 +106,7 @@ def build_candidates(
         If faiss is not installed.
     """
     if settings.kind not in KINDS:
-        raise RequestError(f"There are no {settings.kind!r} candidates; give one of {', '.join(KINDS)}.")
+        raise RequestError(f"Unknown kind of candidates {settings.kind!r}; give one of {', '.join(KINDS)}.")
     if settings.clusters is not None and settings.clusters < 1:
         raise RequestError(f"--clusters {settings.clusters}: give a number of 1 or more, or auto.")
     rows = np.flatnonzero(valid)
@@ -120,8 +120,8 @@ def build_candidates(
         space = selection_space(drawn)
         labels = np.concatenate([_nearest(selection_space(embedding[part]), space) for _, part in blocks])
     else:
-        labels = _kmeans_labels(embedding, rows, clusters, settings, most_spots, block_bytes)
-    # Empty clusters are dropped: the others are numbered anew.
+        labels = _kmeans_labels(embedding, rows, clusters, settings, max_spots, block_bytes)
+    # Empty clusters are dropped, and the others renumbered.
     present, labels, size = np.unique(labels, return_inverse=True, return_counts=True)
     centre = np.zeros((len(size), *embedding.shape[1:]), np.float64)
     for where, part in blocks:
@@ -152,12 +152,12 @@ def _kmeans_labels(
     rows: NDArray[np.int64],
     clusters: int,
     settings: CandidateSettings,
-    most_spots: int,
+    max_spots: int,
     block_bytes: int,
 ) -> NDArray[np.int64]:
-    """(n,) nearest centre of each row, the centres found on at most `most_spots` of them."""
+    """(n,) nearest centre of each row; centres are computed on about `max_spots` rows."""
     faiss = import_faiss()
-    fitted = rows[:: -(-len(rows) // most_spots)]
+    fitted = rows[:: -(-len(rows) // max_spots)]
     points = np.empty((len(fitted), int(np.prod(embedding.shape[1:]))), np.float32)
     for where, part in row_blocks(embedding, fitted, block_bytes):
         points[where] = selection_space(embedding[part])
@@ -191,7 +191,7 @@ def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArr
 
 
 def _medoids(distance: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(K,) the member of least `distance` (n,) to its own centre, ties by index."""
+    """(K,) the member with the smallest `distance` (n,) to its centre, ties by index."""
     order = np.lexsort((np.arange(len(labels)), distance, labels))
     _, first = np.unique(labels[order], return_index=True)
     medoids: NDArray[np.int64] = order[first]
@@ -199,7 +199,13 @@ def _medoids(distance: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArra
 
 
 def import_faiss() -> ModuleType:
-    """The module faiss, or one sentence that says how to install it."""
+    """Import faiss.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
     try:
         import faiss
     except ImportError as error:
@@ -211,18 +217,18 @@ def import_faiss() -> ModuleType:
 
 
 def gpu_count(faiss: Any) -> int:
-    """GPUs that this build of faiss can use."""
+    """Number of GPUs that this build of faiss can use."""
     return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
 def device_of_kmeans() -> str:
-    """Where k-means runs on this machine, for people."""
+    """Describe where k-means runs on this machine."""
     gpus = gpu_count(import_faiss())
     return f"FAISS on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "FAISS on the CPU"
 
 
 def selected_count(candidates: int, number: int | None = None, share: float = 0.5) -> int:
-    """L: `number` where it is fixed, else ceil(share * K); never above K (adaptive in the paper: 0.5 K)."""
+    """Return L: `number` if it is given, else ceil(share * K), never above K; the paper has 0.5 K."""
     return min(candidates, number if number is not None else math.ceil(share * candidates))
 
 
@@ -238,18 +244,18 @@ def select_prototypes(
     centre
         (K, M, d) candidates of the same slide.
     count
-        L, how many each spot gets.
+        Number L of candidates to select for each spot.
     block_bytes
         Size of the blocks in which spots are read.
 
     Returns
     -------
-    (n, K) bool with L True a row. Spots with NaN get none.
+    (n, K) bool with L True in each row, none for spots with NaN.
     """
     centres = selection_space(centre)
     mask = np.zeros((embedding.shape[0], len(centre)), np.bool_)
     for _, rows in row_blocks(embedding, np.arange(len(mask)), block_bytes):
-        # All rows of the space have the same length, so the dot product orders as the cosine does.
+        # All rows of the space have the same length: the dot product gives the order of the cosine.
         similarity = selection_space(embedding[rows]) @ centres.T
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
         finite = np.isfinite(similarity).all(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,8 +25,9 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
+from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes.candidates import (
-    MOST_SPOTS,
+    MAX_SPOTS,
     Candidates,
     CandidateSettings,
     build_candidates,
@@ -44,7 +45,17 @@ _ARRAYS = ("centre", "size", "medoid", "label")
 def stored_embeddings(
     slide: StoredSlide, encoder: str, mpps: Sequence[float]
 ) -> tuple[StoredEmbeddings, NDArray[np.bool_]]:
-    """Embeddings (n, M, d) at `mpps`, read on demand, and (n,) whether all of a spot's windows are valid."""
+    """Return a slide's embeddings at `mpps`, read when they are indexed, and which spots are valid.
+
+    Returns
+    -------
+    (n, M, d) float32 embeddings, and (n,) bool: whether all windows of a spot could be read.
+
+    Raises
+    ------
+    StoreError
+        If a magnification is not complete.
+    """
     complete = slide.complete(encoder)
     missing = [mpp_key(mpp) for mpp in mpps if mpp not in complete]
     if missing:
@@ -56,15 +67,15 @@ def stored_embeddings(
 def candidate_key(
     slide: StoredSlide, encoder: str, mpps: Sequence[float], settings: CandidateSettings
 ) -> tuple[str, dict[str, Any]]:
-    """Key of a set of candidates in the store, and the settings that it is the hash of."""
+    """Return the key of a set of candidates in the store, and the settings that are hashed in it."""
     complete = slide.complete(encoder)
     full = {
         **asdict(settings),
         "algorithm_version": _ALGORITHM_VERSION,
         "embeddings": {mpp_key(mpp): complete[mpp].recipe_sha256 for mpp in mpps},
     }
-    if len(complete[mpps[0]].valid()) > MOST_SPOTS:  # smaller slides keep the keys that they have
-        full["most_spots"] = MOST_SPOTS
+    if len(complete[mpps[0]].valid()) > MAX_SPOTS:  # the keys of smaller slides do not change
+        full["most_spots"] = MAX_SPOTS
     return sha256_of_json(full)[:_KEY_LENGTH], full
 
 
@@ -75,7 +86,7 @@ def stored_candidates(
     mpps: Sequence[float],
     settings: CandidateSettings,
 ) -> tuple[Candidates, bool]:
-    """Read a slide's candidates; build and store them where they are missing.
+    """Read a slide's candidates; build and store them if the store does not have them.
 
     Returns
     -------
@@ -93,7 +104,7 @@ def stored_candidates(
         )
     candidates = build_candidates(embedding, valid, settings)
     writable = FeatureStore.open(store.path, writable=True)
-    # Another run may be building the same: wait for it, and take what it wrote.
+    # Another run may be building the same candidates: wait for it, and read what it wrote.
     try:
         with slide_lock(store.path, encode_name(slide.name), wait_s=_WAIT_S):
             found = _read(writable.slide(slide.name), encoder, key)
@@ -102,17 +113,27 @@ def stored_candidates(
             with store_errors(store.path):
                 _write(writable, slide.name, encoder, key, full, candidates)
     except SlideLockedError as error:
-        # A long extraction of another encoder, say: these are made again in a second when next needed.
+        # By a long extraction of another encoder, for example. They are built again when next needed.
         _LOG.warning("slide %s: prototypes are used without being stored; %s", slide.name, error)
     return candidates, True
 
 
 @dataclass
 class BuildReport:
-    """K of each slide and whether this run built it; slides passed over; slides that failed, and why."""
+    """What was built.
+
+    Attributes
+    ----------
+    built
+        By slide, the number K of its candidates and whether this run built them.
+    skipped
+        Number of slides without embeddings of the encoder.
+    failed
+        Why each slide that failed did.
+    """
 
     built: dict[str, tuple[int, bool]] = field(default_factory=dict)
-    passed_over: int = 0
+    skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -121,19 +142,19 @@ def build_all(
     encoder: str,
     mpps: Sequence[float] | None,
     settings: CandidateSettings,
-    tell: Callable[[str], None] = lambda text: None,
+    progress: ProgressCallback = lambda text: None,
 ) -> BuildReport:
-    """Build candidates of every slide that has the encoder's embeddings.
+    """Build the candidates of every slide that has embeddings of the encoder.
 
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
     check_encoder(store, encoder)
     slides = [store.slide(name) for name in store.slides()]
-    having = [slide for slide in slides if slide.complete(encoder)]
-    chosen = common_magnifications(having, encoder, mpps)
-    report = BuildReport(passed_over=len(slides) - len(having))
-    for slide in having:
-        tell(f"prototypes of {slide.name}")
+    embedded = [slide for slide in slides if slide.complete(encoder)]
+    chosen = common_magnifications(embedded, encoder, mpps)
+    report = BuildReport(skipped=len(slides) - len(embedded))
+    for slide in embedded:
+        progress(f"prototypes of {slide.name}")
         try:
             candidates, new = stored_candidates(store, slide, encoder, chosen, settings)
         except SlideError as error:

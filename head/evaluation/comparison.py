@@ -19,7 +19,7 @@ from mmap_st.extract.store import (
     encode_name,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.dataset import check_tokens, why_not_embedded
+from mmap_st.head.dataset import check_tokens, missing_embedding_reason
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, Mpps, Row, make_rows, scatter_pair
 from mmap_st.head.evaluation.comparison_summary import (
     RowResult,
@@ -150,7 +150,7 @@ def _read_cohort(
         for name in cohort.names
         for encoder in reversed(request.encoders)
         for mpps in asked
-        if (reason := why_not_embedded(store, name, encoder, mpps))
+        if (reason := missing_embedding_reason(store, name, encoder, mpps))
     }
     kept = tuple(slide for slide in cohort.slides if slide.slide not in lacking)
     if not kept:

@@ -10,7 +10,7 @@ from typing import Any
 from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
 from mmap_st.errors import RequestError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
-from mmap_st.head.dataset import check_tokens, measure, prototype_settings, with_stored_patients
+from mmap_st.head.dataset import check_tokens, prototype_settings, read_cohort_counts, with_stored_patients
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
 from mmap_st.head.evaluation.fold_jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
 from mmap_st.head.evaluation.folder import (
@@ -85,11 +85,11 @@ def read_cohort(
     """Read counts, and settle folds and magnifications; slides that cannot be used go to `report`."""
     fit = request.fit
     cohort = with_stored_patients(cohort, store)
-    measured = measure(cohort, store, cohort.names, fit.encoder, fit.magnifications, tell)
-    report.passed_over, report.failed = measured.passed_over, measured.failed
+    measured = read_cohort_counts(cohort, store, cohort.names, fit.encoder, fit.magnifications, tell)
+    report.passed_over, report.failed = measured.skipped, measured.failed
     if not measured.counts:
         check_encoder(store, fit.encoder)
-        why = _some_reason({**measured.failed, **measured.passed_over})
+        why = _some_reason({**measured.failed, **measured.skipped})
         raise SplitError(f"none of the {len(cohort.slides)} slides can be used; slide {why}")
     rule, folds = make_folds(cohort, tuple(measured.counts), request.folds)
     shared = sorted({patient for fold in folds for patient in fold.split.shared_patients})

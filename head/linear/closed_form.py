@@ -1,4 +1,4 @@
-"""Ridge on blocks of features, for any choice of training folds, from sums that are made once."""
+"""Closed-form ridge for any choice of training folds, from sums that are computed once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Group:
     fold
         Number of the fold that they belong to.
     present
-        (r,) targets that the slide has.
+        (r,) bool, targets that the slide has.
     chunks
-        Features (k, p) and targets (k, r), float32, of one part of the rows after another. Targets that the
-        slide lacks may be NaN.
+        Features (k, p) and targets (k, r), float32, of consecutive chunks of the rows; read once. Targets
+        that the slide does not have may be NaN.
     """
 
     fold: int
@@ -37,7 +37,7 @@ class Group:
 
 @dataclass
 class _Moments:
-    """Sums over groups of one fold that have the same targets, each group centred: (p, p) and (p, r)."""
+    """Sums (p, p) and (p, r) over the groups of one fold with the same targets, each group centred."""
 
     fold: int
     present: NDArray[np.bool_]
@@ -46,19 +46,19 @@ class _Moments:
 
 
 class FoldedRidge:
-    """Ridge without any of the folds, at any strength.
+    """Ridge at any strength and without any of the folds.
 
-    Targets, and features unless they come so, are centred within each group of rows, so that slides differ
-    in nothing but their spots. Where there are fewer rows than features, all are kept, and parts of their
-    Gram matrix are solved; else moments are added up, by fold and by the targets that are there. Both give
-    the same weights.
+    Targets and features are centred within each group of rows, which removes differences between slides.
+    Where there are fewer rows than features, all rows are stored, and submatrices of their Gram matrix are
+    solved; otherwise moments are summed by fold and by the targets that are present. Both give the same
+    weights.
 
     Parameters
     ----------
     groups
-        Rows of all slides, read once; a target that a group lacks is fitted on the others.
+        Rows of all slides, read once; a target that is missing from a group is fitted on the others.
     centre
-        Whether features are to be centred.
+        False: the features come centred.
     """
 
     def __init__(self, groups: Iterable[Group], *, centre: bool = True) -> None:
@@ -88,7 +88,7 @@ class FoldedRidge:
         self._settle([(part.fold, part.present) for part in self._parts])
 
     def _hold(self, groups: list[Group], held: list[tuple[int, Chunk]]) -> None:
-        """Keep all rows."""
+        """Store all rows."""
         self._row_part = np.concatenate([np.full(len(x), number) for number, (x, _) in held])
         self._x = np.concatenate([x for _, (x, _) in held]).astype(np.float64)
         self._y = np.nan_to_num(np.concatenate([y for _, (_, y) in held]).astype(np.float64))
@@ -121,13 +121,13 @@ class FoldedRidge:
         part.moment -= np.outer(total_x, total_y / max(rows, 1))
 
     def _settle(self, parts: list[tuple[int, NDArray[np.bool_]]]) -> None:
-        """Targets that the same parts have are solved together: mostly, that is all of them."""
+        """Group the targets that are present in the same parts: they are solved together."""
         self._fold = np.array([fold for fold, _ in parts])
         present = np.array([present for _, present in parts])
         self._patterns, self._pattern_of = np.unique(present, axis=1, return_inverse=True)
 
     def rescale(self, factor: NDArray[np.float32]) -> None:
-        """Multiply each of the p features by its factor, as if they had come so."""
+        """Multiply each of the p features by its factor, as if the rows had come so."""
         scale = factor.astype(np.float64)
         if self._x is not None:
             self._x *= scale
@@ -138,12 +138,12 @@ class FoldedRidge:
             part.moment *= scale[:, None]
 
     def weight(self, alpha: float, without: Collection[int] = ()) -> Weight:
-        """(p, r) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
-        kept = ~np.isin(self._fold, list(without))
+        """(p, r) float32 coefficients at strength `alpha`, fitted on all folds except those in `without`."""
+        fitted = ~np.isin(self._fold, list(without))
         weight = np.zeros((self._width, len(self._pattern_of)), np.float32)
         for number, pattern in enumerate(self._patterns.T):
             targets = np.flatnonzero(self._pattern_of == number)
-            parts = np.flatnonzero(kept & pattern)
+            parts = np.flatnonzero(fitted & pattern)
             if len(parts):
                 weight[:, targets] = self._solve(alpha, parts, targets)
         return weight

@@ -2,8 +2,8 @@
 
 Embeddings of all training spots pooled are standardised and reduced by PCA; ridge regression without an
 intercept follows, its strength set by the numbers of components and genes (github.com/mahmoodlab/HEST,
-Jaume et al. 2024). Slides are not standardised one by one and nothing is chosen, so that this is what other
-heads improve on, not a rival of `ridge`.
+Jaume et al. 2024). Slides are not standardised individually and no hyperparameter is chosen: a reference
+for other heads rather than a competitor of `ridge`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from mmap_st.errors import HeadError
 from mmap_st.extract.store import row_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.progress import ProgressCallback
 
-# The benchmark's seed, of PCA and ridge: its figures are those of this seed, whatever --seed says.
+# The benchmark's seed of PCA and ridge, independent of --seed: its figures are those of this seed.
 _SEED = 1
-# Strength of ridge, times components and genes.
+# Strength of ridge, before division by the numbers of components and genes.
 _STRENGTH = 100.0
-_MOST_STEPS = 1000
+_MAX_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class HestRidgeSettings:
 
 @dataclass
 class HestRidgeHead:
-    """All steps in one, since each is linear: prediction = embedding @ weight + offset.
+    """All steps combined, since each is linear: prediction = embedding @ weight + offset.
 
     Attributes
     ----------
     weight
-        (M * d, G) float64; float32 would lose what it subtracts.
+        (M * d, G) float64; float32 would lose precision to cancellation with the offset.
     offset
         (G,) float64.
     left_out
-        Makes the predictions of `held_out`.
+        Computes the predictions of `held_out`.
     """
 
     weight: NDArray[np.float64]
@@ -85,47 +86,47 @@ def fit_hest_ridge(
     validation: Validation,
     settings: HestRidgeSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
 ) -> HestRidgeHead:
     """Fit on all training spots pooled.
 
     Raises
     ------
     HeadError
-        If a training slide lacks a gene of the panel: spots cannot be pooled then.
+        If a training slide does not have a gene of the panel: spots cannot be pooled then.
     """
     for slide in train:
-        if slide.genes_lacking:
+        if slide.missing_genes:
             raise HeadError(
-                f"training slide {slide.name} lacks {slide.genes_lacking} genes of the panel, and hest-ridge"
-                " pools the spots of all slides; leave those genes out, or use --head ridge."
+                f"{slide.missing_genes} genes of the panel are missing from training slide {slide.name}, and"
+                " hest-ridge pools the spots of all slides; leave those genes out, or use --head ridge."
             )
 
     def without(number: int) -> HestRidgeHead:
         return _fit(validation.folds[number][0], settings.components)
 
-    tell("hest-ridge: components and ridge")
+    progress("hest-ridge: components and ridge")
     head = _fit(train, settings.components)
     head.left_out = lambda: cross_fit(validation, without)
     return head
 
 
 def load_hest_ridge(tensors: Tensors, settings: HestRidgeSettings, shape: Shape) -> HestRidgeHead:
-    """Load a trained one."""
+    """Load a trained head from its tensors."""
     return HestRidgeHead(tensors["weight"], tensors["offset"])
 
 
-def _fit(train: Sequence[HeadSlide], most: int) -> HestRidgeHead:
+def _fit(train: Sequence[HeadSlide], limit: int) -> HestRidgeHead:
     usable = [(slide, np.flatnonzero(slide.usable)) for slide in train if slide.usable.any()]
     embedding = np.concatenate([_flat(slide, rows) for slide, rows in usable])
     target = np.concatenate([slide.targets.dense(rows) for slide, rows in usable])
-    components = min(most, *embedding.shape)
+    components = min(limit, *embedding.shape)
     scaler = StandardScaler()
     standardised = scaler.fit_transform(embedding)
     pca = PCA(components, random_state=_SEED)
     features = pca.fit_transform(standardised).astype(np.float32)
     alpha = _STRENGTH / (components * target.shape[1])
-    ridge = Ridge(alpha, fit_intercept=False, max_iter=_MOST_STEPS, solver="lsqr", random_state=_SEED)
+    ridge = Ridge(alpha, fit_intercept=False, max_iter=_MAX_STEPS, solver="lsqr", random_state=_SEED)
     coefficients = np.atleast_2d(ridge.fit(features, target).coef_).astype(np.float64)
     by_column = pca.components_.astype(np.float64).T @ coefficients.T
     weight = by_column / scaler.scale_[:, None]

@@ -1,4 +1,4 @@
-"""The head `mean`: every spot gets the training mean. What any head must beat."""
+"""The head `mean`: predicts the training mean for every spot. Any other head must beat it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from numpy.typing import NDArray
 from mmap_st.data import Targets
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
 class MeanSettings:
-    """The training mean has nothing to set."""
+    """The head `mean` has no settings."""
 
 
 @dataclass
 class MeanHead:
-    """(G,) mean of the training targets, and what makes the predictions of `held_out`."""
+    """A trained `mean` head.
+
+    Attributes
+    ----------
+    mean
+        (G,) float32, mean of the training targets.
+    left_out
+        Computes the predictions of `held_out`.
+    """
 
     mean: NDArray[np.float32]
     left_out: Callable[[], Sequence[HeldOut]] = tuple
@@ -41,12 +50,12 @@ class MeanHead:
 
 
 def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
-    """(G,) mean of the targets over all usable spots, undefined ones left out; 0 for a gene without any."""
+    """(G,) float32 mean of the defined targets over all usable spots; 0 for a gene without any."""
     return mean_target([(slide.targets, slide.usable) for slide in train])
 
 
 def mean_target(parts: Sequence[tuple[Targets, NDArray[np.bool_]]]) -> NDArray[np.float32]:
-    """(G,) mean over some spots (n,) of each slide; 0 for a gene that none of them has."""
+    """(G,) float32 mean over the spots of a mask (n,) of each slide; 0 for a gene that no slide has."""
     total = sum(targets.total(use) for targets, use in parts)
     count = sum(targets.present * float((use & targets.defined).sum()) for targets, use in parts)
     mean: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
@@ -58,7 +67,7 @@ def fit_mean(
     validation: Validation,
     settings: MeanSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
 ) -> MeanHead:
     """Average the training targets."""
 
@@ -69,7 +78,7 @@ def fit_mean(
 
 
 def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHead:
-    """Load a trained one."""
+    """Load a trained head from its tensors."""
     return MeanHead(tensors["mean"])
 
 

@@ -1,8 +1,8 @@
 """The head `ridge`: a linear probe on all magnifications, in closed form.
 
-Embeddings are standardised within each slide and targets centred within each training slide, so that
-slides differ in nothing but their spots; a prediction is the training mean plus what the spot's difference
-from its slide's mean is worth. This is the strong baseline that most published models fail to beat.
+Embeddings are standardised within each slide and targets centred within each training slide, which removes
+differences between slides; a prediction is the training mean plus a linear function of the spot's
+standardised embeddings. This is a strong baseline that most published models fail to beat.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sklearn.decomposition import PCA
 from mmap_st.data import Index
 from mmap_st.errors import HeadError
 from mmap_st.extract.store import row_blocks
-from mmap_st.head.basis import Basis, fit_basis, judged_genes
-from mmap_st.head.inputs import HeadSlide, evenly
+from mmap_st.head.basis import Basis, fit_basis, validation_genes
+from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import (
     LIMITS,
     HeadMethod,
@@ -34,13 +34,14 @@ from mmap_st.head.interface import (
 from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
 from mmap_st.head.linear.mean import training_mean
 from mmap_st.head.scoring import slide_metrics
+from mmap_st.progress import ProgressCallback
 
-#: Strengths that are tried where none is given.
+#: Strengths that are tried if none is given.
 ALPHAS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(2, 15))
 
-# Axes are those of a sample: they hardly change with more spots.
-_MOST_SPOTS = 20_000
-# Rows become float64 or panels of genes: smaller blocks than those that are read elsewhere.
+# The components are computed on a sample: more spots hardly change them.
+_MAX_SPOTS = 20_000
+# Rows are converted to float64 or to panels of genes: blocks are smaller than elsewhere.
 _BLOCK_BYTES = 32 << 20
 
 
@@ -51,12 +52,12 @@ class RidgeSettings:
     Attributes
     ----------
     alpha
-        Strength of the penalty; None: chosen among `ALPHAS` on the validation slides.
+        Strength of the penalty; None: chosen on the validation slides, from 10 to 1e7.
     pca
         Number of principal components of the training embeddings to regress on; None: all columns.
     rank
-        Number of axes of expression that are fitted; None: the genes themselves up to
-        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+        Number of axes of expression to fit; None: the genes themselves on panels of up to 1,000, otherwise
+        256 axes.
     """
 
     alpha: float | None = None
@@ -83,9 +84,9 @@ class RidgeHead:
     mean
         (G,) float32, mean of the training targets.
     basis
-        From the r coordinates that are fitted to the genes.
+        Turns the r coordinates into genes.
     left_out
-        Makes the predictions of `held_out`.
+        Computes the predictions of `held_out`.
     """
 
     weight: NDArray[np.float32]
@@ -114,13 +115,13 @@ class RidgePath:
     Parameters
     ----------
     train
-        Slides with targets. A gene that a slide lacks is fitted on the other slides.
+        Slides with targets. A gene that is missing from a slide is fitted on the other slides.
     basis
-        What is fitted of the targets.
+        The axes of expression that are fitted.
     pca
         See `RidgeSettings`.
     folds
-        Of each slide; None: all are in fold 0.
+        Fold of each slide; None: all are in fold 0.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class RidgePath:
         self._ridge = FoldedRidge(groups, centre=False)  # standardised over all valid spots of the slide
 
     def weight(self, alpha: float, without: Collection[int] = ()) -> NDArray[np.float32]:
-        """(M * d, r) float32 coefficients at strength `alpha`, fitted on all folds but those in `without`."""
+        """(M * d, r) float32 coefficients at strength `alpha`, without the folds in `without`."""
         weight = self._ridge.weight(alpha, without)
         return weight if self._components is None else self._components.T @ weight
 
@@ -160,22 +161,29 @@ def fit_ridge(
     validation: Validation,
     settings: RidgeSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
     limits: Limits = LIMITS,
 ) -> RidgeHead:
-    """Fit a ridge; without a given strength, choose it on the validation slides."""
+    """Fit a ridge; its strength is chosen on the validation slides unless it is given.
+
+    Raises
+    ------
+    HeadError
+        If no spot can be trained or validated on.
+    """
     train = [slide for slide in train if slide.usable.any()]
     if not train:
         raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
     basis, mean = fit_basis(train, settings.rank), training_mean(train)
-    # Folds of whole slides share one pass; parts of one slide are standardised anew, as are components.
+    # Folds of whole slides share one pass. Spots of one slide are standardised again in each fold, and
+    # principal components are computed again.
     shared = settings.pca is None and len(train) > 1
     folds = [int(fold[0]) for fold in validation.row_folds(train)] if shared else None
-    tell("ridge: sums over the training slides")
+    progress("ridge: sums over the training slides")
     path = RidgePath(train, basis, settings.pca, folds)
 
     def without(number: int, alphas: Sequence[float]) -> list[RidgeHead]:
-        """Heads of a fold, one a strength."""
+        """Return the heads without one fold, one for each strength."""
         fitted_on, _ = validation.folds[number]
         left = (number,) if validation.refit and shared else ()
         alone = path if shared or not validation.refit else RidgePath(fitted_on, basis, settings.pca)
@@ -184,11 +192,11 @@ def fit_ridge(
 
     alpha, history = settings.alpha, []
     if alpha is None:
-        genes, trials = judged_genes(train), []
-        most = limits.judged // len(validation.folds)
-        for number, (_, judged_on) in enumerate(validation.folds):
-            tell(f"ridge: fold {number + 1} of {len(validation.folds)}")
-            trials += _judge(without(number, ALPHAS), judged_on, genes, most)
+        genes, trials = validation_genes(train), []
+        limit = limits.validation // len(validation.folds)
+        for number, (_, validated) in enumerate(validation.folds):
+            progress(f"ridge: fold {number + 1} of {len(validation.folds)}")
+            trials += _score(without(number, ALPHAS), validated, genes, limit)
         history = _history(trials)
         alpha = best_of(history)["alpha"]
     strength = alpha
@@ -200,16 +208,16 @@ def fit_ridge(
 
 
 def load_ridge(tensors: Tensors, settings: RidgeSettings, shape: Shape) -> RidgeHead:
-    """Load a trained one."""
+    """Load a trained head from its tensors."""
     return RidgeHead(tensors["weight"], tensors["mean"], Basis.load(tensors, shape.genes))
 
 
-def _judge(
-    heads: Sequence[RidgeHead], slides: Sequence[HeadSlide], genes: Index, most: int
+def _score(
+    heads: Sequence[RidgeHead], slides: Sequence[HeadSlide], genes: Index, limit: int
 ) -> list[list[dict[str, float]]]:
-    """Scores of heads that differ in strength: for each slide, those of each head in turn."""
+    """Scores of heads that differ in strength: for each slide, a list of those of each head."""
     scores = []
-    for slide, rows in zip(slides, evenly(slides, most), strict=True):
+    for slide, rows in zip(slides, subsample_rows(slides, limit), strict=True):
         if not len(rows):
             continue
         features, measured = _flat(slide, rows), slide.targets.dense(rows, genes)
@@ -238,12 +246,14 @@ def _history(trials: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, flo
 
 
 def _principal_components(train: Sequence[HeadSlide], pca: int) -> NDArray[np.float32]:
-    """(pca, M * d) axes of greatest variance, on spots taken evenly where there are many."""
-    rows = evenly(train, _MOST_SPOTS)
-    joined = np.concatenate([_flat(slide, kept) for slide, kept in zip(train, rows, strict=True)])
+    """(pca, M * d) float32 axes of greatest variance, computed on at most `_MAX_SPOTS` spots."""
+    rows = subsample_rows(train, _MAX_SPOTS)
+    joined = np.concatenate([_flat(slide, chosen) for slide, chosen in zip(train, rows, strict=True)])
     if pca > min(joined.shape):
-        raise HeadError(f"pca={pca} is more than the {min(joined.shape)} components that there are.")
-    # Columns have mean 0 already: standardised within each slide.
+        raise HeadError(
+            f"pca={pca} is more than the {min(joined.shape)} available components; give a smaller number."
+        )
+    # The columns have mean 0: they are standardised within each slide.
     reduction = PCA(pca, svd_solver="randomized", random_state=0).fit(joined.astype(np.float64))
     return np.asarray(reduction.components_, np.float32)
 

@@ -1,4 +1,4 @@
-"""One slide as the `mmap` head sees it: components of its spots, of their surroundings and prototypes."""
+"""Features of the `mmap` head: principal components of spots, of their neighbours and of prototypes."""
 
 from __future__ import annotations
 
@@ -10,74 +10,91 @@ from numpy.typing import NDArray
 from mmap_st.extract.store import BLOCK_BYTES, row_blocks
 from mmap_st.head.basis import Components
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.neighbourhood import Surroundings, spot_pitch
+from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
 
-#: Widths of the two averages over neighbours, in spot pitches (docs/recipe.md).
+#: Standard deviations of the two averages over neighbours, in spot pitches (docs/recipe.md).
 NEAR, WIDE = 0.7, 1.5
-#: Weights of the four blocks: the spot, what is near, what is wide around it, prototypes.
+#: Weights of the four groups of features: the spot, its near and its wide neighbourhood, prototypes.
 SHARES = (1.0, 1.0, 1.0, 2.0)
-#: Attention over selected prototypes is the softmax of the cosine over this.
+#: Attention over selected prototypes is the softmax of the cosine divided by this.
 TEMPERATURE = 0.3
 
 
 @dataclass(frozen=True)
 class SlideFeatures:
-    """Components of one slide.
+    """Principal components of one slide.
 
     Attributes
     ----------
     own
-        (n, M, c) float32; 0 for spots that are not valid.
+        (n, M, c) float32 components of its spots; 0 for invalid ones.
     centre
-        (K, M, c) float32, its prototype candidates; None where they are not used.
+        (K, M, c) float32 components of its prototype candidates; None where they are not used.
     selected
         (n, K) bool, the candidates that each spot attends to.
-    surroundings
-        Where its spots lie.
+    neighbours
+        The places of its spots.
     """
 
     own: NDArray[np.float32]
     centre: NDArray[np.float32] | None
     selected: NDArray[np.bool_] | None
-    surroundings: Surroundings
+    neighbours: SpatialNeighbours
 
     def blocks(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """(k, B, M * c): the spot itself, what is near, what is wide around it, and its prototypes.
+        """Return the input of ridge for some spots.
 
-        The prototypes are averaged over what is near too: neighbours attend to much the same ones. What is
-        not kept for all spots is computed for these `rows` alone; None: all.
+        Attended prototypes are averaged over the near neighbourhood too: adjacent spots attend to much the
+        same ones. The averages are computed for these `rows` (k,) only, and not stored; None: all spots.
+
+        Returns
+        -------
+        (k, B, M * c) float32: the spot itself, its near and its wide neighbourhood, and its prototypes.
         """
         rows = np.arange(len(self.own)) if rows is None else rows
-        near, wide = (self.surroundings.gaussian(rows, width) for width in (NEAR, WIDE))
+        near, wide = (self.neighbours.gaussian(rows, width) for width in (NEAR, WIDE))
         own = self.own.reshape(len(self.own), -1)
         blocks = [own[rows], near @ own, wide @ own]
         if self.centre is not None and self.selected is not None:
-            neighbours = np.unique(near.indices)
-            attention = prototype_attention(self.own[neighbours], self.centre, self.selected[neighbours])
+            used = np.unique(near.indices)
+            attention = prototype_attention(self.own[used], self.centre, self.selected[used])
             attended = attention @ self.centre.reshape(len(self.centre), -1)
-            blocks.append(near[:, neighbours] @ attended)
+            blocks.append(near[:, used] @ attended)
         return np.stack(blocks, axis=1)
 
 
 def slide_features(slide: HeadSlide, components: Components, block_bytes: int = BLOCK_BYTES) -> SlideFeatures:
-    """Compute the features of a slide, its embeddings read in blocks; its expression is not looked at."""
+    """Compute the features of a slide without looking at its expression; embeddings are read in blocks."""
     own = np.empty((len(slide), *components.axes.shape[::2]), np.float32)
     for _, rows in row_blocks(slide.embedding, np.arange(len(slide)), block_bytes):
         own[rows] = components.of(slide.standardised(rows))
-    surroundings = Surroundings(slide.xy, slide.valid, spot_pitch(slide.xy))
+    neighbours = SpatialNeighbours(slide.xy, slide.valid, spot_pitch(slide.xy))
     if slide.centre is None or slide.selected is None:
-        return SlideFeatures(own, None, None, surroundings)
-    centre = components.of(slide.standard.of(slide.centre))
-    return SlideFeatures(own, centre, slide.selected, surroundings)
+        return SlideFeatures(own, None, None, neighbours)
+    centre = components.of(slide.scaler.transform(slide.centre))
+    return SlideFeatures(own, centre, slide.selected, neighbours)
 
 
 def prototype_attention(
     own: NDArray[np.float32], centre: NDArray[np.float32], selected: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(n, K) softmax over each spot's selected candidates of the cosine, averaged over magnifications.
+    """Compute the attention of spots over their selected candidates.
 
-    Spots (n, M, c) and candidates (K, M, c) are standardised within the slide, so that the cosine is that of
-    their differences from the slide's mean. A spot without selected candidates attends to none.
+    It is the softmax of the cosine similarity, averaged over magnifications. Spots and candidates are
+    standardised within the slide, so that the cosine is that of their differences from the slide's mean.
+
+    Parameters
+    ----------
+    own
+        (n, M, c) spots.
+    centre
+        (K, M, c) candidates.
+    selected
+        (n, K) bool.
+
+    Returns
+    -------
+    (n, K) float32; rows sum to 1, or to 0 for spots without selected candidates.
     """
     similarity = np.einsum("nmc,kmc->nk", _unit(own), _unit(centre), optimize=True) / own.shape[1]
     weight = np.where(selected, np.exp(similarity / TEMPERATURE), 0.0)

@@ -1,4 +1,4 @@
-"""Fitting the `mmap` head: ridge on fixed attention first, then learned attention on what it leaves."""
+"""Fit the `mmap` head: ridge on fixed attention first, then learned attention on its residuals."""
 
 from __future__ import annotations
 
@@ -10,67 +10,67 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.basis import Components, fit_basis, fit_components, judged_genes
+from mmap_st.head.basis import Components, fit_basis, fit_components, validation_genes
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import LIMITS, HeldOut, Limits, Validation, best_of, thinned
+from mmap_st.head.interface import LIMITS, HeldOut, Limits, Validation, best_of, subsample_step
 from mmap_st.head.linear import mean_target, training_mean
-from mmap_st.head.mmap.preparation import Preparation, Prepared
+from mmap_st.head.mmap.preparation import Preparation, PreparedSlide
 from mmap_st.head.mmap.settings import MmapSettings
 from mmap_st.head.mmap.trained_head import MmapHead, SlideLevel, fit_slide_level, level_of, slide_descriptor
 from mmap_st.head.mmap.training import SlideTensors, TrainingSlide, network_output, train_epochs
 from mmap_st.head.networks import MmapNetwork, resolved_device, seeded
 from mmap_st.head.scoring import slide_metrics
 
-#: Strengths of ridge that are tried; features have a mean squared length of 1.
+#: Strengths of ridge that are tried; the mean squared length of the features is 1.
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-# Seeds of trials and members lie apart, so that no two networks of a fit start alike.
-_TRIALS_APART, _MEMBERS_APART = 1_000, 1_000_000
+# Distances between the seeds of trials and of members, so that no two networks of a fit start alike.
+_TRIAL_SEED_STEP, _MEMBER_SEED_STEP = 1_000, 1_000_000
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Kept spots of one slide that a trial is judged on.
+class ValidationSpots:
+    """Prepared spots of one slide that a trial is validated on.
 
     Attributes
     ----------
     prepared, positions
-        The slide, and which of its kept spots.
+        The slide, and which (k,) of its prepared spots.
     level
-        (G,) of the slide, fitted as the trial is.
+        (G,) float32 level of the slide, fitted without the trial's folds.
     measured
-        (k, g) targets of the genes that choices are made by.
+        (k, g) float32 targets of the genes that validation uses.
     """
 
-    prepared: Prepared
+    prepared: PreparedSlide
     positions: NDArray[np.int64]
     level: Array
     measured: Array
 
     @property
     def tensors(self) -> SlideTensors:
-        """Input of the network."""
+        """The input of the network."""
         return self.prepared.tensors.rows(torch.from_numpy(self.positions))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fit on some folds, judged on spots of other slides or folds.
+    """A fit without some folds, validated on the spots of those folds or of separate slides.
 
     Attributes
     ----------
     without
         Folds that are not fitted.
     mean
-        (G,) training mean of the fitted spots.
-    judged
-        What it is judged on, slide by slide.
+        (G,) float32 training mean of the fitted spots.
+    validation
+        The spots to validate on, slide by slide.
     """
 
     without: tuple[int, ...]
     mean: Array
-    judged: tuple[Judged, ...]
+    validation: tuple[ValidationSpots, ...]
 
 
 class MmapFit:
@@ -88,7 +88,7 @@ class MmapFit:
         self._limits = limits
         train = [slide for slide in train if slide.usable.any()]
         self._components = fit_components(train, settings.components)
-        self._basis, self._genes = fit_basis(train, settings.rank), judged_genes(train)
+        self._basis, self._genes = fit_basis(train, settings.rank), validation_genes(train)
         preparation = Preparation(self._components, self._basis, self._device, limits)
         self._row_fold = validation.row_folds(train)
         self._train, self._ridge, self._scale = preparation.train(train, self._row_fold, limits.attention)
@@ -96,34 +96,34 @@ class MmapFit:
         if validation.refit:
             self.trials = [self._trial((fold,), self._train) for fold in self._folds]
         else:
-            judged = preparation.judge(validation.folds[0][1], limits.judged)
-            self.trials = [self._trial((), judged)]
+            validated = preparation.validation(validation.folds[0][1], limits.validation)
+            self.trials = [self._trial((), validated)]
         self._refit = validation.refit
         self._curves: list[list[dict[str, float]]] = []
-        # Of each trial, the network after each epoch: which is used is known only when all have run.
+        # The network after each epoch of each trial: which epoch is used is known after all trials.
         self._states: list[list[dict[str, torch.Tensor]]] = []
         self._alpha = settings.alpha
 
     def choose_strength(self) -> None:
-        """Settle the strength of ridge, on the trials."""
+        """Choose the strength of ridge on the trials, unless it is given."""
         if self._alpha is not None:
             return
         rows = []
         for alpha in ALPHAS:
-            scores = [self._score(trial, self._explained(trial, alpha)) for trial in self.trials]
+            scores = [self._score(trial, self._ridge_output(trial, alpha)) for trial in self.trials]
             rows.append({"alpha": alpha, **_mean_of(scores)})
         self._alpha = best_of(rows)["alpha"]
 
     def try_epochs(self, number: int) -> None:
-        """Train learned attention on a trial's folds, and record how it does after each epoch."""
+        """Train learned attention in a trial, and record its score after each epoch."""
         trial = self.trials[number]
         assert self._alpha is not None
-        base = self._explained(trial, self._alpha)
+        base = self._ridge_output(trial, self._alpha)
         curve = [{"epoch": 0.0, "training_loss": float("nan"), **self._score(trial, base)}]
         states: list[dict[str, torch.Tensor]] = [{}]
-        slides = self._left_to_explain(trial.without)
-        tensors = [judged.tensors for judged in trial.judged]
-        seed = self._seed + _TRIALS_APART * (number + 1)
+        slides = self._residual_targets(trial.without)
+        tensors = [spots.tensors for spots in trial.validation]
+        seed = self._seed + _TRIAL_SEED_STEP * (number + 1)
         with seeded(seed, self._device):
             network = self._network()
             for epoch, loss in self._epochs(network, slides, seed):
@@ -142,10 +142,10 @@ class MmapFit:
         steps = zip(*self._curves, strict=True)
         history = [_mean_of(scores) for scores in steps]
         epochs = int(best_of(history)["epoch"]) if history else 0
-        slides = self._left_to_explain(())
+        slides = self._residual_targets(())
         networks = []
         for member in range(self._settings.members if epochs else 0):
-            seed = self._seed + _MEMBERS_APART * (member + 1)
+            seed = self._seed + _MEMBER_SEED_STEP * (member + 1)
             with seeded(seed, self._device):
                 network = self._network()
                 for epoch, _ in self._epochs(network, slides, seed):
@@ -169,23 +169,25 @@ class MmapFit:
         )
 
     def _held_out(self, epochs: int) -> list[HeldOut]:
-        """Predictions of spots that each trial is judged on, by what was fitted on the others."""
+        """Predict the validation spots of each trial by what was fitted on the other folds."""
         assert self._alpha is not None
         found = []
-        step = thinned(
-            sum(len(j.positions) for trial in self.trials for j in trial.judged), self._basis.genes
+        step = subsample_step(
+            sum(len(spots.positions) for trial in self.trials for spots in trial.validation),
+            self._basis.genes,
         )
-        with seeded(self._seed, self._device):  # the network's first weights are drawn, and replaced
+        with seeded(self._seed, self._device):  # the network's initial weights are drawn, then replaced
             network = self._network()
             for number, trial in enumerate(self.trials):
                 if epochs:
                     network.load_state_dict(self._states[number][epochs])
-                for judged, output in zip(trial.judged, self._explained(trial, self._alpha), strict=True):
+                outputs = self._ridge_output(trial, self._alpha)
+                for spots, output in zip(trial.validation, outputs, strict=True):
                     if epochs:
-                        output += np.float32(self._settings.blend) * network_output(network, judged.tensors)
-                    predicted = trial.mean + judged.level + self._basis.expression(output[::step])
-                    rows = judged.prepared.rows[judged.positions[::step]]
-                    found.append(HeldOut(judged.prepared.slide, rows, predicted))
+                        output += np.float32(self._settings.blend) * network_output(network, spots.tensors)
+                    predicted = trial.mean + spots.level + self._basis.expression(output[::step])
+                    rows = spots.prepared.rows[spots.positions[::step]]
+                    found.append(HeldOut(spots.prepared.slide, rows, predicted))
         return found
 
     def _network(self) -> MmapNetwork:
@@ -196,26 +198,28 @@ class MmapFit:
     ) -> Iterator[tuple[int, float]]:
         return train_epochs(network, slides, self._settings.training(), seed, self._limits.epoch)
 
-    def _trial(self, without: tuple[int, ...], judged: Sequence[Prepared]) -> Trial:
+    def _trial(self, without: tuple[int, ...], validated: Sequence[PreparedSlide]) -> Trial:
         fitted = [
             (p.slide.targets, p.slide.usable & ~np.isin(fold, without))
             for p, fold in zip(self._train, self._row_fold, strict=True)
         ]
         level, _ = self._fit_level(without)
         found = []
-        step = max(1, -(-sum(len(p.rows) for p in judged) // self._limits.judged))
-        for prepared in judged:
+        step = max(1, -(-sum(len(p.rows) for p in validated) // self._limits.validation))
+        for prepared in validated:
             positions = np.flatnonzero(np.isin(prepared.fold, without) | (prepared.fold < 0))[::step]
             if len(positions):
                 targets = prepared.slide.targets
                 measured = targets.dense(prepared.rows[positions], self._genes)
                 found.append(
-                    Judged(prepared, positions, level_of(level, prepared.slide, targets.genes), measured)
+                    ValidationSpots(
+                        prepared, positions, level_of(level, prepared.slide, targets.genes), measured
+                    )
                 )
         return Trial(without, mean_target(fitted), tuple(found))
 
     def _fit_level(self, without: Collection[int]) -> tuple[SlideLevel | None, dict[str, float]]:
-        """Levels of slides, fitted on those that lie whole in other folds."""
+        """Fit the levels of slides, on those that lie entirely in the other folds."""
         fitted = [p for p in self._train if not np.isin(p.fold, list(without)).any()]
         if not fitted or any(p.slide.centre is None for p in fitted):
             return None, {}
@@ -226,48 +230,49 @@ class MmapFit:
         descriptors = [slide_descriptor(p.slide.centre) for p in fitted if p.slide.centre is not None]
         return fit_slide_level(descriptors, levels, [int(p.fold[0]) for p in fitted])
 
-    def _explained(self, trial: Trial, alpha: float) -> list[Array]:
-        """(k, r) what ridge says of the spots that a trial is judged on."""
+    def _ridge_output(self, trial: Trial, alpha: float) -> list[Array]:
+        """(k, r) output of ridge for the validation spots of a trial, one array for each slide."""
         weight = self._ridge.weight(alpha, trial.without)
-        return [judged.prepared.scaled(judged.positions, self._scale) @ weight for judged in trial.judged]
+        return [spots.prepared.scaled(spots.positions, self._scale) @ weight for spots in trial.validation]
 
-    def _left_to_explain(self, without: Collection[int]) -> list[TrainingSlide]:
-        """What ridge leaves of each spot's difference from its slide, by ridge that did not see its fold.
+    def _residual_targets(self, without: Collection[int]) -> list[TrainingSlide]:
+        """Training data of learned attention: the residuals of ridge that was fitted without the spot's fold.
 
-        Where only one fold is left, ridge is fitted on it all the same.
+        Targets and the output of ridge are centred within each fold of a slide. Where only one fold is left,
+        ridge is fitted on that fold itself.
         """
         assert self._alpha is not None
-        kept = [fold for fold in self._folds if fold not in without]
-        left = [np.full((len(p.rows), self._basis.rank), np.nan, np.float32) for p in self._train]
-        for fold in kept:
-            hidden = {*without, fold} if len(kept) > 1 else set(without)
+        folds = [fold for fold in self._folds if fold not in without]
+        residuals = [np.full((len(p.rows), self._basis.rank), np.nan, np.float32) for p in self._train]
+        for fold in folds:
+            hidden = {*without, fold} if len(folds) > 1 else set(without)
             weight = self._ridge.weight(self._alpha, hidden)
-            for values, prepared in zip(left, self._train, strict=True):
+            for values, prepared in zip(residuals, self._train, strict=True):
                 positions = np.flatnonzero(prepared.fold == fold)
                 if len(positions):
                     target = prepared.coordinates.rows(prepared.rows[positions])
-                    explained = prepared.scaled(positions, self._scale) @ weight
-                    values[positions] = target - target.mean(axis=0) - (explained - explained.mean(axis=0))
+                    output = prepared.scaled(positions, self._scale) @ weight
+                    values[positions] = target - target.mean(axis=0) - (output - output.mean(axis=0))
         return [
             TrainingSlide(
                 p.tensors,
                 torch.from_numpy(values).to(self._device),
                 np.flatnonzero(np.isfinite(values).any(axis=1)),
             )
-            for p, values in zip(self._train, left, strict=True)
+            for p, values in zip(self._train, residuals, strict=True)
         ]
 
     def _score(self, trial: Trial, outputs: Sequence[Array]) -> dict[str, float]:
-        """Mean per-slide PCC and squared error of the spots that a trial is judged on."""
+        """Mean per-slide PCC and squared error of the validation spots of a trial."""
         scores = []
-        for judged, output in zip(trial.judged, outputs, strict=True):
-            base = trial.mean[self._genes] + judged.level[self._genes]
-            scores.append(slide_metrics(base + self._basis.expression(output, self._genes), judged.measured))
+        for spots, output in zip(trial.validation, outputs, strict=True):
+            base = trial.mean[self._genes] + spots.level[self._genes]
+            scores.append(slide_metrics(base + self._basis.expression(output, self._genes), spots.measured))
         return _mean_of([{"validation_mse": s["mse"], "validation_pcc": s["pcc"]} for s in scores])
 
 
 def make_network(settings: MmapSettings, components: Components, outputs: int) -> MmapNetwork:
-    """An untrained network whose output is 0."""
+    """Make an untrained network whose output is 0."""
     magnifications, _, count = components.axes.shape
     network = MmapNetwork(
         2 * magnifications,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -13,6 +13,7 @@ from mmap_st.head.interface import LIMITS, HeadMethod, Limits, Shape, Tensors, V
 from mmap_st.head.mmap.fitting import MmapFit, make_network
 from mmap_st.head.mmap.settings import MmapSettings
 from mmap_st.head.mmap.trained_head import MmapHead, SlideLevel
+from mmap_st.progress import ProgressCallback
 
 
 def fit_mmap(
@@ -20,27 +21,33 @@ def fit_mmap(
     validation: Validation,
     settings: MmapSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
     limits: Limits = LIMITS,
 ) -> MmapHead:
-    """Fit ridge on fixed attention, then let learned attention explain what it leaves.
+    """Fit ridge on fixed attention, then learned attention on its residuals.
 
     The strength of ridge and the number of epochs are chosen on the validation slides, or by folds of the
-    training slides; 0 epochs: ridge alone. Learned attention is trained on what ridge leaves of spots that
-    it was not fitted on.
+    training slides; 0 epochs: ridge alone. Learned attention is trained on the residuals of spots that ridge
+    was not fitted on.
     """
-    tell("mmap: ridge on fixed attention")
+    progress("mmap: ridge on fixed attention")
     fit = MmapFit(train, validation, settings, seed, limits)
     fit.choose_strength()
     for number in range(len(fit.trials) if settings.blend else 0):
-        tell(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
+        progress(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
         fit.try_epochs(number)
-    tell("mmap: final fit")
+    progress("mmap: final fit")
     return fit.finish()
 
 
 def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHead:
-    """Load a trained one."""
+    """Load a trained head from its tensors.
+
+    Raises
+    ------
+    HeadError
+        If the tensors do not fit the head.
+    """
     try:
         level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
         components = Components(tensors["components"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.head.basis import Basis, Components, Coordinates
-from mmap_st.head.inputs import HeadSlide, evenly
+from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import Limits
 from mmap_st.head.linear import Chunk, FoldedRidge, Group
 from mmap_st.head.mmap.features import SlideFeatures, slide_features
@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSlide:
     """One slide with what is computed once of the spots that are kept.
 
     Attributes
@@ -69,18 +69,18 @@ class Preparation:
         self._squares, self._count = np.zeros(()), 0
 
     def train(
-        self, slides: Sequence[HeadSlide], folds: Sequence[Rows], most: int
-    ) -> tuple[list[Prepared], FoldedRidge, Array]:
+        self, slides: Sequence[HeadSlide], folds: Sequence[Rows], limit: int
+    ) -> tuple[list[PreparedSlide], FoldedRidge, Array]:
         """Prepare training slides, of which at most about `most` spots are kept.
 
         Returns
         -------
         The slides, ridge on all their usable spots, and the (B,) scales of its blocks.
         """
-        prepared: list[Prepared] = []
+        prepared: list[PreparedSlide] = []
 
         def groups() -> Iterator[Group]:
-            for slide, fold, kept in zip(slides, folds, evenly(slides, most), strict=True):
+            for slide, fold, kept in zip(slides, folds, subsample_rows(slides, limit), strict=True):
                 features = slide_features(slide, self._components)
                 coordinates = self._basis.coordinates(slide.targets)
                 parts: list[tuple[Rows, Array]] = []
@@ -95,10 +95,10 @@ class Preparation:
         ridge.rescale(np.repeat(scale, prepared[0].blocks.shape[2]))
         return prepared, ridge, scale
 
-    def judge(self, slides: Sequence[HeadSlide], most: int) -> list[Prepared]:
+    def validation(self, slides: Sequence[HeadSlide], limit: int) -> list[PreparedSlide]:
         """Prepare slides that validate, of which at most about `most` spots are kept."""
         prepared = []
-        for slide, kept in zip(slides, evenly(slides, most), strict=True):
+        for slide, kept in zip(slides, subsample_rows(slides, limit), strict=True):
             features = slide_features(slide, self._components)
             coordinates = self._basis.coordinates(slide.targets)
             parts = [(part, features.blocks(part)) for part in _cut(kept, self._block)]
@@ -129,14 +129,14 @@ class Preparation:
         coordinates: Coordinates,
         fold: Rows,
         parts: Sequence[tuple[Rows, Array]],
-    ) -> Prepared:
+    ) -> PreparedSlide:
         rows = np.concatenate([part for part, _ in parts])
         blocks = np.concatenate([values for _, values in parts])
         if (np.diff(rows) < 0).any():  # one slide in several folds
             order = np.argsort(rows)
             rows, blocks = rows[order], blocks[order]
         tensors = SlideTensors.of(features, rows, blocks, self._device)
-        return Prepared(slide, coordinates, rows, fold[rows], blocks, tensors)
+        return PreparedSlide(slide, coordinates, rows, fold[rows], blocks, tensors)
 
 
 def _cut(rows: Rows, size: int) -> list[Rows]:

@@ -18,36 +18,47 @@ class MmapSettings:
     Attributes
     ----------
     prototypes
-        ``kmeans``: centres of the slide's own embeddings; ``random``: spots of the slide drawn at random;
+        ``kmeans``: cluster centres of the slide's embeddings; ``random``: spots of the slide drawn at random;
         ``learned``: learned and shared by all slides; ``none``: no global attention.
     clusters
-        K; None: by the number of spots.
+        Number of candidates K; None: by the number of spots.
     selected
-        L, candidates that a spot attends to; None: half of them.
+        Number L of candidates that a spot attends to; None: half of them.
     learned
         Number of learned prototypes.
     fusion
         How the network joins magnifications: ``attention`` from the finest to all, or ``concatenate``.
     components
-        Principal components of the embeddings at each magnification that the head sees.
+        Principal components of the embeddings at each magnification.
     rank
-        Number of axes of expression that are fitted; None: the genes themselves up to
-        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+        Number of axes of expression to fit; None: the genes themselves on panels of up to 1,000, otherwise
+        256 axes.
     alpha
-        Strength of ridge; None: chosen among `mmap_st.head.mmap.fitting.ALPHAS`.
-    width, heads
-        D and the number of attention heads.
-    dropout, input_dropout
-        In the network, and of the embeddings.
-    learning_rate, weight_decay, epochs, slides_per_step, spots_per_slide, steps_per_epoch
-        See `mmap_st.head.mmap.training.TrainingSettings`.
+        Strength of ridge; None: chosen on the validation slides, from 0.3 to 300.
+    width
+        Width D of the network.
+    heads
+        Number of attention heads.
+    dropout
+        Rate of dropout in the network.
+    input_dropout
+        Rate of dropout on the embeddings.
+    learning_rate, weight_decay
+        Of AdamW.
+    epochs
+        Length of the schedule; the number of epochs that is used is chosen on the validation slides.
+    slides_per_step, spots_per_slide
+        Size of a batch.
+    steps_per_epoch
+        Least number of steps of an epoch.
     contrastive, margin
-        See there too.
-    blend, members
-        How much of learned attention is added to ridge, 0: none is trained; of how many networks it is the
-        mean.
+        Weight and margin of the contrastive loss; weight 0: not used.
+    blend
+        Factor of learned attention when it is added to ridge; 0: none is trained.
+    members
+        Number of networks whose mean is learned attention.
     device
-        ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
+        Where to train: ``cpu``, ``cuda`` or ``auto``, which is an NVIDIA card if there is one.
     """
 
     prototypes: str = "kmeans"

@@ -1,4 +1,4 @@
-"""A trained `mmap` head: ridge on fixed attention, a slide's level, and what learned attention adds."""
+"""A trained `mmap` head: ridge on fixed attention, the level of a slide, and learned attention."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ Array = NDArray[np.float32]
 
 @dataclass
 class MmapHead:
-    """What `mmap` learned.
+    """A trained `mmap` head.
 
     Attributes
     ----------
     components
         Axes of the embeddings.
     block_scale
-        (B,) float32: what each block of features is multiplied with, see `block_scales`.
+        (B,) float32 factors of the groups of features, see `block_scales`.
     weight
-        (B * M * c, r) float32, ridge on the blocks.
+        (B * M * c, r) float32, ridge on the scaled features.
     mean
         (G,) float32, the training mean.
     basis
-        From the r coordinates that are fitted to the genes.
+        Turns the r coordinates into genes.
     level
-        Of slides; None: not used.
+        The levels of slides; None: not used.
     networks
-        Members of the ensemble; their mean, times `blend`, is added.
+        Members of the ensemble; their mean output, times `blend`, is added.
     left_out
-        Predictions of the training spots by fits of the inner folds.
+        Predictions of the training spots by the fits of the inner folds.
     """
 
     components: Components
@@ -68,7 +68,7 @@ class MmapHead:
         return predicted
 
     def _coordinates(self, features: SlideFeatures, rows: NDArray[np.int64]) -> Array:
-        """(k, r) of some spots: ridge, and what the networks add."""
+        """(k, r) float32 coordinates of some spots: ridge plus the networks."""
         blocks = features.blocks(rows)
         scaled: Array = (blocks * self.block_scale[:, None]).reshape(len(rows), -1)
         coordinates: Array = scaled @ self.weight
@@ -98,40 +98,44 @@ class MmapHead:
 
 
 def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
-    """(G,) level of a slide; 0 where levels are not used, or the slide has no candidates."""
+    """(G,) float32 level of a slide; 0 where levels are not used, or the slide has no candidates."""
     if level is None or slide.centre is None:
         return np.zeros(genes, np.float32)
     return level.of(slide_descriptor(slide.centre))
 
 
 def block_scales(squares: NDArray[np.float64], count: int) -> Array:
-    """(B,) factors that give blocks mean squared lengths in the proportion of `SHARES`, together 1.
+    """Compute factors that give groups of features mean squared lengths proportional to `SHARES`.
 
     Parameters
     ----------
     squares
-        (B,) sums of the squared lengths of each block.
+        (B,) sum of the squared lengths of each group over spots.
     count
-        Over how many spots.
+        Number of spots.
+
+    Returns
+    -------
+    (B,) float32; the scaled groups together have a mean squared length of 1.
     """
     share = np.array(SHARES[: len(squares)]) / sum(SHARES[: len(squares)])
     mean = squares / max(count, 1)
     return np.sqrt(np.divide(share, mean, out=np.zeros_like(mean), where=mean > 0)).astype(np.float32)
 
 
-#: Widths of the kernel, in median squared distances of training slides, and strengths that are tried.
+#: Widths of the kernel, in median squared distances between training slides, and strengths to try.
 SCALES = (0.3, 1.0, 3.0, 10.0)
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
-# Levels are used where they leave at most this share of the squared error without them.
-_WORTH_IT = 0.9
-_FEWEST_SLIDES = 3
+# Levels are used if the squared error with them is at most this share of that without.
+_MAX_ERROR_SHARE = 0.9
+_MIN_SLIDES = 3
 
 
 @dataclass(frozen=True)
 class SlideLevel:
-    """Kernel regression from a slide's descriptor to its mean expression's distance from the training mean.
+    """Kernel regression from a slide's descriptor to how its mean expression differs from the training mean.
 
-    A slide unlike all training slides gets 0: the training mean.
+    A slide unlike all training slides gets 0, which stands for the training mean.
 
     Attributes
     ----------
@@ -148,14 +152,14 @@ class SlideLevel:
     width: NDArray[np.float32]
 
     def of(self, descriptor: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(G,) level of a slide with this (D,) descriptor."""
+        """(G,) float32 level of a slide with this (D,) descriptor."""
         kernel = np.exp(-_squared_distance(descriptor[None], self.descriptor) / self.width)
         level: NDArray[np.float32] = (kernel @ self.weight)[0].astype(np.float32)
         return level
 
 
 def slide_descriptor(centre: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(M * d,) mean of a slide's prototype candidates (K, M, d), as they are: not standardised."""
+    """(M * d,) float32 mean of a slide's prototype candidates (K, M, d), not standardised."""
     mean: NDArray[np.float32] = centre.mean(axis=0, dtype=np.float64).ravel().astype(np.float32)
     return mean
 
@@ -163,44 +167,45 @@ def slide_descriptor(centre: NDArray[np.float32]) -> NDArray[np.float32]:
 def fit_slide_level(
     descriptors: Sequence[NDArray[np.float32]], levels: NDArray[np.float32], folds: Sequence[int]
 ) -> tuple[SlideLevel | None, dict[str, float]]:
-    """Fit, with width and strength chosen by folds; None where levels are not worth using.
+    """Fit levels, with width and strength chosen by folds; None where they reduce the error too little.
 
     Parameters
     ----------
     descriptors
-        Of the training slides.
+        (D,) float32 of each of the S training slides.
     levels
-        (S, G) mean target of each slide less the training mean; NaN where the slide lacks the gene.
+        (S, G) float32 mean target of each slide minus the training mean; a gene that a slide does not have
+        is 0 or NaN, which count as the training mean.
     folds
-        Of each slide.
+        Fold of each slide.
 
     Returns
     -------
-    The fitted levels, and what was chosen: scale, strength, and the share of squared error that is left on
-    slides of other folds.
+    The fitted levels, and what was chosen: scale, strength, and the squared error on slides of other folds
+    as a share of that without levels.
     """
     known = np.nan_to_num(levels.astype(np.float64))
     fold = np.array(folds)
-    if len(fold) < _FEWEST_SLIDES or len(set(folds)) < 2:
+    if len(fold) < _MIN_SLIDES or len(set(folds)) < 2:
         return None, {}
     points = np.stack(descriptors)
     distance = _squared_distance(points, points)
     typical = float(np.median(distance[np.triu_indices(len(distance), 1)]))
     if typical <= 0:
         return None, {}
-    nothing = float((known**2).sum())
+    without_levels = float((known**2).sum())
     tried = {
         (scale, strength): _left_out_error(np.exp(-distance / (scale * typical)), strength, known, fold)
         for scale in SCALES
         for strength in STRENGTHS
     }
     (scale, strength), error = min(tried.items(), key=lambda item: item[1])
-    if nothing <= 0 or error > _WORTH_IT * nothing:
+    if without_levels <= 0 or error > _MAX_ERROR_SHARE * without_levels:
         return None, {}
     width = scale * typical
     weight = _solve(np.exp(-distance / width), strength, known)
     fitted = SlideLevel(points, weight.astype(np.float32), np.array([width], np.float32))
-    return fitted, {"scale": scale, "strength": strength, "error_left": error / nothing}
+    return fitted, {"scale": scale, "strength": strength, "error_left": error / without_levels}
 
 
 def _left_out_error(
@@ -208,8 +213,9 @@ def _left_out_error(
 ) -> float:
     error = 0.0
     for number in np.unique(fold):
-        out, kept = fold == number, fold != number
-        predicted = kernel[np.ix_(out, kept)] @ _solve(kernel[np.ix_(kept, kept)], strength, levels[kept])
+        out, fitted = fold == number, fold != number
+        weight = _solve(kernel[np.ix_(fitted, fitted)], strength, levels[fitted])
+        predicted = kernel[np.ix_(out, fitted)] @ weight
         error += float(((levels[out] - predicted) ** 2).sum())
     return error
 

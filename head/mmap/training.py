@@ -1,4 +1,4 @@
-"""Training of the attention of the `mmap` head: batches of spots of few slides, on what ridge leaves."""
+"""Training of the attention of the `mmap` head: batches of spots of few slides, on residuals of ridge."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TrainingSettings:
     Attributes
     ----------
     learning_rate, weight_decay
-        Of AdamW; the rate rises for a tenth of the steps and falls to 0 along a cosine.
+        Of AdamW; the rate rises over a tenth of the steps, then falls to 0 along a cosine.
     epochs
         Length of that schedule.
     slides_per_step, spots_per_slide
-        Make up a batch.
+        Size of a batch.
     steps_per_epoch
-        Fewest steps of an epoch; more where the spots need more to be seen once.
+        Least number of steps of an epoch; there are more where it takes more to see each spot once.
     contrastive, margin
         Weight and margin of the contrastive similarity between g and z.
     """
@@ -44,14 +44,14 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class SlideTensors:
-    """What the network sees of some spots of a slide, on the device.
+    """Input of the network for some spots of a slide, on the device.
 
     Attributes
     ----------
     tokens
-        (k, 2 M, c): the spot at each magnification, then what is near it.
+        (k, 2 M, c) float32: the spot at each magnification, then its near neighbourhood.
     centre
-        (K, 2 M, c) candidates: each stands for its surroundings too.
+        (K, 2 M, c) float32 candidates, each repeated in place of its neighbourhood.
     selected
         (k, K) bool.
     """
@@ -64,7 +64,7 @@ class SlideTensors:
     def of(
         cls, features: SlideFeatures, rows: NDArray[np.int64], blocks: NDArray[np.float32], device: str
     ) -> SlideTensors:
-        """Move some spots of a slide to the device; `blocks` are the features' own of these rows."""
+        """Move some spots of a slide to the device; `blocks` are `features.blocks(rows)`."""
         _, magnifications, count = features.own.shape
         tokens = torch.from_numpy(blocks[:, :2].reshape(len(rows), 2 * magnifications, count)).to(device)
         if features.centre is None or features.selected is None:
@@ -74,14 +74,14 @@ class SlideTensors:
         return cls(tokens, torch.from_numpy(centre).to(device), selected.to(device))
 
     def rows(self, positions: torch.Tensor) -> SlideTensors:
-        """Some of these spots."""
+        """Return some of these spots."""
         selected = None if self.selected is None else self.selected[positions]
         return SlideTensors(self.tokens[positions], self.centre, selected)
 
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """Spots of a slide: tensors, what is left to explain (k, r), NaN where unknown, and the rows to use."""
+    """Spots of a slide: their tensors, residuals (k, r), NaN where unknown, and the rows to train on."""
 
     tensors: SlideTensors
     target: torch.Tensor
@@ -93,16 +93,16 @@ def train_epochs(
     train: Sequence[TrainingSlide],
     settings: TrainingSettings,
     seed: int,
-    most_spots: int = LIMITS.epoch,
+    max_spots: int = LIMITS.epoch,
 ) -> Iterator[tuple[int, float]]:
     """Train, and yield (epoch, mean loss) after each epoch, see `mmap_st.head.networks.optimiser.optimise`.
 
-    An epoch sees each spot about once, and `most_spots` where there are more.
+    An epoch sees each spot about once, but no more than `max_spots`.
     """
     rng = np.random.default_rng(seed)
     usable = [slide for slide in train if len(slide.rows)]
     batch = settings.slides_per_step * settings.spots_per_slide
-    spots = min(sum(len(s.rows) for s in usable), most_spots)
+    spots = min(sum(len(s.rows) for s in usable), max_spots)
     steps = max(settings.steps_per_epoch, -(-spots // batch))
     schedule = Schedule(settings.learning_rate, settings.weight_decay, settings.epochs, steps)
 
@@ -114,15 +114,15 @@ def train_epochs(
 
 
 def network_output(
-    network: MmapNetwork, slide: SlideTensors, most_spots: int = LIMITS.block
+    network: MmapNetwork, slide: SlideTensors, max_spots: int = LIMITS.block
 ) -> NDArray[np.float32]:
-    """(k, r) output for all of these spots of a slide, at most `most_spots` at once."""
+    """(k, r) float32 output for all of these spots of a slide, computed for `max_spots` at a time."""
     network.eval()
     outputs = []
     with torch.inference_mode():
-        for positions in torch.arange(len(slide.tokens), device=slide.tokens.device).split(most_spots):
-            part = slide.rows(positions)
-            output, _, _ = network(part.tokens, part.centre, part.selected)
+        for positions in torch.arange(len(slide.tokens), device=slide.tokens.device).split(max_spots):
+            batch = slide.rows(positions)
+            output, _, _ = network(batch.tokens, batch.centre, batch.selected)
             outputs.append(output.float().cpu().numpy())
     return np.concatenate(outputs)
 

@@ -1,12 +1,12 @@
 __all__ = [
+    "BlockNetwork",
     "Inputs",
     "MmapNetwork",
     "NetworkSettings",
-    "Part",
-    "PartNetwork",
     "Schedule",
     "Sizes",
-    "TrainingPart",
+    "SpotBlock",
+    "TrainingBlock",
     "check_at_least",
     "check_device",
     "check_multiple",
@@ -25,15 +25,15 @@ __all__ = [
 from .attention import MmapNetwork, contrastive_similarity, masked_mse
 from .fitting import network_method
 from .network import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    PartNetwork,
     Sizes,
-    TrainingPart,
+    TrainingBlock,
     check_at_least,
     check_multiple,
     output_layer,
     tensor,
 )
 from .optimiser import Schedule, check_device, optimise, resolved_device, seeded
-from .spot_blocks import Part, reduced_tokens, token_axes
+from .spot_blocks import SpotBlock, reduced_tokens, token_axes

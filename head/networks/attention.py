@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Pre-norm multi-head attention; keys and values are projected apart, once for many queries."""
+    """Pre-norm multi-head attention; keys and values are projected separately, once for many queries."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def keys(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (..., heads, t, width / heads) of tokens (..., t, width)."""
+        """Return keys and values (..., heads, t, width / heads) of tokens (..., t, width)."""
         key, value = self.key_value(self.norm_key(tokens)).chunk(2, dim=-1)
         return self._split(key), self._split(value)
 
     def queries(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Queries (..., heads, t, width / heads), scaled so that their products with keys are logits."""
+        """Return queries (..., heads, t, width / heads), scaled so that products with keys are logits."""
         query = self._split(self.query(self.norm_query(tokens)))
         scaled: torch.Tensor = query * query.shape[-1] ** -0.5
         return scaled
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         return self.join(self.drop(weight) @ value)
 
     def join(self, attended: torch.Tensor) -> torch.Tensor:
-        """(..., t, width) of what the heads (..., heads, t, width / heads) attended to."""
+        """Join the output (..., heads, t, width / heads) of the heads into (..., t, width)."""
         joined: torch.Tensor = self.out(attended.transpose(-2, -3).flatten(-2))
         return joined
 
@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
 
 class MmapNetwork(nn.Module):
-    """Embeddings of spots and of their slide's candidates in, expression out.
+    """Predicts expression from the embeddings of spots and of their slide's candidates.
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ class MmapNetwork(nn.Module):
     dropout, input_dropout
         In the attentions and after the projections; on the embeddings.
     prototypes
-        False: no global attention; the output is the local layer's.
+        False: no global attention; the output is that of the local layer.
     learned_prototypes
-        Number of prototypes that are learned and shared by all slides, in place of candidates.
+        Number of prototypes that are learned and shared by all slides, instead of candidates.
     concatenate
-        Join the magnifications and project them together, in place of local attention.
+        Join the magnifications and project them together, instead of local attention.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class MmapNetwork(nn.Module):
 
     def local(self, embedding: torch.Tensor) -> torch.Tensor:
         """Step 1: (n, M, d) to (n, D): the finest magnification plus what it attends to in all."""
-        # One draw for all spots of the call: as good a regulariser as one each, and much cheaper.
+        # One mask for all spots of the call regularises as well as one for each, and is much cheaper.
         dropped = embedding * self.input_dropout(torch.ones_like(embedding[:1]))
         if self.concatenate:
             dropped = dropped.flatten(1)[:, None]
@@ -127,9 +127,9 @@ class MmapNetwork(nn.Module):
         embedding
             (n, M, d).
         centre
-            (K, M, d) candidates of the slide, projected once for all its spots; None: none.
+            (K, M, d) candidates of the slide, projected once for all spots; None: not used.
         selected
-            (n, K) bool, which of them each spot attends to; the others are masked.
+            (n, K) bool, the candidates that each spot attends to; the others are masked.
 
         Returns
         -------
@@ -145,15 +145,17 @@ class MmapNetwork(nn.Module):
             assert centre is not None
             assert selected is not None
             prototypes = self.local(centre)
-        g = z + self._look_around(z, prototypes, selected)
+        g = z + self._attend_to_prototypes(z, prototypes, selected)
         return 0.5 * (self.local_out(z) + self.global_out(g)), z, g
 
-    def _look_around(self, z: torch.Tensor, prototypes: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
+    def _attend_to_prototypes(
+        self, z: torch.Tensor, prototypes: torch.Tensor, selected: torch.Tensor
+    ) -> torch.Tensor:
         """Step 4: attention from z over z itself and the selected prototypes; (n, D)."""
         attention = self.global_attention
         assert attention is not None
-        key, value = attention.keys(prototypes)  # (h, K, D/h): once a slide, for all its spots
-        own_key, own_value = attention.keys(z)  # (h, n, D/h): of each spot itself
+        key, value = attention.keys(prototypes)  # (h, K, D/h): once for all spots
+        own_key, own_value = attention.keys(z)  # (h, n, D/h): each spot's own
         query = attention.queries(z)
         logit = torch.cat([(query * own_key).sum(-1, keepdim=True), query @ key.transpose(-2, -1)], dim=-1)
         mask = F.pad(selected, (1, 0), value=True)
@@ -169,7 +171,7 @@ def masked_mse(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_similarity(z: torch.Tensor, g: torch.Tensor, margin: float) -> torch.Tensor:
-    """Pull cosine similarity of g and z to 1 for a spot's own pair, below `margin` for others."""
+    """Loss that pulls the cosine similarity of g and z to 1 for the same spot, below `margin` for others."""
     similarity = F.normalize(g, dim=-1) @ F.normalize(z, dim=-1).T
     n = len(similarity)
     own = (1.0 - similarity.diagonal()).mean()

@@ -1,4 +1,4 @@
-"""Fitting a network: epochs by validation slides or inner folds, then all slides; and a network as a head."""
+"""Fit a network: choose the number of epochs on validation slides or folds, then train on all slides."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import torch
 from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
-from mmap_st.head.basis import fit_basis, judged_genes
+from mmap_st.head.basis import fit_basis, validation_genes
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeadMethod, Shape, Tensors, Validation, best_of, cross_fit
 from mmap_st.head.linear import training_mean
-from mmap_st.head.networks.network import KEPT, NetworkSettings, PartNetwork, Sizes, TrainingPart
+from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, Sizes, TrainingBlock, is_reference
 from mmap_st.head.networks.optimiser import Schedule, optimise, resolved_device, seeded
-from mmap_st.head.networks.spot_blocks import Part, parts_of
-from mmap_st.head.networks.trained_head import NetworkHead, load_network, moved
+from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
+from mmap_st.head.networks.trained_head import NetworkHead, load_network, to_device
 from mmap_st.head.scoring import slide_metrics
+from mmap_st.progress import ProgressCallback
 
-# Networks see whole parts of slides: fewer spots are kept than of heads that see them one by one.
-_MOST_SPOTS = 51_200
-_FEWEST_STEPS = 4
-# An epoch of these many is judged: each needs a copy of the network until the best is known.
-_JUDGED_EPOCHS = 5
-# Seeds of folds lie apart, so that no two networks of a fit start alike.
-_FOLDS_APART = 1_000
+# Spots that a network is trained on, at most, in whole blocks.
+_MAX_SPOTS = 51_200
+_MIN_STEPS = 4
+# How often a training is validated: each time needs a copy of the network until the best epoch is known.
+_VALIDATIONS = 5
+# Distance between the seeds of folds, so that no two networks of a fit start alike.
+_SEED_STEP = 1_000
 
 Array = NDArray[np.float32]
 State = dict[str, torch.Tensor]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One inner fold: what was fitted on it, and how it did after each judged epoch."""
+    """The training without one fold: the head, and its state and scores after each validated epoch."""
 
     head: NetworkHead
     states: Sequence[State]
@@ -49,7 +49,7 @@ class NetworkFit:
     Parameters
     ----------
     make
-        Makes an untrained network of (sizes, settings).
+        Function of (sizes, settings) that returns an untrained network.
     train
         Slides with targets.
     settings, seed
@@ -58,33 +58,33 @@ class NetworkFit:
 
     def __init__(
         self,
-        make: Callable[[Sizes, Any], PartNetwork],
+        make: Callable[[Sizes, Any], BlockNetwork],
         train: Sequence[HeadSlide],
         settings: NetworkSettings,
         seed: int,
     ) -> None:
         self._make, self._settings, self._seed = make, settings, seed
         self._device = resolved_device(settings.device)
-        self._basis, self._genes = fit_basis(train, settings.rank), judged_genes(train)
+        self._basis, self._genes = fit_basis(train, settings.rank), validation_genes(train)
         _, magnifications, width = train[0].embedding.shape
         token_width = 0 if train[0].tokens is None else train[0].grids.shape[3]
         self._sizes = Sizes(magnifications, width, self._basis.rank, token_width)
-        # Slides are in several folds: what was read of them is kept.
-        self._parts: dict[int, list[Part]] = {}
+        # Slides are in several folds: their blocks keep what they read.
+        self._blocks: dict[int, list[SpotBlock]] = {}
 
-    def trial(self, number: int, fitted: Sequence[HeadSlide], judged: Sequence[HeadSlide]) -> _Trial:
-        """Train without a fold, and judge on it every few epochs."""
+    def trial(self, number: int, fitted: Sequence[HeadSlide], validation: Sequence[HeadSlide]) -> _Trial:
+        """Train without a fold, and validate on it every few epochs."""
         curve: list[dict[str, float]] = []
         states: list[State] = []
-        every = max(1, self._settings.epochs // _JUDGED_EPOCHS)
+        every = max(1, self._settings.epochs // _VALIDATIONS)
 
-        def judge(head: NetworkHead, epoch: int, loss: float) -> bool:
+        def validate(head: NetworkHead, epoch: int, loss: float) -> bool:
             if epoch % every == 0 or epoch == self._settings.epochs:
-                curve.append({"epoch": float(epoch), "training_loss": loss, **self._score(head, judged)})
+                curve.append({"epoch": float(epoch), "training_loss": loss, **self._score(head, validation)})
                 states.append(_state_of(head.network))
             return False
 
-        head = self._train(fitted, self._seed + _FOLDS_APART * (number + 1), judge)
+        head = self._train(fitted, self._seed + _SEED_STEP * (number + 1), validate)
         return _Trial(head, states, curve)
 
     def final(self, train: Sequence[HeadSlide], epochs: int) -> NetworkHead:
@@ -97,14 +97,14 @@ class NetworkFit:
         seed: int,
         after_epoch: Callable[[NetworkHead, int, float], bool],
     ) -> NetworkHead:
-        """Train until `after_epoch` says that it is enough."""
+        """Train until `after_epoch` returns True."""
         slides = [slide for slide in slides if slide.usable.any()]
         with seeded(seed, self._device):
             network = self._make(self._sizes, self._settings).to(self._device)
             mean = training_mean(slides)
-            parts = self._training_parts(slides, mean, network.centred_in_slides)
-            network.remember(parts)
-            loss, steps = self._loss(network, parts, np.random.default_rng(seed))
+            blocks = self._training_blocks(slides, mean, network.centred_in_slides)
+            network.fit_reference(blocks)
+            loss, steps = self._loss(network, blocks, np.random.default_rng(seed))
             head = NetworkHead(network, mean, self._basis, self._device)
             schedule = Schedule(
                 self._settings.learning_rate, self._settings.weight_decay, self._settings.epochs, steps
@@ -115,60 +115,68 @@ class NetworkFit:
         return head
 
     def _loss(
-        self, network: PartNetwork, parts: Sequence[TrainingPart], rng: np.random.Generator
+        self, network: BlockNetwork, blocks: Sequence[TrainingBlock], rng: np.random.Generator
     ) -> tuple[Callable[[], torch.Tensor], int]:
-        """What makes the loss of a step, and how many steps an epoch has: it sees each spot about once."""
+        """Return the function that computes the loss of a step, and the number of steps of an epoch.
+
+        An epoch sees each spot about once.
+        """
         settings, device = self._settings, self._device
-        seen = [{**network.see(training.part), **network.see_target(training)} for training in parts]
-        targets = [torch.from_numpy(training.target) for training in parts]
-        rows = [np.flatnonzero(np.isfinite(training.target).any(axis=1)) for training in parts]
+        inputs = [
+            {**network.prepare_inputs(training.block), **network.prepare_targets(training)}
+            for training in blocks
+        ]
+        targets = [torch.from_numpy(training.target) for training in blocks]
+        rows = [np.flatnonzero(np.isfinite(training.target).any(axis=1)) for training in blocks]
         usable = [number for number, found in enumerate(rows) if len(found)]
         if not usable:
             raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
 
-        def of_part(number: int) -> torch.Tensor:
-            wanted = rows[number]
-            if settings.spots_per_part is not None and settings.spots_per_part < len(wanted):
-                wanted = rng.choice(wanted, settings.spots_per_part, replace=False)
-            target = targets[number][wanted].to(device)
-            return network.loss(moved(seen[number], device), torch.from_numpy(wanted).to(device), target)
+        def block_loss(number: int) -> torch.Tensor:
+            drawn = rows[number]
+            if settings.spots_per_part is not None and settings.spots_per_part < len(drawn):
+                drawn = rng.choice(drawn, settings.spots_per_part, replace=False)
+            target = targets[number][drawn].to(device)
+            return network.loss(to_device(inputs[number], device), torch.from_numpy(drawn).to(device), target)
 
         def loss() -> torch.Tensor:
             chosen = rng.choice(usable, min(settings.parts_per_step, len(usable)), replace=False)
-            return torch.stack([of_part(number) for number in chosen]).mean()
+            return torch.stack([block_loss(number) for number in chosen]).mean()
 
         spots = [len(rows[number]) for number in usable]
-        of_a_part = min(settings.spots_per_part or max(spots), sum(spots) / len(spots))
-        of_a_step = of_a_part * min(settings.parts_per_step, len(usable))
-        of_an_epoch = min(sum(spots), settings.spots_per_epoch or LIMITS.epoch)
-        return loss, max(_FEWEST_STEPS, round(of_an_epoch / of_a_step))
+        spots_of_block = min(settings.spots_per_part or max(spots), sum(spots) / len(spots))
+        spots_of_step = spots_of_block * min(settings.parts_per_step, len(usable))
+        spots_of_epoch = min(sum(spots), settings.spots_per_epoch or LIMITS.epoch)
+        return loss, max(_MIN_STEPS, round(spots_of_epoch / spots_of_step))
 
-    def _training_parts(
+    def _training_blocks(
         self, slides: Sequence[HeadSlide], mean: Array, centred_in_slides: bool
-    ) -> list[TrainingPart]:
+    ) -> list[TrainingBlock]:
         found = []
-        for slide, parts in zip(slides, self._some_parts(slides, _MOST_SPOTS), strict=True):
+        for slide, blocks in zip(slides, self._subsample_blocks(slides, _MAX_SPOTS), strict=True):
             coordinates = self._basis.coordinates(slide.targets)
-            around = training_mean([slide]) if centred_in_slides else mean
-            offset = coordinates.of(around)
-            found += [TrainingPart(part, coordinates.rows(part.rows) - offset) for part in parts]
+            centre = training_mean([slide]) if centred_in_slides else mean
+            offset = coordinates.of(centre)
+            found += [TrainingBlock(block, coordinates.rows(block.rows) - offset) for block in blocks]
         return found
 
-    def _some_parts(self, slides: Sequence[HeadSlide], most: int) -> list[list[Part]]:
-        """Parts of each slide, or every n-th where together they have more than `most` spots."""
-        parts = [self._parts.setdefault(id(slide), parts_of(slide)) for slide in slides]
-        step = max(1, -(-sum(len(part) for of_slide in parts for part in of_slide) // most))
-        kept = {id(part) for part in [part for of_slide in parts for part in of_slide][::step]}
-        return [[part for part in of_slide if id(part) in kept] for of_slide in parts]
+    def _subsample_blocks(self, slides: Sequence[HeadSlide], limit: int) -> list[list[SpotBlock]]:
+        """Blocks of each slide, or every n-th of them where together they have more than `limit` spots."""
+        by_slide = [self._blocks.setdefault(id(slide), split_into_blocks(slide)) for slide in slides]
+        blocks = [block for of_slide in by_slide for block in of_slide]
+        step = max(1, -(-sum(len(block) for block in blocks) // limit))
+        chosen = {id(block) for block in blocks[::step]}
+        return [[block for block in of_slide if id(block) in chosen] for of_slide in by_slide]
 
-    def _score(self, head: NetworkHead, judged: Sequence[HeadSlide]) -> dict[str, float]:
+    def _score(self, head: NetworkHead, validation: Sequence[HeadSlide]) -> dict[str, float]:
         """Mean per-slide PCC and squared error on slides that were not fitted."""
         scores = []
-        for slide, parts in zip(judged, self._some_parts(judged, LIMITS.judged), strict=True):
-            rows = [part.rows for part in parts]
+        chosen = self._subsample_blocks(validation, LIMITS.validation)
+        for slide, blocks in zip(validation, chosen, strict=True):
+            rows = [block.rows for block in blocks]
             measured = slide.targets.dense(np.concatenate(rows), self._genes) if rows else np.zeros(0)
             if np.isfinite(measured).any():
-                predicted = np.concatenate([head.of_part(part, self._genes) for part in parts])
+                predicted = np.concatenate([head.predict_block(block, self._genes) for block in blocks])
                 scores.append(slide_metrics(predicted, measured))
         if not scores:
             raise HeadError("no validation spot has a target to choose the number of epochs by.")
@@ -180,32 +188,32 @@ class NetworkFit:
 
 def fit_network(
     name: str,
-    make: Callable[[Sizes, Any], PartNetwork],
+    make: Callable[[Sizes, Any], BlockNetwork],
     train: Sequence[HeadSlide],
     validation: Validation,
     settings: NetworkSettings,
     seed: int,
-    tell: Tell,
+    progress: ProgressCallback,
 ) -> NetworkHead:
-    """Choose the number of epochs on the validation slides, or by inner folds; then fit all training slides.
+    """Choose the number of epochs on the validation slides or by inner folds, then fit all training slides.
 
-    Where other slides validate, the network is that of the best epoch, and is not fitted again.
+    Where separate slides validate, the network of the best epoch is the result: it is not fitted again.
     """
     train = [slide for slide in train if slide.usable.any()]
     if not train:
         raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
     fit = NetworkFit(make, train, settings, seed)
     trials = []
-    for number, (fitted, judged) in enumerate(validation.folds):
-        tell(f"{name}: fold {number + 1} of {len(validation.folds)}")
-        trials.append(fit.trial(number, fitted, judged))
+    for number, (fitted, validated) in enumerate(validation.folds):
+        progress(f"{name}: fold {number + 1} of {len(validation.folds)}")
+        trials.append(fit.trial(number, fitted, validated))
     history = [_mean_of(rows) for rows in zip(*(trial.curve for trial in trials), strict=True)]
     best = history.index(best_of(history))
     epochs = int(history[best]["epoch"])
     for trial in trials:
         trial.head.network.load_state_dict(trial.states[best], strict=False)
     if validation.refit:
-        tell(f"{name}: final fit")
+        progress(f"{name}: final fit")
         head = fit.final(train, epochs)
         head.left_out = lambda: cross_fit(validation, lambda number: trials[number].head)
     else:
@@ -214,11 +222,9 @@ def fit_network(
     return head
 
 
-def _state_of(network: PartNetwork) -> State:
-    """A copy of what is learned."""
-    return {
-        k: v.clone() for k, v in network.state_dict().items() if not (k.startswith(KEPT) and "." not in k)
-    }
+def _state_of(network: BlockNetwork) -> State:
+    """A copy of the parameters."""
+    return {k: v.clone() for k, v in network.state_dict().items() if not is_reference(k)}
 
 
 def _mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -228,19 +234,19 @@ def _mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def network_method(
     name: str,
     settings_type: type[NetworkSettings],
-    make: Callable[[Sizes, Any], PartNetwork],
+    make: Callable[[Sizes, Any], BlockNetwork],
     **others: Any,
 ) -> HeadMethod:
-    """A head of a network.
+    """Make a head of a network.
 
     Parameters
     ----------
     name, settings_type
-        See `mmap_st.head.interface.HeadMethod`.
+        See `HeadMethod`.
     make
-        The network's class, or what makes one of (sizes, settings).
+        The network's class, or a function of (sizes, settings) that returns a network.
     others
-        Further attributes of the method.
+        Further attributes of the `HeadMethod`.
     """
 
     def fit(
@@ -248,9 +254,9 @@ def network_method(
         validation: Validation,
         settings: Any,
         seed: int,
-        tell: Callable[[str], None],
+        progress: ProgressCallback,
     ) -> NetworkHead:
-        return fit_network(name, make, train, validation, settings, seed, tell)
+        return fit_network(name, make, train, validation, settings, seed, progress)
 
     def load(tensors: Tensors, settings: Any, shape: Shape) -> NetworkHead:
         return load_network(make, tensors, settings, shape)

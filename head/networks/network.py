@@ -1,4 +1,4 @@
-"""What a network is to a head: it sees parts of slides and predicts their spots."""
+"""The base class of networks that are heads: spots of one block of a slide in, their expression out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from torch import nn
 
 from mmap_st.head.networks.attention import masked_mse
 from mmap_st.head.networks.optimiser import check_device
-from mmap_st.head.networks.spot_blocks import Part
+from mmap_st.head.networks.spot_blocks import SpotBlock
 
 Inputs = Mapping[str, torch.Tensor]
 
-#: Buffers that hold what a network keeps of the training spots: not learned, the same at every epoch.
-KEPT = "kept_"
+#: Prefix of the buffers that hold what a network stores of the training spots; it is part of saved heads.
+REFERENCE_PREFIX = "kept_"
+
+
+def is_reference(key: str) -> bool:
+    """Whether a tensor of a network's state was stored by `BlockNetwork.store_reference`."""
+    return key.startswith(REFERENCE_PREFIX) and "." not in key
 
 
 @dataclass(frozen=True)
@@ -28,23 +33,22 @@ class NetworkSettings:
     Attributes
     ----------
     rank
-        Number of axes of expression that are fitted; None: the genes themselves up to
-        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+        Number of axes of expression to fit; None: the genes themselves on panels of up to 1,000, otherwise
+        256 axes.
     learning_rate, weight_decay
-        See `mmap_st.head.networks.optimiser.Schedule`.
+        Of AdamW.
     epochs
-        Most epochs; how many are used is chosen on the validation slides.
+        Largest number of epochs; the number that is used is chosen on the validation slides.
     parts_per_step
-        Parts of slides whose mean loss makes a step.
+        Blocks of spots (mostly whole slides) whose mean loss makes up a step.
     spots_per_part
-        Spots of a part, drawn anew each time, that the loss is of; None: all.
+        Spots of a block, drawn at random in each step, that the loss is computed on; None: all.
     spots_per_epoch
-        Most spots that the losses of an epoch are of, where there are more; None: as many as
-        `mmap_st.head.interface.LIMITS` allows.
+        Largest number of spots in the losses of an epoch; None: 51,200.
     dropout
-        In the network.
+        Rate of dropout in the network.
     device
-        ``cpu``, ``cuda`` or ``auto``: where to train; auto takes an NVIDIA card where one answers.
+        Where to train: ``cpu``, ``cuda`` or ``auto``, which is an NVIDIA card if there is one.
     """
 
     rank: int | None = None
@@ -68,12 +72,12 @@ class NetworkSettings:
 
 
 def check_at_least(settings: Any, least: int, *names: str) -> None:
-    """Refuse settings that are less; None is no number, and allowed.
+    """Refuse settings below a least value; None is allowed.
 
     Raises
     ------
     ValueError
-        For the first that is less.
+        Naming the first that is too small.
     """
     for name in names:
         value = getattr(settings, name)
@@ -87,7 +91,7 @@ def check_multiple(settings: Any, name: str, of: str) -> None:
     Raises
     ------
     ValueError
-        If it is not.
+        If `name` is not divisible by `of`.
     """
     value, divisor = getattr(settings, name), getattr(settings, of)
     if value % divisor:
@@ -96,7 +100,7 @@ def check_multiple(settings: Any, name: str, of: str) -> None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Magnifications M and width d of embeddings, number r of outputs, and width t of tokens (0: none)."""
+    """Magnifications M and width d of embeddings, number r of outputs, width t of tokens (0: none)."""
 
     magnifications: int
     width: int
@@ -105,70 +109,74 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class TrainingPart:
-    """A part with what is to be predicted.
+class TrainingBlock:
+    """A block of spots with its targets.
 
     Attributes
     ----------
-    part
-        What is seen.
+    block
+        The spots.
     target
-        (k, r) float32, NaN where undefined; around the slide's mean, or that of all training spots, see
-        `PartNetwork.centred_in_slides`.
+        (k, r) float32, NaN where undefined: differences from the slide's mean, or from that of all training
+        spots, see `BlockNetwork.centred_in_slides`.
     """
 
-    part: Part
+    block: SpotBlock
     target: NDArray[np.float32]
 
 
-class PartNetwork(nn.Module):
-    """A network that predicts the spots of one part of a slide.
+class BlockNetwork(nn.Module):
+    """A network that predicts the spots of one block of a slide.
 
-    A method is a subclass with an `__init__` of (sizes, settings), `see` and `forward`; the others have
-    defaults. `mmap_st.head.networks.trained_head.network_method` makes a head of it.
+    Subclasses define `__init__` of (sizes, settings), `prepare_inputs` and `forward`; the other methods have
+    defaults. `mmap_st.heads.network_method` makes a head of one.
     """
 
-    #: Whether targets are differences from each slide's own mean, as those of `ridge` are; else from the mean
-    #: of all training spots.
+    #: True: targets are differences from the mean of their slide, as those of `ridge` are. False: differences
+    #: from the mean of all training spots.
     centred_in_slides: ClassVar[bool] = True
 
-    def see(self, part: Part) -> Inputs:
-        """What it sees of a part, by name: nothing of it is learned, and in training it is computed once.
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        """Compute the inputs of a block, by name: fixed tensors, computed once before training.
 
-        It depends on embeddings and places, and on what `remember` kept, not on the part's expression.
+        They depend on embeddings and places, and on what `fit_reference` stored, never on the expression of
+        the block.
         """
         raise NotImplementedError
 
-    def see_target(self, training: TrainingPart) -> Inputs:
-        """What only the loss is given of a part, beside its centred targets: added to the inputs in training.
+    def prepare_targets(self, training: TrainingBlock) -> Inputs:
+        """Compute what the loss needs in addition to the centred targets; added to the inputs in training.
 
-        The first dimension is that of the part's spots.
+        The first dimension of each tensor is that of the block's spots.
         """
         return {}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
-        """(q, r) predictions of some spots (q,) of a part, as differences from the mean."""
+        """(q, r) predictions of some spots (q,) of a block, as differences from the mean."""
         raise NotImplementedError
 
     def loss(self, inputs: Inputs, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Of some spots of a part; their targets (q, r) are NaN where undefined."""
+        """Loss of some spots (q,) of a block; their targets (q, r) are NaN where undefined."""
         return masked_mse(self(inputs, rows), target)
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
-        """Keep what it refers to of the training spots by `keep`; called once, before training."""
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
+        """Fit what is fixed in training, and store it by `store_reference`; called once, before training."""
 
-    def keep(self, name: str, values: NDArray[Any]) -> None:
-        """Keep an array by a name; one that begins with `interface.SPOTS` counts as no parameters."""
-        kept = torch.from_numpy(np.ascontiguousarray(values))
-        self.register_buffer(KEPT + name, kept.to(next(self.parameters()).device))
+    def store_reference(self, name: str, values: NDArray[Any]) -> None:
+        """Store an array under a name, to be saved with the network.
 
-    def kept(self, name: str) -> torch.Tensor:
-        """What was kept by this name."""
-        return self.get_buffer(KEPT + name)
+        Arrays of training spots have names that start with ``spots_``: they do not count as parameters.
+        """
+        stored = torch.from_numpy(np.ascontiguousarray(values))
+        self.register_buffer(REFERENCE_PREFIX + name, stored.to(next(self.parameters()).device))
+
+    def stored_reference(self, name: str) -> torch.Tensor:
+        """Return the array that was stored under this name."""
+        return self.get_buffer(REFERENCE_PREFIX + name)
 
 
 def output_layer(width: int, outputs: int) -> nn.Linear:
-    """A last layer whose first outputs are 0: training starts from the mean, and has no noise to unlearn."""
+    """Make a last layer whose initial outputs are 0, so that training starts from the mean."""
     layer = nn.Linear(width, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -176,5 +184,5 @@ def output_layer(width: int, outputs: int) -> nn.Linear:
 
 
 def tensor(values: NDArray[Any]) -> torch.Tensor:
-    """The same values for torch; nothing is copied where they lie in one piece."""
+    """Convert an array for torch, without a copy where it is contiguous."""
     return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,4 +1,4 @@
-"""The one way in which networks are trained: AdamW, a rate that rises and falls, bounded gradients."""
+"""How all networks are trained: AdamW, one-cycle learning rate, clipped gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Schedule:
     Attributes
     ----------
     learning_rate, weight_decay
-        Of AdamW; the rate rises for a tenth of the steps and falls to 0 along a cosine.
+        Of AdamW; the rate rises over a tenth of the steps, then falls to 0 along a cosine.
     epochs, steps_per_epoch
         Length of that schedule.
     """
@@ -35,27 +35,27 @@ class Schedule:
 def optimise(
     network: torch.nn.Module, loss: Callable[[], torch.Tensor], schedule: Schedule
 ) -> Iterator[tuple[int, float]]:
-    """Train, and yield (epoch, mean loss) after each epoch; the caller stops by not asking for more.
+    """Train, and yield (epoch, mean loss) after each epoch; the caller may stop at any epoch.
 
     Parameters
     ----------
     network
-        What is trained.
+        Trained in place.
     loss
-        Makes the loss of one step.
+        Computes the loss of one step.
     schedule
         Optimiser and length.
 
     Raises
     ------
     HeadError
-        If the loss is no number any more.
+        If the loss becomes NaN or infinite.
     """
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     steps = schedule.epochs * schedule.steps_per_epoch
-    # A rate that would rise for one step only has no way up, which the scheduler divides by.
+    # The scheduler divides by the number of rising steps less one: there must not be exactly one.
     share = _WARM_UP_SHARE if abs(_WARM_UP_SHARE * steps - 1) > 1e-6 else 2 / steps
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
@@ -77,16 +77,16 @@ def optimise(
         # Asked for once an epoch: a graphics card would otherwise be waited for at every step.
         total = sum(torch.stack(losses).tolist())
         if not abs(total) < float("inf"):
-            raise HeadError(f"the loss is no number after {epoch} epochs; give a smaller learning_rate.")
+            raise HeadError(f"the loss is not a number after {epoch} epochs; give a smaller learning_rate.")
         yield epoch, total / schedule.steps_per_epoch
 
 
 @contextmanager
 def seeded(seed: int, device: str) -> Iterator[None]:
-    """Draw initial weights and dropout from `seed`, on one thread; leave torch as it was.
+    """Draw initial weights and dropout from `seed`, on one thread; restore torch's state afterwards.
 
-    The network's operations are too small to share: a second thread gains a fifth on an idle machine, and
-    waits for the first on a busy one, which took ten times as long.
+    The operations are too small to be shared by threads: a second one gains a fifth on an idle machine, and
+    on a busy one the first waits for it, which took ten times as long.
     """
     cuda = [torch.device(device)] if device.startswith("cuda") else []
     threads = torch.get_num_threads()
@@ -100,29 +100,31 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 def resolved_device(device: str) -> str:
-    """``cpu`` or ``cuda``, as it is; ``auto``: an NVIDIA card where one answers.
+    """Return ``cpu`` or ``cuda``; ``auto`` is ``cuda`` if there is an NVIDIA card.
 
     Raises
     ------
     HeadError
-        If ``cuda`` is asked for, and no card answers.
+        If ``cuda`` is requested, and there is no card.
     """
     if device == "cpu":
         return device
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise HeadError("device is 'cuda', and no NVIDIA card answers here; leave it out.")
+        raise HeadError(
+            "device is 'cuda', and no NVIDIA card was found on this machine; leave the setting out."
+        )
     return "cpu"
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device; whether one is there matters in training alone.
+    """Check the name of a device; whether there is such a device matters in training only.
 
     Raises
     ------
     ValueError
-        If it is another than ``auto``, ``cpu`` and ``cuda``.
+        If it is not ``auto``, ``cpu`` or ``cuda``.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}, it must be auto, cpu or cuda")

@@ -15,8 +15,8 @@ from mmap_st.errors import HeadError, first_line
 from mmap_st.head.basis import Basis
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeldOut, Shape, Tensors
-from mmap_st.head.networks.network import KEPT, Inputs, PartNetwork, Sizes
-from mmap_st.head.networks.spot_blocks import Part, parts_of
+from mmap_st.head.networks.network import REFERENCE_PREFIX, BlockNetwork, Inputs, Sizes, is_reference
+from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
 
 Array = NDArray[np.float32]
 
@@ -32,14 +32,14 @@ class NetworkHead:
     mean
         (G,) float32, mean of the training targets.
     basis
-        From the r outputs to the genes.
+        Turns the r outputs into genes.
     device
         Where the network is.
     left_out
-        Makes the predictions of `held_out`.
+        Computes the predictions of `held_out`.
     """
 
-    network: PartNetwork
+    network: BlockNetwork
     mean: Array
     basis: Basis
     device: str
@@ -49,16 +49,16 @@ class NetworkHead:
 
     def predict(self, slide: HeadSlide) -> Array:
         predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)
-        for part in parts_of(slide):
-            predicted[part.rows] = self.of_part(part)
+        for block in split_into_blocks(slide):
+            predicted[block.rows] = self.predict_block(block)
         return predicted
 
-    def of_part(self, part: Part, genes: Index = ALL) -> Array:
-        """(k, g) expression of all spots of a part."""
+    def predict_block(self, block: SpotBlock, genes: Index = ALL) -> Array:
+        """(k, g) float32 expression of all spots of a block."""
         self.network.eval()
         with torch.inference_mode():
-            rows = torch.arange(len(part), device=self.device)
-            output = self.network(moved(self.network.see(part), self.device), rows)
+            rows = torch.arange(len(block), device=self.device)
+            output = self.network(to_device(self.network.prepare_inputs(block), self.device), rows)
         return self.mean[genes] + self.basis.expression(output.float().cpu().numpy(), genes)
 
     def tensors(self) -> Tensors:
@@ -70,28 +70,28 @@ class NetworkHead:
 
 
 def load_network(
-    make: Callable[[Sizes, Any], PartNetwork], tensors: Tensors, settings: Any, shape: Shape
+    make: Callable[[Sizes, Any], BlockNetwork], tensors: Tensors, settings: Any, shape: Shape
 ) -> NetworkHead:
-    """Load a trained one; `make` makes the untrained network.
+    """Load a trained network from its tensors; `make` returns an untrained one.
 
     Raises
     ------
     HeadError
-        If the tensors are not those of such a network.
+        If the tensors do not fit the network.
     """
     basis = Basis.load(tensors, shape.genes)
     state = {key.removeprefix("network."): v for key, v in tensors.items() if key.startswith("network.")}
     try:
         network = make(Sizes(shape.magnifications, shape.width, basis.rank, shape.token_width), settings)
         for key, value in state.items():
-            if key.startswith(KEPT) and "." not in key:
-                network.keep(key.removeprefix(KEPT), value)
+            if is_reference(key):
+                network.store_reference(key.removeprefix(REFERENCE_PREFIX), value)
         network.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
         return NetworkHead(network, tensors["mean"], basis, "cpu")
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error
 
 
-def moved(inputs: Inputs, device: str) -> dict[str, torch.Tensor]:
-    """The same inputs on a device."""
+def to_device(inputs: Inputs, device: str) -> dict[str, torch.Tensor]:
+    """Move inputs to a device."""
     return {name: value.to(device) for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""Published methods on stored embeddings; each file says what was kept of its paper, and what changed."""
+"""Published methods on stored embeddings; each file says what it keeps of its paper, and what it changes."""
 
 import lazy_loader
 

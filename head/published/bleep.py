@@ -1,4 +1,4 @@
-"""The head `bleep`: images and expression in one space, and the mean expression of what lies near there.
+"""The head `bleep`: images and expression in one space; a prediction is the mean of the nearest expressions.
 
 Paper
     BLEEP: Xie, Pang, Chung, Perciani, MacParland, Wang and Bader 2023, "Spatially resolved gene expression
@@ -11,12 +11,11 @@ Kept
     projected image. Learning rate 1e-3 and weight decay 1e-3.
 Changed
     The image is the spot's frozen embeddings, all magnifications joined, in place of an encoder that is
-    trained with the rest. The reference are the training spots, 20,000 at most. A batch is 256 spots of one
-    slide, and expression is projected as difference from its slide's mean (of a big
-    slide, its part's): what tells slides apart is no way
-    to tell spots apart. What is averaged is expression as it is, so that a prediction lies among what was
-    measured (of a panel of more than 1,000 genes: on the axes that its genes share). Space of 128
-    dimensions, where the paper has 256.
+    trained with the rest. The reference spots are training spots, at most 20,000. A batch is 256 spots of
+    one slide, and expression is projected as the difference from the mean of its slide (of its block, for a
+    large slide), so that spots are not matched by what distinguishes slides. What is averaged is expression
+    itself, so that a prediction lies among measured values (for a panel of more than 1,000 genes: on the
+    axes that its genes share). The space has 128 dimensions, where the paper has 256.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
-    TrainingPart,
+    SpotBlock,
+    TrainingBlock,
     check_at_least,
     network_method,
     tensor,
 )
-from mmap_st.head.published.bank import Array, average, kept_spots, nearest
+from mmap_st.head.published.bank import Array, average, nearest, reference_rows
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class BleepSettings(NetworkSettings):
     width
         Dimensions of the space that images and expression share.
     temperature
-        Similarities are divided by it, those of the targets multiplied with it.
+        Similarities are divided by it, those of the targets multiplied by it.
     neighbours
-        Reference spots that a prediction is the mean of.
+        Number of reference spots that a prediction is the mean of.
     """
 
     learning_rate: float = 1e-3
@@ -73,8 +72,8 @@ class BleepSettings(NetworkSettings):
             raise ValueError(f"temperature is {self.temperature}, it must be greater than 0")
 
 
-class BleepNetwork(PartNetwork):
-    """Embeddings in, the mean expression of the nearest reference spots out."""
+class BleepNetwork(BlockNetwork):
+    """Predicts the mean expression of the nearest reference spots."""
 
     centred_in_slides = False
 
@@ -84,21 +83,23 @@ class BleepNetwork(PartNetwork):
         self.expression = Projection(sizes.outputs, settings.width, settings.dropout)
         self.temperature, self.neighbours = settings.temperature, settings.neighbours
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
-        kept = list(zip(train, kept_spots(train), strict=True))
-        self.keep("spots_expression", np.concatenate([t.target[k] for t, k in kept]))
-        self.keep("spots_level", np.stack([_level(t.target) for t, _ in kept]))
-        self.keep("spots_part", np.repeat(np.arange(len(kept)), [len(k) for _, k in kept]))
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
+        stored = list(zip(train, reference_rows(train), strict=True))
+        number_of_block = np.repeat(np.arange(len(stored)), [len(rows) for _, rows in stored])
+        self.store_reference("spots_expression", np.concatenate([t.target[rows] for t, rows in stored]))
+        self.store_reference("spots_level", np.stack([_level(t.target) for t, _ in stored]))
+        self.store_reference("spots_part", number_of_block)
 
-    def see(self, part: Part) -> Inputs:
-        return {"embedding": tensor(part.embedding).flatten(1)}
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        return {"embedding": tensor(block.embedding).flatten(1)}
 
-    def see_target(self, training: TrainingPart) -> Inputs:
+    def prepare_targets(self, training: TrainingBlock) -> Inputs:
         return {"centred": tensor(training.target - _level(training.target)).nan_to_num()}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
-        reference = self.kept("spots_expression")
-        centred = (reference - self.kept("spots_level")[self.kept("spots_part")]).nan_to_num()
+        reference = self.stored_reference("spots_expression")
+        level = self.stored_reference("spots_level")[self.stored_reference("spots_part")]
+        centred = (reference - level).nan_to_num()
         queries, keys = self.image(inputs["embedding"][rows]), self.expression(centred)
         found = nearest(_directions(queries), _directions(keys), self.neighbours)
         return torch.from_numpy(average(reference.cpu().numpy(), found)).to(reference.device)
@@ -110,7 +111,7 @@ class BleepNetwork(PartNetwork):
 
 
 class Projection(nn.Module):
-    """(n, d) to (n, width): a linear layer, what a small network adds to it, and layer norm."""
+    """Projects (n, d) to (n, width): a linear layer with a residual block, then layer norm."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -125,9 +126,9 @@ class Projection(nn.Module):
 
 
 def contrastive_loss(image: torch.Tensor, expression: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Cross entropy, both ways, of which image (n, width) belongs to which expression (n, width).
+    """Cross entropy, in both directions, of matching images (n, width) with expressions (n, width).
 
-    The target of a spot is spread over the spots that are like it in both modalities.
+    The target distribution of a spot is spread over the spots that are similar to it in both modalities.
     """
     logits = expression @ image.T / temperature
     alike = (image @ image.T + expression @ expression.T) / 2
@@ -138,14 +139,14 @@ def contrastive_loss(image: torch.Tensor, expression: torch.Tensor, temperature:
 
 
 def _level(target: Array) -> Array:
-    """(r,) mean of the targets (k, r) of a part; 0 where none is defined."""
+    """(r,) float32 mean of the targets (k, r) of a block; 0 where none is defined."""
     defined = np.isfinite(target)
     level: Array = np.where(defined, target, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
     return level.astype(np.float32)
 
 
 def _directions(projected: torch.Tensor) -> Array:
-    """The same as unit vectors: those of least distance have the greatest cosine."""
+    """Unit vectors: the nearest of them have the greatest cosine."""
     found: Array = F.normalize(projected.detach(), dim=-1).cpu().numpy()
     return found
 

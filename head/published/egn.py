@@ -13,8 +13,8 @@ Changed
     The tokens are projections of the spot's frozen embeddings, one a magnification, in place of patches of
     its image; the global view is their principal components, partly whitened, in place of the code of an
     encoder that is trained to restore images. Tokens are averaged where the paper has attention pooling.
-    Exemplars are of another slide where there is one patient, and other spots where there is one slide;
-    20,000 training spots at most are exemplars. Width 64 with 2 layers that each have a bridge, where the
+    Exemplars are of another slide if there is only one patient, and other spots if there is only one slide;
+    at most 20,000 training spots can be exemplars. Width 64 with 2 layers that each have a bridge, where the
     paper has 1,024 and 8 with a bridge in every second. The loss is the mean squared error alone, without the
     paper's correlation.
 """
@@ -30,22 +30,22 @@ from torch import nn
 
 from mmap_st.head.basis import Components, fit_components
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
-    TrainingPart,
+    SpotBlock,
+    TrainingBlock,
     check_at_least,
     check_multiple,
     network_method,
     output_layer,
     tensor,
 )
-from mmap_st.head.published.bank import Array, kept_spots, nearest_of_others, owners
+from mmap_st.head.published.bank import Array, nearest_of_others, owner_keys, reference_rows
 from mmap_st.head.published.histogene import transformer
 
-# Components of the embeddings at each magnification that make the global view.
+# Components of the embeddings at each magnification that make up the global view.
 _COMPONENTS = 64
 
 
@@ -56,9 +56,9 @@ class EgnSettings(NetworkSettings):
     Attributes
     ----------
     width, layers, heads
-        Of the transformer.
+        Size of the transformer.
     exemplars
-        Training spots that guide a spot.
+        Number of training spots that guide a spot.
     """
 
     learning_rate: float = 1e-3
@@ -75,8 +75,8 @@ class EgnSettings(NetworkSettings):
         check_multiple(self, "width", "heads")
 
 
-class EgnNetwork(PartNetwork):
-    """A spot and its exemplars in, its expression out."""
+class EgnNetwork(BlockNetwork):
+    """Predicts a spot from its embeddings and its exemplars."""
 
     def __init__(self, sizes: Sizes, settings: EgnSettings) -> None:
         super().__init__()
@@ -97,29 +97,34 @@ class EgnNetwork(PartNetwork):
         )
         self.out = nn.Sequential(nn.LayerNorm(2 * width), output_layer(2 * width, sizes.outputs))
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
-        slides = {id(training.part.slide): training.part.slide for training in train}
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
+        slides = {id(training.block.slide): training.block.slide for training in train}
         found = fit_components(list(slides.values()), self.components).axes
-        # Where there are fewer spots than components, the last ones are 0.
+        # If there are fewer spots than components, the last ones are 0.
         missing = self.components - found.shape[2]
-        self.keep("axes", np.pad(found, ((0, 0), (0, 0), (0, missing))))
-        kept = list(zip(train, kept_spots(train), strict=True))
-        self.keep("spots_view", np.concatenate([self._view(t.part)[k] for t, k in kept]))
-        self.keep("spots_owner", np.concatenate([owners(t.part)[k] for t, k in kept]))
-        self.keep("spots_expression", np.concatenate([t.target[k] for t, k in kept]))
+        self.store_reference("axes", np.pad(found, ((0, 0), (0, 0), (0, missing))))
+        stored = list(zip(train, reference_rows(train), strict=True))
+        self.store_reference("spots_view", np.concatenate([self._view(t.block)[rows] for t, rows in stored]))
+        self.store_reference("spots_owner", np.concatenate([owner_keys(t.block)[rows] for t, rows in stored]))
+        self.store_reference("spots_expression", np.concatenate([t.target[rows] for t, rows in stored]))
 
-    def see(self, part: Part) -> Inputs:
-        view = self._view(part)
-        keys, key_owners = self.kept("spots_view").cpu().numpy(), self.kept("spots_owner").cpu().numpy()
-        exemplars = nearest_of_others(view, owners(part), keys, key_owners, self.exemplars)
-        return {"embedding": tensor(part.embedding), "view": tensor(view), "exemplars": tensor(exemplars)}
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        view = self._view(block)
+        keys, key_owners = (
+            self.stored_reference("spots_view").cpu().numpy(),
+            self.stored_reference("spots_owner").cpu().numpy(),
+        )
+        exemplars = nearest_of_others(view, owner_keys(block), keys, key_owners, self.exemplars)
+        return {"embedding": tensor(block.embedding), "view": tensor(view), "exemplars": tensor(exemplars)}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         # Spots share exemplars: each is projected once.
         used, which = torch.unique(inputs["exemplars"][rows], return_inverse=True)
-        expression = self.kept("spots_expression")[used].nan_to_num()
+        expression = self.stored_reference("spots_expression")[used].nan_to_num()
         known = self.known(expression)[which]
-        exemplars = self.exemplar(torch.cat([self.kept("spots_view")[used], expression], dim=1))[which]
+        exemplars = self.exemplar(torch.cat([self.stored_reference("spots_view")[used], expression], dim=1))[
+            which
+        ]
         view = self.drop(self.view(inputs["view"][rows]))
         embedding = inputs["embedding"][rows]
         tokens = self.drop(torch.stack([p(embedding[:, m]) for m, p in enumerate(self.project)], dim=1))
@@ -128,14 +133,14 @@ class EgnNetwork(PartNetwork):
         predicted: torch.Tensor = self.out(torch.cat([tokens.mean(dim=1), view], dim=1))
         return predicted
 
-    def _view(self, part: Part) -> Array:
+    def _view(self, block: SpotBlock) -> Array:
         """(k, M * c) principal components of each spot."""
-        axes = Components(self.kept("axes").cpu().numpy())
-        return axes.of(part.embedding).reshape(len(part), -1)
+        axes = Components(self.stored_reference("axes").cpu().numpy())
+        return axes.of(block.embedding).reshape(len(block), -1)
 
 
 class Bridge(nn.Module):
-    """Exemplar bridging: what exemplars express reaches a spot's tokens by way of its view."""
+    """Exemplar bridging block: passes the expression of exemplars to a spot's tokens through its view."""
 
     def __init__(self, width: int, heads: int, tokens: int) -> None:
         super().__init__()
@@ -155,7 +160,7 @@ class Bridge(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Update tokens (q, M, width), the view (q, width) and exemplars (q, K, width).
 
-        `known` (q, K, width) is what the exemplars express; there may be none of them.
+        `known` (q, K, width) is the expression of the exemplars, projected; K may be 0.
         """
         compared = torch.cat([view[:, None] - exemplars, exemplars], dim=2)
         to_view, to_exemplar = self.gates(compared).chunk(2, dim=2)

@@ -34,12 +34,12 @@ from mmap_st.errors import HeadError
 from mmap_st.head.basis import MOST_GENES
 from mmap_st.head.neighbourhood import mean_of_neighbours, nearest
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
-    TrainingPart,
+    SpotBlock,
+    TrainingBlock,
     check_at_least,
     check_multiple,
     masked_mse,
@@ -49,7 +49,7 @@ from mmap_st.head.networks import (
 )
 from mmap_st.head.published.histogene import transformer
 
-# Places beyond share the last embedding.
+# Places beyond this share the last embedding.
 _PLACES = 128
 _REACH = 2.0
 _LOG_MEAN = (-11.5, 13.8)
@@ -63,12 +63,13 @@ class Hist2stSettings(NetworkSettings):
     Attributes
     ----------
     width, layers, heads
-        Of the transformer.
+        Size of the transformer.
     graph_layers, neighbours
-        GraphSAGE layers, and the nearest spots that a spot is joined with in each.
+        Number of GraphSAGE layers, and of nearest spots that a spot is connected to in each.
     zinb
-        Weight of the likelihood of counts, 0: none. It needs targets of 0 or more, one output a gene, and is
-        right where they are log1p of scaled counts: not under protocols that take log10.
+        Weight of the likelihood of counts, 0: not used. It needs targets of at least 0 and one output for
+        each gene, and is correct where targets are log1p of scaled counts: not under protocols that take
+        log10.
     """
 
     width: int = 128
@@ -89,8 +90,8 @@ class Hist2stSettings(NetworkSettings):
         check_multiple(self, "width", "heads")
 
 
-class Hist2stNetwork(PartNetwork):
-    """All spots of a part in, their expression out."""
+class Hist2stNetwork(BlockNetwork):
+    """Predicts all spots of a block together."""
 
     def __init__(self, sizes: Sizes, settings: Hist2stSettings) -> None:
         super().__init__()
@@ -106,24 +107,24 @@ class Hist2stNetwork(PartNetwork):
         self.out = output_layer(width, sizes.outputs)
         self.counts = CountsOutput(width, sizes.outputs) if settings.zinb else None
 
-    def see(self, part: Part) -> Inputs:
-        place = tensor(part.place).round().long().clamp(0, _PLACES - 1)
-        index, known = nearest(part.place, self.neighbours, _REACH)
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        place = tensor(block.place).round().long().clamp(0, _PLACES - 1)
+        index, known = nearest(block.place, self.neighbours, _REACH)
         return {
-            "embedding": tensor(part.embedding).flatten(1),
+            "embedding": tensor(block.embedding).flatten(1),
             "place": place,
             "neighbours": index,
             "known": known,
         }
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
-        """Nothing; but where counts are learned their mean is where that starts."""
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
+        """Start the likelihood of counts, if it is used, from their mean; nothing is stored."""
         if self.counts is not None:
-            self.counts.start(torch.cat([counts_of(t.part, self.out.out_features) for t in train]))
+            self.counts.start(torch.cat([counts_of(t.block, self.out.out_features) for t in train]))
 
-    def see_target(self, training: TrainingPart) -> Inputs:
-        """Counts (k, G), where their likelihood is asked for."""
-        return {} if self.counts is None else {"counts": counts_of(training.part, self.out.out_features)}
+    def prepare_targets(self, training: TrainingBlock) -> Inputs:
+        """Return counts (k, G) if their likelihood is used."""
+        return {} if self.counts is None else {"counts": counts_of(training.block, self.out.out_features)}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         predicted: torch.Tensor = self.out(self.norm(self.state(inputs, rows)))
@@ -137,7 +138,7 @@ class Hist2stNetwork(PartNetwork):
         return squared + self.zinb_weight * self.counts.loss(state, inputs["counts"][rows])
 
     def state(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
-        """(q, width) of some spots, with what is around them."""
+        """(q, width) states of some spots, with their context."""
         column, row = inputs["place"].unbind(dim=1)
         tokens = self.project(inputs["embedding"]) + self.column(column) + self.row(row)
         state = self.transformer(tokens[None])[0]
@@ -162,7 +163,7 @@ class CountsOutput(nn.Module):
 
     @torch.no_grad()
     def start(self, counts: torch.Tensor) -> None:
-        """Start from the mean of counts (n, G): to climb there would take all that states can say."""
+        """Set the initial mean to that of counts (n, G), so that training need not learn it first."""
         mean = counts.nanmean(dim=0).nan_to_num().log().clamp(*_LOG_MEAN)
         self.log_mean.bias.copy_(mean)
 
@@ -187,7 +188,7 @@ def zinb_log_likelihood(
     mean, dispersion
         Of the negative binomial: its variance is mean + mean^2 / dispersion.
     dropout
-        Logit of the share of zeros that are not its own.
+        Logit of the share of zeros in excess of the negative binomial.
     """
     log_total = torch.log(dispersion + mean)
     none = dispersion * (torch.log(dispersion) - log_total)
@@ -197,23 +198,25 @@ def zinb_log_likelihood(
     return torch.where(counts > 0, kept + own, torch.logaddexp(F.logsigmoid(dropout), kept + none))
 
 
-def counts_of(part: Part, outputs: int) -> torch.Tensor:
-    """(k, G) float32 counts that the targets of a part stand for, NaN where undefined.
+def counts_of(block: SpotBlock, outputs: int) -> torch.Tensor:
+    """(k, G) float32 counts that correspond to the targets of a block, NaN where undefined.
 
     Raises
     ------
     HeadError
-        If the network predicts axes in place of genes, or targets are below 0.
+        If the network predicts axes instead of genes, or targets are below 0.
     """
-    targets = part.slide.targets
+    targets = block.slide.targets
     if targets.genes != outputs:
         raise HeadError(
             f"zinb is a likelihood of genes, and {outputs} axes of {targets.genes} genes are fitted; leave"
             f" rank out and give a panel of at most {MOST_GENES:,} genes, or set zinb=0."
         )
-    values = targets.dense(part.rows)
+    values = targets.dense(block.rows)
     if (values < 0).any():
-        raise HeadError(f"zinb needs targets of 0 or more, and {part.slide.name} has some below; set zinb=0.")
+        raise HeadError(
+            f"zinb needs targets of 0 or more, and {block.slide.name} has some below; set zinb=0."
+        )
     return tensor(np.expm1(values))
 
 

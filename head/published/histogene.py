@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
+    SpotBlock,
     check_at_least,
     check_multiple,
     network_method,
@@ -35,7 +35,7 @@ from mmap_st.head.networks import (
     tensor,
 )
 
-# Places beyond share the last embedding; Visium has 128 columns, legacy arrays have 35.
+# Places beyond this share the last embedding; Visium has 128 columns, legacy arrays have 35.
 _PLACES = 128
 
 
@@ -46,7 +46,7 @@ class HistogeneSettings(NetworkSettings):
     Attributes
     ----------
     width, layers, heads
-        Of the transformer.
+        Size of the transformer.
     """
 
     width: int = 128
@@ -61,8 +61,8 @@ class HistogeneSettings(NetworkSettings):
         check_multiple(self, "width", "heads")
 
 
-class HistogeneNetwork(PartNetwork):
-    """All spots of a part in, their expression out."""
+class HistogeneNetwork(BlockNetwork):
+    """Predicts all spots of a block together."""
 
     def __init__(self, sizes: Sizes, settings: HistogeneSettings) -> None:
         super().__init__()
@@ -73,9 +73,9 @@ class HistogeneNetwork(PartNetwork):
         self.norm = nn.LayerNorm(settings.width)
         self.out = output_layer(settings.width, sizes.outputs)
 
-    def see(self, part: Part) -> Inputs:
-        place = tensor(part.place).round().long().clamp(0, _PLACES - 1)
-        return {"embedding": tensor(part.embedding).flatten(1), "place": place}
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        place = tensor(block.place).round().long().clamp(0, _PLACES - 1)
+        return {"embedding": tensor(block.embedding).flatten(1), "place": place}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         column, row = inputs["place"].unbind(dim=1)
@@ -86,9 +86,9 @@ class HistogeneNetwork(PartNetwork):
 
 
 def transformer(width: int, layers: int, heads: int, dropout: float) -> nn.TransformerEncoder:
-    """Pre-norm transformer with a hidden layer of twice its width; attention weights are not dropped.
+    """Make a pre-norm transformer with a hidden layer of twice its width; attention weights are not dropped.
 
-    To draw which weights to drop took as long as all the rest.
+    Drawing which weights to drop took as long as everything else.
     """
     layer = nn.TransformerEncoderLayer(
         width, heads, 2 * width, dropout, activation="gelu", batch_first=True, norm_first=True

@@ -1,9 +1,9 @@
-"""The head `knn`: the mean of the nearest training spots, a baseline that has nothing to train.
+"""The head `knn`: the mean of the nearest training spots, a baseline without training.
 
 As for `ridge`, embeddings are standardised within each slide and targets are differences from each slide's
 own mean: a prediction is the training mean plus the mean difference of the training spots whose embeddings
-are nearest. Distances are Euclidean between partly whitened principal components of the training embeddings,
-all magnifications joined. What the published heads that refer to training spots add is measured against this.
+are nearest. Distances are Euclidean, between partly whitened principal components of the training embeddings,
+all magnifications joined. It is the reference for published heads that refer to training spots.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import HeadError
 from mmap_st.extract.store import row_blocks
-from mmap_st.head.basis import Basis, Components, fit_basis, fit_components, judged_genes
-from mmap_st.head.inputs import HeadSlide, evenly
+from mmap_st.head.basis import Basis, Components, fit_basis, fit_components, validation_genes
+from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import (
     LIMITS,
     SPOTS,
@@ -33,13 +33,14 @@ from mmap_st.head.interface import (
 )
 from mmap_st.head.linear import training_mean
 from mmap_st.head.networks import check_at_least
-from mmap_st.head.published.bank import MOST_SPOTS, average, nearest
+from mmap_st.head.published.bank import MAX_SPOTS, average, nearest
 from mmap_st.head.scoring import slide_metrics
+from mmap_st.progress import ProgressCallback
 
-#: Numbers of neighbours that are tried where none is given.
+#: Numbers of neighbours that are tried if none is given.
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 
-# Rows become panels of genes: smaller blocks than those that are read elsewhere.
+# Rows are converted to panels of genes: blocks are smaller than elsewhere.
 _BLOCK_BYTES = 32 << 20
 
 Array = NDArray[np.float32]
@@ -53,13 +54,13 @@ class KnnSettings:
     Attributes
     ----------
     neighbours
-        How many training spots a prediction is the mean of; None: chosen among `NEIGHBOURS` on the
-        validation slides.
+        Number of training spots that a prediction is the mean of; None: chosen on the validation slides,
+        from 5 to 200.
     components
-        Principal components of the embeddings at each magnification, between which distances are.
+        Principal components of the embeddings at each magnification, for distances.
     rank
-        Number of axes of expression that are averaged; None: the genes themselves up to
-        `mmap_st.head.basis.MOST_GENES`, beyond that `mmap_st.head.basis.AUTO_RANK` axes.
+        Number of axes of expression to average; None: the genes themselves on panels of up to 1,000,
+        otherwise 256 axes.
     """
 
     neighbours: int | None = None
@@ -72,12 +73,12 @@ class KnnSettings:
 
 @dataclass
 class KnnHead:
-    """Training spots, and how many of the nearest a prediction is the mean of.
+    """Training spots, and the number of nearest ones that a prediction is the mean of.
 
     Attributes
     ----------
     neighbours
-        How many.
+        That number.
     components
         Axes of the embeddings.
     keys
@@ -87,9 +88,9 @@ class KnnHead:
     mean
         (G,) float32, mean of the training targets.
     basis
-        From the r coordinates to the genes.
+        Turns the r coordinates into genes.
     left_out
-        Makes the predictions of `held_out`.
+        Computes the predictions of `held_out`.
     """
 
     neighbours: int
@@ -110,7 +111,7 @@ class KnnHead:
         return predicted
 
     def found(self, slide: HeadSlide, rows: Rows, count: int) -> Rows:
-        """(k, count) training spots nearest to some spots, nearest first; fewer where there are fewer."""
+        """(k, count) int64 indices of the training spots nearest to some spots, nearest first."""
         return nearest(_features(slide, rows, self.components), self.keys, count)
 
     def tensors(self) -> Tensors:
@@ -132,26 +133,32 @@ def fit_knn(
     validation: Validation,
     settings: KnnSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
     limits: Limits = LIMITS,
 ) -> KnnHead:
-    """Keep the training spots; without a given number of neighbours, choose it on the validation slides."""
+    """Store the training spots; the number of neighbours is chosen on the validation slides unless given.
+
+    Raises
+    ------
+    HeadError
+        If no spot can be trained or validated on.
+    """
     train = [slide for slide in train if slide.usable.any()]
     if not train:
         raise HeadError("no training spot has both a valid embedding and a target; check the counts.")
     basis = fit_basis(train, settings.rank)
 
     def of(slides: Sequence[HeadSlide], neighbours: int) -> KnnHead:
-        return _refer_to([slide for slide in slides if slide.usable.any()], basis, settings, neighbours)
+        return _head_of([slide for slide in slides if slide.usable.any()], basis, settings, neighbours)
 
     neighbours, history = settings.neighbours, []
     if neighbours is None:
         trials = []
-        for number, (fitted_on, judged_on) in enumerate(validation.folds):
-            tell(f"knn: fold {number + 1} of {len(validation.folds)}")
-            rows = evenly(judged_on, limits.judged // len(validation.folds))
-            head, genes = of(fitted_on, max(NEIGHBOURS)), judged_genes(train)
-            trials += [_judge(head, s, r, genes) for s, r in zip(judged_on, rows, strict=True) if len(r)]
+        for number, (fitted_on, validated) in enumerate(validation.folds):
+            progress(f"knn: fold {number + 1} of {len(validation.folds)}")
+            rows = subsample_rows(validated, limits.validation // len(validation.folds))
+            head, genes = of(fitted_on, max(NEIGHBOURS)), validation_genes(train)
+            trials += [_score(head, s, r, genes) for s, r in zip(validated, rows, strict=True) if len(r)]
         history = _history(trials)
         neighbours = int(best_of(history)["neighbours"])
     chosen = neighbours
@@ -163,16 +170,16 @@ def fit_knn(
 
 
 def load_knn(tensors: Tensors, settings: KnnSettings, shape: Shape) -> KnnHead:
-    """Load one that was fitted."""
+    """Load a trained head from its tensors."""
     components, basis = Components(tensors["components"]), Basis.load(tensors, shape.genes)
     keys, values = tensors[SPOTS + "keys"], tensors[SPOTS + "values"]
     return KnnHead(int(tensors["neighbours"][0]), components, keys, values, tensors["mean"], basis)
 
 
-def _refer_to(slides: Sequence[HeadSlide], basis: Basis, settings: KnnSettings, neighbours: int) -> KnnHead:
+def _head_of(slides: Sequence[HeadSlide], basis: Basis, settings: KnnSettings, neighbours: int) -> KnnHead:
     components = fit_components(slides, settings.components)
     keys, values = [], []
-    for slide, rows in zip(slides, evenly(slides, MOST_SPOTS), strict=True):
+    for slide, rows in zip(slides, subsample_rows(slides, MAX_SPOTS), strict=True):
         coordinates = basis.coordinates(slide.targets)
         keys.append(_features(slide, rows, components))
         values.append(coordinates.rows(rows) - coordinates.of(training_mean([slide])))
@@ -180,8 +187,8 @@ def _refer_to(slides: Sequence[HeadSlide], basis: Basis, settings: KnnSettings, 
     return KnnHead(neighbours, components, np.concatenate(keys), np.concatenate(values), mean, basis)
 
 
-def _judge(head: KnnHead, slide: HeadSlide, rows: Rows, genes: Any) -> list[dict[str, float]]:
-    """Scores of each number of neighbours in turn, on some spots of a slide."""
+def _score(head: KnnHead, slide: HeadSlide, rows: Rows, genes: Any) -> list[dict[str, float]]:
+    """Scores of each number of neighbours, on some spots of a slide."""
     measured, found = slide.targets.dense(rows, genes), head.found(slide, rows, max(NEIGHBOURS))
     means = (average(head.values, found[:, :count]) for count in NEIGHBOURS)
     return [slide_metrics(head.basis.expression(m, genes) + head.mean[genes], measured) for m in means]

@@ -26,13 +26,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Schedule,
     Sizes,
-    TrainingPart,
+    SpotBlock,
+    TrainingBlock,
     check_at_least,
     network_method,
     optimise,
@@ -40,10 +40,10 @@ from mmap_st.head.networks import (
     tensor,
 )
 
-# How the autoencoder is trained.
+# Training of the autoencoder.
 _LEARNING_RATE = 1e-3
-_PARTS_PER_STEP, _SPOTS_OF_A_PART = 4, 32
-_FEWEST_STEPS, _MOST_SPOTS_PER_EPOCH = 20, 10_240
+_BLOCKS_PER_STEP, _SPOTS_PER_BLOCK = 4, 32
+_MIN_STEPS, _MAX_SPOTS_PER_EPOCH = 20, 10_240
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class MlpSettings(NetworkSettings):
     Attributes
     ----------
     bottleneck
-        Width of what the autoencoder compresses to.
+        Width of the autoencoder's bottleneck.
     width
-        Of the perceptron's hidden layer.
+        Width of the perceptron's hidden layer.
     autoencoder_epochs
-        How long the autoencoder is trained.
+        Number of epochs of the autoencoder.
     """
 
     bottleneck: int = 512
@@ -73,7 +73,7 @@ class MlpSettings(NetworkSettings):
 
 
 class Autoencoder(nn.Module):
-    """Embeddings (n, p) to a bottleneck and back."""
+    """Compresses embeddings (n, p) to a bottleneck and reconstructs them."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Linear(bottleneck, width)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        """(n, p) what the bottleneck tells of the embeddings."""
+        """(n, p) reconstruction of the embeddings."""
         rebuilt: torch.Tensor = self.decoder(self.encoder(embedding))
         return rebuilt
 
 
-class MlpNetwork(PartNetwork):
-    """A frozen bottleneck in, expression out; each spot alone."""
+class MlpNetwork(BlockNetwork):
+    """Predicts each spot from its frozen bottleneck."""
 
     def __init__(self, sizes: Sizes, settings: MlpSettings) -> None:
         super().__init__()
@@ -100,42 +100,42 @@ class MlpNetwork(PartNetwork):
             output_layer(settings.width, sizes.outputs),
         )
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
         """Train the autoencoder, and freeze it."""
-        train_autoencoder(self.autoencoder, [training.part for training in train], self.autoencoder_epochs)
+        train_autoencoder(self.autoencoder, [training.block for training in train], self.autoencoder_epochs)
         self.autoencoder.requires_grad_(False)
 
-    def see(self, part: Part) -> Inputs:
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
         device = next(self.parameters()).device
         with torch.no_grad():
-            return {"bottleneck": self.autoencoder.encoder(_joined(part).to(device))}
+            return {"bottleneck": self.autoencoder.encoder(_joined(block).to(device))}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
         predicted: torch.Tensor = self.perceptron(inputs["bottleneck"][rows])
         return predicted
 
 
-def train_autoencoder(autoencoder: Autoencoder, parts: Sequence[Part], epochs: int) -> None:
-    """Train it to rebuild the embeddings of these parts; no expression is looked at."""
+def train_autoencoder(autoencoder: Autoencoder, blocks: Sequence[SpotBlock], epochs: int) -> None:
+    """Train the autoencoder to reconstruct the embeddings of these blocks, without looking at expression."""
     device = next(autoencoder.parameters()).device
 
-    def some_of(part: Part) -> torch.Tensor:
-        return _joined(part)[torch.randint(len(part), (_SPOTS_OF_A_PART,))]
+    def some_of(block: SpotBlock) -> torch.Tensor:
+        return _joined(block)[torch.randint(len(block), (_SPOTS_PER_BLOCK,))]
 
     def loss() -> torch.Tensor:
-        drawn = torch.randint(len(parts), (_PARTS_PER_STEP,)).tolist()
-        batch = torch.cat([some_of(parts[number]) for number in drawn]).to(device)
+        drawn = torch.randint(len(blocks), (_BLOCKS_PER_STEP,)).tolist()
+        batch = torch.cat([some_of(blocks[number]) for number in drawn]).to(device)
         return F.mse_loss(autoencoder(batch), batch)
 
-    spots = min(sum(len(part) for part in parts), _MOST_SPOTS_PER_EPOCH)
-    steps = max(_FEWEST_STEPS, spots // (_PARTS_PER_STEP * _SPOTS_OF_A_PART))
+    spots = min(sum(len(block) for block in blocks), _MAX_SPOTS_PER_EPOCH)
+    steps = max(_MIN_STEPS, spots // (_BLOCKS_PER_STEP * _SPOTS_PER_BLOCK))
     for _ in optimise(autoencoder, loss, Schedule(_LEARNING_RATE, 0.0, epochs, steps)):
         pass
 
 
-def _joined(part: Part) -> torch.Tensor:
-    """(k, M * d) all magnifications of a part's spots."""
-    return tensor(part.embedding).flatten(1)
+def _joined(block: SpotBlock) -> torch.Tensor:
+    """(k, M * d) all magnifications of a block's spots."""
+    return tensor(block.embedding).flatten(1)
 
 
 MLP = network_method("mlp", MlpSettings, MlpNetwork)

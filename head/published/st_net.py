@@ -7,15 +7,14 @@ Kept
     Each spot is predicted from one window around it, by one linear layer on what a network makes of that
     window; all genes at once, by squared error.
 Changed
-    The network below that layer is frozen here, where ST-Net trains a DenseNet-121 along with it: what is
-    left to be learned is the linear layer alone. Its best weights are known in closed form, so that no
-    gradients descend to them; they are those of `ridge`, with that head's rule for the strength of the
-    penalty. Which magnification is shown is chosen too, unless it is given.
+    The network below that layer is frozen here, where ST-Net trains a DenseNet-121 along with it: only the
+    linear layer is learned. Its best weights have a closed form, that of `ridge`, with that head's rule for
+    the strength of the penalty. The magnification is chosen too, unless it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, best_of
 from mmap_st.head.linear import RidgeHead, RidgeSettings, fit_ridge, load_ridge
 from mmap_st.head.networks import check_at_least
+from mmap_st.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class StNetSettings:
     Attributes
     ----------
     magnification
-        Number of the magnification to see, 1 is the finest; None: that which is best on the validation
-        slides.
+        Number of the magnification, 1 is the finest; None: the best on the validation slides.
     rank
-        Number of axes of expression that are fitted, see `mmap_st.head.linear.ridge.RidgeSettings`.
+        Number of axes of expression to fit; None: the genes themselves on panels of up to 1,000, otherwise
+        256 axes.
     """
 
     magnification: int | None = None
@@ -51,7 +51,7 @@ class StNetSettings:
 
 @dataclass
 class StNetHead:
-    """A ridge, and the number of the magnification that it sees, from 1 on."""
+    """A ridge, and the number of the magnification that it uses, from 1."""
 
     magnification: int
     ridge: RidgeHead
@@ -73,28 +73,32 @@ def fit_st_net(
     validation: Validation,
     settings: StNetSettings,
     seed: int,
-    tell: Callable[[str], None],
+    progress: ProgressCallback,
 ) -> StNetHead:
     """Fit a ridge on each magnification that may be chosen, then on the best.
 
     Raises
     ------
     HeadError
-        If the magnification that is asked for is not among those of the slides.
+        If the slides do not have the requested magnification.
     """
     count = train[0].embedding.shape[1]
     if settings.magnification is not None and settings.magnification > count:
-        raise HeadError(f"magnification={settings.magnification} is more than the {count} that there are.")
+        raise HeadError(
+            f"magnification={settings.magnification}: there are {count}; give one from 1 to {count}."
+        )
 
     def fit(number: int, alpha: float | None) -> RidgeHead:
-        tell(f"st-net: magnification {number} of {count}")
-        seen = [slide.by_magnification[number - 1] for slide in train]
-        return fit_ridge(seen, _at(validation, number), RidgeSettings(alpha, rank=settings.rank), seed, tell)
+        progress(f"st-net: magnification {number} of {count}")
+        slides = [slide.by_magnification[number - 1] for slide in train]
+        return fit_ridge(
+            slides, _at(validation, number), RidgeSettings(alpha, rank=settings.rank), seed, progress
+        )
 
-    wanted = range(1, count + 1) if settings.magnification is None else (settings.magnification,)
-    # Of each only the scores are kept: the sums of several would be many times as big as those of `ridge`.
+    tried = range(1, count + 1) if settings.magnification is None else (settings.magnification,)
+    # Only the scores of each are kept: the sums of all would need many times the memory of `ridge`.
     history = [
-        {"magnification": float(number), **row} for number in wanted for row in fit(number, None).history
+        {"magnification": float(number), **row} for number in tried for row in fit(number, None).history
     ]
     best = best_of(history)
     magnification = int(best["magnification"])
@@ -103,18 +107,20 @@ def fit_st_net(
 
 
 def load_st_net(tensors: Tensors, settings: StNetSettings, shape: Shape) -> StNetHead:
-    """Load a trained one."""
+    """Load a trained head from its tensors."""
     ridge = load_ridge(tensors, RidgeSettings(rank=settings.rank), shape)
     return StNetHead(int(tensors["magnification"][0]), ridge)
 
 
 def _at(validation: Validation, number: int) -> Validation:
-    """The same folds, at one magnification."""
+    """Return the same folds at one magnification."""
 
     def at(slides: Sequence[HeadSlide]) -> tuple[HeadSlide, ...]:
         return tuple(slide.by_magnification[number - 1] for slide in slides)
 
-    return replace(validation, folds=tuple((at(fitted), at(judged)) for fitted, judged in validation.folds))
+    return replace(
+        validation, folds=tuple((at(fitted), at(validated)) for fitted, validated in validation.folds)
+    )
 
 
 ST_NET = HeadMethod("st-net", StNetSettings, fit_st_net, load_st_net, seeded=False)

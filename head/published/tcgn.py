@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
-    TrainingPart,
+    SpotBlock,
+    TrainingBlock,
     check_at_least,
     check_multiple,
     network_method,
@@ -42,7 +42,7 @@ from mmap_st.head.networks import (
     token_axes,
 )
 
-# Spots do not see each other: no more at once than memory is for.
+# Spots are independent of each other: they are processed in batches of this size to save memory.
 _SPOTS_AT_ONCE = 512
 
 
@@ -53,11 +53,11 @@ class TcgnSettings(NetworkSettings):
     Attributes
     ----------
     components
-        Principal components of tokens that are seen.
+        Number of principal components of the tokens.
     width, layers, heads
-        Of the blocks.
+        Size of the network.
     neighbours
-        Tokens of the same window that each is joined to.
+        Number of tokens of the same window that each token is connected to.
     """
 
     components: int = 64
@@ -76,20 +76,20 @@ class TcgnSettings(NetworkSettings):
 
 
 class GraphLayer(nn.Module):
-    """Each token from itself and the mean of its neighbours."""
+    """Updates each token from itself and the mean of its neighbours."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * width, width)
 
     def forward(self, tokens: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
-        """(q, g * g, width) of tokens of that shape; the rows of the graph (q, g * g, g * g) sum up to 1."""
+        """(q, g * g, width) of tokens of that shape; the rows of the graph (q, g * g, g * g) sum to 1."""
         passed: torch.Tensor = self.linear(torch.cat([tokens, graph @ tokens], dim=-1))
         return passed
 
 
 class Block(nn.Module):
-    """Convolution on the grid, then attention and graph side by side, embedded together."""
+    """Convolution on the grid, then attention and graph in parallel, embedded together."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -117,8 +117,8 @@ class Block(nn.Module):
         return embedded
 
 
-class TcgnNetwork(PartNetwork):
-    """The tokens of each spot in, its expression out."""
+class TcgnNetwork(BlockNetwork):
+    """Predicts each spot from its own tokens."""
 
     def __init__(self, sizes: Sizes, settings: TcgnSettings) -> None:
         super().__init__()
@@ -131,12 +131,12 @@ class TcgnNetwork(PartNetwork):
         self.norm = nn.LayerNorm(settings.width)
         self.out = output_layer(settings.width, sizes.outputs)
 
-    def remember(self, train: Sequence[TrainingPart]) -> None:
-        """Keep the principal components of the training slides' tokens."""
-        self.keep("axes", token_axes([training.part for training in train], self.components))
+    def fit_reference(self, train: Sequence[TrainingBlock]) -> None:
+        """Store the principal axes of the training slides' tokens."""
+        self.store_reference("axes", token_axes([training.block for training in train], self.components))
 
-    def see(self, part: Part) -> Inputs:
-        tokens = tensor(reduced_tokens(part, self.kept("axes").cpu().numpy()))
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        tokens = tensor(reduced_tokens(block, self.stored_reference("axes").cpu().numpy()))
         return {"tokens": tokens, "neighbours": nearest_tokens(tokens, self.neighbours)}
 
     def forward(self, inputs: Inputs, rows: torch.Tensor) -> torch.Tensor:
@@ -153,23 +153,23 @@ class TcgnNetwork(PartNetwork):
 
 
 def nearest_tokens(tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """(k, g * g, K) int64, the other tokens of the window that each of (k, g * g, c) is nearest to.
+    """(k, g * g, K) int64, the tokens of the same window that are nearest to each of (k, g * g, c).
 
-    K is `count`, or all others where there are fewer.
+    K is `count`, or the number of other tokens if that is smaller.
     """
     places = tokens.shape[1]
     count = min(count, places - 1)
 
     def of(few: torch.Tensor) -> torch.Tensor:
-        apart = torch.cdist(few.float(), few.float())
-        apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        return apart.topk(count, largest=False).indices
+        distance = torch.cdist(few.float(), few.float())
+        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        return distance.topk(count, largest=False).indices
 
     return torch.cat([of(few) for few in tokens.split(_SPOTS_AT_ONCE)])
 
 
 def graph_of(neighbours: torch.Tensor) -> torch.Tensor:
-    """(q, g * g, g * g) float32 that takes the mean over neighbours (q, g * g, K)."""
+    """(q, g * g, g * g) float32 matrices that average over neighbours (q, g * g, K)."""
     spots, places, count = neighbours.shape
     graph = torch.zeros(spots, places, places, device=neighbours.device)
     return graph.scatter_(2, neighbours, 1.0 / max(count, 1))

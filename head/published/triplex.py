@@ -1,4 +1,4 @@
-"""The head `triplex`: a spot, its neighbours and its whole slide, each predicted by, and fused.
+"""The head `triplex`: a branch for a spot, one for its neighbours, one for its slide, and their fusion.
 
 Paper
     TRIPLEX: Chung, Ha, Im and Lee, "Accurate Spatial Gene Expression Prediction by Integrating
@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from mmap_st.head.neighbourhood import GridConvolution, grid_cells, nearest
 from mmap_st.head.networks import (
+    BlockNetwork,
     Inputs,
     NetworkSettings,
-    Part,
-    PartNetwork,
     Sizes,
+    SpotBlock,
     check_at_least,
     check_multiple,
     masked_mse,
@@ -44,7 +44,7 @@ from mmap_st.head.networks import (
 )
 from mmap_st.head.published.histogene import transformer
 
-# Neighbours are at most this many pitches away, and so are their offsets to the right and below.
+# Largest distance of a neighbour, and of its offsets to the right and below, in pitches.
 _REACH = 3
 
 
@@ -55,11 +55,11 @@ class TriplexSettings(NetworkSettings):
     Attributes
     ----------
     width, heads
-        Of all tokens, and of all attentions.
+        Of all tokens and of all attention layers.
     layers, neighbour_layers
         Of the transformers over all spots and over a spot's neighbours.
     neighbours
-        Nearest spots that are a spot's neighbourhood, beside itself.
+        Number of nearest spots in a spot's neighbourhood, in addition to itself.
     distillation
         Share of a branch's loss that is its distance from the fused prediction.
     """
@@ -83,7 +83,7 @@ class TriplexSettings(NetworkSettings):
 
 
 class Predictions(NamedTuple):
-    """(q, r) each, of the fused tokens and of each branch."""
+    """Predictions (q, r) of the fused tokens and of each branch."""
 
     fused: torch.Tensor
     target: torch.Tensor
@@ -91,8 +91,8 @@ class Predictions(NamedTuple):
     whole: torch.Tensor
 
 
-class TriplexNetwork(PartNetwork):
-    """All spots of a part in, their expression out."""
+class TriplexNetwork(BlockNetwork):
+    """Predicts all spots of a block together."""
 
     def __init__(self, sizes: Sizes, settings: TriplexSettings) -> None:
         super().__init__()
@@ -103,13 +103,13 @@ class TriplexNetwork(PartNetwork):
         self.fusion = Fusion(settings)
         self.out = nn.ModuleList(output_layer(settings.width, sizes.outputs) for _ in Predictions._fields)
 
-    def see(self, part: Part) -> Inputs:
-        cell, around = grid_cells(part.place)
-        index, known = nearest(part.place, self.neighbours, _REACH)
-        own = torch.arange(len(part))[:, None]
+    def prepare_inputs(self, block: SpotBlock) -> Inputs:
+        cell, around = grid_cells(block.place)
+        index, known = nearest(block.place, self.neighbours, _REACH)
+        own = torch.arange(len(block))[:, None]
         return {
-            "embedding": tensor(part.embedding),
-            "place": tensor(part.place),
+            "embedding": tensor(block.embedding),
+            "place": tensor(block.place),
             "cell": cell,
             "around": around,
             "neighbours": torch.cat([own, index], dim=1),
@@ -123,7 +123,7 @@ class TriplexNetwork(PartNetwork):
         return distilled(self.predictions(inputs, rows), target, self.distillation)
 
     def predictions(self, inputs: Inputs, rows: torch.Tensor) -> Predictions:
-        """Of the fused tokens and of each branch."""
+        """Predict by the fused tokens and by each branch."""
         embedding, known = inputs["embedding"], inputs["known"][rows]
         target = self.target(embedding[rows])
         neighbour = self.neighbour(embedding, inputs["place"], rows, inputs["neighbours"][rows], known)
@@ -160,7 +160,7 @@ class NeighbourBranch(nn.Module):
         self.project = nn.Linear(sizes.magnifications * sizes.width, settings.width)
         self.drop = nn.Dropout(settings.dropout)
         self.offset = nn.Embedding((2 * _REACH + 1) ** 2, settings.width)
-        # Dropout is drawn once a spot, not for each of the neighbourhoods that it is in: a fifth of the time.
+        # Dropout is drawn once for each spot instead of once for each neighbourhood: a fifth of the time.
         self.transformer = transformer(settings.width, settings.neighbour_layers, settings.heads, dropout=0.0)
         self.norm = nn.LayerNorm(settings.width)
 
@@ -172,7 +172,7 @@ class NeighbourBranch(nn.Module):
         index: torch.Tensor,
         known: torch.Tensor,
     ) -> torch.Tensor:
-        """(q, k, width) of the neighbours (q, k) of some spots (q,); what is not known is to be masked."""
+        """(q, k, width) of the neighbours (q, k) of some spots (q,); unknown ones must be masked."""
         offset = (place[index] - place[rows][:, None]).round().long().clamp(-_REACH, _REACH) + _REACH
         position = self.offset(offset[..., 0] * (2 * _REACH + 1) + offset[..., 1])
         tokens = self.drop(self.project(embedding.flatten(1)))[index] + position
@@ -202,7 +202,7 @@ class GlobalBranch(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A spot's global token attends to its target tokens and to its neighbours'; their sum."""
+    """Sums what a spot's global token attends to among its target tokens and among its neighbours."""
 
     def __init__(self, settings: TriplexSettings) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Fusion(nn.Module):
 
 
 def distilled(predictions: Predictions, target: torch.Tensor, share: float) -> torch.Tensor:
-    """Squared error of the fused prediction, plus that of each branch from the targets and from it.
+    """Squared error of the fused prediction, plus that of each branch to the targets and to it.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def distilled(predictions: Predictions, target: torch.Tensor, share: float) -> t
     target
         (q, r), NaN where undefined.
     share
-        Of a branch's loss that is its distance from the fused prediction, through which that does not learn.
+        Share of a branch's loss that is its distance from the fused prediction, which gets no gradient.
     """
     fused, *branches = predictions
     loss = masked_mse(fused, target)

@@ -27,13 +27,13 @@ from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe
 from mmap_st.head.dataset import (
     check_tokens,
     load_slide,
-    measure,
     prototype_settings,
+    read_cohort_counts,
     with_stored_patients,
     with_targets,
 )
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import FittedHead, HeldOut, held_out_by, plan_validation, thinned
+from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import Fitted
 from mmap_st.head.runs.prediction import prediction_file, write_prediction
@@ -93,12 +93,12 @@ def fit_head(
     cohort = with_stored_patients(cohort, store)
     asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
     names = (*asked.train, *asked.validation, *asked.test)
-    measured = measure(cohort, store, names, request.encoder, request.magnifications, tell)
+    measured = read_cohort_counts(cohort, store, names, request.encoder, request.magnifications, tell)
     if not measured.counts and not measured.failed:
         check_encoder(store, request.encoder)
     split = measured.usable(cohort, asked)
-    _check_split(asked, split, {**measured.passed_over, **measured.failed})
-    report = FitReport(passed_over=measured.passed_over, failed=measured.failed)
+    _check_split(asked, split, {**measured.skipped, **measured.failed})
+    report = FitReport(passed_over=measured.skipped, failed=measured.failed)
     if split.shared_patients:
         report.warnings.append(shared_patients_warning(split.shared_patients))
     report.metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
@@ -209,8 +209,8 @@ def _held_out(head: FittedHead, held_back: Sequence[HeadSlide]) -> Sequence[Held
     """Predictions to calibrate on: of the slides that validate, else of the inner folds."""
     if not held_back:
         return head.held_out()
-    step = thinned(sum(int(slide.usable.sum()) for slide in held_back), held_back[0].targets.genes)
-    return [held_out_by(head, slide, step) for slide in held_back]
+    step = subsample_step(sum(int(slide.usable.sum()) for slide in held_back), held_back[0].targets.genes)
+    return [predict_held_out(head, slide, step) for slide in held_back]
 
 
 def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray[np.float32]]:

@@ -54,7 +54,7 @@ class Fitted:
         used = (*self.train, *self.held_back, *self.test)
         undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in used}
         invalid = {s.name: int((~s.valid).sum()) for s in used}
-        lacking = {s.name: s.genes_lacking for s in used}
+        lacking = {s.name: s.missing_genes for s in used}
         return {
             "name": self.request.protocol.name,
             "validation": self.validation.rule,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mmap_st.data.targets import Targets
 from mmap_st.extract.store.embeddings import StoredEmbeddings, row_blocks
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, judged_genes
+from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, validation_genes
 from mmap_st.head.dataset import PrototypeSettings, load_slide
-from mmap_st.head.inputs import HeadSlide, fit_standard
+from mmap_st.head.inputs import HeadSlide, fit_scaler
 from mmap_st.head.interface import Limits, Shape, plan_validation
 from mmap_st.head.linear import ridge
 from mmap_st.head.linear.mean import training_mean
@@ -46,7 +46,7 @@ def test_the_standard_of_blocks_is_that_of_the_whole(n: int, block: int, seed: i
     valid = rng.random(n) < 0.8
     valid[0] = True
     embedding[~valid] = np.nan
-    found = fit_standard(embedding, valid, block * 2 * 3 * 4)
+    found = fit_scaler(embedding, valid, block * 2 * 3 * 4)
     whole = embedding[valid].astype(np.float64)
     np.testing.assert_allclose(found.mean, whole.mean(0), rtol=1e-9)
     spread = np.where(found.scale > 0, 1 / np.where(found.scale > 0, found.scale, 1), 0)
@@ -88,7 +88,7 @@ def test_kmeans_on_a_sample_still_assigns_every_spot() -> None:
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=(600, 1, 8)).astype(np.float32)
     found = build_candidates(
-        embedding, np.ones(600, np.bool_), CandidateSettings(clusters=10), most_spots=200, block_bytes=1000
+        embedding, np.ones(600, np.bool_), CandidateSettings(clusters=10), max_spots=200, block_bytes=1000
     )
     assert found.size.sum() == 600
     assert (found.label >= 0).all()
@@ -157,11 +157,11 @@ def test_a_slide_in_a_store_is_fitted_as_one_in_memory(store: FeatureStore) -> N
 
 def test_a_big_cohort_is_bounded_by_its_limits(head_slides) -> None:
     train = head_slides(slides=5, spots=80)
-    limits = Limits(attention=100, epoch=32, judged=20, block=16)
+    limits = Limits(attention=100, epoch=32, validation=20, block=16)
     validation = plan_validation(train, [])
     fit = MmapFit(train, validation, FAST, 0, limits)
     assert sum(len(p.rows) for p in fit._train) == 100
-    assert sum(len(judged.positions) for trial in fit.trials for judged in trial.judged) == 20
+    assert sum(len(spots.positions) for trial in fit.trials for spots in trial.validation) == 20
     assert fit_mmap(train[:4], validation, FAST, 0, silent, limits).predict(train[4]).shape == (80, 5)
     fit_mmap(train[:3], plan_validation(train[:3], train[3:]), FAST, 0, silent, limits)
 
@@ -186,7 +186,7 @@ def test_axes_span_what_genes_share_and_a_head_of_them_is_saved(head_slides) -> 
     centred = test.targets.dense() - test.targets.dense().mean(0)
     projected = basis.expression(centred @ basis.axes)
     assert ((centred - projected) ** 2).sum() < 0.15 * (centred**2).sum()
-    assert len(judged_genes(train)) == MOST_GENES
+    assert len(validation_genes(train)) == MOST_GENES
     validation, shape = plan_validation(train, []), Shape(2, 12, MOST_GENES + 20)
     for fit, load, settings in (
         (fit_mmap, load_mmap, replace(FAST, rank=8)),

@@ -116,7 +116,7 @@ def test_what_cannot_be_clustered() -> None:
     embedding, _ = blobs(5)
     with pytest.raises(RequestError, match="no spot has a valid embedding"):
         build_candidates(embedding, np.zeros(5, np.bool_), CandidateSettings())
-    with pytest.raises(RequestError, match="no 'kmedoids' candidates"):
+    with pytest.raises(RequestError, match="kind of candidates 'kmedoids'"):
         build_candidates(embedding, np.ones(5, np.bool_), CandidateSettings("kmedoids"))
     with pytest.raises(RequestError, match="--clusters 0"):
         build_candidates(embedding, np.ones(5, np.bool_), CandidateSettings(clusters=0))

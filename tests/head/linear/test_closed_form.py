@@ -14,7 +14,7 @@ from mmap_st.head.interface import best_of
 from mmap_st.head.linear.closed_form import FoldedRidge, Group
 from mmap_st.head.mmap.features import TEMPERATURE, prototype_attention, slide_features
 from mmap_st.head.mmap.trained_head import block_scales, fit_slide_level, slide_descriptor
-from mmap_st.head.neighbourhood import Surroundings, spot_pitch
+from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
 
 
 @dataclass
@@ -108,7 +108,7 @@ def test_neighbours_are_the_plain_gaussian_average(n: int, width: float, seed: i
     xy = rng.uniform(0, 5, (n, 2))
     use = rng.random(n) < 0.8
     rows = rng.permutation(n)[: max(1, n // 2)]
-    found = Surroundings(xy, use, 1.0).gaussian(rows, width).toarray()
+    found = SpatialNeighbours(xy, use, 1.0).gaussian(rows, width).toarray()
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     plain = np.exp(-(distance**2) / (2 * width**2)) * (distance <= 2.5 * width) * use[None] * use[:, None]
     total = plain.sum(1, keepdims=True)

@@ -16,9 +16,9 @@ from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import parse_settings, plan_validation
 from mmap_st.head.networks import fitting as network_fit
 from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import NetworkSettings, PartNetwork, tensor
+from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, tensor
 from mmap_st.head.networks.optimiser import Schedule, optimise
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.scoring.metrics import slide_metrics
 
 
@@ -37,7 +37,7 @@ def bare_slide(n: int, valid: np.ndarray | None = None, seed: int = 0) -> HeadSl
 @given(n=st.integers(1, 200), most=st.integers(1, 60), seed=st.integers(0, 99))
 def test_parts_hold_every_valid_spot_once_and_are_not_too_big(n: int, most: int, seed: int) -> None:
     valid = np.random.default_rng(seed).random(n) < 0.8
-    parts = parts_of(bare_slide(n, valid, seed), most)
+    parts = split_into_blocks(bare_slide(n, valid, seed), most)
     assert all(0 < len(part) <= most for part in parts)
     rows = np.concatenate([part.rows for part in parts]) if parts else np.zeros(0, np.int64)
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(valid))
@@ -47,18 +47,18 @@ def test_parts_hold_every_valid_spot_once_and_are_not_too_big(n: int, most: int,
 def test_parts_are_compact() -> None:
     x, y = np.meshgrid(np.arange(40), np.arange(10))
     slide = replace(bare_slide(400), xy=np.stack([x.ravel(), y.ravel()], axis=1) * 100.0)
-    extents = [np.ptp(slide.xy[part.rows], axis=0).max() for part in parts_of(slide, 100)]
+    extents = [np.ptp(slide.xy[part.rows], axis=0).max() for part in split_into_blocks(slide, 100)]
     assert max(extents) <= 900.0
 
 
-class Linear(PartNetwork):
+class Linear(BlockNetwork):
     """As little as a network can be."""
 
     def __init__(self, sizes, settings) -> None:
         super().__init__()
         self.out = nn.Linear(sizes.magnifications * sizes.width, sizes.outputs)
 
-    def see(self, part):
+    def prepare_inputs(self, part):
         return {"embedding": tensor(part.embedding).flatten(1)}
 
     def forward(self, inputs, rows):
@@ -106,14 +106,14 @@ def test_held_out_spots_are_predicted_by_a_network_that_did_not_see_them(head_sl
     assert np.abs(first[1].predicted - again[1].predicted).max() > 1e-3
 
 
-def test_a_big_cohort_is_thinned_to_some_parts(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_fit, "_MOST_SPOTS", 100)
-    train = head_slides(slides=4)  # of 60 spots each: every third slide is kept
+def test_a_big_cohort_is_subsampled_by_whole_blocks(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_fit, "_MAX_SPOTS", 100)
+    train = head_slides(slides=4)  # of 60 spots each: every third slide is used
     kept: list[list[str]] = []
 
     class Noting(Linear):
-        def remember(self, train) -> None:
-            kept.append([training.part.slide.name for training in train])
+        def fit_reference(self, train) -> None:
+            kept.append([training.block.slide.name for training in train])
 
     method = network_method("noting", NetworkSettings, Noting)
     method.fit(train, plan_validation(train, [train[3]]), NetworkSettings(epochs=1), 0, silent)
@@ -139,7 +139,7 @@ def test_only_the_loss_is_given_what_is_seen_of_targets(head_slides) -> None:
     train = head_slides(slides=3)
 
     class Peeking(Linear):
-        def see_target(self, training):
+        def prepare_targets(self, training):
             return {"spread": tensor(training.target.std(axis=1))}
 
         def forward(self, inputs, rows):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmap_st.head.networks.network import TrainingPart
-from mmap_st.head.networks.spot_blocks import Part, parts_of
-from mmap_st.head.published.bank import average, kept_spots, nearest, nearest_of_others, owners
+from mmap_st.head.networks.network import TrainingBlock
+from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
+from mmap_st.head.published.bank import average, nearest, nearest_of_others, owner_keys, reference_rows
 
 
 def made(n: int, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -39,14 +39,14 @@ def test_an_average_leaves_out_what_is_undefined() -> None:
 def test_others_are_of_another_patient_else_slide_else_spot(head_slides) -> None:
     slides = head_slides(slides=3, spots=10)
     slides[1] = replace(slides[1], patient="P0")
-    parts = [part for slide in slides for part in parts_of(slide)]
-    kept, keys = np.concatenate([owners(part) for part in parts]), made(30)
+    parts = [part for slide in slides for part in split_into_blocks(slide)]
+    kept, keys = np.concatenate([owner_keys(part) for part in parts]), made(30)
     slide_of = np.repeat([0, 1, 2], 10)
 
-    def found(part: Part, bank: list[int]) -> np.ndarray:
+    def found(part: SpotBlock, bank: list[int]) -> np.ndarray:
         among = np.flatnonzero(np.isin(slide_of, bank))
         own = keys[slide_of == parts.index(part)]
-        return among[nearest_of_others(own, owners(part), keys[among], kept[among], 8)]
+        return among[nearest_of_others(own, owner_keys(part), keys[among], kept[among], 8)]
 
     assert set(slide_of[found(parts[0], [0, 1, 2])].ravel()) == {2}
     assert set(slide_of[found(parts[0], [0, 1])].ravel()) == {1}
@@ -60,7 +60,7 @@ def test_others_are_of_another_patient_else_slide_else_spot(head_slides) -> None
 def test_spots_that_are_not_kept_find_as_many_in_their_own_slide(head_slides) -> None:
     (slide,) = head_slides(slides=1, spots=20)
     judged, kept = (
-        owners(Part(slide, np.arange(start, start + 10))) for start in (0, 10)
+        owner_keys(SpotBlock(slide, np.arange(start, start + 10))) for start in (0, 10)
     )  # as folds of one slide
     queries, keys = made(10), made(10, seed=1)
     found = nearest_of_others(queries, judged, keys, kept, 3)
@@ -69,15 +69,17 @@ def test_spots_that_are_not_kept_find_as_many_in_their_own_slide(head_slides) ->
 
 
 def test_a_slide_of_no_known_patient_is_a_patient_of_its_own(head_slides) -> None:
-    one, two = (owners(Part(replace(s, patient=None), np.arange(5))) for s in head_slides(slides=2))
+    one, two = (owner_keys(SpotBlock(replace(s, patient=None), np.arange(5))) for s in head_slides(slides=2))
     assert one[0, 0] != two[0, 0]
     assert len(np.unique(np.concatenate([one, two])[:, 2])) == 10
 
 
 @pytest.mark.parametrize(("most", "count"), [(100, 27), (27, 27), (14, 14), (9, 9), (10, 9)])
 def test_no_more_spots_are_kept_than_allowed(head_slides, most: int, count: int) -> None:
-    train = [TrainingPart(parts_of(slide)[0], made(10)) for slide in head_slides(slides=3, spots=10)]
+    train = [
+        TrainingBlock(split_into_blocks(slide)[0], made(10)) for slide in head_slides(slides=3, spots=10)
+    ]
     train[0].target[:3] = np.nan
-    kept = kept_spots(train, most)
+    kept = reference_rows(train, most)
     assert sum(map(len, kept)) == count
     assert [positions.min() >= first for positions, first in zip(kept, (3, 0, 0), strict=True)] == [True] * 3

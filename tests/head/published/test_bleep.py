@@ -9,8 +9,8 @@ import torch
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
 from mmap_st.head.linear.mean import training_mean
-from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.network import Sizes, TrainingBlock
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.published.bleep import BLEEP, BleepNetwork, BleepSettings, contrastive_loss
 
 
@@ -53,15 +53,15 @@ def test_the_loss_by_hand() -> None:
     assert float(found) == pytest.approx(total / 6)
 
 
-def agreeing(slides, level: float) -> tuple[BleepNetwork, list[TrainingPart]]:
+def agreeing(slides, level: float) -> tuple[BleepNetwork, list[TrainingBlock]]:
     """A network of one projection for both, and spots that express what they show, on some level a slide."""
     settings = BleepSettings(width=16, neighbours=1)
     torch.manual_seed(0)
     network = BleepNetwork(Sizes(2, 12, 24), settings).eval()
     network.image.load_state_dict(network.expression.state_dict())
-    parts = [parts_of(slide)[0] for slide in slides]
-    train = [TrainingPart(p, p.embedding.reshape(-1, 24) + level * i) for i, p in enumerate(parts)]
-    network.remember(train)
+    parts = [split_into_blocks(slide)[0] for slide in slides]
+    train = [TrainingBlock(p, p.embedding.reshape(-1, 24) + level * i) for i, p in enumerate(parts)]
+    network.fit_reference(train)
     return network, train
 
 
@@ -70,14 +70,14 @@ def test_the_matching_spot_is_found_whatever_the_level_of_its_slide(head_slides,
     network, train = agreeing(head_slides(slides=3), level)
     for training in train:
         with torch.inference_mode():
-            found = network(network.see(training.part), torch.arange(60))
+            found = network(network.prepare_inputs(training.block), torch.arange(60))
         np.testing.assert_allclose(found.numpy(), training.target, atol=1e-5)
 
 
 def test_the_loss_is_least_where_image_and_expression_agree(head_slides) -> None:
     network, (training, *_) = agreeing(head_slides(slides=2), 0.0)
-    inputs, target = network.see(training.part), torch.from_numpy(training.target)
-    centred, rows = network.see_target(training)["centred"], torch.arange(60)
+    inputs, target = network.prepare_inputs(training.block), torch.from_numpy(training.target)
+    centred, rows = network.prepare_targets(training)["centred"], torch.arange(60)
     with torch.inference_mode():
         agree, mixed = (
             float(network.loss({**inputs, "centred": centred[order]}, rows, target[order]))

@@ -10,8 +10,8 @@ import torch
 
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.spot_blocks import Part, parts_of
+from mmap_st.head.networks.network import Sizes, TrainingBlock
+from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
 from mmap_st.head.published.egn import EGN, EgnNetwork, EgnSettings
 
 
@@ -19,31 +19,31 @@ def silent(text: str) -> None:
     pass
 
 
-def training(slide, rows=None) -> TrainingPart:
-    part = Part(slide, np.arange(len(slide)) if rows is None else rows)
-    return TrainingPart(part, slide.targets.dense(part.rows) - 2.0)
+def training(slide, rows=None) -> TrainingBlock:
+    part = SpotBlock(slide, np.arange(len(slide)) if rows is None else rows)
+    return TrainingBlock(part, slide.targets.dense(part.rows) - 2.0)
 
 
 def referring_to(train, exemplars: int = 4) -> EgnNetwork:
     torch.manual_seed(0)
     network = EgnNetwork(Sizes(2, 12, 5), EgnSettings(width=16, exemplars=exemplars)).eval()
-    network.remember(train)
+    network.fit_reference(train)
     torch.nn.init.normal_(network.out[1].weight)  # the output layer starts at 0
     return network
 
 
-def output(network: EgnNetwork, part: Part) -> np.ndarray:
+def output(network: EgnNetwork, part: SpotBlock) -> np.ndarray:
     with torch.inference_mode():
-        return network(network.see(part), torch.arange(len(part))).numpy()
+        return network(network.prepare_inputs(part), torch.arange(len(part))).numpy()
 
 
 def test_what_exemplars_express_counts_and_what_others_do_does_not(head_slides) -> None:
     *train, test = head_slides()
     network = referring_to([training(slide) for slide in train])
-    (part,) = parts_of(test)
-    before, exemplars = output(network, part), network.see(part)["exemplars"].numpy()
+    (part,) = split_into_blocks(test)
+    before, exemplars = output(network, part), network.prepare_inputs(part)["exemplars"].numpy()
     changed = exemplars[0, 0]
-    network.kept("spots_expression")[changed] += 3.0
+    network.stored_reference("spots_expression")[changed] += 3.0
     difference = np.abs(output(network, part) - before).max(axis=1)
     guided = (exemplars == changed).any(axis=1)
     assert difference[guided].min() > 1e-4
@@ -54,7 +54,7 @@ def test_what_exemplars_express_counts_and_what_others_do_does_not(head_slides) 
 def test_exemplars_are_a_set(head_slides) -> None:
     *train, test = head_slides()
     network = referring_to([training(slide) for slide in train])
-    inputs = network.see(parts_of(test)[0])
+    inputs = network.prepare_inputs(split_into_blocks(test)[0])
     turned = {**inputs, "exemplars": inputs["exemplars"].flip(1)}
     with torch.inference_mode():
         one, two = (network(given, torch.arange(20)) for given in (inputs, turned))
@@ -67,7 +67,7 @@ def test_no_exemplar_is_of_the_own_slide_or_patient(head_slides) -> None:
     network = referring_to([training(slide) for slide in train])
     slide_of = np.repeat(np.arange(4), 60)
     for number, allowed in ((0, {2, 3}), (1, {2, 3}), (2, {0, 1, 3})):
-        found = slide_of[network.see(parts_of(train[number])[0])["exemplars"].numpy()]
+        found = slide_of[network.prepare_inputs(split_into_blocks(train[number])[0])["exemplars"].numpy()]
         assert set(found.ravel()) == allowed
 
 
@@ -75,10 +75,10 @@ def test_folds_of_one_slide_find_exemplars_but_never_themselves(head_slides) -> 
     (slide,) = head_slides(slides=1)
     fitted_on, judged = np.arange(40), np.arange(40, 60)
     network = referring_to([training(slide, fitted_on)])
-    own = network.see(Part(slide, fitted_on))["exemplars"].numpy()
+    own = network.prepare_inputs(SpotBlock(slide, fitted_on))["exemplars"].numpy()
     assert own.shape == (40, 4)
     assert not (own == fitted_on[:, None]).any()
-    assert network.see(Part(slide, judged))["exemplars"].shape == (20, 4)
+    assert network.prepare_inputs(SpotBlock(slide, judged))["exemplars"].shape == (20, 4)
     head = EGN.fit([slide], plan_validation([slide], ()), EgnSettings(epochs=2, width=16), 0, silent)
     assert all(np.isfinite(part.predicted).all() for part in head.held_out())
 
@@ -86,7 +86,7 @@ def test_folds_of_one_slide_find_exemplars_but_never_themselves(head_slides) -> 
 def test_a_spot_without_any_exemplar_is_predicted_by_what_it_shows(head_slides) -> None:
     (slide,) = head_slides(slides=1)
     network = referring_to([training(slide, np.arange(1))])
-    assert np.isfinite(output(network, Part(slide, np.arange(1)))).all()
+    assert np.isfinite(output(network, SpotBlock(slide, np.arange(1)))).all()
 
 
 @pytest.mark.parametrize("pair", ["exemplars=0", "width=30", "layers=0"])

@@ -13,8 +13,8 @@ from torch import nn
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.network import Sizes, TrainingBlock
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.published.hist2st import (
     HIST2ST,
     CountsOutput,
@@ -45,9 +45,9 @@ def untrained(**changes) -> Hist2stNetwork:
 
 
 def output(network: Hist2stNetwork, slide) -> np.ndarray:
-    (part,) = parts_of(slide)
+    (part,) = split_into_blocks(slide)
     with torch.inference_mode():
-        return network(network.see(part), torch.arange(len(part))).numpy()
+        return network(network.prepare_inputs(part), torch.arange(len(part))).numpy()
 
 
 def swapped(slide, one: int, other: int):
@@ -133,9 +133,9 @@ def positive(slide):
 
 def test_the_loss_of_counts_is_added_with_its_weight(slide) -> None:
     network = untrained(zinb=0.25)
-    (part,) = parts_of(positive(slide))
+    (part,) = split_into_blocks(positive(slide))
     target = part.slide.targets.dense() - part.slide.targets.dense().mean(axis=0)
-    inputs = {**network.see(part), **network.see_target(TrainingPart(part, target))}
+    inputs = {**network.prepare_inputs(part), **network.prepare_targets(TrainingBlock(part, target))}
     torch.testing.assert_close(inputs["counts"], torch.from_numpy(np.expm1(part.slide.targets.dense())))
     rows = torch.tensor([3, 8])
     added = 0.25 * network.counts.loss(network.state(inputs, rows), inputs["counts"][rows])
@@ -147,8 +147,8 @@ def test_the_means_of_counts_start_from_those_of_training(slide) -> None:
     network = Hist2stNetwork(Sizes(2, 12, 5), Hist2stSettings(width=16, heads=2, zinb=1.0))
     lacking = positive(slide).targets.dense()
     lacking[4], lacking[:, 2] = np.nan, np.nan
-    (part,) = parts_of(replace(slide, target=Targets.of_dense(lacking)))
-    network.remember([TrainingPart(part, lacking)])
+    (part,) = split_into_blocks(replace(slide, target=Targets.of_dense(lacking)))
+    network.fit_reference([TrainingBlock(part, lacking)])
     start = network.counts.log_mean.bias.detach().exp().numpy()
     mean = np.expm1(np.delete(lacking, 4, axis=0)).mean(axis=0)
     np.testing.assert_allclose(np.delete(start, 2), np.delete(mean, 2), rtol=1e-5)

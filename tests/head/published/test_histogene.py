@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.published.histogene import HistogeneNetwork, HistogeneSettings
 
 
@@ -16,9 +16,9 @@ def output(slide) -> np.ndarray:
     torch.manual_seed(0)
     network = HistogeneNetwork(Sizes(2, 12, 5), HistogeneSettings(width=16, heads=2)).eval()
     torch.nn.init.normal_(network.out.weight)  # the output layer starts at 0
-    (part,) = parts_of(slide)
+    (part,) = split_into_blocks(slide)
     with torch.inference_mode():
-        return network(network.see(part), torch.arange(len(part))).numpy()
+        return network(network.prepare_inputs(part), torch.arange(len(part))).numpy()
 
 
 def on_a_grid(slide, order):

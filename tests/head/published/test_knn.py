@@ -63,7 +63,7 @@ def test_big_panels_are_averaged_on_shared_axes(head_slides, lacking) -> None:
 
 
 def test_what_is_kept_is_bounded(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "MOST_SPOTS", 50)
+    monkeypatch.setattr(knn, "MAX_SPOTS", 50)
     *train, test = head_slides()
     head = fitted(train, "neighbours=5")
     assert len(head.keys) == len(head.values) == 45

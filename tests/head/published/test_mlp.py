@@ -11,7 +11,7 @@ import torch
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.published.mlp import MLP, Autoencoder, MlpSettings, train_autoencoder
 
 
@@ -41,7 +41,7 @@ def of_autoencoder(head) -> dict[str, np.ndarray]:
 
 
 def rebuilding_error(autoencoder: Autoencoder, slide) -> float:
-    embedding = torch.from_numpy(parts_of(slide)[0].embedding).flatten(1)
+    embedding = torch.from_numpy(split_into_blocks(slide)[0].embedding).flatten(1)
     with torch.no_grad():
         return float(((autoencoder(embedding) - embedding) ** 2).mean())
 
@@ -49,8 +49,8 @@ def rebuilding_error(autoencoder: Autoencoder, slide) -> float:
 def test_the_perceptron_sees_no_more_than_the_bottleneck(head_slides) -> None:
     train = head_slides(slides=3)
     head = fitted(train)
-    (part,) = parts_of(train[0])
-    seen = head.network.see(part)
+    (part,) = split_into_blocks(train[0])
+    seen = head.network.prepare_inputs(part)
     assert {name: tuple(values.shape) for name, values in seen.items()} == {"bottleneck": (60, 6)}
     assert of_autoencoder(head)["network.autoencoder.encoder.0.weight"].shape == (6, 24)
 
@@ -60,7 +60,7 @@ def test_the_autoencoder_rebuilds_embeddings_of_slides_that_it_did_not_see(head_
     torch.manual_seed(0)
     autoencoder = Autoencoder(24, 8)
     before = rebuilding_error(autoencoder, test)
-    train_autoencoder(autoencoder, [part for slide in train for part in parts_of(slide)], epochs=60)
+    train_autoencoder(autoencoder, [part for slide in train for part in split_into_blocks(slide)], epochs=60)
     assert before > 1  # embeddings have a variance of 1
     assert rebuilding_error(autoencoder, test) < 0.3
     # Embeddings without axes in common cannot be told by so few numbers.

@@ -64,7 +64,7 @@ def test_the_magnification_that_carries_the_signal_is_chosen(
 
 
 def test_a_magnification_that_is_not_there_is_refused(head_slides) -> None:
-    with pytest.raises(HeadError, match="magnification=3 is more than the 2 that there are"):
+    with pytest.raises(HeadError, match="magnification=3: there are 2"):
         fitted(head_slides(slides=2), magnification=3)
     with pytest.raises(HeadError, match="magnification is 0"):
         parse_settings(ST_NET, ["magnification=0"])

@@ -10,8 +10,8 @@ import torch
 
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings
-from mmap_st.head.networks.network import Sizes, TrainingPart
-from mmap_st.head.networks.spot_blocks import parts_of, reduced_tokens, token_axes
+from mmap_st.head.networks.network import Sizes, TrainingBlock
+from mmap_st.head.networks.spot_blocks import reduced_tokens, split_into_blocks, token_axes
 from mmap_st.head.published import tcgn
 from mmap_st.head.published.tcgn import TCGN, GraphLayer, TcgnNetwork, TcgnSettings, graph_of, nearest_tokens
 
@@ -25,7 +25,9 @@ def network_of(slide, **settings) -> TcgnNetwork:
     torch.manual_seed(0)
     made = TcgnNetwork(Sizes(2, 12, 5, slide.tokens.shape[3]), TcgnSettings(width=16, **settings)).eval()
     torch.nn.init.normal_(made.out.weight)  # untrained, it would give the mean of all
-    made.remember([TrainingPart(part, np.zeros((len(part), 5), np.float32)) for part in parts_of(slide)])
+    made.fit_reference(
+        [TrainingBlock(part, np.zeros((len(part), 5), np.float32)) for part in split_into_blocks(slide)]
+    )
     return made
 
 
@@ -74,24 +76,24 @@ def test_the_graph_is_that_of_a_plain_search() -> None:
 def test_a_spot_is_its_own_finest_window(head_slides, monkeypatch: pytest.MonkeyPatch) -> None:
     slide = with_grids(head_slides(slides=1)[0])
     network = network_of(slide)
-    (part,) = parts_of(slide)
+    (part,) = split_into_blocks(slide)
     rows = torch.tensor([3, 40, 7])
     with torch.inference_mode():
-        all_of_them = network(network.see(part), torch.arange(60))
+        all_of_them = network(network.prepare_inputs(part), torch.arange(60))
         monkeypatch.setattr(tcgn, "_SPOTS_AT_ONCE", 2)
-        torch.testing.assert_close(network(network.see(part), rows), all_of_them[rows])
+        torch.testing.assert_close(network(network.prepare_inputs(part), rows), all_of_them[rows])
         # Coarser magnifications are not looked at.
         coarser = slide.tokens.copy()
         coarser[:, 1] = 0
-        (other,) = parts_of(replace(slide, tokens=coarser))
-        torch.testing.assert_close(network(network.see(other), rows), all_of_them[rows])
+        (other,) = split_into_blocks(replace(slide, tokens=coarser))
+        torch.testing.assert_close(network(network.prepare_inputs(other), rows), all_of_them[rows])
 
 
 def test_axes_are_the_principal_ones_of_standardised_tokens(head_slides) -> None:
     slides = [with_grids(slide, width=12, seed=seed) for seed, slide in enumerate(head_slides(slides=2))]
     for slide in slides:
         slide.tokens[..., 0] = 3.0 * slide.tokens[..., 1] + 7.0  # twice the same, once standardised
-    parts = [part for slide in slides for part in parts_of(slide)]
+    parts = [part for slide in slides for part in split_into_blocks(slide)]
     axes = token_axes(parts, 4)
     first = np.abs(axes[:, 0]) / np.abs(axes[:, 0]).max()
     np.testing.assert_allclose(first[:2], 1.0, atol=1e-3)
@@ -105,10 +107,10 @@ def test_a_slide_of_few_tokens_and_a_grid_of_one_will_do(head_slides) -> None:
     (slide,) = head_slides(slides=1, spots=3)
     slide = with_grids(slide, side=1, width=8)
     network = network_of(slide)
-    assert (network.kept("axes")[:, 3:] == 0).all()
-    (part,) = parts_of(slide)
+    assert (network.stored_reference("axes")[:, 3:] == 0).all()
+    (part,) = split_into_blocks(slide)
     with torch.inference_mode():
-        assert torch.isfinite(network(network.see(part), torch.arange(3))).all()
+        assert torch.isfinite(network(network.prepare_inputs(part), torch.arange(3))).all()
 
 
 @pytest.mark.parametrize("pair", ["components=0", "layers=0", "neighbours=0", "heads=5"])

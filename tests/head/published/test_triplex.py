@@ -12,7 +12,7 @@ from torch import nn
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.spot_blocks import parts_of
+from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.published.triplex import (
     TRIPLEX,
     Predictions,
@@ -40,8 +40,8 @@ def untrained(**changes) -> TriplexNetwork:
 
 
 def inputs_of(network: TriplexNetwork, slide):
-    (part,) = parts_of(slide)
-    return network.see(part)
+    (part,) = split_into_blocks(slide)
+    return network.prepare_inputs(part)
 
 
 def predicted(network: TriplexNetwork, inputs, spot: int = SPOT) -> Predictions:

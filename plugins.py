@@ -1,4 +1,4 @@
-"""Code that users bring: what a Python file defines, or an installed package's entry point."""
+"""Users' own code: what a Python file defines, an installed package's entry point, a notebook's function."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from mmap_st._moved import shown_deprecations
 from mmap_st.errors import MmapError, first_line
 from mmap_st.files import sha256_of_file
 
@@ -23,17 +24,18 @@ def split_reference(name: str) -> tuple[Path, str]:
 
 
 def load_file(path: Path, attribute: str) -> Any:
-    """What a Python file defines by this name; None where it does not define it."""
+    """Run a Python file and return what it defines by this name; None if it does not define it."""
     module_name = f"mmap_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
-    # As a script sees itself: dataclasses look their module up, and neighbours can be imported.
+    # As for a script: dataclasses look up their module, and files next to it can be imported.
     sys.modules[module_name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        found.loader.exec_module(module)
+        with shown_deprecations():
+            found.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.resolve().parent))
     return getattr(module, attribute, None)
@@ -55,9 +57,37 @@ def code_of_point(point: EntryPoint) -> str:
     return code_of_file(Path(source)) if source else package_of(point)
 
 
+def origin_of(made: Any) -> tuple[str, str, bool]:
+    """Where a class or function is from.
+
+    Returns
+    -------
+    ``FILE.py:NAME`` that loads it again, or nothing where no file does; the sha256 of its code; and whether
+    it exists in this process only. What a script defines is defined again in the processes that it starts.
+    """
+    module = sys.modules.get(made.__module__)
+    file = getattr(module, "__file__", None)
+    top_level = "." not in made.__qualname__
+    if file and file.endswith(".py") and top_level and made.__module__ != "__main__":
+        path = Path(file).resolve()
+        return f"{path}:{made.__qualname__}", code_of_file(path), False
+    return "", code_of(made), not (file and top_level)
+
+
+def code_of(*made: Any) -> str:
+    """The sha256 of the source of classes and functions; of their names where there is no source."""
+    digest = hashlib.sha256()
+    for part in made:
+        try:
+            digest.update(inspect.getsource(part).encode())
+        except (OSError, TypeError):  # typed at a prompt
+            digest.update(f"{part.__module__}.{part.__qualname__}".encode())
+    return digest.hexdigest()
+
+
 @contextmanager
 def failing_as(error_type: type[MmapError], name: str, advice: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into one error of the project."""
+    """Raise whatever a user's code raises as an error of this package."""
     try:
         yield
     except MmapError:

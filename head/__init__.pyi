@@ -1,10 +1,37 @@
 __all__ = [
     "HEADS",
+    "FittedHead",
+    "HeadMethod",
+    "HeadSlide",
+    "HeldOut",
+    "Shape",
+    "SpatialNeighbours",
+    "Tensors",
+    "Validation",
+    "best_of",
+    "cross_fit",
     "head_method",
+    "mean_of_neighbours",
+    "nearest",
     "parse_settings",
     "prototype_settings",
+    "register",
+    "spot_pitch",
+    "subsample_rows",
 ]
 
 from .dataset import prototype_settings
-from .interface import parse_settings
-from .registry import HEADS, head_method
+from .inputs import HeadSlide, subsample_rows
+from .interface import (
+    FittedHead,
+    HeadMethod,
+    HeldOut,
+    Shape,
+    Tensors,
+    Validation,
+    best_of,
+    cross_fit,
+    parse_settings,
+)
+from .neighbourhood import SpatialNeighbours, mean_of_neighbours, nearest, spot_pitch
+from .registry import HEADS, head_method, register

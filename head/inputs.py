@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st._moved import old_attribute
 from mmap_st.data import Targets
 from mmap_st.extract.store import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
 
@@ -30,6 +31,8 @@ class EmbeddingScaler:
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+
+    of = old_attribute("of", "transform")
 
     def transform(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """(k, M, d) float32: each column of the embeddings with mean 0 and standard deviation 1."""
@@ -103,6 +106,10 @@ class HeadSlide:
     centre: NDArray[np.float32] | None = None
     selected: NDArray[np.bool_] | None = None
     tokens: Embeddings | None = None
+
+    genes_lacking = old_attribute("genes_lacking", "missing_genes")
+    standard = old_attribute("standard", "scaler")
+    token_standard = old_attribute("token_standard", "token_scaler")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -186,6 +186,8 @@ class HeadMethod:
         Whether its numbers depend on the seed; a comparison fits a head that does not with one seed only.
     source, code
         Of a user's head: ``FILE.py:NAME`` if it is defined in a file, and the sha256 of its code.
+    local
+        Whether it is registered in this process only: no other process can find it.
     """
 
     name: str
@@ -197,6 +199,7 @@ class HeadMethod:
     seeded: bool = True
     source: str = ""
     code: str = ""
+    local: bool = False
 
     @property
     def reference(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from mmap_st.errors import EncoderError, did_you_mean, first_line
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.hub import cached_file, fetch
-from mmap_st.extract.encoders.plugins import installed_encoders, spec_from_file
+from mmap_st.extract.encoders.plugins import installed_encoders, registered_encoders, spec_from_file
 from mmap_st.extract.encoders.spec import (
     CustomModel,
     EncoderSpec,
@@ -32,8 +32,9 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def known_encoders() -> Iterator[EncoderSpec]:
-    """All that can be named: those declared here, then those of installed packages."""
+    """All that can be named: those declared here, registered ones, then those of installed packages."""
     yield from ENCODERS.values()
+    yield from registered_encoders().values()
     yield from installed_encoders().specs.values()
 
 
@@ -59,12 +60,15 @@ def encoder_spec(name: str) -> EncoderSpec:
         return _hub_spec(name)
     if ".py:" in name:
         return spec_from_file(name)
+    registered = registered_encoders()
+    if name in registered:
+        return registered[name]
     installed = installed_encoders()
     if name in installed.specs:
         return installed.specs[name]
     if name in installed.broken:
         raise EncoderError(installed.broken[name])
-    near = did_you_mean(name.lower(), [*ENCODERS, *installed.specs])
+    near = did_you_mean(name.lower(), [*ENCODERS, *registered, *installed.specs])
     raise EncoderError(
         f"There is no encoder {name!r}{near}; `mmap encoders` lists them,"
         f" and there are {TIMM_PREFIX}NAME, {HUB_PREFIX}ORG/NAME and FILE.py:FUNCTION."
@@ -296,7 +300,8 @@ def look_at(name: str) -> ListedEncoder:
 
 def _is_free(name: str) -> bool:
     """Whether a name is not one of the list's."""
-    return name.startswith((TIMM_PREFIX, HUB_PREFIX)) or ".py:" in name or name in installed_encoders().specs
+    declared = {*registered_encoders(), *installed_encoders().specs}
+    return name.startswith((TIMM_PREFIX, HUB_PREFIX)) or ".py:" in name or name in declared
 
 
 def _to_get_it(encoder: ListedEncoder) -> str | None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
+from mmap_st._moved import shown_deprecations
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec
 from mmap_st.extract.store import check_encoder_name
 from mmap_st.files import canonical_json
-from mmap_st.plugins import code_of_file, code_of_point, failing_as, load_file, package_of, split_reference
+from mmap_st.plugins import (
+    code_of,
+    code_of_file,
+    code_of_point,
+    failing_as,
+    load_file,
+    origin_of,
+    package_of,
+    split_reference,
+)
 
 ENTRY_POINTS = "mmap_st.encoders"
 
@@ -74,13 +86,69 @@ def installed_encoders() -> Installed:
     return Installed(specs, broken)
 
 
+# Encoders that were registered in this process, by name.
+_REGISTERED: dict[str, EncoderSpec] = {}
+Made = TypeVar("Made", bound=Callable[[], EncoderSpec] | EncoderSpec)
+
+
+def register(made: Made) -> Made:
+    """Register an encoder in this process: its name can then be given as ``encoder=`` everywhere.
+
+    Decorates a function without arguments that returns an `EncoderSpec`, or is called with an `EncoderSpec`.
+    Registering a name again replaces the encoder, as when a cell of a notebook is run again.
+
+    Of a `CustomModel`, the recipe of embeddings holds a hash of the code: of the file, where the function is
+    defined in one that can be imported; otherwise of this function and of the one that makes the network.
+
+    Raises
+    ------
+    EncoderError
+        If the name is that of another encoder, or there is no valid `EncoderSpec`.
+
+    Examples
+    --------
+    >>> import mmap_st as mm
+    >>> @mm.encoders.register
+    ... def tiny():
+    ...     return mm.encoders.EncoderSpec(
+    ...         name="tiny",
+    ...         model=mm.encoders.TimmModel("test_vit"),
+    ...         input_px=160,
+    ...         preprocessing=mm.encoders.Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    ...         pooling=mm.encoders.Pooling("cls"),
+    ...     )
+    """
+    name = "what is registered" if isinstance(made, EncoderSpec) else f"{made.__module__}.{made.__qualname__}"
+    with failing_as(EncoderError, name, "fix it"):
+        spec = made if isinstance(made, EncoderSpec) else made()
+    model = spec.model if isinstance(spec, EncoderSpec) else None
+    network = [model.make] if isinstance(model, CustomModel) else []
+    code = ""
+    if isinstance(made, EncoderSpec):
+        code = code_of(*network)
+    else:
+        source, code_sha256, _ = origin_of(made)
+        code = f"{made.__qualname__} {code_sha256 if source else code_of(made, *network)}"
+    checked = _checked(spec, name, code)
+    if checked.name in ENCODERS:
+        raise EncoderError(f"{checked.name} is the name of a built-in encoder; register yours by another.")
+    _REGISTERED[checked.name] = checked
+    return made
+
+
+def registered_encoders() -> Mapping[str, EncoderSpec]:
+    """The encoders that were registered in this process, by name."""
+    return _REGISTERED
+
+
 def _installed(point: EntryPoint) -> EncoderSpec:
     name = f"The encoder {point.name} of {package_of(point) or point.value}"
     if point.name in ENCODERS:
         raise EncoderError(f"{name} has the name of another; it cannot be used.")
     _check_name(point.name, name)
     with failing_as(EncoderError, name, "fix or uninstall it"):
-        found = point.load()
+        with shown_deprecations():
+            found = point.load()
         spec = found if isinstance(found, EncoderSpec) else found()
         code = code_of_point(point)
     return replace(_checked(spec, name, f"{point.value} {code}"), name=point.name)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mmap_st._moved import adapt_old_methods, old_attribute
 from mmap_st.head.networks.attention import masked_mse
 from mmap_st.head.networks.optimiser import check_device
 from mmap_st.head.networks.spot_blocks import SpotBlock
@@ -124,6 +125,18 @@ class TrainingBlock:
     block: SpotBlock
     target: NDArray[np.float32]
 
+    part = old_attribute("part", "block")
+
+
+# Methods that plug-ins may still define and call by their old names.
+_OLD_METHODS = {
+    "see": "prepare_inputs",
+    "see_target": "prepare_targets",
+    "remember": "fit_reference",
+    "keep": "store_reference",
+    "kept": "stored_reference",
+}
+
 
 class BlockNetwork(nn.Module):
     """A network that predicts the spots of one block of a slide.
@@ -135,6 +148,15 @@ class BlockNetwork(nn.Module):
     #: True: targets are differences from the mean of their slide, as those of `ridge` are. False: differences
     #: from the mean of all training spots.
     centred_in_slides: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adapt_old_methods(cls, BlockNetwork, _OLD_METHODS)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OLD_METHODS and name not in self._modules:
+            return getattr(self, _OLD_METHODS[name])
+        return super().__getattr__(name)
 
     def prepare_inputs(self, block: SpotBlock) -> Inputs:
         """Compute the inputs of a block, by name: fixed tensors, computed once before training.

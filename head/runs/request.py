@@ -128,6 +128,11 @@ class FitRequest:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by the head's name: code that users bring is loaded anew in another process."""
+        if self.method.local:
+            raise HeadError(
+                f"the head {self.method.name} is registered in this process only, and fits side by side run"
+                " in others: write it to a file and give FILE.py:NAME, or give jobs=1."
+            )
         others = {f.name: getattr(self, f.name) for f in fields(self)}
         method, settings = others.pop("method"), others.pop("settings")
         return _rebuilt, (method.reference, method.code, settings_values(settings), others)

@@ -104,8 +104,11 @@ def test_code_that_changes_while_it_is_used_is_refused(near: str, tmp_path: Path
         ("OTHER = 3", "is not defined"),
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("import sys; sys.exit(3)", "SystemExit"),
-        ("from mmap_st.head.linear.mean import MEAN as NEAR", "another's name"),
-        ("from mmap_st.head.interface import HeadMethod\nNEAR = HeadMethod('a', int, 0, 0)", "no dataclass"),
+        ("from mmap_st.head.linear.mean import MEAN as NEAR", "a built-in head's"),
+        (
+            "from mmap_st.head.interface import HeadMethod\nNEAR = HeadMethod('a', int, 0, 0)",
+            "not a dataclass",
+        ),
         (
             "from mmap_st.head.interface import HeadMethod\nfrom mmap_st.head.linear.mean import MeanSettings\n"
             "NEAR = HeadMethod('a.b', MeanSettings, 0, 0)",

@@ -1,0 +1,5 @@
+"""What your own encoders import, and how they are registered; see docs/encoders.md."""
+
+from mmap_st._lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

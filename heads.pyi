@@ -1,0 +1,32 @@
+from mmap_st.data import Targets as Targets
+from mmap_st.head import FittedHead as FittedHead
+from mmap_st.head import HeadMethod as HeadMethod
+from mmap_st.head import HeadSlide as HeadSlide
+from mmap_st.head import HeldOut as HeldOut
+from mmap_st.head import Shape as Shape
+from mmap_st.head import SpatialNeighbours as SpatialNeighbours
+from mmap_st.head import Tensors as Tensors
+from mmap_st.head import Validation as Validation
+from mmap_st.head import best_of as best_of
+from mmap_st.head import cross_fit as cross_fit
+from mmap_st.head import mean_of_neighbours as mean_of_neighbours
+from mmap_st.head import nearest as nearest
+from mmap_st.head import register as register
+from mmap_st.head import spot_pitch as spot_pitch
+from mmap_st.head import subsample_rows as subsample_rows
+from mmap_st.head.linear import training_mean as training_mean
+from mmap_st.head.networks import BlockNetwork as BlockNetwork
+from mmap_st.head.networks import Inputs as Inputs
+from mmap_st.head.networks import NetworkSettings as NetworkSettings
+from mmap_st.head.networks import Sizes as Sizes
+from mmap_st.head.networks import SpotBlock as SpotBlock
+from mmap_st.head.networks import TrainingBlock as TrainingBlock
+from mmap_st.head.networks import check_at_least as check_at_least
+from mmap_st.head.networks import check_multiple as check_multiple
+from mmap_st.head.networks import masked_mse as masked_mse
+from mmap_st.head.networks import network_method as network_method
+from mmap_st.head.networks import output_layer as output_layer
+from mmap_st.head.networks import tensor as tensor
+from mmap_st.progress import ProgressCallback as ProgressCallback
+
+__all__: list[str]

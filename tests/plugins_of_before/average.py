@@ -1,0 +1,76 @@
+"""The head `average`: every spot gets the training mean. What any head must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data.targets import Targets
+from mmap_st.head.base import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
+from mmap_st.head.slides import HeadSlide
+
+
+@dataclass(frozen=True)
+class MeanSettings:
+    """The training mean has nothing to set."""
+
+
+@dataclass
+class MeanHead:
+    """(G,) mean of the training targets, and what makes the predictions of `held_out`."""
+
+    mean: NDArray[np.float32]
+    left_out: Callable[[], Sequence[HeldOut]] = tuple
+    history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
+        predicted = np.repeat(self.mean[None], len(slide), axis=0)
+        predicted[~slide.valid] = np.nan
+        return predicted
+
+    def tensors(self) -> Tensors:
+        return {"mean": self.mean}
+
+    def held_out(self) -> Sequence[HeldOut]:
+        return self.left_out()
+
+
+def training_mean(train: Sequence[HeadSlide]) -> NDArray[np.float32]:
+    """(G,) mean of the targets over all usable spots, undefined ones left out; 0 for a gene without any."""
+    return mean_target([(slide.targets, slide.usable) for slide in train])
+
+
+def mean_target(parts: Sequence[tuple[Targets, NDArray[np.bool_]]]) -> NDArray[np.float32]:
+    """(G,) mean over some spots (n,) of each slide; 0 for a gene that none of them has."""
+    total = sum(targets.total(use) for targets, use in parts)
+    count = sum(targets.present * float((use & targets.defined).sum()) for targets, use in parts)
+    mean: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
+    return mean
+
+
+def fit_mean(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: MeanSettings,
+    seed: int,
+    tell: Callable[[str], None],
+) -> MeanHead:
+    """Average the training targets."""
+
+    def without(number: int) -> MeanHead:
+        return MeanHead(training_mean(validation.folds[number][0]))
+
+    return MeanHead(training_mean(train), lambda: cross_fit(validation, without))
+
+
+def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHead:
+    """Load a trained one."""
+    return MeanHead(tensors["mean"])
+
+
+AVERAGE = HeadMethod("average", MeanSettings, fit_mean, load_mean, seeded=False)

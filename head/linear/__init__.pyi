@@ -2,10 +2,9 @@ __all__ = [
     "HEST_RIDGE",
     "MEAN",
     "RIDGE",
-    "Chunk",
     "FoldedRidge",
-    "Group",
     "MeanSettings",
+    "RidgeBuilder",
     "RidgeHead",
     "RidgeSettings",
     "fit_ridge",
@@ -14,7 +13,7 @@ __all__ = [
     "training_mean",
 ]
 
-from .closed_form import Chunk, FoldedRidge, Group
+from .closed_form import FoldedRidge, RidgeBuilder
 from .hest_ridge import HEST_RIDGE
 from .mean import MEAN, MeanSettings, mean_target, training_mean
 from .ridge import RIDGE, RidgeHead, RidgeSettings, fit_ridge, load_ridge

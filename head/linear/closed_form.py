@@ -2,142 +2,182 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 Matrix = NDArray[np.float64]
-Weight = NDArray[np.float32]
-Chunk = tuple[NDArray[np.float32], NDArray[np.float32]]
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Training rows of one slide and one fold.
-
-    Attributes
-    ----------
-    fold
-        Number of the fold that they belong to.
-    present
-        (r,) bool, targets that the slide has.
-    chunks
-        Features (k, p) and targets (k, r), float32, of consecutive chunks of the rows; read once. Targets
-        that the slide does not have may be NaN.
-    """
+class _Group:
+    """A group of rows: the fold that they belong to, and (r,) which targets they have."""
 
     fold: int
     present: NDArray[np.bool_]
-    chunks: Iterable[Chunk]
 
 
 @dataclass
 class _Moments:
     """Sums (p, p) and (p, r) over the groups of one fold with the same targets, each group centred."""
 
-    fold: int
-    present: NDArray[np.bool_]
+    group: _Group
     gram: Matrix
     moment: Matrix
 
 
-class FoldedRidge:
-    """Ridge at any strength and without any of the folds.
+@dataclass
+class _Open:
+    """The sums of the group whose rows are being added to its moments."""
+
+    number: int
+    moments: _Moments
+    total_x: Matrix
+    total_y: Matrix
+    rows: int = 0
+
+
+class RidgeBuilder:
+    """Collects training rows, group by group and chunk by chunk, for a `FoldedRidge`.
 
     Targets and features are centred within each group of rows, which removes differences between slides.
-    Where there are fewer rows than features, all rows are stored, and submatrices of their Gram matrix are
-    solved; otherwise moments are summed by fold and by the targets that are present. Both give the same
-    weights.
+    While there are no more rows than features, all are stored; then moments are summed by fold and by the
+    targets that are present, and no row is stored.
 
     Parameters
     ----------
-    groups
-        Rows of all slides, read once; a target that is missing from a group is fitted on the others.
     centre
         False: the features come centred.
     """
 
-    def __init__(self, groups: Iterable[Group], *, centre: bool = True) -> None:
+    def __init__(self, *, centre: bool = True) -> None:
         self._centre = centre
-        seen: list[Group] = []
+        self._groups: list[_Group] = []
+        self._held: list[tuple[int, Array, Array]] | None = []
+        self._moments: list[_Moments] = []
+        self._open: _Open | None = None
 
-        def stream() -> Iterator[tuple[int, Chunk]]:
-            for group in groups:
-                seen.append(group)
-                for chunk in group.chunks:
-                    yield len(seen) - 1, chunk
+    def start_group(self, fold: int, present: NDArray[np.bool_]) -> None:
+        """Start the rows of one slide and one fold.
 
-        chunks = stream()
-        held: list[tuple[int, Chunk]] = []
-        for item in chunks:
-            held.append(item)
-            self._width = item[1][0].shape[1]
-            if sum(len(x) for _, (x, _) in held) > self._width:
-                break
-        else:
-            self._hold(seen, held)
+        Parameters
+        ----------
+        fold
+            Number of the fold that they belong to.
+        present
+            (r,) bool, targets that the slide has; the others are fitted on other slides.
+        """
+        self._groups.append(_Group(fold, present))
+
+    def add(self, features: Array, target: Array) -> None:
+        """Add rows to the group that was started last.
+
+        Parameters
+        ----------
+        features
+            (k, p) float32.
+        target
+            (k, r) float32; targets that the slide does not have may be NaN.
+        """
+        number = len(self._groups) - 1
+        if self._held is None:
+            self._sum(number, features, target)
             return
-        self._x: Matrix | None = None
-        self._parts: list[_Moments] = []
-        for number, items in groupby(chain(held, chunks), key=lambda item: item[0]):
-            self._add(seen[number], (chunk for _, chunk in items))
-        self._settle([(part.fold, part.present) for part in self._parts])
+        self._held.append((number, features, target))
+        if sum(len(x) for _, x, _ in self._held) > features.shape[1]:
+            held, self._held = self._held, None
+            for rows in held:
+                self._sum(*rows)
 
-    def _hold(self, groups: list[Group], held: list[tuple[int, Chunk]]) -> None:
-        """Store all rows."""
-        self._row_part = np.concatenate([np.full(len(x), number) for number, (x, _) in held])
-        self._x = np.concatenate([x for _, (x, _) in held]).astype(np.float64)
-        self._y = np.nan_to_num(np.concatenate([y for _, (_, y) in held]).astype(np.float64))
-        for number in np.unique(self._row_part):
-            rows = self._row_part == number
+    def build(self) -> FoldedRidge:
+        """Return ridge on all rows that were added."""
+        if self._held is None:
+            self._close()
+            return FoldedRidge([part.group for part in self._moments], self._moments)
+        row_group = np.concatenate([np.full(len(x), number) for number, x, _ in self._held])
+        x = np.concatenate([x for _, x, _ in self._held]).astype(np.float64)
+        y = np.nan_to_num(np.concatenate([y for _, _, y in self._held]).astype(np.float64))
+        for number in np.unique(row_group):
+            rows = row_group == number
             if self._centre:
-                self._x[rows] -= self._x[rows].mean(axis=0)
-            self._y[rows] -= self._y[rows].mean(axis=0)
-        self._gram = self._x @ self._x.T
-        self._settle([(group.fold, group.present) for group in groups])
+                x[rows] -= x[rows].mean(axis=0)
+            y[rows] -= y[rows].mean(axis=0)
+        return FoldedRidge(self._groups, _Rows(x, y, row_group))
 
-    def _add(self, group: Group, chunks: Iterable[Chunk]) -> None:
-        """Add one group to the moments of its fold."""
-        same = (p for p in self._parts if p.fold == group.fold and (p.present == group.present).all())
-        part = next(same, None)
-        if part is None:
-            width, number = self._width, len(group.present)
-            part = _Moments(group.fold, group.present, np.zeros((width, width)), np.zeros((width, number)))
-            self._parts.append(part)
-        rows, total_x, total_y = 0, np.zeros(self._width), np.zeros(len(group.present))
-        for features, target in chunks:
-            x, y = features.astype(np.float64), np.nan_to_num(target.astype(np.float64))
-            part.gram += x.T @ x
-            part.moment += x.T @ y
-            rows += len(x)
-            total_x += x.sum(axis=0)
-            total_y += y.sum(axis=0)
+    def _sum(self, number: int, features: Array, target: Array) -> None:
+        """Add rows of a group to the moments of its fold."""
+        if self._open is None or self._open.number != number:
+            self._close()
+            moments = self._moments_of(self._groups[number], features.shape[1])
+            self._open = _Open(number, moments, np.zeros(features.shape[1]), np.zeros(target.shape[1]))
+        group = self._open
+        x, y = features.astype(np.float64), np.nan_to_num(target.astype(np.float64))
+        group.moments.gram += x.T @ x
+        group.moments.moment += x.T @ y
+        group.rows += len(x)
+        group.total_x += x.sum(axis=0)
+        group.total_y += y.sum(axis=0)
+
+    def _close(self) -> None:
+        """Centre the sums of the open group."""
+        if self._open is None:
+            return
+        group, self._open = self._open, None
         if self._centre:
-            part.gram -= np.outer(total_x, total_x / max(rows, 1))
-        part.moment -= np.outer(total_x, total_y / max(rows, 1))
+            group.moments.gram -= np.outer(group.total_x, group.total_x / max(group.rows, 1))
+        group.moments.moment -= np.outer(group.total_x, group.total_y / max(group.rows, 1))
 
-    def _settle(self, parts: list[tuple[int, NDArray[np.bool_]]]) -> None:
-        """Group the targets that are present in the same parts: they are solved together."""
-        self._fold = np.array([fold for fold, _ in parts])
-        present = np.array([present for _, present in parts])
+    def _moments_of(self, group: _Group, width: int) -> _Moments:
+        for moments in self._moments:
+            if moments.group.fold == group.fold and (moments.group.present == group.present).all():
+                return moments
+        found = _Moments(group, np.zeros((width, width)), np.zeros((width, len(group.present))))
+        self._moments.append(found)
+        return found
+
+
+class _Rows:
+    """All rows, centred: features (n, p), targets (n, r), and the number of the group of each."""
+
+    def __init__(self, x: Matrix, y: Matrix, group: NDArray[np.int64]) -> None:
+        self.x, self.y, self.group = x, y, group
+        self.gram: Matrix = x @ x.T
+
+    def rescale(self, scale: Matrix) -> None:
+        self.x *= scale
+        self.gram = self.x @ self.x.T
+
+
+class FoldedRidge:
+    """Ridge at any strength and without any of the folds; made by a `RidgeBuilder`.
+
+    Where all rows are stored, submatrices of their Gram matrix are solved, otherwise sums of moments. Both
+    give the same weights.
+    """
+
+    def __init__(self, groups: list[_Group], data: _Rows | list[_Moments]) -> None:
+        self._data = data
+        self._width = data.x.shape[1] if isinstance(data, _Rows) else len(data[0].gram)
+        self._fold = np.array([group.fold for group in groups])
+        present = np.array([group.present for group in groups])
+        # Targets that the same groups have are solved together: mostly, that is all of them.
         self._patterns, self._pattern_of = np.unique(present, axis=1, return_inverse=True)
 
-    def rescale(self, factor: NDArray[np.float32]) -> None:
+    def rescale(self, factor: Array) -> None:
         """Multiply each of the p features by its factor, as if the rows had come so."""
         scale = factor.astype(np.float64)
-        if self._x is not None:
-            self._x *= scale
-            self._gram = self._x @ self._x.T
+        if isinstance(self._data, _Rows):
+            self._data.rescale(scale)
             return
-        for part in self._parts:
+        for part in self._data:
             part.gram *= scale[:, None] * scale
             part.moment *= scale[:, None]
 
-    def weight(self, alpha: float, without: Collection[int] = ()) -> Weight:
+    def weight(self, alpha: float, without: Collection[int] = ()) -> Array:
         """(p, r) float32 coefficients at strength `alpha`, fitted on all folds except those in `without`."""
         fitted = ~np.isin(self._fold, list(without))
         weight = np.zeros((self._width, len(self._pattern_of)), np.float32)
@@ -149,12 +189,13 @@ class FoldedRidge:
         return weight
 
     def _solve(self, alpha: float, parts: NDArray[np.int64], targets: NDArray[np.int64]) -> Matrix:
-        if self._x is not None:
-            rows = np.flatnonzero(np.isin(self._row_part, parts))
-            solved = _solve_positive(self._gram[np.ix_(rows, rows)], alpha, self._y[np.ix_(rows, targets)])
-            weight: Matrix = self._x[rows].T @ solved
+        data = self._data
+        if isinstance(data, _Rows):
+            rows = np.flatnonzero(np.isin(data.group, parts))
+            solved = _solve_positive(data.gram[np.ix_(rows, rows)], alpha, data.y[np.ix_(rows, targets)])
+            weight: Matrix = data.x[rows].T @ solved
             return weight
-        first, *others = (self._parts[number] for number in parts)
+        first, *others = (data[number] for number in parts)
         gram, moment = first.gram.copy(), first.moment[:, targets]
         for part in others:
             gram += part.gram

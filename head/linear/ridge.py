@@ -7,7 +7,7 @@ standardised embeddings. This is a strong baseline that most published models fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from mmap_st.head.interface import (
     best_of,
     cross_fit,
 )
-from mmap_st.head.linear.closed_form import Chunk, FoldedRidge, Group
+from mmap_st.head.linear.closed_form import RidgeBuilder
 from mmap_st.head.linear.mean import training_mean
 from mmap_st.head.scoring import slide_metrics
 from mmap_st.progress import ProgressCallback
@@ -132,28 +132,21 @@ class RidgePath:
         folds: Sequence[int] | None = None,
     ) -> None:
         self._components = None if pca is None else _principal_components(train, pca)
-        groups = (
-            self._group(slide, basis, fold)
-            for slide, fold in zip(train, folds or [0] * len(train), strict=True)
-        )
-        self._ridge = FoldedRidge(groups, centre=False)  # standardised over all valid spots of the slide
+        builder = RidgeBuilder(centre=False)  # standardised over all valid spots of the slide
+        for slide, fold in zip(train, folds or [0] * len(train), strict=True):
+            coordinates = basis.coordinates(slide.targets)
+            builder.start_group(fold, coordinates.present)
+            for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.usable), _BLOCK_BYTES):
+                features = _flat(slide, rows)
+                if self._components is not None:
+                    features = features @ self._components.T
+                builder.add(features, coordinates.rows(rows))
+        self._ridge = builder.build()
 
     def weight(self, alpha: float, without: Collection[int] = ()) -> NDArray[np.float32]:
         """(M * d, r) float32 coefficients at strength `alpha`, without the folds in `without`."""
         weight = self._ridge.weight(alpha, without)
         return weight if self._components is None else self._components.T @ weight
-
-    def _group(self, slide: HeadSlide, basis: Basis, fold: int) -> Group:
-        coordinates = basis.coordinates(slide.targets)
-
-        def chunks() -> Iterator[Chunk]:
-            for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.usable), _BLOCK_BYTES):
-                features = _flat(slide, rows)
-                if self._components is not None:
-                    features = features @ self._components.T
-                yield features, coordinates.rows(rows)
-
-        return Group(fold, coordinates.present, chunks())
 
 
 def fit_ridge(

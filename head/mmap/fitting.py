@@ -91,7 +91,8 @@ class MmapFit:
         self._basis, self._genes = fit_basis(train, settings.rank), validation_genes(train)
         preparation = Preparation(self._components, self._basis, self._device, limits)
         self._row_fold = validation.row_folds(train)
-        self._train, self._ridge, self._scale = preparation.train(train, self._row_fold, limits.attention)
+        data = preparation.training(train, self._row_fold, limits.attention)
+        self._train, self._ridge, self._scale = data.slides, data.ridge, data.scale
         self._folds = sorted({int(fold) for p in self._train for fold in p.fold})
         if validation.refit:
             self.trials = [self._trial((fold,), self._train) for fold in self._folds]

@@ -1,8 +1,8 @@
-"""One pass over the slides of a fit: what ridge needs is added up, and a bounded number of spots is kept."""
+"""One pass over the slides of a fit: sums for ridge over all spots, and a bounded number of stored spots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmap_st.head.basis import Basis, Components, Coordinates
 from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import Limits
-from mmap_st.head.linear import Chunk, FoldedRidge, Group
+from mmap_st.head.linear import FoldedRidge, RidgeBuilder
 from mmap_st.head.mmap.features import SlideFeatures, slide_features
 from mmap_st.head.mmap.trained_head import block_scales
 from mmap_st.head.mmap.training import SlideTensors
@@ -22,16 +22,16 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PreparedSlide:
-    """One slide with what is computed once of the spots that are kept.
+    """One slide with what is computed once for the spots that are stored.
 
     Attributes
     ----------
     slide, coordinates
         The slide, and its targets as they are fitted.
     rows
-        (k,) ascending, the spots that are kept: all usable ones, or some taken evenly.
+        (k,) int64 ascending, the stored spots: all usable ones, or evenly spaced ones.
     fold
-        (k,) fold of each; -1 for slides that validate.
+        (k,) int64 fold of each; -1 for slides that validate.
     blocks
         (k, B, M * c) float32, input of ridge before its scaling.
     tensors
@@ -46,17 +46,36 @@ class PreparedSlide:
     tensors: SlideTensors
 
     def scaled(self, positions: Rows, scale: Array) -> Array:
-        """(k, B * M * c) input of ridge for some of the kept spots."""
+        """(k, B * M * c) float32 input of ridge for some of the stored spots."""
         return (self.blocks[positions] * scale[:, None]).reshape(len(positions), -1)
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a fit is made of.
+
+    Attributes
+    ----------
+    slides
+        The training slides, with about as many spots as the limit allows.
+    ridge
+        Ridge on all their usable spots, its features scaled.
+    scale
+        (B,) float32 factors of the groups of features, see `block_scales`.
+    """
+
+    slides: list[PreparedSlide]
+    ridge: FoldedRidge
+    scale: Array
+
+
 class Preparation:
-    """Prepares slides one after another; no more than one of them is in memory.
+    """Prepares slides one after another: the features of one slide at a time are in memory.
 
     Parameters
     ----------
     components, basis
-        What the head sees of embeddings, and fits of expression.
+        Of the embeddings and of expression.
     device
         Where the network is trained.
     limits
@@ -66,61 +85,49 @@ class Preparation:
     def __init__(self, components: Components, basis: Basis, device: str, limits: Limits) -> None:
         self._components, self._basis, self._device = components, basis, device
         self._block = limits.block
-        self._squares, self._count = np.zeros(()), 0
 
-    def train(
-        self, slides: Sequence[HeadSlide], folds: Sequence[Rows], limit: int
-    ) -> tuple[list[PreparedSlide], FoldedRidge, Array]:
-        """Prepare training slides, of which at most about `most` spots are kept.
+    def training(self, slides: Sequence[HeadSlide], folds: Sequence[Rows], limit: int) -> TrainingData:
+        """Prepare training slides; about `limit` spots are stored, and ridge is on all usable spots.
 
-        Returns
-        -------
-        The slides, ridge on all their usable spots, and the (B,) scales of its blocks.
+        Parameters
+        ----------
+        slides
+            With targets.
+        folds
+            (n,) fold of every spot of each slide.
+        limit
+            Largest number of spots to store; evenly spaced ones where there are more.
         """
         prepared: list[PreparedSlide] = []
-
-        def groups() -> Iterator[Group]:
-            for slide, fold, kept in zip(slides, folds, subsample_rows(slides, limit), strict=True):
-                features = slide_features(slide, self._components)
-                coordinates = self._basis.coordinates(slide.targets)
-                parts: list[tuple[Rows, Array]] = []
-                for number in np.unique(fold[slide.usable]):
-                    rows = np.flatnonzero(slide.usable & (fold == number))
-                    chunks = self._chunks(features, coordinates, rows, kept, parts)
-                    yield Group(int(number), coordinates.present, chunks)
-                prepared.append(self._prepared(slide, features, coordinates, fold, parts))
-
-        ridge = FoldedRidge(groups())
-        scale = block_scales(self._squares, self._count)
-        ridge.rescale(np.repeat(scale, prepared[0].blocks.shape[2]))
-        return prepared, ridge, scale
-
-    def validation(self, slides: Sequence[HeadSlide], limit: int) -> list[PreparedSlide]:
-        """Prepare slides that validate, of which at most about `most` spots are kept."""
-        prepared = []
-        for slide, kept in zip(slides, subsample_rows(slides, limit), strict=True):
+        builder = RidgeBuilder()
+        squares, count = np.zeros(()), 0
+        for slide, fold, chosen in zip(slides, folds, subsample_rows(slides, limit), strict=True):
             features = slide_features(slide, self._components)
             coordinates = self._basis.coordinates(slide.targets)
-            parts = [(part, features.blocks(part)) for part in _cut(kept, self._block)]
-            prepared.append(self._prepared(slide, features, coordinates, np.full(len(slide), -1), parts))
-        return prepared
+            stored: list[tuple[Rows, Array]] = []
+            for number in np.unique(fold[slide.usable]):
+                builder.start_group(int(number), coordinates.present)
+                for rows in _cut(np.flatnonzero(slide.usable & (fold == number)), self._block):
+                    blocks = features.blocks(rows)
+                    builder.add(blocks.reshape(len(rows), -1), coordinates.rows(rows))
+                    squares = squares + (blocks.astype(np.float64) ** 2).sum(axis=(0, 2))
+                    count += len(rows)
+                    keep = np.isin(rows, chosen, assume_unique=True)
+                    stored.append((rows[keep], blocks[keep]))
+            prepared.append(self._prepared(slide, features, coordinates, fold, stored))
+        ridge, scale = builder.build(), block_scales(squares, count)
+        ridge.rescale(np.repeat(scale, prepared[0].blocks.shape[2]))
+        return TrainingData(prepared, ridge, scale)
 
-    def _chunks(
-        self,
-        features: SlideFeatures,
-        coordinates: Coordinates,
-        rows: Rows,
-        kept: Rows,
-        parts: list[tuple[Rows, Array]],
-    ) -> Iterator[Chunk]:
-        """Features and targets of `rows` in parts; adds up squared lengths, and notes what is kept."""
-        for part in _cut(rows, self._block):
-            blocks = features.blocks(part)
-            self._squares = self._squares + (blocks.astype(np.float64) ** 2).sum(axis=(0, 2))
-            self._count += len(part)
-            keep = np.isin(part, kept, assume_unique=True)
-            parts.append((part[keep], blocks[keep]))
-            yield blocks.reshape(len(part), -1), coordinates.rows(part)
+    def validation(self, slides: Sequence[HeadSlide], limit: int) -> list[PreparedSlide]:
+        """Prepare slides that validate; about `limit` of their spots are stored."""
+        prepared = []
+        for slide, chosen in zip(slides, subsample_rows(slides, limit), strict=True):
+            features = slide_features(slide, self._components)
+            coordinates = self._basis.coordinates(slide.targets)
+            stored = [(rows, features.blocks(rows)) for rows in _cut(chosen, self._block)]
+            prepared.append(self._prepared(slide, features, coordinates, np.full(len(slide), -1), stored))
+        return prepared
 
     def _prepared(
         self,
@@ -128,10 +135,10 @@ class Preparation:
         features: SlideFeatures,
         coordinates: Coordinates,
         fold: Rows,
-        parts: Sequence[tuple[Rows, Array]],
+        stored: Sequence[tuple[Rows, Array]],
     ) -> PreparedSlide:
-        rows = np.concatenate([part for part, _ in parts])
-        blocks = np.concatenate([values for _, values in parts])
+        rows = np.concatenate([rows for rows, _ in stored])
+        blocks = np.concatenate([blocks for _, blocks in stored])
         if (np.diff(rows) < 0).any():  # one slide in several folds
             order = np.argsort(rows)
             rows, blocks = rows[order], blocks[order]

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from mmap_st.head.basis import fit_components
 from mmap_st.head.interface import best_of
-from mmap_st.head.linear.closed_form import FoldedRidge, Group
+from mmap_st.head.linear.closed_form import FoldedRidge, RidgeBuilder
 from mmap_st.head.mmap.features import TEMPERATURE, prototype_attention, slide_features
 from mmap_st.head.mmap.trained_head import block_scales, fit_slide_level, slide_descriptor
 from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
@@ -28,14 +28,12 @@ class Rows:
 
 def folded(made: list[Rows], size: int = 7) -> FoldedRidge:
     """Fitted on rows that come in parts."""
-    return FoldedRidge(
-        Group(
-            g.fold,
-            np.isfinite(g.target).any(axis=0),
-            ((g.features[i : i + size], g.target[i : i + size]) for i in range(0, len(g.target), size)),
-        )
-        for g in made
-    )
+    builder = RidgeBuilder()
+    for g in made:
+        builder.start_group(g.fold, np.isfinite(g.target).any(axis=0))
+        for i in range(0, len(g.target), size):
+            builder.add(g.features[i : i + size], g.target[i : i + size])
+    return builder.build()
 
 
 def groups(rows: int, width: int, genes: int = 3) -> list[Rows]:

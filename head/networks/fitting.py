@@ -69,8 +69,10 @@ class NetworkFit:
         _, magnifications, width = train[0].embedding.shape
         token_width = 0 if train[0].tokens is None else train[0].grids.shape[3]
         self._sizes = Sizes(magnifications, width, self._basis.rank, token_width)
-        # Slides are in several folds: their blocks keep what they read.
+        # Slides are in several folds. A small cohort is read once for all of them; the blocks of a large one
+        # are held only while they train or validate, since each fold uses others.
         self._blocks: dict[int, list[SpotBlock]] = {}
+        self._is_small = sum(int(slide.valid.sum()) for slide in train) <= _MAX_SPOTS
 
     def trial(self, number: int, fitted: Sequence[HeadSlide], validation: Sequence[HeadSlide]) -> _Trial:
         """Train without a fold, and validate on it every few epochs."""
@@ -98,6 +100,8 @@ class NetworkFit:
         after_epoch: Callable[[NetworkHead, int, float], bool],
     ) -> NetworkHead:
         """Train until `after_epoch` returns True."""
+        if not self._is_small:
+            self._blocks.clear()
         slides = [slide for slide in slides if slide.usable.any()]
         with seeded(seed, self._device):
             network = self._make(self._sizes, self._settings).to(self._device)

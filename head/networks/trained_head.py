@@ -49,7 +49,9 @@ class NetworkHead:
 
     def predict(self, slide: HeadSlide) -> Array:
         predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)
-        for block in split_into_blocks(slide):
+        blocks = split_into_blocks(slide)
+        while blocks:
+            block = blocks.pop()  # and with it what it read
             predicted[block.rows] = self.predict_block(block)
         return predicted
 

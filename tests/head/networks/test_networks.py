@@ -1,7 +1,8 @@
-"""Parts of slides, and how networks are fitted."""
+"""Blocks of spots, and how networks are fitted."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from mmap_st.errors import HeadError
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import parse_settings, plan_validation
+from mmap_st.head.interface import Limits, parse_settings, plan_validation
 from mmap_st.head.networks import fitting as network_fit
 from mmap_st.head.networks.fitting import network_method
 from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, tensor
@@ -58,8 +59,8 @@ class Linear(BlockNetwork):
         super().__init__()
         self.out = nn.Linear(sizes.magnifications * sizes.width, sizes.outputs)
 
-    def prepare_inputs(self, part):
-        return {"embedding": tensor(part.embedding).flatten(1)}
+    def prepare_inputs(self, block):
+        return {"embedding": tensor(block.embedding).flatten(1)}
 
     def forward(self, inputs, rows):
         return self.out(inputs["embedding"][rows])
@@ -207,3 +208,45 @@ def test_torchs_generator_is_left_alone(head_slides) -> None:
     before = torch.get_rng_state()
     LINEAR.fit(train, plan_validation(train, ()), NetworkSettings(epochs=1), 0, silent)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture
+def held_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts embeddings of blocks: rows that are in memory now, and at most; rows that were read in all."""
+    count = {"now": 0, "most": 0, "read": 0}
+    standardised = HeadSlide.standardised
+
+    def counted(self, rows):
+        values = standardised(self, rows)
+        count["now"] += len(rows)
+        count["read"] += len(rows)
+        count["most"] = max(count["most"], count["now"])
+        weakref.finalize(values, lambda: count.update(now=count["now"] - len(rows)))
+        return values
+
+    monkeypatch.setattr(HeadSlide, "standardised", counted)
+    return count
+
+
+def test_only_blocks_that_train_or_validate_are_held(head_slides, held_rows, monkeypatch) -> None:
+    monkeypatch.setattr(network_fit, "_MAX_SPOTS", 130)
+    monkeypatch.setattr(network_fit, "LIMITS", Limits(validation=60))
+    train = head_slides(slides=8)  # of 60 spots each; two slides of the others are trained on in each fold
+    LINEAR.fit(train, plan_validation(train, []), NetworkSettings(epochs=2), 0, silent)
+    assert held_rows["read"] > 480
+    assert held_rows["most"] <= 120 + 60
+
+
+def test_blocks_of_a_small_cohort_are_read_once(head_slides, held_rows) -> None:
+    train = head_slides(slides=4)
+    LINEAR.fit(train, plan_validation(train, []), NetworkSettings(epochs=2), 0, silent)
+    assert held_rows["read"] == 240
+
+
+def test_a_prediction_holds_one_block_at_a_time(head_slides, held_rows) -> None:
+    (train,) = head_slides(slides=1)
+    head = LINEAR.fit([train], plan_validation([train], [train]), NetworkSettings(epochs=1), 0, silent)
+    (big,) = head_slides(slides=1, spots=9_000)
+    held_rows["most"] = held_rows["now"] = 0
+    assert np.isfinite(head.predict(big)).all()
+    assert held_rows["most"] == 2_250

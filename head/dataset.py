@@ -14,6 +14,7 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.mmap import MmapSettings
+from mmap_st.head.row_cache import RowCache
 from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import (
     CandidateSettings,
@@ -183,6 +184,7 @@ def load_slide(
     patient: str | None = None,
     prototypes: PrototypeSettings | None = None,
     tokens: bool = False,
+    cache: RowCache | None = None,
 ) -> HeadSlide:
     """Load one slide of a store; its embeddings and tokens are read when they are indexed.
 
@@ -194,12 +196,15 @@ def load_slide(
         Candidates to load, built if the store does not have them; None: none.
     tokens
         Whether to load the grids of tokens.
+    cache
+        Holds the rows that are read, for all slides of a fit; None: rows are read each time.
     """
     stored = store.slide(name)
-    embedding, valid = stored_embeddings(stored, encoder, mpps)
+    rows, valid = stored_embeddings(stored, encoder, mpps)
+    embedding = rows if cache is None else cache.of(rows)
     extra: dict[str, Any] = {}
     if prototypes is not None:
-        candidates, _ = stored_candidates(store, stored, encoder, mpps, prototypes.candidates)
+        candidates, _ = stored_candidates(store, stored, encoder, mpps, prototypes.candidates, embedding)
         count = selected_count(len(candidates.size), prototypes.selected)
         extra = {
             "centre": candidates.centre,
@@ -207,7 +212,8 @@ def load_slide(
         }
     if tokens:
         complete = stored.complete(encoder)
-        extra["tokens"] = StoredTokens([complete[mpp] for mpp in mpps])
+        grids = StoredTokens([complete[mpp] for mpp in mpps])
+        extra["tokens"] = grids if cache is None else cache.of(grids)
     return HeadSlide(
         name=name,
         patient=patient if patient is not None else stored.patient,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmap_st._moved import old_attribute
 from mmap_st.data import Targets
 from mmap_st.extract.store import BLOCK_BYTES, Embeddings, StoredRows, row_blocks
+from mmap_st.head.row_cache import CachedRows
 
 # Columns whose standard deviation is below this count as constant.
 _SMALLEST_SPREAD = 1e-6
@@ -190,11 +191,11 @@ class HeadSlide:
 
 
 def _subset(embedding: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
-    return embedding.subset(rows) if isinstance(embedding, StoredRows) else embedding[rows]
+    return embedding.subset(rows) if isinstance(embedding, StoredRows | CachedRows) else embedding[rows]
 
 
 def _at(embedding: Embeddings, magnification: int) -> Embeddings:
-    if isinstance(embedding, StoredRows):
+    if isinstance(embedding, StoredRows | CachedRows):
         return embedding.at(magnification)
     return embedding[:][:, magnification : magnification + 1]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
 from mmap_st.extract.store import (
+    Embeddings,
     FeatureStore,
     StoredEmbeddings,
     StoredSlide,
@@ -85,8 +86,14 @@ def stored_candidates(
     encoder: str,
     mpps: Sequence[float],
     settings: CandidateSettings,
+    embedding: Embeddings | None = None,
 ) -> tuple[Candidates, bool]:
     """Read a slide's candidates; build and store them if the store does not have them.
+
+    Parameters
+    ----------
+    embedding
+        (n, M, d) of the slide at `mpps`, to build from; None: those of the store.
 
     Returns
     -------
@@ -96,13 +103,13 @@ def stored_candidates(
     found = _read(slide, encoder, key)
     if found is not None:
         return found, False
-    embedding, valid = stored_embeddings(slide, encoder, mpps)
+    stored, valid = stored_embeddings(slide, encoder, mpps)
     if not valid.any():
         raise StoreError(
             f"slide {slide.name} has no spot with a valid embedding of {encoder}; extract it again, or leave"
             " it out."
         )
-    candidates = build_candidates(embedding, valid, settings)
+    candidates = build_candidates(stored if embedding is None else embedding, valid, settings)
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same candidates: wait for it, and read what it wrote.
     try:

@@ -35,6 +35,7 @@ from mmap_st.head.dataset import (
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
+from mmap_st.head.row_cache import RowCache
 from mmap_st.head.runs.metrics_file import Fitted
 from mmap_st.head.runs.prediction import prediction_file, write_prediction
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
@@ -140,7 +141,7 @@ def fit_split(
     draft = begin_run_folder(out)
     started = time.perf_counter()
     wanted = prototype_settings(request.settings, request.seed)
-    loaded = {}
+    loaded, cache = {}, RowCache()
     for name in names:
         tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
         loaded[name] = load_slide(
@@ -151,6 +152,7 @@ def fit_split(
             patient=cohort[name].patient,
             prototypes=wanted,
             tokens=request.method.tokens,
+            cache=cache,
         )
     slides = with_targets(loaded, counts, panel.genes, normalisation)
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}

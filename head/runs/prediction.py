@@ -26,6 +26,7 @@ from mmap_st.extract.store import FeatureStore, differences, head_part
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, load_slide, prototype_settings
+from mmap_st.head.row_cache import RowCache
 from mmap_st.head.runs.run_folder import SavedHead, read_head
 
 UNS = "mmap"
@@ -188,7 +189,15 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, out: Path) -> Pat
                 " extract it alike."
             )
     wanted = prototype_settings(saved.settings, saved.card["seed"])
-    slide = load_slide(store, name, saved.encoder, saved.mpps, prototypes=wanted, tokens=saved.method.tokens)
+    slide = load_slide(
+        store,
+        name,
+        saved.encoder,
+        saved.mpps,
+        prototypes=wanted,
+        tokens=saved.method.tokens,
+        cache=RowCache(),
+    )
     out.mkdir(parents=True, exist_ok=True)
     path = prediction_file(out, name)
     about = {

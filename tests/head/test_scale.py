@@ -1,14 +1,18 @@
 """What is computed in blocks, on samples or on axes is what would be computed whole."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmap_st.data.cohort import Cohort
 from mmap_st.data.targets import Targets
 from mmap_st.extract.store.embeddings import StoredEmbeddings, row_blocks
+from mmap_st.extract.store.magnification import Magnification
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, validation_genes
 from mmap_st.head.dataset import PrototypeSettings, load_slide
@@ -20,6 +24,10 @@ from mmap_st.head.linear.ridge import RidgeSettings, fit_ridge, load_ridge
 from mmap_st.head.mmap.features import slide_features
 from mmap_st.head.mmap.fitting import MmapFit
 from mmap_st.head.mmap.method import MmapSettings, fit_mmap, load_mmap
+from mmap_st.head.row_cache import RowCache
+from mmap_st.head.runs.fit import fit_head
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.request import fit_request
 from mmap_st.head.scoring.metrics import gene_scores, gene_table, summarise
 from mmap_st.prototypes.candidates import CandidateSettings, build_candidates, select_prototypes
 
@@ -229,3 +237,49 @@ def test_a_slides_mean_has_the_mean_of_its_coordinates(head_slides, lacking, ran
         there = coordinates.present
         mean = coordinates.rows(np.arange(len(slide))).mean(axis=0)
         np.testing.assert_allclose(coordinates.of(training_mean([slide]))[there], mean[there], atol=1e-4)
+
+
+def test_a_fit_reads_each_stored_row_once(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "features.zarr"
+    shutil.copytree(store.path, copied)
+    for candidates in copied.glob("*/*/prototypes"):  # built anew, from the rows that are read for the fit
+        shutil.rmtree(candidates)
+    read: dict[str, int] = {}
+    rows_of = Magnification.embedding_rows
+
+    def counted(self: Magnification, rows: slice = slice(None)) -> np.ndarray:
+        values = rows_of(self, rows)
+        read[self.group.path] = read.get(self.group.path, 0) + len(values)
+        return values
+
+    monkeypatch.setattr(Magnification, "embedding_rows", counted)
+    pairs = ("epochs=1", "components=16", "device=cpu")
+    request = fit_request(ENCODER, "mmap", pairs=pairs, genes="hvg:12", test="slide=E1")
+    fit_head(cohort, FeatureStore.open(copied), request, tmp_path / "run")
+    assert len(read) == 2 * len(store.slides())
+    for path, rows in read.items():
+        assert rows == len(store.slide(path.split("/")[0]).spot_ids())
+    read.clear()
+    predict_slides(tmp_path / "run", FeatureStore.open(copied), tmp_path / "out", ["E1"])
+    assert set(read.values()) == {len(store.slide("E1").spot_ids())}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])  # of the rows that there is room for
+def test_cached_rows_read_as_stored_rows(store: FeatureStore, share: float) -> None:
+    magnifications = list(store.slide("A1").complete(ENCODER).values())
+    stored = StoredEmbeddings(magnifications)
+    whole = stored[:]
+    cache = RowCache(int(share * whole.nbytes))
+    rows = np.arange(len(whole))
+    for cached, expected in (
+        (cache.of(stored), whole),
+        (cache.of(stored).at(1), whole[:, 1:]),
+        (cache.of(stored).subset(rows[1::3]), whole[1::3]),
+        (cache.of(stored).subset(rows[1::3]).subset(rows[:9:2]).at(0), whole[1::3][:9:2, :1]),
+    ):
+        assert cached.shape == expected.shape
+        for wanted in (slice(None), slice(2, 5), np.array([0, 3, 4]), rows[:0]):
+            np.testing.assert_array_equal(cached[wanted], expected[wanted])
+    assert not cache.reserve(int(share * whole.nbytes) + 1)

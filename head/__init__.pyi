@@ -2,6 +2,7 @@ __all__ = [
     "HEADS",
     "FittedHead",
     "HeadMethod",
+    "HeadSetting",
     "HeadSlide",
     "HeldOut",
     "Shape",
@@ -16,6 +17,7 @@ __all__ = [
     "parse_settings",
     "prototype_settings",
     "register",
+    "settings_of",
     "spot_pitch",
     "subsample_rows",
 ]
@@ -34,4 +36,5 @@ from .interface import (
     parse_settings,
 )
 from .neighbourhood import SpatialNeighbours, mean_of_neighbours, nearest, spot_pitch
-from .registry import HEADS, head_method, register
+from .registry import HEADS, head_method, register, settings_of
+from .settings import HeadSetting

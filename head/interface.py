@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmap_st.data import inner_folds, spatial_blocks
 from mmap_st.errors import HeadError, did_you_mean
 from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.settings import read_setting, whole_number
 from mmap_st.progress import ProgressCallback
 
 
@@ -57,10 +58,21 @@ def best_of(rows: Sequence[Row]) -> Row:
     ----------
     rows
         With ``validation_pcc`` and ``validation_mse``; at least one. The first of several equally good rows
-        is returned.
+        is returned; rows whose scores are not numbers are left out.
+
+    Raises
+    ------
+    HeadError
+        If no row has scores that are numbers.
     """
-    best = max(row["validation_pcc"] for row in rows)
-    good = [row for row in rows if row["validation_pcc"] >= best - _PCC_TOLERANCE * abs(best)]
+    known = [row for row in rows if np.isfinite([row["validation_pcc"], row["validation_mse"]]).all()]
+    if not known:
+        raise HeadError(
+            "no validation score is a finite number, so that nothing can be chosen by them; check that the"
+            " targets and embeddings of the validation slides are finite."
+        )
+    best = max(row["validation_pcc"] for row in known)
+    good = [row for row in known if row["validation_pcc"] >= best - _PCC_TOLERANCE * abs(best)]
     return min(good, key=lambda row: row["validation_mse"])
 
 
@@ -314,7 +326,7 @@ def parse_settings(method: HeadMethod, pairs: Sequence[str]) -> Any:
                 f"--set {pair}: the head {method.name} has no setting {key!r}{did_you_mean(key, kinds)};"
                 f" it has {', '.join(kinds) or 'none'}."
             )
-        values[key] = _parse_value(text.strip(), kinds[key], f"--set {pair}")
+        values[key] = read_setting(text.strip(), kinds[key], f"--set {pair}")
     return make_settings(method, values)
 
 
@@ -326,8 +338,10 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
     HeadError
         If a value is not allowed.
     """
+    kinds = get_type_hints(method.settings_type)
+    checked = {key: whole_number(value, kinds.get(key), key) for key, value in values.items()}
     try:
-        return method.settings_type(**values)
+        return method.settings_type(**checked)
     except (ValueError, TypeError) as error:
         raise HeadError(f"The head {method.name} cannot take its settings: {error}.") from error
 
@@ -335,22 +349,3 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
 def settings_values(settings: Any) -> dict[str, Any]:
     """Return settings as plain values, for head.json."""
     return dataclasses.asdict(settings)
-
-
-def _parse_value(text: str, kind: Any, where: str) -> Any:
-    options = getattr(kind, "__args__", (kind,))
-    if type(None) in options and text in ("auto", "none", ""):
-        return None
-    if bool in options and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for option in (int, float):
-        if option in options:
-            try:
-                number = option(text)
-            except ValueError:
-                continue
-            if np.isfinite(number):
-                return number
-    if str in options:
-        return text
-    raise HeadError(f"{where}: {text!r} is not a number; give one such as {where.split('=')[0][6:]}=0.1.")

@@ -16,6 +16,7 @@ from mmap_st.head.linear import HEST_RIDGE, MEAN, RIDGE
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.networks import NetworkSettings, network_method
 from mmap_st.head.published import BLEEP, EGN, HIST2ST, HISTOGENE, KNN, MLP, ST_NET, TCGN, TRIPLEX
+from mmap_st.head.settings import HeadSetting, describe_settings
 from mmap_st.plugins import (
     code_of_file,
     code_of_point,
@@ -77,6 +78,31 @@ def head_method(name: str) -> HeadMethod:
         f"There is no head {name!r}{did_you_mean(name, known)}; the heads are {', '.join(known)}. Your own is"
         " FILE.py:NAME, or has to be registered in this process."
     )
+
+
+def settings_of(head: str | HeadMethod) -> list[HeadSetting]:
+    """List the settings of a head, in the order of its dataclass.
+
+    Parameters
+    ----------
+    head
+        Its name, ``FILE.py:NAME``, or the `HeadMethod`.
+
+    Raises
+    ------
+    HeadError
+        If there is no such head.
+
+    Examples
+    --------
+    >>> for setting in settings_of("ridge"):
+    ...     print(setting.name, setting.default, setting.type)
+    alpha None float | None
+    pca None int | None
+    rank None int | None
+    """
+    method = head if isinstance(head, HeadMethod) else head_method(head)
+    return describe_settings(method.settings_type)
 
 
 ENTRY_POINTS = "mmap_st.heads"

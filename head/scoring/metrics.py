@@ -20,6 +20,8 @@ from mmap_st.data import BLOCK_ENTRIES, Targets, pooled_moments
 _HVG = 50
 # A spread below this share of the values' own size is rounding, not variation.
 _RELATIVE_EPS = 1e-6
+# A standard deviation up to this is that of a constant column, whatever the size of its values.
+_SMALLEST_SPREAD = 1e-6
 
 Array = NDArray[np.floating[Any]]
 Vector = NDArray[np.float64]
@@ -193,11 +195,11 @@ def pooled_errors(
 
 
 def _zscored(values: Vector, undefined: NDArray[np.bool_]) -> Vector:
-    """Columns of mean 0 and standard deviation 1; constant ones become 0."""
+    """Columns of mean 0 and standard deviation 1; those that vary by no more than `_SMALLEST_SPREAD` are 0."""
     count = np.maximum((~undefined).sum(axis=0), 1)
     centred = values - np.where(undefined, 0.0, values).sum(axis=0) / count
     spread = np.sqrt((np.where(undefined, 0.0, centred) ** 2).sum(axis=0) / count)
-    scaled: Vector = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > _RELATIVE_EPS)
+    scaled: Vector = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > _SMALLEST_SPREAD)
     return scaled
 
 

@@ -175,3 +175,16 @@ def test_the_choice_is_the_least_error_among_the_best_correlated() -> None:
     ]
     assert best_of(rows)["n"] == 1
     assert best_of([{"validation_pcc": -0.2, "validation_mse": 1.0}])["validation_mse"] == 1.0
+
+
+def test_a_gene_that_a_slide_does_not_have_counts_as_the_training_mean() -> None:
+    rng = np.random.default_rng(1)
+    descriptors = list(rng.normal(size=(12, 4)).astype(np.float32))
+    levels = np.stack([3 * d[:3] for d in descriptors])
+    zero, unknown = levels.copy(), levels.copy()
+    zero[2, 1], unknown[2, 1] = 0.0, np.nan
+    (one, chosen), (other, _) = (
+        fit_slide_level(descriptors, v, [i % 4 for i in range(12)]) for v in (zero, unknown)
+    )
+    assert chosen["error_left"] < 0.9
+    np.testing.assert_array_equal(one.weight, other.weight)

@@ -104,7 +104,7 @@ def test_training_needs_a_spot(head_slides) -> None:
     [
         ("alfa=1", "did you mean alpha"),
         ("alpha", "no setting"),
-        ("alpha=big", "is not a number"),
+        ("alpha=big", "is not a finite number"),
         ("alpha=-1", "must be greater than 0"),
         ("pca=0", "must be 1 or more"),
     ],

@@ -276,7 +276,7 @@ def test_an_epoch_covers_the_spots_and_the_caller_can_stop(head_slides) -> None:
         ("alpha=0", "greater than 0"),
         ("blend=2", "from 0 to 1"),
         ("widht=8", "did you mean width"),
-        ("width=1.5", "is not a number"),
+        ("width=1.5", "is not a whole number"),
     ],
 )
 def test_settings_are_checked(pair: str, part: str) -> None:

@@ -7,6 +7,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
 from mmap_st.data.targets import Targets
+from mmap_st.head.scoring import metrics
 from mmap_st.head.scoring.metrics import (
     gene_table,
     mean_pcc,
@@ -140,3 +141,11 @@ def test_pooled_errors_are_those_of_sklearn() -> None:
     assert pooled_errors(x, y)["mse_pooled"] == pytest.approx(mean_squared_error(py, px[kept]))
     zx, zy = (StandardScaler().fit_transform(v) for v in (px[kept], py))
     assert pooled_errors(x, y)["mse_zscored"] == pytest.approx(mean_squared_error(zy, zx))
+
+
+def test_zscores_of_columns_that_hardly_vary_are_zero_whatever_their_size() -> None:
+    """The threshold is absolute: 1e-5 around 1,000 is scaled though it is a tiny share of it; 1e-7 is not."""
+    spread = np.array([1e-5, 1e-7])
+    values = np.array([1000.0, 0.0]) + spread * np.array([[1.0], [-1.0]])
+    scaled = metrics._zscored(values, np.zeros(values.shape, np.bool_))
+    np.testing.assert_allclose(scaled, [[1, 0], [-1, 0]], atol=1e-4)

@@ -195,7 +195,7 @@ def pooled_errors(
 
 
 def _zscored(values: Vector, undefined: NDArray[np.bool_]) -> Vector:
-    """Columns of mean 0 and standard deviation 1; those that vary by no more than `_SMALLEST_SPREAD` are 0."""
+    """Columns of mean 0 and standard deviation 1; 0 if they vary by no more than `_SMALLEST_SPREAD`."""
     count = np.maximum((~undefined).sum(axis=0), 1)
     centred = values - np.where(undefined, 0.0, values).sum(axis=0) / count
     spread = np.sqrt((np.where(undefined, 0.0, centred) ** 2).sum(axis=0) / count)

@@ -28,6 +28,7 @@ commands.evaluation <- commands.comparison
 commands.tables <- results
 data.arrays <- data.array_grids data.neighbours data.pitch
 data.counts <- data.genes data.harmonise
+data.download.run <- data.download.listing data.download.transfer data.download.folder
 data.panel <- data.spatial data.hest_panel
 data.readers.finding <- data.readers.files data.readers.matching
 data.readers.h5ad <- data.readers.anndata_table
@@ -124,7 +125,7 @@ head.scoring.metrics <- head.metrics head.comparison.regions
 head.scoring.statistics <- head.statistics
 head.scoring.uncertainty <- head.uncertainty
 plugins <- extract.user_code
-progress <- extract.progress
+progress <- extract.progress data.download.progress
 prototypes.candidates <- prototypes.select
 report.comparison <- report.comparison_table
 report.maps <- report.prototype_map
@@ -137,9 +138,22 @@ workflows.simulation.tissue <- data.simulate.tissue data.simulate.paint
 
 # Names that were renamed, by old module; they are in the modules of the table, or in the one that is given.
 _NAMES: dict[str, dict[str, str]] = {
+    "data.array_grids": {
+        "array_units": "array_positions",
+        "hexagonal": "hexagonal_positions",
+        "square": "square_positions",
+    },
+    "data.counts": {"trusted": "check_sparse"},
+    "data.genes": {"in_any": "union_of_genes", "in_common": "shared_genes", "naming": "gene_naming"},
+    "data.readers.anndata_table": {"fraction_of": "first_fraction"},
+    "extract.engine.ahead": {"ReadAhead": "Prefetcher"},
+    "extract.engine.keeper": {"Keeper": "ResultWriter"},
+    "extract.placement": {"gets_spots": "has_spots"},
+    "extract.store": {"has_no_file_locks": "files:has_no_file_locks", "holds_anything": "is_nonempty"},
     "data.normalise": {"targets": "targets_from_counts"},
     "data.survey": {"survey": "survey_cohort"},
     "extract.contents": {"contents": "list_contents"},
+    "extract.encoders.state": {"sha256_of_file": "files:sha256_of_file"},
     "extract.encoders.build": {"RANDOM": "extract.store.recipe:RANDOM"},
     "head.base": {"held_out_by": "predict_held_out", "thinned": "subsample_step"},
     "head.basis": {"judged_genes": "validation_genes"},

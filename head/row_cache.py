@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.extract.store import StoredRows
+from mmap_st.extract.store import RowIndex, StoredRows
 
 #: Bytes of embeddings that a fit holds, at most: some 80,000 spots at 3 magnifications of 1,024 numbers.
 MAX_BYTES = 1 << 30
@@ -83,7 +83,7 @@ class CachedRows:
         n, _, *inner = self.slide.stored.shape
         return n if self.rows is None else len(self.rows), len(self.magnifications), *inner
 
-    def __getitem__(self, rows: slice | Rows, /) -> NDArray[np.float32]:
+    def __getitem__(self, rows: RowIndex, /) -> NDArray[np.float32]:
         every = np.arange(self.slide.stored.shape[0]) if self.rows is None else self.rows
         wanted = every[rows]
         found = np.empty((len(wanted), *self.shape[1:]), np.float32)

@@ -8,6 +8,7 @@ __all__ = [
     "MagnificationRows",
     "MagnificationWriter",
     "Recipe",
+    "RowIndex",
     "SlideInfo",
     "SlideLock",
     "StoredEmbeddings",
@@ -41,7 +42,15 @@ __all__ = [
 ]
 
 from .contents import list_contents
-from .embeddings import BLOCK_BYTES, Embeddings, StoredEmbeddings, StoredRows, StoredTokens, row_blocks
+from .embeddings import (
+    BLOCK_BYTES,
+    Embeddings,
+    RowIndex,
+    StoredEmbeddings,
+    StoredRows,
+    StoredTokens,
+    row_blocks,
+)
 from .journal import Journal, journal_path
 from .lock import SlideLock, slide_lock
 from .magnification import Magnification

@@ -122,7 +122,11 @@ class FittedHead(Protocol):
     """
 
     history: list[dict[str, float]]
-    chosen: dict[str, Any]
+
+    @property
+    def chosen(self) -> Mapping[str, object]:
+        """Names and values."""
+        ...
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
         """(n, G) float32 expression on the scale of the targets; rows of invalid spots are NaN."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +65,7 @@ class HestRidgeHead:
     offset: NDArray[np.float64]
     left_out: Callable[[], Sequence[HeldOut]] = tuple
     history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
         predicted = np.full((len(slide), len(self.offset)), np.nan, np.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +93,7 @@ class RidgeHead:
     basis: Basis
     left_out: Callable[[], Sequence[HeldOut]] = tuple
     history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
         predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)

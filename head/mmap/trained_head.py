@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +54,7 @@ class MmapHead:
     device: str
     left_out: Sequence[HeldOut] = ()
     history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> Array:
         features = slide_features(slide, self.components)

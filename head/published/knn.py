@@ -101,7 +101,7 @@ class KnnHead:
     basis: Basis
     left_out: Callable[[], Sequence[HeldOut]] = tuple
     history: list[dict[str, float]] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> Array:
         predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)

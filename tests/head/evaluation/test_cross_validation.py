@@ -136,7 +136,7 @@ def test_a_finished_fold_is_not_fitted_again_and_more_seeds_may_follow(
     ]
     assert replace(again, seconds={}) == replace(evaluated[1].metrics, seconds={})
     more = evaluate(cohort, store, request(seeds=(0, 1, 2)), out).metrics
-    assert more["protocol"]["seeds"] == [0, 1, 2]
+    assert more.protocol.seeds == (0, 1, 2)
     assert written().keys() - after.keys() == {
         str(out / "folds" / p / "seed2" / "metrics.json") for p in "ABCDE"
     }
@@ -377,7 +377,7 @@ def test_a_request_that_cannot_be_met_leaves_the_folder_free(
     cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(PanelError, match="there is no such file"):
+    with pytest.raises(PanelError, match="no such file"):
         evaluate(cohort, store, request(genes="nothere.txt"), out)
     assert not out.exists()
     with pytest.raises(RequestError, match="pca=9999"):

@@ -146,6 +146,27 @@ _NAMES: dict[str, dict[str, str]] = {
     "data.counts": {"trusted": "check_sparse"},
     "data.genes": {"in_any": "union_of_genes", "in_common": "shared_genes", "naming": "gene_naming"},
     "data.readers.anndata_table": {"fraction_of": "first_fraction"},
+    "head.comparison.run": {"Tell": "progress:ProgressCallback"},
+    "head.comparison.summary": {
+        "SCORES": "head.evaluation.results:SCORES",
+        "RowResult": "head.evaluation.results:RowResult",
+    },
+    "head.evaluation.cross_validation": {
+        "EvaluateReport": "head.evaluation:EvaluateReport",
+        "Tell": "progress:ProgressCallback",
+    },
+    "head.evaluation.jobs": {
+        "Tell": "progress:ProgressCallback",
+        "free_memory": "extract.engine.plan:free_memory",
+    },
+    "head.evaluation.summary": {"PER_SLIDE": "head.scoring.results:PER_SLIDE"},
+    "head.fit": {"Tell": "progress:ProgressCallback"},
+    "head.predictions": {"UNS": "head.runs.prediction_folder:UNS"},
+    "head.run_folder": {
+        "FORMAT_VERSION": "head.runs.head_card:FORMAT_VERSION",
+        "read_json": "head.scoring.json_form:read_json",
+        "write_json": "head.scoring.json_form:write_json",
+    },
     "extract.engine.ahead": {"ReadAhead": "Prefetcher"},
     "extract.engine.keeper": {"Keeper": "ResultWriter"},
     "extract.placement": {"gets_spots": "has_spots"},

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmap_st._moved import shown_deprecations
@@ -23,8 +24,19 @@ def split_reference(name: str) -> tuple[Path, str]:
     return Path(file).expanduser(), attribute
 
 
+# Files that were run in this process, with the sha256 of their code.
+_LOADED: dict[Path, tuple[str, ModuleType]] = {}
+
+
 def load_file(path: Path, attribute: str) -> Any:
-    """Run a Python file and return what it defines by this name; None if it does not define it."""
+    """Run a Python file and return what it defines by this name; None if it does not define it.
+
+    A file that was run before is run again only if its code has changed.
+    """
+    code = code_of_file(path)
+    before, loaded = _LOADED.get(path.resolve(), ("", None))
+    if before == code:
+        return getattr(loaded, attribute, None)
     module_name = f"mmap_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     assert found is not None
@@ -38,6 +50,7 @@ def load_file(path: Path, attribute: str) -> Any:
             found.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.resolve().parent))
+    _LOADED[path.resolve()] = code, module
     return getattr(module, attribute, None)
 
 

@@ -88,6 +88,10 @@ def settings_of(head: str | HeadMethod) -> list[HeadSetting]:
     head
         Its name, ``FILE.py:NAME``, or the `HeadMethod`.
 
+    Returns
+    -------
+    The name, default, type and meaning of each setting.
+
     Raises
     ------
     HeadError

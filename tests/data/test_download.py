@@ -189,8 +189,8 @@ def test_a_server_that_is_down_is_not_asked_for_every_file(site: Site, get: Get)
     [
         (COUNTS, b"", "not a tab-separated table"),
         (COUNTS, b"<html>log in</html>", "not a whole gzip file"),
-        (COUNTS, gzip.compress(b"\tG\n1x1\t1\n", mtime=0)[:-4], "not a whole gzip file"),
-        (COUNTS, gzip.compress(b"<html>\n", mtime=0), "not a tab-separated table"),
+        (COUNTS, gzip.compress(b"\tG\n1x1\t1\n", mtime=0, mtime=0)[:-4], "not a whole gzip file"),
+        (COUNTS, gzip.compress(b"<html>\n", mtime=0, mtime=0), "not a tab-separated table"),
         (SPOTS, b"<html>\t<p>log in</p></html>\n", "not a tab-separated table"),
         (IMAGE, b"version https://git-lfs.github.com/spec/v1\n", "not a JPEG"),
         (IMAGE, JPEG[:-1000], "a JPEG without an end"),

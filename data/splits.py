@@ -144,7 +144,7 @@ def resolve_split(
 def split_of(
     cohort: Cohort, train: Sequence[str], validation: Sequence[str] = (), test: Sequence[str] = ()
 ) -> Split:
-    """A split, with the patients whom its parts share."""
+    """A split, with the patients that its parts share."""
     return Split(
         tuple(train),
         tuple(validation),

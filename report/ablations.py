@@ -1,4 +1,4 @@
-"""Figures of ablations: what each part of a head is worth, and how many prototypes a spot needs."""
+"""Figures of ablations: what each part of a head contributes, and how many prototypes a spot needs."""
 
 from __future__ import annotations
 

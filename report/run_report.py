@@ -62,7 +62,7 @@ def report_run(
     Raises
     ------
     RequestError
-        If there are no predictions, or a gene is not on the panel.
+        If there are no predictions, or a gene is not in the panel.
     """
     if out.is_file() or (out.suffix.lower() in _FILE_ENDINGS and not out.is_dir()):
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
@@ -146,7 +146,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
 
 
 def thumbnail_of(image: Path | None) -> tuple[Image.Image, float] | None:
-    """Thumbnail and its scale; None where the image cannot be had: the map is then drawn without."""
+    """Thumbnail and its scale; None where the image cannot be read: the map is then drawn without it."""
     if image is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Cross-validate one head, and where asked the head without each of its parts, on the same folds."""
+"""Cross-validate one head, and on request the head without each of its parts, on the same folds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmap_st.errors import RequestError, WriteError, did_you_mean
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.evaluation.aggregate import gain
-from mmap_st.head.evaluation.cross_validation import ReadyCohort, RunNotes, cross_validate, read_cohort
+from mmap_st.head.evaluation.cross_validation import ReadyCohort, RunNotes, cross_validate, prepare_cohort
 from mmap_st.head.evaluation.folder import EvaluateRequest, check_kind, evaluation_folder
 from mmap_st.head.evaluation.results import AblationRow, Differences, EvaluationMetrics
 from mmap_st.head.mmap import MmapSettings
@@ -97,23 +97,23 @@ def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
 
 
 def chosen_variants(request: EvaluateRequest, mpps: tuple[float, ...]) -> list[Variant]:
-    """The ablations that are asked for.
+    """The requested ablations.
 
     Raises
     ------
     RequestError
-        If the head is another than `mmap`, or one that is asked for is not among its ablations.
+        If the head is not `mmap`, or a requested ablation is not one of its ablations.
     """
     settings = request.fit.settings
     if not isinstance(settings, MmapSettings):
-        raise RequestError(f"--ablate takes the head mmap apart; {request.fit.method.name} has no parts.")
+        raise RequestError(f"--ablate is for the head mmap; {request.fit.method.name} has no ablations.")
     found = {variant.key: variant for variant in variants(settings, mpps)}
     if request.variants is None:
         return list(found.values())
     unknown = [key for key in request.variants if key not in found]
     if unknown:
         raise RequestError(
-            f"--variants: there is no {unknown[0]!r}{did_you_mean(unknown[0], found)}; there are"
+            f"--variants: there is no {unknown[0]!r}{did_you_mean(unknown[0], found)}; choose from"
             f" {', '.join(found)}."
         )
     return [found[key] for key in request.variants]
@@ -206,7 +206,7 @@ def evaluate(
     out: Path,
     tell: ProgressCallback = lambda text: None,
 ) -> EvaluateReport:
-    """Cross-validate a head and write RUN/; folds that a killed run finished are kept.
+    """Cross-validate a head and write RUN/; finished folds of an earlier run are kept.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def evaluate(
     rows: list[AblationRow] = []
     with evaluation_folder(out):
         check_kind(out, comparison=False)
-        ready = read_cohort(cohort, store, request, notes, tell)
+        ready = prepare_cohort(cohort, store, request, notes, tell)
         variants = chosen_variants(request, ready.mpps) if request.ablate else []
         metrics = cross_validate(ready, request, out, notes, tell)
         if variants:

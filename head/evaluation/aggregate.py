@@ -19,8 +19,8 @@ from mmap_st.head.scoring import (
     PredictionIntervals,
     Scores,
     SlideScores,
-    difference,
     interval_over_patients,
+    paired_difference,
 )
 
 #: Of each slide; None: not known.
@@ -92,7 +92,7 @@ def gain(test: Scores, other: Scores, patients: Patients) -> dict[str, Differenc
     """How far one predictor's scores lie above another's, by metric, with intervals over patients."""
     names = [name for name in test.slides if name in other.slides]
     return {
-        metric: difference(
+        metric: paired_difference(
             [test.of_slide(name, metric) for name in names],
             [other.of_slide(name, metric) for name in names],
             [patients[name] for name in names],

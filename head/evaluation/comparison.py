@@ -1,4 +1,4 @@
-"""`mmap compare`: run what is not done of every row, and sum up."""
+"""`mmap compare`: run the missing fits of every row, and summarise them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mmap_st.extract.store import (
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import check_tokens, missing_embedding_reason
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, Mpps, Row, make_rows, scatter_pair
-from mmap_st.head.evaluation.comparison_summary import comparison, row_with_scores, row_without_scores
+from mmap_st.head.evaluation.comparison_summary import compare_rows, evaluated_row, unevaluated_row
 from mmap_st.head.evaluation.cross_validation import (
     ReadyCohort,
     RunNotes,
     check_genes,
-    collect,
-    prepare,
-    read_cohort,
+    collect_results,
+    plan_fits,
+    prepare_cohort,
 )
-from mmap_st.head.evaluation.fold_jobs import Job, jobs_side_by_side, run_jobs
+from mmap_st.head.evaluation.fold_jobs import FoldJob, parallel_jobs, run_jobs
 from mmap_st.head.evaluation.folder import (
     COMPARISON,
     REQUEST,
@@ -80,7 +80,7 @@ def compare(
     out: Path,
     tell: ProgressCallback = lambda text: None,
 ) -> CompareReport:
-    """Evaluate every row on the same folds, and write RUN/; fits that a killed run finished are kept.
+    """Evaluate every row on the same folds, and write RUN/; finished fits of an earlier run are kept.
 
     Raises
     ------
@@ -93,15 +93,15 @@ def compare(
         ready, mpps = _read_cohort(cohort, store, request, notes, tell)
         rows = make_rows(request, mpps)
         pair = scatter_pair(rows, request.scatter)
-        lacking = _lacking(ready, rows)
+        missing = _inapplicable(ready, rows)
         check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
         with writing(out):
             write_json(out / REQUEST, {COMPARISON: [row.key for row in rows]})
         labels = _read_labels(ready, notes)
-        results = _evaluate_rows(ready, request, rows, lacking, labels, out, notes, tell)
+        results = _evaluate_rows(ready, request, rows, missing, labels, out, notes, tell)
         protocols = [metrics.protocol.common() for _, metrics in results if metrics is not None]
         protocol = max(protocols, key=lambda protocol: len(protocol.seeds), default=None)
-        result = comparison([row for row, _ in results], protocol, ready.patients)
+        result = compare_rows([row for row, _ in results], protocol, ready.patients)
         with writing(out):
             write_table(out / COMPARE_CSV, result.table.to_dicts())
             write_json(out / COMPARE_JSON, result)
@@ -127,28 +127,28 @@ def _read_cohort(
     """The slides that every encoder has, and what each set of magnifications comes to."""
     for encoder in request.encoders:
         check_encoder(store, encoder)
-    asked = [replace(request.heads[0], mpps=mpps).magnifications for mpps in request.magnifications]
-    lacking = {
+    requested = [replace(request.heads[0], mpps=mpps).magnifications for mpps in request.magnifications]
+    missing = {
         name: reason
         for name in cohort.names
         for encoder in reversed(request.encoders)
-        for mpps in asked
+        for mpps in requested
         if (reason := missing_embedding_reason(store, name, encoder, mpps))
     }
-    kept = tuple(slide for slide in cohort.slides if slide.slide not in lacking)
-    if not kept:
-        name, reason = next(iter(lacking.items()))
+    usable = tuple(slide for slide in cohort.slides if slide.slide not in missing)
+    if not usable:
+        name, reason = next(iter(missing.items()))
         raise SplitError(f"none of the {len(cohort.slides)} slides has all encoders; slide {name}: {reason}")
     first = replace(request.heads[0], encoder=request.encoders[0], mpps=request.magnifications[0])
     read = RunNotes()
-    ready = read_cohort(
-        replace(cohort, slides=kept), store, EvaluateRequest(first, request.folds), read, tell
+    ready = prepare_cohort(
+        replace(cohort, slides=usable), store, EvaluateRequest(first, request.folds), read, tell
     )
-    notes.skipped, notes.failed = {**lacking, **read.skipped}, read.failed
+    notes.skipped, notes.failed = {**missing, **read.skipped}, read.failed
     notes.warnings += read.warnings
-    stored = [store.slide(name) for name in ready.material.counts]
+    stored = [store.slide(name) for name in ready.shared.counts]
     found: dict[Mpps | None, Mpps] = {}
-    for mpps in asked:
+    for mpps in requested:
         of_encoders = [common_magnifications(stored, encoder, mpps) for encoder in request.encoders]
         found[mpps] = tuple(mpp for mpp in of_encoders[0] if all(mpp in other for other in of_encoders))
         if not found[mpps]:
@@ -165,13 +165,13 @@ def _evaluate_rows(
     ready: ReadyCohort,
     request: CompareRequest,
     rows: Sequence[Row],
-    lacking: Mapping[str, str],
+    missing: Mapping[str, str],
     labels: Labels,
     out: Path,
     notes: RunNotes,
     tell: ProgressCallback,
 ) -> list[tuple[RowResult, EvaluationMetrics | None]]:
-    """Each row's result, and its metrics where it has any; the fits of all rows run side by side."""
+    """Each row's result, and its metrics where it has any; the fits of all rows run in parallel."""
     evaluations = {
         row.key: EvaluateRequest(
             row.fit, request.folds, request.seeds if row.fit.method.seeded else request.seeds[:1]
@@ -180,46 +180,46 @@ def _evaluate_rows(
     }
     readies = {row.key: replace(ready, mpps=row.mpps) for row in rows}
     folders = {row.key: row_folder(out, row.fit.encoder, row.head, row.mpps) for row in rows}
-    jobs: dict[str, list[Job]] = {}
+    jobs: dict[str, list[FoldJob]] = {}
     for row in rows:
-        if row.key in lacking:
+        if row.key in missing:
             continue
-        jobs[row.key] = prepare(readies[row.key], evaluations[row.key], folders[row.key], tell, row.key)
+        jobs[row.key] = plan_fits(readies[row.key], evaluations[row.key], folders[row.key], tell, row.key)
     every = [job for of_row in jobs.values() for job in of_row]
     failures: dict[Path, str] = {}
     if not all(job.done for job in every):
-        side_by_side = min(
-            jobs_side_by_side(request.jobs, len(every), row.fit.settings, ready.material.counts_bytes)
+        parallel = min(
+            parallel_jobs(request.jobs, len(every), row.fit.settings, ready.shared.counts_bytes)
             for row in rows
             if row.key in jobs
         )
-        failures = run_jobs(ready.material, every, side_by_side, tell)
+        failures = run_jobs(ready.shared, every, parallel, tell)
     results: list[tuple[RowResult, EvaluationMetrics | None]] = []
     for row in rows:
-        if row.key in lacking:
-            results.append((row_without_scores(row, lacking[row.key]), None))
+        if row.key in missing:
+            results.append((unevaluated_row(row, missing[row.key]), None))
             continue
         tell(f"{row.key}: scores")
         own = RunNotes()
         try:
-            metrics = collect(
+            metrics = collect_results(
                 readies[row.key], evaluations[row.key], jobs[row.key], failures, folders[row.key], own
             )
         except RequestError as error:
             notes.failed_folds[row.key] = str(error)
-            results.append((row_without_scores(row, str(error)), None))
+            results.append((unevaluated_row(row, str(error)), None))
             continue
         notes.failed |= own.failed
         if own.failed_folds:  # scores over fewer folds would not compare
             fold, reason = next(iter(own.failed_folds.items()))
             notes.failed_folds |= {f"{row.key}, {name}": why for name, why in own.failed_folds.items()}
-            results.append((row_without_scores(row, f"fold {fold}: {reason}"), None))
+            results.append((unevaluated_row(row, f"fold {fold}: {reason}"), None))
             continue
         results.append((_scored(row, metrics, jobs[row.key], labels), metrics))
     return results
 
 
-def _lacking(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
+def _inapplicable(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
     """Why some rows do not apply to what is stored, by key.
 
     Raises
@@ -227,7 +227,7 @@ def _lacking(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
     RequestError
         If none applies.
     """
-    stored = [ready.store.slide(name) for name in ready.material.counts]
+    stored = [ready.store.slide(name) for name in ready.shared.counts]
     found = {}
     for row in rows:
         try:
@@ -239,15 +239,13 @@ def _lacking(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def _scored(row: Row, metrics: EvaluationMetrics, jobs: Sequence[Job], labels: Labels) -> RowResult:
+def _scored(row: Row, metrics: EvaluationMetrics, jobs: Sequence[FoldJob], labels: Labels) -> RowResult:
     runs = [read_metrics(job.out / METRICS).seconds for job in jobs]
     seconds = {key: float(np.mean([one[key] for one in runs])) for key in ("fit", "predict")}
-    return row_with_scores(
-        row, metrics.test, seconds, count_parameters(jobs[0].out), _agreement(jobs, labels)
-    )
+    return evaluated_row(row, metrics.test, seconds, count_parameters(jobs[0].out), _agreement(jobs, labels))
 
 
-def _agreement(jobs: Sequence[Job], labels: Labels) -> dict[str, float | None]:
+def _agreement(jobs: Sequence[FoldJob], labels: Labels) -> dict[str, float | None]:
     """Of each labelled slide, the mean over seeds."""
     found: dict[str, list[float]] = {}
     for job in jobs:
@@ -260,10 +258,10 @@ def _agreement(jobs: Sequence[Job], labels: Labels) -> dict[str, float | None]:
 
 
 def _read_labels(ready: ReadyCohort, notes: RunNotes) -> dict[str, dict[str, str]]:
-    """A pathologist's labels of the slides that have some; a table that cannot be read is told of."""
+    """A pathologist's labels of the slides that have some; a warning for tables that cannot be read."""
     found = {}
-    for name, counts in ready.material.counts.items():
-        path = ready.material.cohort[name].labels
+    for name, counts in ready.shared.counts.items():
+        path = ready.shared.cohort[name].labels
         if path is None:
             continue
         try:

@@ -92,12 +92,12 @@ def make_heads(
     Raises
     ------
     RequestError
-        If a head, a setting or the protocol is not known, or a setting is of a head that is not compared.
+        If a head, a setting or the protocol is not known, or a setting is for a head that is not compared.
     """
     methods = [head_method(name) for name in names]
     given: dict[str, list[str]] = {method.name: [] for method in methods}
     if len(given) < len(methods):
-        raise RequestError(f"--heads {','.join(names)}: each head may be there once, under its own name.")
+        raise RequestError(f"--heads {','.join(names)}: name each head once.")
     for pair in pairs:
         head, dot, setting = pair.partition(".")
         if not dot or head not in given:
@@ -124,7 +124,7 @@ def make_rows(request: CompareRequest, mpps: Mapping[Mpps | None, Mpps]) -> list
     Parameters
     ----------
     mpps
-        What each set of magnifications that is asked for came to.
+        The magnifications of each requested set.
     """
     several = len(mpps) > 1
     rows = []
@@ -137,22 +137,22 @@ def make_rows(request: CompareRequest, mpps: Mapping[Mpps | None, Mpps]) -> list
     return rows
 
 
-def scatter_pair(rows: Sequence[Row], asked: str | None) -> tuple[str, str] | None:
-    """Keys of the two rows that are shown gene by gene; None where neither is asked for nor there.
+def scatter_pair(rows: Sequence[Row], requested: str | None) -> tuple[str, str] | None:
+    """Keys of the two rows that are shown gene by gene; None where none are requested or there to show.
 
     Raises
     ------
     RequestError
-        If what is asked for is no pair of rows.
+        If the request is not a pair of rows.
     """
     keys = [row.key for row in rows]
-    if asked is not None:
-        # Keys may have commas of their own, between magnifications.
-        wanted = asked.replace(", ", ",").strip()
+    if requested is not None:
+        # Keys may contain commas, between magnifications.
+        wanted = requested.replace(", ", ",").strip()
         pair = next(((a, b) for a in keys for b in keys if f"{a},{b}" == wanted), None)
         if pair is None:
             near = next((did_you_mean(key, keys) for key in wanted.split(",") if key not in keys), "")
-            raise RequestError(f"--scatter {asked}: give two rows and a comma{near}; {', '.join(keys)}.")
+            raise RequestError(f"--scatter {requested}: give two rows and a comma{near}; {', '.join(keys)}.")
         return pair
     for row in rows:
         for other in rows:

@@ -20,12 +20,12 @@ from mmap_st.head.evaluation.results import (
 from mmap_st.head.scoring import FEWEST_FOR_TEST, PER_SLIDE, CorrectedDifference, Scores, holm
 
 
-def row_without_scores(row: Row, reason: str) -> RowResult:
+def unevaluated_row(row: Row, reason: str) -> RowResult:
     """A row that does not apply, or failed."""
     return RowResult(row.key, row.fit.encoder, row.head, row.mpps, reason)
 
 
-def row_with_scores(
+def evaluated_row(
     row: Row,
     scores: Scores,
     seconds: Mapping[str, float],
@@ -47,7 +47,7 @@ def row_with_scores(
     """
     known = [value for value in agreement.values() if value is not None]
     return replace(
-        row_without_scores(row, ""),
+        unevaluated_row(row, ""),
         reason=None,
         scores=scores,
         ari=float(np.mean(known)) if known else None,
@@ -57,7 +57,7 @@ def row_with_scores(
     )
 
 
-def comparison(
+def compare_rows(
     rows: Sequence[RowResult], protocol: CommonProtocol | None, patients: Patients
 ) -> ComparisonResult:
     """Compare rows with each other.

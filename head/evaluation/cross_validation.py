@@ -1,4 +1,4 @@
-"""Cross-validation of one head: every fold's model and held-out predictions are kept."""
+"""Cross-validation of one head: every fold's model and held-out predictions are saved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mmap_st.errors import RequestError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import check_tokens, prototype_settings, read_cohort_counts, with_stored_patients
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
-from mmap_st.head.evaluation.fold_jobs import Job, Material, jobs_side_by_side, plan_jobs, run_jobs
+from mmap_st.head.evaluation.fold_jobs import FoldJob, SharedInputs, parallel_jobs, plan_jobs, run_jobs
 from mmap_st.head.evaluation.folder import (
     EvaluateRequest,
-    describe,
-    keep_request,
     link_files,
+    record_request,
+    request_contents,
 )
 from mmap_st.head.evaluation.results import EvaluationMetrics
 from mmap_st.head.runs import (
@@ -44,7 +44,7 @@ class RunNotes:
     Attributes
     ----------
     skipped
-        Slides that lack what is needed, with the reason.
+        Slides that are missing something, with the reason.
     failed
         Slides that have a fault or could not be scored, with the reason.
     failed_folds
@@ -63,7 +63,7 @@ class RunNotes:
 class ReadyCohort:
     """A cohort that can be cross-validated: counts read, folds and magnifications settled."""
 
-    material: Material
+    shared: SharedInputs
     store: FeatureStore
     rule: str
     folds: tuple[Fold, ...]
@@ -72,10 +72,10 @@ class ReadyCohort:
     @property
     def patients(self) -> dict[str, str | None]:
         """Of every slide."""
-        return {name: self.material.cohort[name].patient for name in self.material.counts}
+        return {name: self.shared.cohort[name].patient for name in self.shared.counts}
 
 
-def read_cohort(
+def prepare_cohort(
     cohort: Cohort, store: FeatureStore, request: EvaluateRequest, notes: RunNotes, tell: ProgressCallback
 ) -> ReadyCohort:
     """Read counts, and settle folds and magnifications; slides that cannot be used go to `notes`."""
@@ -94,13 +94,13 @@ def read_cohort(
     stored = [store.slide(name) for name in measured.counts]
     mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
     check_same_recipe(stored, fit.encoder, mpps)
-    return ReadyCohort(Material(cohort, store.path, measured.counts), store, rule, folds, mpps)
+    return ReadyCohort(SharedInputs(cohort, store.path, measured.counts), store, rule, folds, mpps)
 
 
 def cross_validate(
     ready: ReadyCohort, request: EvaluateRequest, out: Path, notes: RunNotes, tell: ProgressCallback
 ) -> EvaluationMetrics:
-    """Run the folds that are not done, and write metrics.json, genes.csv and predictions/ anew.
+    """Run the missing folds, and write metrics.json, genes.csv and predictions/.
 
     Raises
     ------
@@ -108,41 +108,44 @@ def cross_validate(
         If no fold can be evaluated.
     """
     check_genes(ready, request.fit)
-    jobs = prepare(ready, request, out, tell)
+    jobs = plan_fits(ready, request, out, tell)
     failed: dict[Path, str] = {}
     if not all(job.done for job in jobs):
-        settings, counts_bytes = request.fit.settings, ready.material.counts_bytes
-        side_by_side = jobs_side_by_side(request.jobs, len(jobs), settings, counts_bytes)
-        failed = run_jobs(ready.material, jobs, side_by_side, tell)
-    return collect(ready, request, jobs, failed, out, notes)
+        settings, counts_bytes = request.fit.settings, ready.shared.counts_bytes
+        parallel = parallel_jobs(request.jobs, len(jobs), settings, counts_bytes)
+        failed = run_jobs(ready.shared, jobs, parallel, tell)
+    return collect_results(ready, request, jobs, failed, out, notes)
 
 
 def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
-    """Refuse a panel that cannot be had before any work: all folds ask for the same.
+    """Refuse an impossible panel before any work: it is the same request in all folds.
 
     Raises
     ------
     RequestError
-        If it cannot.
+        If the panel is not possible.
     """
-    choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(ready.material.counts))
+    choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(ready.shared.counts))
 
 
-def prepare(
+def plan_fits(
     ready: ReadyCohort, request: EvaluateRequest, out: Path, tell: ProgressCallback, row: str = ""
-) -> list[Job]:
-    """Check what is asked, keep it in the folder, build what candidates are missing, and list the fits.
+) -> list[FoldJob]:
+    """Check the request, record it in the folder, build missing candidates, and list the fits.
 
     Raises
     ------
     RequestError
-        If it cannot be met, or the folder holds another request's folds.
+        If it cannot be met, or the folder holds folds of another request.
     """
     fit = replace(request.fit, mpps=ready.mpps)
-    counts = ready.material.counts
+    counts = ready.shared.counts
     check_tokens([ready.store.slide(name) for name in counts], fit.encoder, ready.mpps, fit.method)
-    keep_request(
-        out, describe(fit, ready.folds, ready.store, ready.mpps, ready.material.counts_sha256, ready.patients)
+    record_request(
+        out,
+        request_contents(
+            fit, ready.folds, ready.store, ready.mpps, ready.shared.counts_sha256, ready.patients
+        ),
     )
     jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)
     if not all(job.done for job in jobs):
@@ -150,10 +153,10 @@ def prepare(
     return jobs
 
 
-def collect(
+def collect_results(
     ready: ReadyCohort,
     request: EvaluateRequest,
-    jobs: Sequence[Job],
+    jobs: Sequence[FoldJob],
     failures: Mapping[Path, str],
     out: Path,
     notes: RunNotes,
@@ -163,14 +166,14 @@ def collect(
     Parameters
     ----------
     jobs
-        All of them.
+        All fits.
     failures
-        Why some have not, by their folder.
+        Why some fits failed, by folder.
 
     Raises
     ------
     RequestError
-        If none has.
+        If none has run.
     """
     failed = {job.fold.name: failures[job.out] for job in jobs if job.out in failures}
     jobs = [job for job in jobs if job.fold.name not in failed]
@@ -200,10 +203,10 @@ def _some_reason(reasons: Mapping[str, str]) -> str:
 def _build_candidates(
     ready: ReadyCohort, fit: FitRequest, seeds: Sequence[int], tell: ProgressCallback
 ) -> None:
-    """Build what is missing before any fit: fits side by side would wait for each other."""
+    """Build missing candidates before any fit: parallel fits would wait for each other."""
     for wanted in {prototype_settings(fit.settings, seed) for seed in seeds} - {None}:
         assert wanted is not None
-        for name in ready.material.counts:
+        for name in ready.shared.counts:
             tell(f"prototypes of {name}")
             slide = ready.store.slide(name)
             stored_candidates(ready.store, slide, fit.encoder, ready.mpps, wanted.candidates)

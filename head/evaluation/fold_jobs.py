@@ -1,4 +1,4 @@
-"""The fits of an evaluation, side by side where cores and memory allow; a finished one is never repeated."""
+"""The fits of an evaluation, in parallel where cores and memory allow; finished ones are never repeated."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 from mmap_st.progress import ProgressCallback
 
-# Of a worker, beside its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
+# Of a worker, without its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _WORKER_BYTES = 3e9
 
 
 @dataclass(frozen=True)
-class Job:
-    """One fit: a fold, a seed, the folder of its run, and what people call the row that it is for."""
+class FoldJob:
+    """One fit: a fold, a seed, the folder of its run, and the name of the row that it is for."""
 
     fold: Fold
     request: FitRequest
@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Material:
+class SharedInputs:
     """What all jobs share: the cohort, where its store is, and the counts in the store's order of spots."""
 
     cohort: Cohort
@@ -85,10 +85,10 @@ class Material:
 
 def plan_jobs(
     request: FitRequest, folds: Sequence[Fold], seeds: Sequence[int], out: Path, row: str = ""
-) -> list[Job]:
-    """One job a fold and seed."""
+) -> list[FoldJob]:
+    """One job per fold and seed."""
     return [
-        Job(
+        FoldJob(
             fold,
             replace(request, seed=seed),
             out / FOLDS / encode_name(fold.name) / f"seed{seed}",
@@ -100,7 +100,7 @@ def plan_jobs(
 
 
 def run_jobs(
-    material: Material, jobs: Sequence[Job], side_by_side: int, tell: ProgressCallback
+    shared: SharedInputs, jobs: Sequence[FoldJob], parallel: int, tell: ProgressCallback
 ) -> dict[Path, str]:
     """Run the jobs that are not done.
 
@@ -116,7 +116,7 @@ def run_jobs(
     left = [job for job in jobs if not job.done]
     began = time.monotonic()
     failed = {}
-    for number, (job, reason) in enumerate(_finished(material, left, side_by_side, tell), start=1):
+    for number, (job, reason) in enumerate(_finished(shared, left, parallel, tell), start=1):
         if reason:
             failed[job.out] = reason
         seconds = (time.monotonic() - began) / number * (len(left) - number)
@@ -125,13 +125,13 @@ def run_jobs(
     return failed
 
 
-def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes: int) -> int:
-    """How many fits run at a time: what was asked, else what cores and half of the free memory allow.
+def parallel_jobs(requested: int | None, jobs: int, settings: Any, counts_bytes: int) -> int:
+    """How many fits run at a time: as requested, or else as cores and half of the free memory allow.
 
     A head that trains on a graphics card has it for itself.
     """
-    if asked is not None:
-        return max(1, min(asked, jobs))
+    if requested is not None:
+        return max(1, min(requested, jobs))
     if resolved_device(getattr(settings, "device", "cpu")) != "cpu":
         return 1
     fit = int(0.5 * free_memory() / (_WORKER_BYTES + counts_bytes))
@@ -139,20 +139,20 @@ def jobs_side_by_side(asked: int | None, jobs: int, settings: Any, counts_bytes:
 
 
 def _finished(
-    material: Material, jobs: Sequence[Job], side_by_side: int, tell: ProgressCallback
-) -> Iterator[tuple[Job, str]]:
+    shared: SharedInputs, jobs: Sequence[FoldJob], parallel: int, tell: ProgressCallback
+) -> Iterator[tuple[FoldJob, str]]:
     """Run jobs, and yield each when it is done, with the reason if it cannot be."""
-    if side_by_side <= 1 or not jobs:
-        store = FeatureStore.open(material.store)
+    if parallel <= 1 or not jobs:
+        store = FeatureStore.open(shared.store)
         for job in jobs:
-            yield job, _fit(material, store, job, tell)
+            yield job, _fit(shared, store, job, tell)
         return
-    with _pool(material, side_by_side) as pool:
-        tell(f"{len(jobs)} fits, {side_by_side} at a time")
+    with _pool(shared, parallel) as pool:
+        tell(f"{len(jobs)} fits, {parallel} at a time")
         # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
         pickled = [pickle.dumps(job) for job in jobs]
         with _without_main_module():
-            running: dict[Future[str], Job] = {
+            running: dict[Future[str], FoldJob] = {
                 pool.submit(_fit_in_worker, one): job for one, job in zip(pickled, jobs, strict=True)
             }
         try:
@@ -160,22 +160,22 @@ def _finished(
                 yield running[future], future.result()
         except BrokenProcessPool as error:
             raise EvaluationError(
-                "a fit's process died, perhaps for want of memory; run the same command again with --jobs 1:"
-                " finished folds are kept."
+                "a fit's process died, perhaps because memory ran out; run the same command again with"
+                " --jobs 1: finished folds are kept."
             ) from error
 
 
-def _fit(material: Material, store: FeatureStore, job: Job, tell: ProgressCallback) -> str:
+def _fit(shared: SharedInputs, store: FeatureStore, job: FoldJob, tell: ProgressCallback) -> str:
     """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
     with writing(job.out):
         job.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         fit_split(
-            material.cohort,
+            shared.cohort,
             store,
             job.request,
             job.fold.split,
-            material.counts,
+            shared.counts,
             job.out,
             lambda text: tell(f"{job.name}: {text}"),
         )
@@ -191,7 +191,7 @@ def _fit(material: Material, store: FeatureStore, job: Job, tell: ProgressCallba
 
 
 @contextmanager
-def _pool(material: Material, workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with this one, however it ends."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, usable_cores() // workers)
@@ -199,10 +199,10 @@ def _pool(material: Material, workers: int) -> Iterator[ProcessPoolExecutor]:
     with TemporaryDirectory() as folder:
         # In a file: a worker that dies before it has read its arguments would leave a parent that writes
         # them to it waiting forever.
-        file = Path(folder) / "material.pickle"
+        file = Path(folder) / "shared.pickle"
         with file.open("wb") as opened:
-            pickle.dump(material, opened, pickle.HIGHEST_PROTOCOL)
-        pool = ProcessPoolExecutor(workers, context, _begin_worker, (file, threads))
+            pickle.dump(shared, opened, pickle.HIGHEST_PROTOCOL)
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (file, threads))
         try:
             yield pool
         except BaseException:
@@ -230,22 +230,22 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-# A worker's own material: set once when it begins, read by its jobs.
+# What a worker needs: set once when it starts, read by its jobs.
 _worker: dict[str, Any] = {}
 
 
-def _begin_worker(file: Path, threads: int) -> None:
+def _start_worker(file: Path, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(threads)
     torch.set_num_threads(threads)
     with file.open("rb") as opened:
-        material: Material = pickle.load(opened)  # noqa: S301 - by this program's own parent process
-    _worker["material"], _worker["store"] = material, FeatureStore.open(material.store)
+        shared: SharedInputs = pickle.load(opened)  # noqa: S301 - by this program's own parent process
+    _worker["shared"], _worker["store"] = shared, FeatureStore.open(shared.store)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing: another run may take the folder over."""
+    """End a worker whose parent was killed: another run may have taken over the folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -257,7 +257,7 @@ def _fit_in_worker(pickled: bytes) -> str:
         job = pickle.loads(pickled)  # noqa: S301 - by this program's own parent process
     except MmapError as error:
         return first_line(error)
-    return _fit(_worker["material"], _worker["store"], job, lambda text: None)
+    return _fit(_worker["shared"], _worker["store"], job, lambda text: None)
 
 
 def _minutes(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: who may write into it, what was asked for, and what its numbers depend on."""
+"""The folder of an evaluation: who may write into it, the request, and what its numbers depend on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EvaluateRequest:
     seeds
         Each fold is fitted once with each.
     jobs
-        Fits that run side by side; None: as many as cores and memory allow.
+        Fits that run in parallel; None: as many as cores and memory allow.
     ablate
         Whether the head is evaluated without each of its parts too, see
         `mmap_st.head.evaluation.ablations`.
@@ -50,7 +50,7 @@ class EvaluateRequest:
     variants: tuple[str, ...] | None = None
 
 
-def describe(
+def request_contents(
     request: FitRequest,
     folds: Sequence[Fold],
     store: FeatureStore,
@@ -117,7 +117,7 @@ def evaluation_folder(out: Path) -> Iterator[None]:
 
 
 def check_kind(out: Path, *, comparison: bool) -> None:
-    """Keep comparisons and evaluations of one head in folders of their own.
+    """Keep comparisons and evaluations of one head in separate folders.
 
     Raises
     ------
@@ -125,31 +125,33 @@ def check_kind(out: Path, *, comparison: bool) -> None:
         If `out` holds the other kind.
     """
     if (out / REQUEST).is_file() and (COMPARISON in read_json(out / REQUEST)) != comparison:
-        held, asked = ("an evaluation", "a comparison") if comparison else ("a comparison", "an evaluation")
-        raise RequestError(f"--out {out} holds {held}, not {asked}; name another folder.")
+        held, requested = (
+            ("an evaluation", "a comparison") if comparison else ("a comparison", "an evaluation")
+        )
+        raise RequestError(f"--out {out} holds {held}, not {requested}; name another folder.")
 
 
-def keep_request(out: Path, asked: Mapping[str, object]) -> None:
-    """Write what an evaluation is asked for beside its folds, or compare it with what was asked before.
+def record_request(out: Path, request: Mapping[str, object]) -> None:
+    """Write the request next to the folds, or compare it with the one that is there.
 
     Raises
     ------
     RequestError
-        If folds are there that were asked for otherwise.
+        If there are folds of another request.
     """
     file = out / REQUEST
     if file.is_file() and any(out.glob(f"{FOLDS}/*/seed*/{METRICS}")):
         before = read_json(file)
-        different = [key for key in {**before, **asked} if before.get(key) != asked.get(key)]
+        different = [key for key in {**before, **request} if before.get(key) != request.get(key)]
         if different:
             raise RequestError(
-                f"{out} holds an evaluation of another request ({_shown(different, before, asked)}); name"
+                f"{out} holds an evaluation of another request ({_shown(different, before, request)}); name"
                 " another folder."
             )
         return
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_json(file, asked)
+        write_json(file, request)
 
 
 def link_files(files: Sequence[Path], folder: Path) -> None:
@@ -174,11 +176,11 @@ def link_files(files: Sequence[Path], folder: Path) -> None:
             other.unlink()
 
 
-def _shown(different: Sequence[str], before: Mapping[str, object], asked: Mapping[str, object]) -> str:
+def _shown(different: Sequence[str], before: Mapping[str, object], request: Mapping[str, object]) -> str:
     """Each difference, values where they are short enough to read."""
     parts = []
     for key in different:
-        values = [str(before.get(key)), str(asked.get(key))]
+        values = [str(before.get(key)), str(request.get(key))]
         short = all(len(value) <= 40 for value in values)
         parts.append(f"{key}: {values[0]}, now {values[1]}" if short else key)
     return "; ".join(parts)

@@ -269,7 +269,7 @@ class ComparisonResult:
 
     @property
     def table(self) -> pl.DataFrame:
-        """One row per row of the comparison, as in compare.csv; null where there is no number.
+        """The rows of the comparison, as in compare.csv; null where there is no number.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""One run of one head: what was asked for, fitting, the run folder, predictions."""
+"""One run of one head: its request, the fit, the run folder, predictions."""
 
 import lazy_loader
 

@@ -35,7 +35,7 @@ from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.row_cache import RowCache
-from mmap_st.head.runs.metrics_file import Fitted
+from mmap_st.head.runs.metrics_file import FittedRun
 from mmap_st.head.runs.prediction import prediction_file, prediction_table, write_prediction
 from mmap_st.head.runs.prediction_folder import HEAD_SHA256
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
@@ -43,9 +43,9 @@ from mmap_st.head.runs.run_folder import (
     GENES,
     METRICS,
     PREDICTIONS,
-    begin_run_folder,
     finish_run_folder,
     run_folder,
+    start_run_folder,
     write_head,
     write_table,
     writing,
@@ -64,7 +64,7 @@ class FitReport:
     metrics
         Contents of metrics.json.
     skipped
-        Slides that lack what is needed, with the reason.
+        Slides that are missing something, with the reason.
     failed
         Slides that have a fault or could not be scored, with the reason.
     warnings
@@ -114,20 +114,22 @@ def _fit_head(
     cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: ProgressCallback
 ) -> FitReport:
     cohort = with_stored_patients(cohort, store)
-    asked = resolve_split(cohort, request.train, request.validation, request.test or request.protocol.test)
-    names = (*asked.train, *asked.validation, *asked.test)
+    requested = resolve_split(
+        cohort, request.train, request.validation, request.test or request.protocol.test
+    )
+    names = (*requested.train, *requested.validation, *requested.test)
     measured = read_cohort_counts(cohort, store, names, request.encoder, request.magnifications, tell)
     if not measured.counts and not measured.failed:
         check_encoder(store, request.encoder)
-    split = measured.usable(cohort, asked)
-    _check_split(asked, split, {**measured.skipped, **measured.failed})
+    split = measured.usable(cohort, requested)
+    _check_split(requested, split, {**measured.skipped, **measured.failed})
     warnings = []
     if split.shared_patients:
         warnings.append(shared_patients_warning(split.shared_patients))
     if split.shared_patients_validation:
         warnings.append(
             f"patients {', '.join(split.shared_patients_validation)} are in training and in validation:"
-            " choices are made on patients whom the head has seen, and may not suit new ones"
+            " choices are made on patients that the head has seen, and may not suit new ones"
         )
     metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
     failed = dict(measured.failed)
@@ -161,7 +163,7 @@ def fit_split(
     counts = harmonise_genes({name: counts[name] for name in names})
     panel, normalisation = choose_genes(store, request, split, counts)
 
-    draft = begin_run_folder(out)
+    draft = start_run_folder(out)
     started = time.perf_counter()
     wanted = prototype_settings(request.settings, request.seed)
     loaded, cache = {}, RowCache()
@@ -189,7 +191,7 @@ def fit_split(
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
-    fitted = Fitted(
+    fitted = FittedRun(
         request, split, panel, normalisation, recipe, mpps, train, held_back, test, validation, head
     )
 
@@ -231,7 +233,7 @@ NOT_SCORED = "none of its spots has both a valid embedding and a target"
 
 
 def shared_patients_warning(patients: Sequence[str]) -> str:
-    """What a user should know of patients who are in training and in test."""
+    """The warning about patients who are in both training and test."""
     return (
         f"patients {', '.join(patients)} are in training and in test: the scores say nothing about new"
         " patients"
@@ -250,7 +252,7 @@ def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray
     return {slide.name: head.predict(slide) for slide in slides}
 
 
-def _about(cohort: Cohort, store: FeatureStore, fitted: Fitted, slide: HeadSlide) -> dict[str, object]:
+def _about(cohort: Cohort, store: FeatureStore, fitted: FittedRun, slide: HeadSlide) -> dict[str, object]:
     """What a prediction's file says of where it is from."""
     image = cohort[slide.name].image
     return {
@@ -262,9 +264,9 @@ def _about(cohort: Cohort, store: FeatureStore, fitted: Fitted, slide: HeadSlide
     }
 
 
-def _check_split(asked: Split, split: Split, why: dict[str, str]) -> None:
+def _check_split(requested: Split, split: Split, why: dict[str, str]) -> None:
     for role, flag in (("train", "--train"), ("validation", "--val"), ("test", "--test")):
-        wanted: Sequence[str] = getattr(asked, role)
+        wanted: Sequence[str] = getattr(requested, role)
         if wanted and not getattr(split, role):
             name = wanted[0]
             raise SplitError(
@@ -287,7 +289,7 @@ def choose_genes(
     Raises
     ------
     RequestError
-        If either cannot be had.
+        If either is not possible.
     """
     normalisation = _normalisation(request.protocol, normalisation_of(counts))
     chosen_on = tuple(counts) if request.protocol.panel_on_all_slides else split.train
@@ -301,7 +303,7 @@ def choose_genes(
 
 
 def _normalisation(protocol: EvaluationProtocol, suits: str) -> str:
-    """The protocol's own, or the one that suits the tables."""
+    """The normalisation of the protocol, or else the one that suits the tables."""
     if protocol.normalisation is None:
         return suits
     if suits == AS_GIVEN:

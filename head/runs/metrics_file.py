@@ -27,20 +27,20 @@ from mmap_st.head.scoring import (
     gene_table,
     most_variable,
     pooled_errors,
-    summarise,
+    score_slides,
 )
 
 Predictions = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedRun:
     """A trained head, and all that it was trained on and is to be scored on.
 
     Attributes
     ----------
     request, split, panel, normalisation, recipe, mpps
-        What was asked, and what it came to.
+        The request, and what was made of it.
     train, held_back, test
         The slides, with targets.
     validation
@@ -66,7 +66,7 @@ class Fitted:
         used = (*self.train, *self.held_back, *self.test)
         undefined = {s.name: int((s.valid & ~s.usable).sum()) for s in used}
         invalid = {s.name: int((~s.valid).sum()) for s in used}
-        lacking = {s.name: s.missing_genes for s in used}
+        missing = {s.name: s.missing_genes for s in used}
         return RunProtocol(
             name=self.request.protocol.name,
             validation=self.validation.rule,
@@ -81,7 +81,7 @@ class Fitted:
             chosen=self.head.chosen,
             spots_without_target={name: n for name, n in undefined.items() if n},
             invalid_spots={name: n for name, n in invalid.items() if n},
-            genes_lacking={name: n for name, n in lacking.items() if n},
+            genes_lacking={name: n for name, n in missing.items() if n},
             shared_patients_validation=self.split.shared_patients_validation,
         )
 
@@ -96,7 +96,7 @@ class Fitted:
         measured = self._measured(predicted)
         hvg = most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
         scored = {name: predicted[name] for name in measured}
-        scores = summarise(scored, measured, hvg)
+        scores = score_slides(scored, measured, hvg)
         if self.request.protocol.released_errors:
             scores = scores.with_pooled(pooled_errors(scored, measured))
         return scores

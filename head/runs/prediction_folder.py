@@ -21,7 +21,7 @@ def prediction_folder(
 ) -> Iterator[None]:
     """Hold the one right to write a head's predictions into a folder.
 
-    A head may add slides to its own predictions and write them anew. Predictions of another head (or of a
+    A head may add slides to its own predictions, and replace them. Predictions of another head (or of a
     version that did not record it) are refused, so that a folder never mixes two.
 
     Parameters
@@ -33,7 +33,7 @@ def prediction_folder(
     files
         What will be written, as far as it is known.
     overwrite
-        Whether predictions of another head are replaced. Those that were not written anew are removed in the
+        Whether predictions of another head are replaced. Those that were not replaced are removed in the
         end.
 
     Raises

@@ -1,4 +1,4 @@
-"""What to fit, as the commands ask for it, and the named protocols."""
+"""Requests for a fit, and the named evaluation protocols."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EvaluationProtocol:
     name
         What ``--protocol`` calls it.
     head, genes, mpps
-        Head, panel and magnifications where none are asked for; no magnifications: all that are complete.
+        Head, panel and magnifications where none are requested; no magnifications: all that are complete.
     normalisation
         Of the targets; None: what suits the tables.
     panel_on_all_slides
@@ -110,7 +110,7 @@ class FitRequest:
     protocol
         How it is evaluated.
     baselines
-        Whether the training mean and ridge are fitted and scored beside it.
+        Whether the training mean and ridge are fitted and scored too.
     """
 
     encoder: str
@@ -127,7 +127,7 @@ class FitRequest:
     baselines: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by the head's name: code that users bring is loaded anew in another process."""
+        """Pickled by the head's name: users' code is loaded again in another process."""
         if self.method.local:
             raise HeadError(
                 f"the head {self.method.name} is registered in this process only, and fits side by side run"
@@ -139,12 +139,12 @@ class FitRequest:
 
     @property
     def panel(self) -> str:
-        """The panel: what was asked for, else the protocol's."""
+        """The requested panel, or else the protocol's."""
         return self.protocol.genes if self.genes is None else self.genes
 
     @property
     def magnifications(self) -> tuple[float, ...] | None:
-        """What was asked for, else the protocol's; None: all that are complete on every slide used."""
+        """The requested ones, or else the protocol's; None: all that are complete on every slide used."""
         return self.protocol.mpps if self.mpps is None else self.mpps
 
 
@@ -163,12 +163,12 @@ def fit_request(
     prototypes: str | None = None,
     **others: Any,
 ) -> FitRequest:
-    """A request from the words of a command line.
+    """A request from the options of a command.
 
     Parameters
     ----------
     head, protocol
-        By name; no head: the protocol's own.
+        By name; without a head, the protocol's.
     pairs
         ``KEY=VALUE`` settings of the head.
     prototypes

@@ -186,7 +186,7 @@ def _draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.unfinished")
 
 
-def begin_run_folder(path: Path) -> Path:
+def start_run_folder(path: Path) -> Path:
     """Make an empty neighbour of `path` to write into; `finish_run_folder` puts it in place.
 
     Raises

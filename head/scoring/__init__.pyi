@@ -14,7 +14,6 @@ __all__ = [
     "Spread",
     "as_json",
     "coverage",
-    "difference",
     "fields_of",
     "fit_spread",
     "from_json",
@@ -23,14 +22,15 @@ __all__ = [
     "interval_over_patients",
     "is_spread",
     "most_variable",
+    "paired_difference",
     "pearson_per_gene",
     "pooled_errors",
     "read_json",
     "read_result",
     "region_agreement",
     "saved_spread",
+    "score_slides",
     "slide_metrics",
-    "summarise",
     "write_json",
 ]
 
@@ -41,16 +41,16 @@ from .metrics import (
     pearson_per_gene,
     pooled_errors,
     region_agreement,
+    score_slides,
     slide_metrics,
-    summarise,
 )
 from .results import PER_SLIDE, Interval, PooledErrors, PredictionIntervals, Scores, SlideScores
 from .statistics import (
     FEWEST_FOR_TEST,
     CorrectedDifference,
     Difference,
-    difference,
     holm,
     interval_over_patients,
+    paired_difference,
 )
 from .uncertainty import LEVEL, Coverage, Spread, coverage, fit_spread, is_spread, saved_spread

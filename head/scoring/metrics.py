@@ -19,7 +19,7 @@ from mmap_st.data import BLOCK_ENTRIES, Targets, pooled_moments
 from mmap_st.head.scoring.results import PooledErrors, Scores, SlideScores
 
 _HVG = 50
-# A spread below this share of the values' own size is rounding, not variation.
+# A spread below this share of the values themselves is rounding, not variation.
 _RELATIVE_EPS = 1e-6
 # A standard deviation up to this is that of a constant column, whatever the size of its values.
 _SMALLEST_SPREAD = 1e-6
@@ -61,7 +61,7 @@ class GeneScores:
     n_spots
         Spots with at least one value on both sides.
     count
-        (g,) spots with a value on both sides; 0 for a gene that the slide lacks.
+        (g,) spots with a value on both sides; 0 for a gene that is missing on the slide.
     pcc
         (g,) correlation, NaN where it is undefined.
     squared, absolute
@@ -75,7 +75,7 @@ class GeneScores:
     absolute: Vector
 
     def summary(self, genes: Sequence[int] | slice = slice(None)) -> SlideScores:
-        """Scores over `genes`; those that the slide lacks are left out. `pcc_hvg50` is not among them."""
+        """Scores over `genes`; those that are missing on the slide are left out. Without `pcc_hvg50`."""
         count, per_gene = self.count[genes], self.pcc[genes]
         entries = int(count.sum())
         per_gene = per_gene[count > 0]
@@ -108,7 +108,7 @@ def gene_scores(predicted: Array, measured: Array | Targets, entries: int = BLOC
 def slide_metrics(predicted: Array, measured: Array | Targets) -> SlideScores:
     """Scores of one slide, without `pcc_hvg50`.
 
-    Genes that the slide lacks (columns all NaN) and spots without a target are left out.
+    Genes that are missing on the slide (columns all NaN) and spots without a target are left out.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def slide_metrics(predicted: Array, measured: Array | Targets) -> SlideScores:
     return gene_scores(predicted, measured).summary()
 
 
-def summarise(
+def score_slides(
     predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets], hvg50: Sequence[int]
 ) -> Scores:
     """Scores of all test slides.

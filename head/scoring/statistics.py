@@ -79,13 +79,15 @@ def interval_over_patients(
     return float(low), float(high)
 
 
-def difference(first: Sequence[float], second: Sequence[float], patients: Sequence[str | None]) -> Difference:
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], patients: Sequence[str | None]
+) -> Difference:
     """How far `first` lies above `second`, slide by slide.
 
     Parameters
     ----------
     first, second
-        A metric on the same slides, in the same order; a slide that lacks either is left out.
+        A metric on the same slides, in the same order; a slide with only one of them is left out.
     patients
         Of each slide; None: not known. Then there is neither interval nor p-value.
     """

@@ -51,7 +51,7 @@ class Spread:
         return spread
 
     def tensors(self) -> Tensors:
-        """By name, to be saved beside a head's weights."""
+        """By name, to be saved with a head's weights."""
         return {_PREFIX + key: value for key, value in vars(self).items()}
 
 
@@ -184,7 +184,7 @@ def _quantile(values: NDArray[np.float64], weight: NDArray[np.float64], level: f
 
 
 def _patient_weights(held_out: Sequence[HeldOut]) -> NDArray[np.float64]:
-    """(n,) weights of the spots: 1 in all for each patient; a slide without a patient is its own."""
+    """(n,) weights of the spots: 1 in all for each patient; a slide without a patient counts as one."""
     patients = [part.slide.patient or part.slide.name for part in held_out]
     spots: Counter[str] = Counter()
     for part, patient in zip(held_out, patients, strict=True):

@@ -28,7 +28,7 @@ from mmap_st.head.row_cache import RowCache
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides
 from mmap_st.head.runs.request import fit_request
-from mmap_st.head.scoring.metrics import gene_scores, gene_table, summarise
+from mmap_st.head.scoring.metrics import gene_scores, gene_table, score_slides
 from mmap_st.prototypes.candidates import CandidateSettings, build_candidates, select_prototypes
 
 FAST = MmapSettings(width=16, heads=2, epochs=3, learning_rate=3e-3, members=1, device="cpu")
@@ -116,7 +116,7 @@ def test_metrics_of_blocks_of_genes_are_those_of_the_whole(entries: int, seed: i
         assert vars(found.summary()) == pytest.approx(vars(whole.summary()), rel=1e-12, nan_ok=True)
         np.testing.assert_allclose(found.pcc, whole.pcc, rtol=1e-12)
     sides = {"a": predicted}, {"a": Targets.of_dense(measured)}
-    assert summarise(*sides, [0, 2]).pcc_pooled == pytest.approx(whole.summary().pcc)
+    assert score_slides(*sides, [0, 2]).pcc_pooled == pytest.approx(whole.summary().pcc)
     assert gene_table(*sides)["slides"] == [1, 1, 1, 1, 0, 1, 1]
 
 
@@ -202,7 +202,7 @@ def test_axes_span_what_genes_share_and_a_head_of_them_is_saved(head_slides) -> 
     ):
         fitted = fit(train, validation, settings, 0, silent)
         found = fitted.predict(test)
-        assert summarise({"t": found}, {"t": test.target}, [0]).pcc_slide > 0.5
+        assert score_slides({"t": found}, {"t": test.target}, [0]).pcc_slide > 0.5
         np.testing.assert_array_equal(load(fitted.tensors(), settings, shape).predict(test), found)
 
 

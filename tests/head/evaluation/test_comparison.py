@@ -28,7 +28,7 @@ from mmap_st.head.evaluation.results import CommonProtocol, ComparisonResult, Ro
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.scoring.json_form import as_json
 from mmap_st.head.scoring.results import Scores, SlideScores
-from mmap_st.head.scoring.statistics import difference
+from mmap_st.head.scoring.statistics import paired_difference
 from mmap_st.report.comparison import draw_comparison, draw_genes, notes, table_of, write_markdown
 
 ENCODER, TINY = "efficientnet-lite0", "timm:test_efficientnet"
@@ -82,7 +82,9 @@ def test_differences_are_paired_within_an_encoder(compared) -> None:
         ridge, mean = (row_of(report, f"{encoder}/{head}") for head in ("ridge", "mean"))
         assert not {"mmap", "ridge"} & set(ridge.differences)
         slides = list(mean.scores.slides)
-        by_hand = difference(*([row.scores.slides[s].mse for s in slides] for row in (mean, ridge)), slides)
+        by_hand = paired_difference(
+            *([row.scores.slides[s].mse for s in slides] for row in (mean, ridge)), slides
+        )
         cell = mean.difference("ridge", "mse")
         assert cell.mean == pytest.approx(by_hand.mean)
         # Five patients: neither interval nor test.
@@ -106,9 +108,9 @@ def test_a_finished_row_is_not_fitted_again_and_others_may_follow(
     fitted = []
     real = comparison_run.run_jobs
 
-    def noting(material, jobs, side_by_side, tell):
+    def noting(material, jobs, parallel, tell):
         fitted.extend(job.name for job in jobs if not job.done)
-        return real(material, jobs, side_by_side, tell)
+        return real(material, jobs, parallel, tell)
 
     monkeypatch.setattr(comparison_run, "run_jobs", noting)
     before = report.result.rows
@@ -178,7 +180,7 @@ def test_a_row_that_does_not_apply_says_so_and_is_no_failure(
     ("heads", "pairs", "part"),
     [
         (("ridge", "rigde"), (), "did you mean ridge"),
-        (("ridge", "ridge"), (), "each head may be there once"),
+        (("ridge", "ridge"), (), "name each head once"),
         (("ridge",), ("alpha=3",), "HEAD.KEY=VALUE"),
         (("ridge",), ("mmap.width=3",), "the heads are ridge"),
         (("ridge",), ("ridge.width=3",), "no setting 'width'"),
@@ -237,7 +239,7 @@ def test_labels_are_compared_with_clusters(cohort: Cohort, store: FeatureStore, 
 
 def made_rows(patients: int, seed: int = 0) -> ComparisonResult:
     """Rows of a comparison whose heads differ by known amounts."""
-    from mmap_st.head.evaluation.comparison_summary import comparison
+    from mmap_st.head.evaluation.comparison_summary import compare_rows
 
     rng = np.random.default_rng(seed)
     slides = [f"S{i}" for i in range(patients)]
@@ -262,7 +264,7 @@ def made_rows(patients: int, seed: int = 0) -> ComparisonResult:
         patients=patients, shared_patients=(), panel="hvg:12", genes=(12,),
         normalisation="log1p", smoothed=False,
     )  # fmt: skip
-    return comparison(rows, protocol, {s: s for s in slides})
+    return compare_rows(rows, protocol, {s: s for s in slides})
 
 
 def test_with_six_patients_there_are_intervals_and_corrected_p_values() -> None:

@@ -28,7 +28,7 @@ from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.evaluation import ablations, cross_validation
 from mmap_st.head.evaluation import fold_jobs as jobs
 from mmap_st.head.evaluation.ablations import EvaluateReport, evaluate
-from mmap_st.head.evaluation.fold_jobs import free_memory, jobs_side_by_side
+from mmap_st.head.evaluation.fold_jobs import free_memory, parallel_jobs
 from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
 from mmap_st.head.runs.prediction import read_prediction
 from mmap_st.head.runs.request import fit_request
@@ -203,7 +203,7 @@ def test_a_fold_that_cannot_be_scored_is_named_and_the_others_are_done(
     assert sorted(report.metrics.test.slides) == ["A1", "B1", "C1", "D1"]
 
 
-def test_side_by_side_gives_the_same(evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
+def test_parallel_gives_the_same(evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
     report = evaluate(cohort, store, request(seeds=(0, 1), jobs=2), tmp_path / "run")
     for metric in METRICS:
         assert report.metrics.test.value(metric) == pytest.approx(
@@ -229,13 +229,13 @@ def test_cores_memory_and_the_card_decide_how_many_fits_run_at_a_time(
     monkeypatch.setattr(jobs, "free_memory", lambda: int(40e9))
     monkeypatch.setattr(jobs, "usable_cores", lambda: 16)
     settings = request("mmap", "device=cpu").fit.settings
-    assert jobs_side_by_side(None, 100, settings, 0) == 6
-    assert jobs_side_by_side(None, 3, settings, 0) == 3
-    assert jobs_side_by_side(None, 100, settings, 2 * 10**9) == 4
-    assert jobs_side_by_side(None, 100, settings, 10**12) == 1
-    assert jobs_side_by_side(5, 100, settings, 10**12) == 5
+    assert parallel_jobs(None, 100, settings, 0) == 6
+    assert parallel_jobs(None, 3, settings, 0) == 3
+    assert parallel_jobs(None, 100, settings, 2 * 10**9) == 4
+    assert parallel_jobs(None, 100, settings, 10**12) == 1
+    assert parallel_jobs(5, 100, settings, 10**12) == 5
     monkeypatch.setattr(jobs, "resolved_device", lambda device: "cuda")
-    assert jobs_side_by_side(None, 100, settings, 0) == 1
+    assert parallel_jobs(None, 100, settings, 0) == 1
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
     assert free_memory(meminfo) == 2_048_000
@@ -351,7 +351,7 @@ def test_a_variant_whose_fold_fails_is_named_and_left_out_and_others_are_whole(
     assert sorted(random["test"]["slides"]) == ["A1", "B1"]
 
 
-def test_seeds_may_be_asked_for_in_any_order(
+def test_seeds_may_be_requested_in_any_order(
     evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

@@ -18,7 +18,7 @@ from mmap_st.head.runs.fit import FitReport, fit_head
 from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import FitRequest, evaluation_protocol
 from mmap_st.head.runs.run_folder import read_head
-from mmap_st.head.scoring.metrics import summarise
+from mmap_st.head.scoring.metrics import score_slides
 
 ENCODER = "efficientnet-lite0"
 FAST = ("epochs=4", "width=16")
@@ -86,7 +86,7 @@ def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store
     np.testing.assert_allclose(
         table.layers["measured"], expected[:, [counts.genes.index(g) for g in table.var_names]], rtol=1e-5
     )
-    again = summarise({"E1": table.X}, {"E1": table.layers["measured"]}, hvg50=[0])
+    again = score_slides({"E1": table.X}, {"E1": table.layers["measured"]}, hvg50=[0])
     assert again.pcc_slide == pytest.approx(report.metrics.test.pcc_slide)
     assert again.mse == pytest.approx(report.metrics.test.mse)
     genes = pl.read_csv(out / "genes.csv")
@@ -178,7 +178,9 @@ def test_a_gene_that_a_test_slide_lacks_is_left_out_of_its_metrics(
     assert lacking == [genes[2]]
     assert np.isfinite(table.X).all()
     kept = [i for i in range(6) if i != 2]
-    by_hand = summarise({"E1": table.X[:, kept]}, {"E1": table.layers["measured"][:, kept]}, hvg50=range(5))
+    by_hand = score_slides(
+        {"E1": table.X[:, kept]}, {"E1": table.layers["measured"][:, kept]}, hvg50=range(5)
+    )
     assert vars(report.metrics.test.slides["E1"]) == pytest.approx(vars(by_hand.slides["E1"]))
 
 

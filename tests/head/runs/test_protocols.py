@@ -126,9 +126,7 @@ def request(protocol: str, head: str | None = None, *pairs: str, **changes) -> F
     return replace(made, **{"test": "patient=E", **changes})
 
 
-def test_what_is_asked_for_goes_before_the_protocols_own(
-    cohort: Cohort, store: FeatureStore, tmp_path: Path
-) -> None:
+def test_a_request_goes_before_the_protocol(cohort: Cohort, store: FeatureStore, tmp_path: Path) -> None:
     asked = request("hest-bench", genes="hest:12", mpps=(1.0, 0.5))
     report = fit_head(cohort, store, asked, tmp_path / "hest")
     assert report.metrics.protocol.panel == "hest:12, chosen on all slides, test included"

@@ -29,11 +29,11 @@ from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import FitRequest
 from mmap_st.head.runs.run_folder import (
     RUN_FILES,
-    begin_run_folder,
     finish_run_folder,
     only_writer,
     read_head,
     run_folder,
+    start_run_folder,
 )
 
 ENCODER = "efficientnet-lite0"
@@ -158,7 +158,7 @@ def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
     shutil.copytree(runs[0], out)
     (out / "notes.txt").write_text("mine")
     (out / "predictions" / "readme.txt").write_text("mine too")
-    draft = begin_run_folder(out)
+    draft = start_run_folder(out)
     shutil.copytree(runs[1], draft, dirs_exist_ok=True)
     done = 0
 
@@ -192,7 +192,7 @@ def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
         assert found.card.slides.train == (("A1",) if name == "one" else ("B1",))
     # The same command again.
     with run_folder(out, overwrite=True):
-        again = begin_run_folder(out)
+        again = start_run_folder(out)
         shutil.copytree(runs[1], again, dirs_exist_ok=True)
         finish_run_folder(again, out)
     expected = {**contents(runs[1]), "notes.txt": b"mine", "predictions/readme.txt": b"mine too"}

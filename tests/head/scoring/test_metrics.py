@@ -16,8 +16,8 @@ from mmap_st.head.scoring.metrics import (
     most_variable,
     pearson_per_gene,
     pooled_errors,
+    score_slides,
     slide_metrics,
-    summarise,
 )
 from mmap_st.head.scoring.results import SlideScores
 
@@ -69,7 +69,7 @@ def test_missing_genes_and_spots_are_left_out_not_zero() -> None:
 def test_the_summary_by_hand() -> None:
     measured = {"a": np.array([[1.0, 5], [2, 5], [3, 5]]), "b": np.array([[4.0, 1], [3, 2], [2, 3]])}
     predicted = {"a": np.array([[2.0, 5], [4, 5], [6, 5]]), "b": np.array([[3.0, 1], [3, 1], [3, 1]])}
-    found = summarise(predicted, measured, hvg50=[0])
+    found = score_slides(predicted, measured, hvg50=[0])
     assert found.slides["a"] == SlideScores(
         n_spots=3, pcc=pytest.approx(0.5), pcc_hvg50=pytest.approx(1.0),
         mse=pytest.approx(14 / 6), mae=1.0, undefined_genes=1,
@@ -96,7 +96,7 @@ def test_the_table_of_genes_is_the_summary_gene_by_gene() -> None:
     assert table["slides"] == [2, 1, 2]
     for gene in range(3):
         here = {name: values[:, [gene]] for name, values in measured.items() if name == "a" or gene != 1}
-        alone = summarise({name: predicted[name][:, [gene]] for name in here}, here, hvg50=[0])
+        alone = score_slides({name: predicted[name][:, [gene]] for name in here}, here, hvg50=[0])
         assert table["pcc"][gene] == pytest.approx(alone.pcc_slide)
         assert table["mse"][gene] == pytest.approx(alone.mse)
         assert table["mae"][gene] == pytest.approx(alone.mae)
@@ -106,7 +106,7 @@ def test_a_slide_that_lacks_all_hvg_genes_does_not_count_there() -> None:
     y = RNG.normal(size=(10, 3))
     lacking = y.copy()
     lacking[:, 0] = np.nan
-    found = summarise({"a": y, "b": y}, {"a": y, "b": lacking}, hvg50=[0])
+    found = score_slides({"a": y, "b": y}, {"a": y, "b": lacking}, hvg50=[0])
     assert found.pcc_slide_hvg50 == pytest.approx(1.0)
 
 
@@ -114,7 +114,7 @@ def test_invalid_predictions_are_left_out() -> None:
     y = RNG.normal(size=(10, 2))
     x = y + 1
     x[3] = np.nan
-    found = summarise({"a": x}, {"a": y}, hvg50=[0, 1])
+    found = score_slides({"a": x}, {"a": y}, hvg50=[0, 1])
     assert found.slides["a"].n_spots == 9
     assert found.mse == pytest.approx(1.0)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from mmap_st.head.scoring.statistics import difference, holm, interval_over_patients
+from mmap_st.head.scoring.statistics import holm, interval_over_patients, paired_difference
 
 
 def test_with_one_slide_a_patient_the_interval_is_that_of_scipy() -> None:
@@ -40,9 +40,9 @@ def test_intervals_of_patients_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def test_few_patients_have_no_interval_and_no_p_value() -> None:
-    two = difference([1.0, 2.0], [0.0, 0.0], ["A", "B"])
+    two = paired_difference([1.0, 2.0], [0.0, 0.0], ["A", "B"])
     assert (two.mean, two.interval, two.p_value, two.patients) == (1.5, None, None, 2)
-    five = difference([1.0] * 5, [0.0] * 5, list("ABCDE"))
+    five = paired_difference([1.0] * 5, [0.0] * 5, list("ABCDE"))
     assert five.interval == (1.0, 1.0)
     assert five.p_value is None
 
@@ -52,7 +52,7 @@ def test_differences_are_paired_and_tested_over_patients() -> None:
     patients = [f"P{i // 2}" for i in range(20)]
     slide = rng.normal(size=20) * 5
     first, second = slide + 0.3 + 0.2 * rng.normal(size=20), slide + 0.2 * rng.normal(size=20)
-    found = difference(first, second, patients)
+    found = paired_difference(first, second, patients)
     assert found.mean == pytest.approx((first - second).mean())
     assert found.interval is not None
     assert found.interval[0] > 0
@@ -63,13 +63,13 @@ def test_differences_are_paired_and_tested_over_patients() -> None:
 
 def test_slides_that_lack_a_score_are_left_out() -> None:
     nan = float("nan")
-    found = difference([1.0, nan, 3.0, 4.0], [0.0, 0.0, nan, 1.0], list("ABCD"))
+    found = paired_difference([1.0, nan, 3.0, 4.0], [0.0, 0.0, nan, 1.0], list("ABCD"))
     assert found.mean == 2.0
     assert found.patients == 2
-    none = difference([nan], [1.0], ["A"])
+    none = paired_difference([nan], [1.0], ["A"])
     assert none.patients == 0
     assert np.isnan(none.mean)
-    assert difference([1.0] * 6, [1.0] * 6, list("ABCDEF")).p_value == 1.0
+    assert paired_difference([1.0] * 6, [1.0] * 6, list("ABCDEF")).p_value == 1.0
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12))

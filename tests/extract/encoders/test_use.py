@@ -139,13 +139,13 @@ def test_long_rows_are_read_and_kept_few_at_a_time(section: Cohort, tmp_path: Pa
     monkeypatch.setattr(magnification_write, "_CHUNK_BYTES", 6 * row_bytes)
     monkeypatch.setattr(session, "_BATCH_BYTES", 3 * row_bytes)
     batches: list[int] = []
-    keep = session.SlideSession.keep
+    save = session.SlideSession.save
 
     def noting(self: Any, source_of: Any, row_of: Any, *rest: Any) -> None:
         batches.append(len(row_of))
-        keep(self, source_of, row_of, *rest)
+        save(self, source_of, row_of, *rest)
 
-    monkeypatch.setattr(session.SlideSession, "keep", noting)
+    monkeypatch.setattr(session.SlideSession, "save", noting)
     extract_cohort(section, tmp_path / "f.zarr", request(10), (0.5,))
     stored = FeatureStore.open(tmp_path / "f.zarr").slide("A1").complete("timm:test_vit")[0.5]
     assert stored.group["tokens"].chunks[0] == stored.group["embedding"].chunks[0] == 6

@@ -226,7 +226,7 @@ def test_a_slide_with_bad_counts_fails_and_the_others_are_used(
     assert part in report.failed["B1"]
     assert report.metrics.protocol.train == ("A1", "C1", "D1")
     with pytest.raises(SplitError, match=f"none of the 1 slides of --test can be used; slide B1: .*{part}"):
-        fit_head(cohort, store, request(test="slide=B1"), tmp_path / "run")
+        fit_head(cohort, store, request(test="slide=B1"), tmp_path / "other")
 
 
 def test_slides_that_are_not_in_the_store_are_skipped(
@@ -343,7 +343,7 @@ def test_a_run_is_replaced_whole_and_other_folders_never(
 ) -> None:
     out = tmp_path / "run"
     for alpha in ("alpha=1e3", "alpha=1e6"):
-        fit_head(cohort, store, request("ridge", alpha), out)
+        fit_head(cohort, store, request("ridge", alpha), out, overwrite=True)
     assert json.loads((out / "head.json").read_text())["settings"]["alpha"] == 1e6
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     with pytest.raises(RequestError, match="other things than a run"):
@@ -459,6 +459,6 @@ def test_files_that_a_user_put_into_a_run_are_kept(
     fit_head(cohort, store, request(), out)
     (out / "figures").mkdir()
     (out / "figures" / "a.png").touch()
-    fit_head(cohort, store, request(), out)
+    fit_head(cohort, store, request(), out, overwrite=True)
     assert (out / "figures" / "a.png").is_file()
     assert (out / "metrics.json").is_file()

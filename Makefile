@@ -35,7 +35,7 @@ types: setup
 	$(BIN)/mypy
 
 tests: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 benchmark-demo: setup
 	$(BIN)/python benchmarks/demo.py --out out/benchmark-demo

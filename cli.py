@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -35,13 +36,21 @@ app.command()(encoders.doctor)
 app.command()(heads.demo)
 
 
+_STOPPED = "stopped; what was finished is saved, and the same command resumes from there."
+
+
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit status."""
     try:
         app()
     except StoppedError as error:
-        console.fail("stopped; what was finished is saved, and the same command resumes from there.")
+        console.fail(_STOPPED)
         sys.exit(128 + error.signal_number)
+    except SystemExit as end:
+        # Typer turns Ctrl-C in a command that has no batches to stop between into this status.
+        if end.code == 128 + signal.SIGINT:
+            console.fail(_STOPPED)
+        raise
     except RequestError as error:
         console.fail(str(error))
         sys.exit(2)

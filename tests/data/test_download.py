@@ -412,7 +412,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(site: Site, tmp_path: Path, m
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert errors.splitlines()[-1].startswith("error: stopped; what was finished is saved")
     assert "Traceback" not in errors
     assert extra_files(tmp_path / "her2st") == []
     assert not (tmp_path / "her2st" / IMAGE).exists()

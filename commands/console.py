@@ -41,7 +41,7 @@ def say(text: str) -> None:
 
 
 def show_paths(paths: Sequence[Path]) -> None:
-    """Paths, whole, one a line."""
+    """Paths, whole, one per line."""
     for path in paths:
         print(path)
 

@@ -41,7 +41,7 @@ def extract(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=0, help="Keep a grid of so many x so many patch tokens too (default the store's)."),
+        typer.Option(min=0, help="Store a grid of N x N patch tokens too (default: as the store does)."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows embedded together (default 32 on a CPU, 256 on a GPU).")
@@ -155,7 +155,8 @@ def import_(
     tolerance_px: Annotated[float | None, typer.Option(min=0, help="The same in level-0 pixels.")] = None,
     coords: Annotated[str, typer.Option(help="What a file's coordinates are: corner or centre.")] = "corner",
     patch_px: Annotated[
-        float | None, typer.Option(min=1, help="Side of a patch in level-0 pixels, if the file lacks it.")
+        float | None,
+        typer.Option(min=1, help="Side of a patch in level-0 pixels, if the file does not say."),
     ] = None,
     chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,

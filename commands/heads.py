@@ -117,7 +117,7 @@ def report(
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
     ] = None,
 ) -> None:
-    """Draw measured next to predicted maps, and where the prototypes lie."""
+    """Draw measured next to predicted maps, and where the prototypes are."""
     from mmap_st.extract.store import FeatureStore
     from mmap_st.report import report_run
     from mmap_st.workflows import show_progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class CohortSlide:
     labels: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cohort:
     """Slides in the order of their table, and where the table is from."""
 
@@ -83,6 +83,25 @@ class Cohort:
             raise CohortError(
                 f"{self.source} names {', '.join(repeated)} more than once; give each slide its own name."
             )
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __repr__(self) -> str:
+        patients = len({slide.patient for slide in self.slides if slide.patient})
+        known = {
+            "with an image": sum(slide.image is not None for slide in self.slides),
+            "with counts": sum(slide.counts is not None for slide in self.slides),
+        }
+        slides = "1 slide" if len(self) == 1 else f"{len(self)} slides"
+        of = f" of {patients} patient{'' if patients == 1 else 's'}" if patients else ""
+        return f"Cohort {self.source}: {slides}{of}; " + ", ".join(f"{n} {what}" for what, n in known.items())
 
     @property
     def names(self) -> tuple[str, ...]:

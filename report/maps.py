@@ -1,4 +1,4 @@
-"""Maps over a slide's thumbnail: measured beside predicted expression, and where its prototypes lie."""
+"""Maps over a slide's thumbnail: measured next to predicted expression, and where its prototypes are."""
 
 from __future__ import annotations
 

@@ -89,6 +89,11 @@ def test_public_names_mean_the_same_after_every_subpackage_is_imported() -> None
 def test_a_cohort_is_given_in_any_form(tiny: Tiny, tmp_path: Path) -> None:
     cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
     assert mm.read_cohort(cohort) is cohort
+    assert (
+        repr(cohort) == f"Cohort her2st:{tiny.her2st}: 3 slides of 3 patients; 3 with an image, 3 with counts"
+    )
+    assert list(cohort) == ["A1", "B1", "C1"]
+    assert "A1" in cohort
     rows = [{c: None if v is None else str(v) for c, v in vars(slide).items()} for slide in cohort.slides]
     table = pl.DataFrame(rows, infer_schema_length=None)
     table.write_csv(tmp_path / "cohort.csv")
@@ -394,6 +399,13 @@ def test_encoders_are_listed_and_built() -> None:
     embedded = encoder.embed(windows)
     assert embedded.shape == (3, encoder.width)
     assert embedded.dtype == np.float32
+    assert repr(encoder).startswith(
+        f"Encoder {TINY}: windows (n, 160, 160, 3) uint8 to (n, {encoder.width}) float32"
+    )
+    assert encoder.embed(windows[:0]).shape == (0, encoder.width)
+    for wrong in (windows.astype(np.float32), windows[:, :100], windows[0]):
+        with pytest.raises(RequestError, match=r"takes windows \(n, 160, 160, 3\) of uint8"):
+            encoder.embed(wrong)
 
 
 # Figures.

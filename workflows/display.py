@@ -57,8 +57,8 @@ class State:
         now = time.monotonic()
         while self.recent and now - self.recent[0][0] > _RATE_SECONDS:
             self.recent.popleft()
-        self.recent.append((now, self.done))
         self.done += amount
+        self.recent.append((now, self.done))
 
     def rate(self) -> float:
         """Units a second, over the last while."""
@@ -238,6 +238,7 @@ class Display:
     def start(self, items: int, total: int | None = None) -> None:
         """Start to count."""
         self._state = State(self._state.unit, self._state.kind, self._state.text, items=items, total=total)
+        self._state.count(0)
         self._view.show(self._state)
 
     def start_item(self, name: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoder:
     """A frozen image model with its weights on a device.
 
@@ -66,14 +66,37 @@ class Encoder:
     _mean: torch.Tensor
     _std: torch.Tensor
 
+    def __repr__(self) -> str:
+        px = self.spec.input_px
+        more = f" and {self.tokens} x {self.tokens} tokens" if self.tokens else ""
+        return (
+            f"Encoder {self.spec.name}: windows (n, {px}, {px}, 3) uint8 to (n, {self.width}) float32{more};"
+            f" {self.precision} on {self.device}"
+        )
+
     @property
     def row_width(self) -> int:
         """Length of a row: an embedding, and behind it the tokens of its grid."""
         return self.width + self.tokens**2 * self.token_width
 
     def embed(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed windows (b, input_px, input_px, 3) uint8 as (b, row_width) float32, and wait for it."""
+        """Embed windows (b, input_px, input_px, 3) uint8 as (b, row_width) float32, and wait for it.
+
+        Raises
+        ------
+        RequestError
+            If windows have another shape or type.
+        """
         import torch
+
+        side = self.spec.input_px
+        if windows.dtype != np.uint8 or windows.shape[1:] != (side, side, 3):
+            raise RequestError(
+                f"{self.spec.name} takes windows (n, {side}, {side}, 3) of uint8, and these are"
+                f" {windows.shape} of {windows.dtype}."
+            )
+        if not len(windows):
+            return np.empty((0, self.row_width), np.float32)
 
         with torch.inference_mode():
             pixels = torch.from_numpy(windows).to(self.device)

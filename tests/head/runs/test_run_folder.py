@@ -66,7 +66,7 @@ def test_a_finished_run_is_replaced_only_if_that_is_requested(
     (out / "notes.txt").write_text("mine")
     before = contents(out)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "measure", None)  # no work before the refusal
+        patch.setattr(fit_module, "read_cohort_counts", None)  # no work before the refusal
         with pytest.raises(RequestError, match=r"holds a finished run; .* --overwrite"):
             fit_head(cohort, store, request(train="slide=B1"), out)
     assert contents(out) == before

@@ -70,7 +70,8 @@ def test_a_row_is_what_evaluate_says(compared, cohort: Cohort, two_encoders, tmp
     row = row_of(report, f"{ENCODER}/ridge")
     for metric in (*METRICS, "pcc_pooled"):
         assert row.value(metric) == alone.metrics.test.value(metric)
-    assert row.scores == alone.metrics.test
+    # Its numbers do not depend on the seed: a comparison fits it once.
+    assert row.scores == replace(alone.metrics.test, spread=None)
     mean = row_of(report, f"{ENCODER}/mean")
     for metric in METRICS:
         assert mean.value(metric) == pytest.approx(alone.metrics.baseline_mean.value(metric))

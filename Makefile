@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 FAISS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.set-up-$(FAISS)
 
-.PHONY: help setup demo test lint types tests benchmark-demo clean
+.PHONY: help setup demo test quick lint types tests benchmark-demo clean
 
 help:
 	@echo "make demo            set up, then run the whole pipeline on simulated tissue"
 	@echo "make test            set up, then run all checks"
+	@echo "make quick           set up, then run the checks that take three minutes, for work on the code"
 	@echo "make benchmark-demo  measure the heads on simulated tissue, seeds 0 to 2"
 	@echo "make clean           remove what these make"
 
@@ -26,6 +27,9 @@ demo: setup
 	$(BIN)/mmap demo --out demo
 
 test: lint types tests
+
+quick: lint types
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -37,11 +37,45 @@ settings.register_profile("project", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("project")
 
 #: Files whose tests run for minutes. Each file stays on one core, so that these must not come last.
-_LONGEST_FIRST = ("test_faults.py", "test_readme.py", "test_cli.py")
+_LONGEST_FIRST = (
+    "test_faults.py",
+    "test_readme.py",
+    "test_cross_validation.py",
+    "test_cli.py",
+    "test_comparison.py",
+)
+#: What `make quick` leaves out: real extractions, cross-validations, processes, and all heads at length.
+_SLOW = (
+    "commands/test_cli.py",
+    "data/test_download.py",
+    "data/test_fuzz.py",
+    "extract/encoders/test_use.py",
+    "extract/engine/",
+    "extract/imports/test_imports.py",
+    "head/evaluation/",
+    "head/mmap/",
+    "head/published/test_every_head.py",
+    "head/published/test_simulated.py",
+    "head/runs/",
+    "head/test_scale.py",
+    "head/test_user_heads.py",
+    "test_api.py",
+    "test_data_of_before.py",
+    "test_docstrings.py",
+    "test_moved.py",
+    "test_notebook.py",
+    "test_readme.py",
+    "test_wheel.py",
+    "workflows/test_whole_way.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST_FIRST)
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(_SLOW):
+            item.add_marker("slow")
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

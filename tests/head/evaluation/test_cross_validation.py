@@ -177,7 +177,7 @@ def test_requests_that_cannot_be_met_are_one_sentence(
         evaluate(cohort, store, replace(request(), fit=unknown), tmp_path / "run")
     with pytest.raises(SplitError, match="from 2 to 5"):
         evaluate(cohort, store, request(folds="patient:6"), tmp_path / "run")
-    with pytest.raises(RequestError, match="ridge has no parts"):
+    with pytest.raises(RequestError, match="ridge has no ablations"):
         evaluate(cohort, store, request(ablate=True), tmp_path / "run")
     with pytest.raises(RequestError, match=r"no fold can be evaluated; .*pca=9999"):
         evaluate(cohort, store, request("ridge", "pca=9999"), tmp_path / "run")
@@ -215,7 +215,7 @@ def test_a_worker_that_dies_is_one_sentence(
     cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_fit_in_worker", _die)
-    with pytest.raises(EvaluationError, match="want of memory"):
+    with pytest.raises(EvaluationError, match="memory ran out"):
         evaluate(cohort, store, request(jobs=2), tmp_path / "run")
 
 

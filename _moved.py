@@ -153,6 +153,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "data.normalise": {"targets": "targets_from_counts"},
     "data.survey": {"survey": "survey_cohort"},
     "extract.contents": {"contents": "list_contents"},
+    "extract.encoders.listing": {"list_encoders": "listed_encoders"},
     "extract.encoders.state": {"sha256_of_file": "files:sha256_of_file"},
     "extract.encoders.build": {"RANDOM": "extract.store.recipe:RANDOM"},
     "head.comparison.run": {"Tell": "progress:ProgressCallback"},

@@ -23,7 +23,8 @@ from pyramid import MPP, spots_on_grid, write_pyramid
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder, encoder_spec
+from mmap_st.encoders import EncoderSpec
+from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.encoders.networks.builders import build_random
 from mmap_st.extract.encoders.spec import TimmModel
 from mmap_st.extract.engine.device import DeviceQueue, keep_freed_memory

@@ -25,11 +25,11 @@ def encoders(
 ) -> None:
     """List the encoders that can be named; build none."""
     from mmap_st.commands.tables import show_encoder, show_encoders
-    from mmap_st.extract.encoders import list_encoders, look_at
+    from mmap_st.extract.encoders import listed_encoders, look_at
 
-    found = list(list_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
+    found = list(listed_encoders(name, ready=ready, open_only=open_only, commercial=commercial))
     filtered = ready or open_only or commercial
-    if not found and name and filtered and list(list_encoders(name)):
+    if not found and name and filtered and list(listed_encoders(name)):
         raise EncoderError(f"No encoder like {name!r} is left by these filters; leave some out.")
     one = next((encoder for encoder in found if encoder.spec.name == name.lower()), None)
     if not found or one is not None:

@@ -113,7 +113,8 @@ def test_the_example_of_the_api_runs_as_written(workplace: Path, monkeypatch: py
     assert made["store"].report.unchanged == ["B4", "C2", "C3", "C4"]
     assert made["run"].metrics.to_polars().filter(predictor="head", slide="C4").height == 1
     by_command = anndata.read_h5ad(workplace / "out" / "predictions" / "B4.h5ad")
-    np.testing.assert_array_equal(made["adata"].X, by_command.X)
+    # Two fits, in two processes: their matrix products may differ in the last digits of float32.
+    np.testing.assert_allclose(made["adata"].X, by_command.X, rtol=0, atol=1e-5)
     assert made["result"].table["head"].to_list() == ["mmap", "ridge"]
     assert any("gene FASN is not among the 250 predicted" in str(warning.message) for warning in told)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.extract.encoders import Encoder, auto_precision, device_of
+from mmap_st.extract.encoders import Encoder, auto_precision, device_of, listed_encoders
 from mmap_st.extract.encoders import build_encoder as build_from_spec
-from mmap_st.extract.encoders import list_encoders as iterate_encoders
 from mmap_st.workflows.arguments import EncoderLike, spec_of
 
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -71,7 +70,7 @@ def list_encoders(
     >>> mm.list_encoders("efficientnet").select("name", "width", "input_px").rows()
     [('efficientnet-lite0', 1280, 224)]
     """
-    listed = iterate_encoders(word, ready=ready, open_only=open_only, commercial=commercial)
+    listed = listed_encoders(word, ready=ready, open_only=open_only, commercial=commercial)
     rows = [{key: encoder.as_json()[key] for key in _COLUMNS} for encoder in listed]
     return pl.DataFrame(rows, schema=_COLUMNS)
 

@@ -18,7 +18,7 @@ __all__ = [
     "installed_encoders",
     "is_fast_at_bf16",
     "known_encoders",
-    "list_encoders",
+    "listed_encoders",
     "look_at",
     "note_of_scales",
     "read_configuration",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 from .build import build_encoder, device_of
-from .catalogue import ListedEncoder, encoder_spec, known_encoders, list_encoders, look_at
+from .catalogue import ListedEncoder, encoder_spec, known_encoders, listed_encoders, look_at
 from .encoder import Encoder, auto_precision, is_fast_at_bf16, note_of_scales
 from .families import ENCODERS
 from .plugins import installed_encoders, register

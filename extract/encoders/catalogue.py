@@ -237,7 +237,7 @@ class ListedEncoder:
         }
 
 
-def list_encoders(
+def listed_encoders(
     word: str = "", *, ready: bool = False, open_only: bool = False, commercial: bool = False
 ) -> Iterator[ListedEncoder]:
     """List encoders in the order of their declaration.

@@ -75,7 +75,7 @@ def _mpp_of_magnification(word: str) -> float:
             f"--magnifications {word}: a magnification lies between {_MPP_OF_1X / _COARSEST:g} and"
             f" {_MPP_OF_1X / _FINEST:g}; 20 is 20x, 0.5 um/px."
         )
-    return _MPP_OF_1X / value
+    return mpp_of_magnification(value)
 
 
 def _mpp_of_word(word: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.head.runs import shown_with, slide_table, summary_table
+from mmap_st.head.runs import predictors_of, shown_with, slide_table, summary_table
 from mmap_st.head.scoring import (
     OMITTED,
     PER_SLIDE,
@@ -127,8 +127,7 @@ class EvaluationMetrics:
     @property
     def predictors(self) -> dict[str, Scores]:
         """Scores of those that were scored: ``head``, ``ridge``, ``mean``."""
-        found = {"head": self.test, "ridge": self.baseline_ridge, "mean": self.baseline_mean}
-        return {name: scores for name, scores in found.items() if scores is not None}
+        return predictors_of(self.test, self.baseline_ridge, self.baseline_mean)
 
     @property
     def table(self) -> pl.DataFrame:

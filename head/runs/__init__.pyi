@@ -24,6 +24,7 @@ __all__ = [
     "predict_slides",
     "prediction_file",
     "predictions_of",
+    "predictors_of",
     "read_head",
     "read_metrics",
     "read_prediction",
@@ -61,4 +62,12 @@ from .run_folder import (
     write_table,
     writing,
 )
-from .run_metrics import RunMetrics, RunProtocol, read_metrics, shown_with, slide_table, summary_table
+from .run_metrics import (
+    RunMetrics,
+    RunProtocol,
+    predictors_of,
+    read_metrics,
+    shown_with,
+    slide_table,
+    summary_table,
+)

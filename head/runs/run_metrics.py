@@ -17,9 +17,6 @@ from mmap_st.head.scoring import (
     read_result,
 )
 
-#: Predictors that results are of, by their key in metrics.json: the name in tables.
-PREDICTORS = {"test": "head", "baseline_ridge": "ridge", "baseline_mean": "mean"}
-
 
 @dataclass(frozen=True)
 class RunProtocol:
@@ -92,8 +89,7 @@ class RunMetrics:
     @property
     def predictors(self) -> dict[str, Scores]:
         """Scores of those that were scored: ``head``, ``ridge``, ``mean``."""
-        found = {name: getattr(self, key) for key, name in PREDICTORS.items()}
-        return {name: scores for name, scores in found.items() if scores is not None}
+        return predictors_of(self.test, self.baseline_ridge, self.baseline_mean)
 
     @property
     def table(self) -> pl.DataFrame:
@@ -131,6 +127,12 @@ def read_metrics(path: Path) -> RunMetrics:
         If it cannot be read.
     """
     return read_result(RunMetrics, path)
+
+
+def predictors_of(head: Scores | None, ridge: Scores | None, mean: Scores | None) -> dict[str, Scores]:
+    """Scores by predictor, of those that were scored."""
+    found = {"head": head, "ridge": ridge, "mean": mean}
+    return {name: scores for name, scores in found.items() if scores is not None}
 
 
 def summary_table(predictors: Mapping[str, Scores]) -> pl.DataFrame:

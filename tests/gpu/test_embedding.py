@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from mmap_st.data.cohort import Cohort, CohortSlide
-from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder, encoder_spec
+from mmap_st.encoders import EncoderSpec
+from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.encoders.spec import TimmModel
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmap_st.encoders import EncoderSpec
 from mmap_st.errors import RequestError
-from mmap_st.extract.encoders import Encoder, EncoderSpec, build_encoder, encoder_spec
+from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.encoders import encoder as precisions
 from mmap_st.extract.encoders.encoder import auto_precision
 from mmap_st.extract.slides.slide import open_slide

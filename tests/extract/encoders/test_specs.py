@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mmap_st.encoders import EncoderSpec
 from mmap_st.errors import RequestError
-from mmap_st.extract.encoders import EncoderSpec, encoder_spec
+from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.encoder import note_of_scales, prepare_picture
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.networks.builders import build_random

@@ -236,7 +236,7 @@ HEAVY = ("torch", "timm", "transformers", "open_clip", "torchvision", "zarr", "a
     [
         "import mmap_st",
         "import mmap_st.cli",
-        "import mmap_st.extract.encoders.catalogue as l; list(l.list_encoders())",
+        "import mmap_st.extract.encoders.catalogue as l; list(l.listed_encoders())",
         "import runpy; sys.argv = ['mmap', '--help']; runpy.run_module('mmap_st', run_name='__main__')",
         "import runpy; sys.argv = ['mmap', 'encoders']; runpy.run_module('mmap_st', run_name='__main__')",
     ],

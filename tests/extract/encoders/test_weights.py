@@ -17,11 +17,12 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
+from mmap_st.encoders import EncoderSpec
 from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
-from mmap_st.extract.encoders import EncoderSpec, build_encoder, encoder_spec
+from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders import plugins as user
 from mmap_st.extract.encoders import weights as requirements
-from mmap_st.extract.encoders.catalogue import list_encoders
+from mmap_st.extract.encoders.catalogue import listed_encoders
 from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_tensors
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.networks.builders import build_random, build_with_weights
@@ -88,7 +89,7 @@ def test_the_order_is_given_then_configured_then_cached(configured: Path, tmp_pa
     assert find_weights(spec) == (tmp_path / "mine.pth", str(configured))
     (tmp_path / "given.pth").write_bytes(b"")
     assert get_weights(spec, tmp_path / "given.pth") == tmp_path / "given.pth"
-    assert [e.spec.name for e in list_encoders("uni", ready=True)] == ["uni"]
+    assert [e.spec.name for e in listed_encoders("uni", ready=True)] == ["uni"]
 
 
 def test_a_variant_has_its_encoders_weights_unless_they_are_others(configured: Path, tmp_path: Path) -> None:
@@ -628,7 +629,7 @@ def test_an_encoder_of_an_installed_package(tmp_path: Path, monkeypatch) -> None
     user.installed_encoders.cache_clear()
     try:
         assert encoder_spec("theirs").name == "theirs"
-        assert next(list_encoders("theirs")).ready
+        assert next(listed_encoders("theirs")).ready
         with pytest.raises(EncoderError, match=r"did you mean theirs"):
             encoder_spec("their")
         points[:] = [EntryPoint("theirs", "their_encoders:fails", user.ENTRY_POINTS)]
@@ -896,7 +897,7 @@ def test_a_tag_of_timms_knows_its_repository() -> None:
 
 def test_a_wrong_path_in_the_configuration_hides_no_other_encoder(configured: Path) -> None:
     configured.write_text('[weights]\nuni = "nowhere.pth"\n')
-    found = {encoder.spec.name: encoder for encoder in list_encoders()}
+    found = {encoder.spec.name: encoder for encoder in listed_encoders()}
     assert found.keys() == ENCODERS.keys()
     assert "do not exist" in found["uni"].missing
     assert found["efficientnet-lite0"].ready

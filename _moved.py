@@ -29,16 +29,18 @@ commands.tables <- results
 data.arrays <- data.array_grids data.neighbours data.pitch
 data.counts <- data.genes data.harmonise
 data.download.run <- data.download.listing data.download.transfer data.download.folder
+data.download.web <- data.download.checks
 data.panel <- data.spatial data.hest_panel
 data.readers.finding <- data.readers.files data.readers.matching
 data.readers.h5ad <- data.readers.anndata_table
+data.readers.st <- data.readers.legacy_st
 data.splits <- data.folds
-data.spots <- data.labels
+data.spots <- data.labels data.tables
 data.targets <- data.normalise
+extract.encoders.build <- extract.encoders.fold
 extract.encoders.catalogue <- extract.encoders.registry extract.encoders.listing
 extract.encoders.checkpoints <- extract.encoders.layouts extract.encoders.state
 extract.encoders.encoder <- extract.encoders.precision extract.encoders.scales extract.encoders.prepare
-extract.encoders.networks.batchnorm_fusion <- extract.encoders.fold
 extract.encoders.networks.builders <- extract.encoders.networks extract.encoders.adapters
 extract.encoders.networks.builders <- extract.encoders.ctranspath
 extract.encoders.networks.pooling <- extract.encoders.network
@@ -46,7 +48,7 @@ extract.encoders.networks.transformers_models <- extract.encoders.hugging
 extract.encoders.plugins <- extract.encoders.user
 extract.encoders.self_test <- extract.encoders.known extract.encoders.examination
 extract.encoders.spec <- extract.encoders.models extract.encoders.families.common
-extract.encoders.weights <- extract.encoders.requirements
+extract.encoders.weights <- extract.encoders.requirements extract.encoders.hub
 extract.engine.device <- extract.memory
 extract.engine.extraction <- extract.run
 extract.engine.machine <- extract.machine
@@ -57,29 +59,21 @@ extract.engine.preview <- extract.preview
 extract.engine.result_writer <- extract.engine.keeper
 extract.engine.session <- extract.engine.telemetry
 extract.imports.importing <- extract.imports.rows extract.imports.run
-extract.imports.jobs <- extract.imports.request
+extract.imports.jobs <- extract.imports.request extract.imports.slides
 extract.imports.matching <- extract.imports.match extract.imports.coordinates
-extract.imports.target_slides <- extract.imports.slides
 extract.slides.formats <- extract.formats
-extract.slides.formats.jpeg_tiles <- extract.formats.jpeg_tiles
-extract.slides.formats.ome_zarr <- extract.formats.ome_zarr
 extract.slides.formats.openslide_format <- extract.formats.openslide_format
-extract.slides.formats.pixels <- extract.formats.pixels extract.formats.arrays
+extract.slides.formats.pixels <- extract.formats.ome_zarr extract.formats.pixels extract.formats.arrays
 extract.slides.formats.plain <- extract.formats.plain
-extract.slides.formats.tiff <- extract.formats.tiff
-extract.slides.grid <- extract.grid
-extract.slides.orientation <- extract.orientation
-extract.slides.resolution <- extract.resolution
-extract.slides.slide <- extract.slide
+extract.slides.formats.tiff <- extract.formats.jpeg_tiles extract.formats.tiff
+extract.slides.grid <- extract.grid extract.orientation
+extract.slides.slide <- extract.resolution extract.slide
 extract.slides.tissue <- extract.tissue
-extract.store.contents <- extract.contents
-extract.store.embeddings <- extract.embeddings
-extract.store.journal <- extract.engine.journal
+extract.store.journal <- extract.engine.journal extract.engine.rows
 extract.store.lock <- extract.lock
-extract.store.magnification <- extract.magnification
-extract.store.reader <- extract.store
-extract.store.recipe extract.engine.recipes <- extract.recipe
-extract.store.rows <- extract.engine.rows
+extract.store.magnification <- extract.embeddings extract.magnification
+extract.store.reader <- extract.contents extract.store
+extract.store.recipe extract.engine.plan <- extract.recipe
 extract.store.writer <- extract.store_write extract.magnification_write
 extract.windows <- extract.reading
 extract.windows.geometry <- extract.windows
@@ -93,8 +87,7 @@ head.evaluation <- head.comparison
 head.evaluation.ablations <- head.evaluation.run
 head.evaluation.aggregate <- head.evaluation.summary
 head.evaluation.comparison <- head.comparison.run
-head.evaluation.comparison_rows <- head.comparison.request
-head.evaluation.comparison_summary <- head.comparison.summary
+head.evaluation.comparison_rows <- head.comparison.request head.comparison.summary
 head.evaluation.fold_jobs <- head.evaluation.jobs
 head.evaluation.folder <- head.evaluation.request
 head.inputs <- head.standardise head.slides
@@ -105,16 +98,15 @@ head.linear.mean <- head.mean
 head.linear.ridge <- head.ridge
 head.mmap.features <- head.features
 head.mmap.fitting <- head.mmap_fit
-head.mmap.method head.mmap.settings <- head.mmap
+head.mmap.fitting head.mmap.settings <- head.mmap
 head.mmap.preparation <- head.prepare
-head.mmap.trained_head <- head.mmap_head head.slide_level
+head.mmap.trained_head head.mmap.features <- head.mmap_head head.slide_level
 head.mmap.training <- head.training
 head.neighbourhood <- head.context head.networks.graph
 head.networks.attention <- head.network
-head.networks.fitting <- head.networks.fit head.networks.method
+head.networks.fitting <- head.networks.fit head.networks.method head.networks.head
+head.networks.network <- head.networks.parts head.networks.tokens
 head.networks.optimiser <- head.optimise
-head.networks.spot_blocks <- head.networks.parts head.networks.tokens
-head.networks.trained_head <- head.networks.head
 head.registry <- head.user
 head.runs.fit <- head.fit
 head.runs.metrics_file <- head.run_metrics
@@ -173,7 +165,7 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "head.evaluation.folder": {
         "keep_request": "record_request",
-        "write_json_whole": "head.scoring.json_form:write_json",
+        "write_json_whole": "head.scoring.results:write_json",
     },
     "head.evaluation.jobs": {
         "Job": "FoldJob",
@@ -186,12 +178,12 @@ _NAMES: dict[str, dict[str, str]] = {
     "head.evaluation.summary": {"PER_SLIDE": "head.scoring.results:PER_SLIDE"},
     "head.fit": {"Tell": "progress:ProgressCallback"},
     "head.metrics": {"summarise": "score_slides"},
-    "head.predictions": {"UNS": "head.runs.prediction_folder:UNS"},
+    "head.predictions": {"UNS": "head.runs.prediction:UNS"},
     "head.run_folder": {
-        "FORMAT_VERSION": "head.runs.head_card:FORMAT_VERSION",
+        "FORMAT_VERSION": "head.runs.run_folder:FORMAT_VERSION",
         "begin_run_folder": "start_run_folder",
-        "read_json": "head.scoring.json_form:read_json",
-        "write_json": "head.scoring.json_form:write_json",
+        "read_json": "head.scoring.results:read_json",
+        "write_json": "head.scoring.results:write_json",
     },
     "head.run_metrics": {"Fitted": "FittedRun"},
     "head.statistics": {"difference": "paired_difference"},

@@ -21,10 +21,9 @@ from mmap_st.data.readers import read_counts
 from mmap_st.errors import CountsError, HeadError, SlideError
 from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.mmap import MmapSettings
-from mmap_st.head.row_cache import RowCache
 from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import (
     CandidateSettings,

@@ -39,7 +39,7 @@ class Limits:
     block: int = 4_096
 
 
-LIMITS = Limits()
+LIMITS: Limits = Limits()
 
 
 Row = TypeVar("Row", bound=Mapping[str, float])

@@ -20,8 +20,7 @@ __all__ = [
     "show_progress",
 ]
 
-from .arguments import encoder_name
-from .cohorts import read_cohort
+from .arguments import encoder_name, read_cohort
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress

@@ -12,7 +12,7 @@ from mmap_st.data import Cohort, write_cohort
 from mmap_st.errors import RequestError
 from mmap_st.head.runs import RunMetrics
 from mmap_st.report import report_run
-from mmap_st.workflows.cohorts import read_cohort
+from mmap_st.workflows.arguments import read_cohort
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.embedding import embed
 from mmap_st.workflows.head_runs import fit_head

@@ -1,11 +1,16 @@
-"""Embed the spots of a cohort into a feature store."""
+"""Embed the spots of a cohort into a feature store; Ctrl-C and SIGTERM stop it between two batches."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import RequestError, SlidesFailedError
+from mmap_st.errors import RequestError, SlidesFailedError, StoppedError
 from mmap_st.extract.engine import (
     EncoderRequest,
     ExtractOptions,
@@ -14,11 +19,48 @@ from mmap_st.extract.engine import (
 )
 from mmap_st.extract.slides import parse_grid
 from mmap_st.extract.store import FeatureStore
-from mmap_st.workflows.arguments import EncoderLike, Scales, StoreLike, mpps_of, spec_of
-from mmap_st.workflows.cohorts import read_cohort
+from mmap_st.workflows.arguments import EncoderLike, Scales, StoreLike, mpps_of, read_cohort, spec_of
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.notices import warn_left_out
-from mmap_st.workflows.stopping import stop_on_signals
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether the user asked to stop; a second signal stops at once.
+
+    Python raises KeyboardInterrupt wherever the main thread happens to be. Between threads that is inside of
+    a lock now and then, which then stays locked, and the program hangs instead of ending. Outside of the main
+    thread signals cannot be handled: they stay as they are, and the function is always False.
+
+    Raises
+    ------
+    StoppedError
+        Where the work ends with one; it then has the number of the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
+    try:
+        yield lambda: bool(received)
+    except StoppedError as error:
+        if received:
+            error.signal_number = received[0]
+        raise
+    finally:
+        restore()
 
 
 class EmbeddedStore(FeatureStore):

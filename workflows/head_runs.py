@@ -35,9 +35,9 @@ from mmap_st.workflows.arguments import (
     open_store,
     pairs_of,
     panel_text,
+    read_cohort,
     words_of,
 )
-from mmap_st.workflows.cohorts import read_cohort
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.notices import warn_left_out, warn_user
 

@@ -7,7 +7,6 @@ __all__ = [
     "list_samples",
 ]
 
-from .datasets import DATASETS, KINDS, find_dataset
+from .datasets import DATASETS, KINDS, DownloadReport, find_dataset
 from .hest import list_samples
-from .report import DownloadReport
 from .run import download

@@ -8,8 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.download.datasets import find_words
-from mmap_st.data.download.report import DownloadReport, disk_sentence
+from mmap_st.data.download.datasets import DownloadReport, disk_sentence, find_words
 from mmap_st.errors import RequestError
 from mmap_st.hub import HubRequest, hub_host_resolves, hub_sentence, quiet_hub, unreachable
 from mmap_st.progress import Progress

@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from mmap_st.data.download.datasets import choose, find_dataset
+from mmap_st.data.download.datasets import DownloadReport, choose, find_dataset
 from mmap_st.data.download.hest import fetch_samples
-from mmap_st.data.download.report import DownloadReport
 from mmap_st.data.download.web import fetch_files
 from mmap_st.errors import RequestError
 from mmap_st.progress import Progress, Silent

@@ -24,7 +24,7 @@ from pathlib import Path
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.hdf5 import open_hdf5
 from mmap_st.data.readers.finding import find_images
-from mmap_st.data.tables import reading
+from mmap_st.data.spots import reading
 from mmap_st.errors import CohortError, SlideError
 
 VISIUM_PITCH_UM = 100.0  # centre to centre; spots are 55 um wide

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers.legacy_st import read_counts, read_spots
+from mmap_st.data.readers.st import read_counts, read_spots
 from mmap_st.data.spots import some
 from mmap_st.errors import CohortError
 

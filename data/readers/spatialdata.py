@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers.h5ad import SpotTable, counts_of, spots_of, table_of
-from mmap_st.data.spots import Spots, some
-from mmap_st.data.tables import reading
+from mmap_st.data.spots import Spots, reading, some
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SlideError, SpotsError
 
 

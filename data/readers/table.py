@@ -16,8 +16,16 @@ from mmap_st.data.arrays import array_positions
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
-from mmap_st.data.spots import Spots, duplicates, some
-from mmap_st.data.tables import TABLE_SUFFIXES, find_column, number_column, read_table, text_column
+from mmap_st.data.spots import (
+    TABLE_SUFFIXES,
+    Spots,
+    duplicates,
+    find_column,
+    number_column,
+    read_table,
+    some,
+    text_column,
+)
 from mmap_st.errors import CohortError, CountsError, SpotsError
 
 _ID_COLUMNS = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")

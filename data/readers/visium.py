@@ -22,8 +22,7 @@ from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.hdf5 import check_hdf5, open_hdf5
 from mmap_st.data.readers.finding import in_order_of_counts
 from mmap_st.data.readers.h5ad import VISIUM, VISIUM_PITCH_UM, gene_names, positive
-from mmap_st.data.spots import Spots, some
-from mmap_st.data.tables import number_column, read_table, reading, text_column
+from mmap_st.data.spots import Spots, number_column, read_table, reading, some, text_column
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError, first_line
 
 MATRIX = "filtered_feature_bc_matrix"

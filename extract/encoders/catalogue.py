@@ -12,7 +12,6 @@ from typing import Any
 
 from mmap_st.errors import EncoderError, did_you_mean, first_line
 from mmap_st.extract.encoders.families import ENCODERS
-from mmap_st.extract.encoders.hub import cached_file, fetch
 from mmap_st.extract.encoders.plugins import installed_encoders, registered_encoders, spec_from_file
 from mmap_st.extract.encoders.spec import (
     CustomModel,
@@ -24,7 +23,14 @@ from mmap_st.extract.encoders.spec import (
     Rgb,
     TimmModel,
 )
-from mmap_st.extract.encoders.weights import find_weights, missing_package, no_weights, read_configuration
+from mmap_st.extract.encoders.weights import (
+    cached_file,
+    fetch,
+    find_weights,
+    missing_package,
+    no_weights,
+    read_configuration,
+)
 
 TIMM_PREFIX = "timm:"
 HUB_PREFIX = "hf-hub:"

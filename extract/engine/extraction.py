@@ -25,12 +25,11 @@ from mmap_st.extract.engine.plan import (
     check_run_recipe,
     check_width,
     plan_slide,
+    run_recipe,
     stored_precision,
     stored_tokens,
 )
-from mmap_st.extract.engine.recipes import run_recipe
-from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide, open_session
-from mmap_st.extract.engine.telemetry import Telemetry
+from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import FeatureStore, check_encoder_name, is_nonempty
 from mmap_st.extract.windows import mpp_key

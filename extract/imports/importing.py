@@ -18,7 +18,15 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
-from mmap_st.extract.imports.jobs import ImportJob, ImportRequest, check_request, find_jobs
+from mmap_st.extract.imports.jobs import (
+    ImportJob,
+    ImportRequest,
+    ImportSlide,
+    SpotSource,
+    check_request,
+    find_jobs,
+    find_slide,
+)
 from mmap_st.extract.imports.matching import (
     CoordinateOptions,
     Match,
@@ -27,7 +35,6 @@ from mmap_st.extract.imports.matching import (
     match_by_order,
     match_coordinates,
 )
-from mmap_st.extract.imports.target_slides import ImportSlide, SpotSource, find_slide
 from mmap_st.extract.store import (
     FeatureStore,
     MagnificationWriter,

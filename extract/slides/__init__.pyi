@@ -18,8 +18,6 @@ __all__ = [
     "stored_grid",
 ]
 
-from .grid import GridRequest, grid_spots, parse_grid, stored_grid
-from .orientation import better_orientation
-from .resolution import SourceMpp, choose_mpp, known_mpps, resolve_source_mpp
-from .slide import Slide, open_slide, slide_files
+from .grid import GridRequest, better_orientation, grid_spots, parse_grid, stored_grid
+from .slide import Slide, SourceMpp, choose_mpp, known_mpps, open_slide, resolve_source_mpp, slide_files
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

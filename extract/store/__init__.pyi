@@ -41,32 +41,33 @@ __all__ = [
     "write_telemetry",
 ]
 
-from .contents import list_contents
-from .embeddings import (
+from .journal import Journal, MagnificationRows, journal_path
+from .lock import SlideLock, slide_lock
+from .magnification import (
     BLOCK_BYTES,
     Embeddings,
+    Magnification,
     RowIndex,
     StoredEmbeddings,
     StoredRows,
     StoredTokens,
     row_blocks,
 )
-from .journal import Journal, journal_path
-from .lock import SlideLock, slide_lock
-from .magnification import Magnification
-from .names import check_encoder_name, encode_name
 from .reader import (
     FeatureStore,
     check_encoder,
     check_same_recipe,
     common_magnifications,
     is_nonempty,
+    list_contents,
     store_errors,
 )
 from .recipe import (
     RANDOM,
     Recipe,
+    check_encoder_name,
     differences,
+    encode_name,
     head_part,
     imported_recipe,
     is_imported,
@@ -74,7 +75,6 @@ from .recipe import (
     sha256_of_spots,
     slide_part,
 )
-from .rows import MagnificationRows
 from .stored_slide import SlideInfo, StoredSlide, subgroup
 from .writer import (
     MagnificationWriter,

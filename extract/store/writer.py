@@ -17,9 +17,8 @@ import mmap_st
 from mmap_st.data import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.store.magnification import ARRAYS, magnification_in, member_of
-from mmap_st.extract.store.names import check_encoder_name, encode_name
 from mmap_st.extract.store.reader import FeatureStore, store_errors
-from mmap_st.extract.store.recipe import Recipe, differences
+from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
 from mmap_st.extract.store.stored_slide import SlideInfo, subgroup
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json

@@ -10,8 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.extract.slides.formats import Level
-from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for, mpp_key, window_boxes
-from mmap_st.extract.windows.hilbert import hilbert_order
+from mmap_st.extract.windows.geometry import (
+    boxes_at_level,
+    filter_regions,
+    hilbert_order,
+    level_for,
+    mpp_key,
+    window_boxes,
+)
 
 #: In `ReadPlan.next_use`: no later step needs the tile.
 NEVER = np.iinfo(np.int32).max

@@ -19,8 +19,16 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import check_tokens, missing_embedding_reason
-from mmap_st.head.evaluation.comparison_rows import CompareRequest, Mpps, Row, make_rows, scatter_pair
-from mmap_st.head.evaluation.comparison_summary import compare_rows, evaluated_row, unevaluated_row
+from mmap_st.head.evaluation.comparison_rows import (
+    CompareRequest,
+    Mpps,
+    Row,
+    compare_rows,
+    evaluated_row,
+    make_rows,
+    scatter_pair,
+    unevaluated_row,
+)
 from mmap_st.head.evaluation.cross_validation import (
     ReadyCohort,
     RunNotes,

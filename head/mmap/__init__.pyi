@@ -1,4 +1,7 @@
-__all__ = ["MMAP", "MmapSettings"]
+__all__ = [
+    "MMAP",
+    "MmapSettings",
+]
 
-from .method import MMAP
+from .fitting import MMAP
 from .settings import MmapSettings

@@ -20,6 +20,25 @@ SHARES = (1.0, 1.0, 1.0, 2.0)
 TEMPERATURE = 0.3
 
 
+def block_scales(squares: NDArray[np.float64], count: int) -> NDArray[np.float32]:
+    """Compute factors that give groups of features mean squared lengths proportional to `SHARES`.
+
+    Parameters
+    ----------
+    squares
+        (B,) sum of the squared lengths of each group over spots.
+    count
+        Number of spots.
+
+    Returns
+    -------
+    (B,) float32; the scaled groups together have a mean squared length of 1.
+    """
+    share = np.array(SHARES[: len(squares)]) / sum(SHARES[: len(squares)])
+    mean = squares / max(count, 1)
+    return np.sqrt(np.divide(share, mean, out=np.zeros_like(mean), where=mean > 0)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class SlideFeatures:
     """Principal components of one slide.

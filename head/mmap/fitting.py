@@ -1,4 +1,7 @@
-"""Fit the `mmap` head: ridge on fixed attention first, then learned attention on its residuals."""
+"""The head `mmap`: attention over a spot's magnifications and over its slide's prototypes.
+
+Fitted in two steps: ridge on fixed attention first, then learned attention on its residuals.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.basis import Components, fit_basis, fit_components, validation_genes
+from mmap_st.errors import HeadError, first_line
+from mmap_st.head.basis import Basis, Components, fit_basis, fit_components, validation_genes
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import LIMITS, HeldOut, Limits, Validation, best_of, subsample_step
+from mmap_st.head.interface import (
+    LIMITS,
+    HeadMethod,
+    HeldOut,
+    Limits,
+    Shape,
+    Tensors,
+    Validation,
+    best_of,
+    subsample_step,
+)
 from mmap_st.head.linear import mean_target, training_mean
 from mmap_st.head.mmap.preparation import Preparation, PreparedSlide
 from mmap_st.head.mmap.settings import MmapSettings
@@ -20,6 +34,7 @@ from mmap_st.head.mmap.trained_head import MmapHead, SlideLevel, fit_slide_level
 from mmap_st.head.mmap.training import SlideTensors, TrainingSlide, network_output, train_epochs
 from mmap_st.head.networks import MmapNetwork, resolved_device, seeded
 from mmap_st.head.scoring import slide_metrics
+from mmap_st.progress import ProgressCallback
 
 #: Strengths of ridge that are tried; the mean squared length of the features is 1.
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -74,7 +89,7 @@ class Trial:
 
 
 class MmapFit:
-    """The steps of one fit; `mmap_st.head.mmap.method.fit_mmap` calls them in order."""
+    """The steps of one fit; `mmap_st.head.mmap.fitting.fit_mmap` calls them in order."""
 
     def __init__(
         self,
@@ -296,3 +311,67 @@ def make_network(settings: MmapSettings, components: Components, outputs: int) -
 
 def _mean_of(rows: Sequence[Any]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def fit_mmap(
+    train: Sequence[HeadSlide],
+    validation: Validation,
+    settings: MmapSettings,
+    seed: int,
+    progress: ProgressCallback,
+    limits: Limits = LIMITS,
+) -> MmapHead:
+    """Fit ridge on fixed attention, then learned attention on its residuals.
+
+    The strength of ridge and the number of epochs are chosen on the validation slides, or by folds of the
+    training slides; 0 epochs: ridge alone. Learned attention is trained on the residuals of spots that ridge
+    was not fitted on.
+    """
+    progress("mmap: ridge on fixed attention")
+    fit = MmapFit(train, validation, settings, seed, limits)
+    fit.choose_strength()
+    for number in range(len(fit.trials) if settings.blend else 0):
+        progress(f"mmap: attention, fold {number + 1} of {len(fit.trials)}")
+        fit.try_epochs(number)
+    progress("mmap: final fit")
+    return fit.finish()
+
+
+def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHead:
+    """Load a trained head from its tensors.
+
+    Raises
+    ------
+    HeadError
+        If the tensors do not fit the head.
+    """
+    try:
+        level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
+        components = Components(tensors["components"])
+        basis = Basis.load(tensors, shape.genes)
+        members: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("network."):
+                number, name = key.removeprefix("network.").split(".", 1)
+                members.setdefault(int(number), {})[name] = torch.from_numpy(value)
+        networks = []
+        for _, state in sorted(members.items()):
+            network = make_network(settings, components, basis.rank)
+            network.load_state_dict(state)
+            networks.append(network)
+        return MmapHead(
+            components,
+            tensors["block_scale"],
+            tensors["weight"],
+            tensors["mean"],
+            basis,
+            SlideLevel(**level) if level else None,
+            networks,
+            settings.blend,
+            "cpu",
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error
+
+
+MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap)

@@ -12,8 +12,7 @@ from mmap_st.head.basis import Basis, Components, Coordinates
 from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import Limits
 from mmap_st.head.linear import FoldedRidge, RidgeBuilder
-from mmap_st.head.mmap.features import SlideFeatures, slide_features
-from mmap_st.head.mmap.trained_head import block_scales
+from mmap_st.head.mmap.features import SlideFeatures, block_scales, slide_features
 from mmap_st.head.mmap.training import SlideTensors
 
 Array = NDArray[np.float32]

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from mmap_st.head.basis import Basis, Components
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeldOut, Tensors
-from mmap_st.head.mmap.features import SHARES, SlideFeatures, slide_features
+from mmap_st.head.mmap.features import SlideFeatures, slide_features
 from mmap_st.head.mmap.training import SlideTensors, network_output
 from mmap_st.head.networks import MmapNetwork
 
@@ -101,25 +101,6 @@ def level_of(level: SlideLevel | None, slide: HeadSlide, genes: int) -> Array:
     if level is None or slide.centre is None:
         return np.zeros(genes, np.float32)
     return level.of(slide_descriptor(slide.centre))
-
-
-def block_scales(squares: NDArray[np.float64], count: int) -> Array:
-    """Compute factors that give groups of features mean squared lengths proportional to `SHARES`.
-
-    Parameters
-    ----------
-    squares
-        (B,) sum of the squared lengths of each group over spots.
-    count
-        Number of spots.
-
-    Returns
-    -------
-    (B,) float32; the scaled groups together have a mean squared length of 1.
-    """
-    share = np.array(SHARES[: len(squares)]) / sum(SHARES[: len(squares)])
-    mean = squares / max(count, 1)
-    return np.sqrt(np.divide(share, mean, out=np.zeros_like(mean), where=mean > 0)).astype(np.float32)
 
 
 #: Widths of the kernel, in median squared distances between training slides, and strengths to try.

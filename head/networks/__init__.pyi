@@ -29,11 +29,13 @@ from .network import (
     Inputs,
     NetworkSettings,
     Sizes,
+    SpotBlock,
     TrainingBlock,
     check_at_least,
     check_multiple,
     output_layer,
+    reduced_tokens,
     tensor,
+    token_axes,
 )
 from .optimiser import Schedule, check_device, optimise, resolved_device, seeded
-from .spot_blocks import SpotBlock, reduced_tokens, token_axes

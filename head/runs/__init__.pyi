@@ -37,32 +37,7 @@ __all__ = [
 ]
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
-from .head_card import HeadCard
-from .prediction import (
-    MEASURED,
-    Predictions,
-    PredictReport,
-    predict_slides,
-    prediction_file,
-    predictions_of,
-    read_prediction,
-)
-from .prediction_folder import UNS
-from .request import FitRequest, fit_request
-from .run_folder import (
-    FOLDS,
-    GENES,
-    HEAD_JSON,
-    METRICS,
-    PREDICTIONS,
-    SavedHead,
-    count_parameters,
-    only_writer,
-    read_head,
-    write_table,
-    writing,
-)
-from .run_metrics import (
+from .metrics_file import (
     RunMetrics,
     RunProtocol,
     predictors_of,
@@ -70,4 +45,29 @@ from .run_metrics import (
     shown_with,
     slide_table,
     summary_table,
+)
+from .prediction import (
+    MEASURED,
+    UNS,
+    Predictions,
+    PredictReport,
+    predict_slides,
+    prediction_file,
+    predictions_of,
+    read_prediction,
+)
+from .request import FitRequest, fit_request
+from .run_folder import (
+    FOLDS,
+    GENES,
+    HEAD_JSON,
+    METRICS,
+    PREDICTIONS,
+    HeadCard,
+    SavedHead,
+    count_parameters,
+    only_writer,
+    read_head,
+    write_table,
+    writing,
 )

@@ -31,13 +31,11 @@ from mmap_st.head.dataset import (
     with_stored_patients,
     with_targets,
 )
-from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
-from mmap_st.head.row_cache import RowCache
-from mmap_st.head.runs.metrics_file import FittedRun
-from mmap_st.head.runs.prediction import prediction_file, prediction_table, write_prediction
-from mmap_st.head.runs.prediction_folder import HEAD_SHA256
+from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
+from mmap_st.head.runs.prediction import HEAD_SHA256, prediction_file, prediction_table, write_prediction
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
     GENES,
@@ -50,7 +48,6 @@ from mmap_st.head.runs.run_folder import (
     write_table,
     writing,
 )
-from mmap_st.head.runs.run_metrics import RunMetrics
 from mmap_st.head.scoring import fit_spread, write_json
 from mmap_st.progress import ProgressCallback
 

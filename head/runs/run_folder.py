@@ -1,4 +1,4 @@
-"""RUN/: the folder that `mmap fit-head` writes and other commands read."""
+"""RUN/: the folder that `mmap fit-head` writes and other commands read, and what its head.json holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,89 @@ from mmap_st.errors import HeadError, RequestError, WriteError, first_line
 from mmap_st.files import InUseError, file_lock, sha256_of_file
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import head_method
-from mmap_st.head.runs.head_card import FORMAT_VERSION, HeadCard
-from mmap_st.head.scoring import Spread, from_json, is_spread, read_json, saved_spread, write_json
+from mmap_st.head.scoring import OMITTED, Spread, from_json, is_spread, read_json, saved_spread, write_json
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PanelCard:
+    """The genes that a head predicts, in order, how they were chosen and on which slides.
+
+    `gene_ids` is None where the count tables have none.
+    """
+
+    genes: tuple[str, ...]
+    gene_ids: tuple[str, ...] | None
+    how: str
+    slides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NormalisationCard:
+    """How targets and embeddings were normalised."""
+
+    targets: str
+    embeddings: str
+
+
+@dataclass(frozen=True)
+class SplitCard:
+    """Names of the slides of each part of the split."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadCard:
+    """Contents of head.json.
+
+    Attributes
+    ----------
+    format_version, package_version
+        Of the file, and of the package that wrote it.
+    head, head_code_sha256
+        Name of the head, and the hash of its code where users brought it.
+    settings, chosen, seed
+        As given, and what was chosen within training.
+    shape
+        Numbers of magnifications and genes, width of embeddings (and of tokens).
+    tokens
+        Side of the grids of tokens that the head was trained on; 0 where it uses none.
+    panel, normalisation
+        Genes, and normalisation of targets and embeddings.
+    encoder
+        What of the recipe of the embeddings a head depends on.
+    magnifications
+        In micrometres per pixel, finest first.
+    slides
+        Of each part of the split.
+    """
+
+    format_version: int = FORMAT_VERSION
+    package_version: str = ""
+    head: str
+    head_code_sha256: str = field(default="", metadata=OMITTED)
+    settings: Mapping[str, object]
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    seed: int
+    shape: Mapping[str, int]
+    tokens: int = field(default=0, metadata=OMITTED)
+    panel: PanelCard
+    normalisation: NormalisationCard
+    encoder: Mapping[str, object]
+    magnifications: tuple[float, ...]
+    slides: SplitCard
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the encoder."""
+        encoder = self.encoder["encoder"]
+        assert isinstance(encoder, Mapping)
+        return str(encoder["name"])
+
 
 _LOG = logging.getLogger(__name__)
 

@@ -34,7 +34,6 @@ __all__ = [
     "write_json",
 ]
 
-from .json_form import OMITTED, as_json, fields_of, from_json, read_json, read_result, write_json
 from .metrics import (
     gene_table,
     most_variable,
@@ -44,7 +43,21 @@ from .metrics import (
     score_slides,
     slide_metrics,
 )
-from .results import PER_SLIDE, Interval, PooledErrors, PredictionIntervals, Scores, SlideScores
+from .results import (
+    OMITTED,
+    PER_SLIDE,
+    Interval,
+    PooledErrors,
+    PredictionIntervals,
+    Scores,
+    SlideScores,
+    as_json,
+    fields_of,
+    from_json,
+    read_json,
+    read_result,
+    write_json,
+)
 from .statistics import (
     FEWEST_FOR_TEST,
     CorrectedDifference,

@@ -11,20 +11,17 @@ from hypothesis import strategies as st
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.targets import Targets
-from mmap_st.extract.store.embeddings import StoredEmbeddings, row_blocks
-from mmap_st.extract.store.magnification import Magnification
+from mmap_st.extract.store.magnification import Magnification, StoredEmbeddings, row_blocks
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, validation_genes
 from mmap_st.head.dataset import PrototypeSettings, load_slide
-from mmap_st.head.inputs import HeadSlide, fit_scaler
+from mmap_st.head.inputs import HeadSlide, RowCache, fit_scaler
 from mmap_st.head.interface import Limits, Shape, plan_validation
 from mmap_st.head.linear import ridge
 from mmap_st.head.linear.mean import training_mean
 from mmap_st.head.linear.ridge import RidgeSettings, fit_ridge, load_ridge
 from mmap_st.head.mmap.features import slide_features
-from mmap_st.head.mmap.fitting import MmapFit
-from mmap_st.head.mmap.method import MmapSettings, fit_mmap, load_mmap
-from mmap_st.head.row_cache import RowCache
+from mmap_st.head.mmap.fitting import MmapFit, MmapSettings, fit_mmap, load_mmap
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides
 from mmap_st.head.runs.request import fit_request

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.readers import open_cohort, read_spots
-from mmap_st.extract.slides.orientation import TRANSFORMS, better_orientation
+from mmap_st.extract.slides.grid import TRANSFORMS, better_orientation
 from mmap_st.extract.slides.slide import open_slide
 from mmap_st.extract.slides.tissue import find_tissue
 from mmap_st.report.cohort_check import check_cohort, check_slide, summarise_genes

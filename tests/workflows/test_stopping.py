@@ -8,7 +8,7 @@ import pytest
 
 from mmap_st import cli
 from mmap_st.errors import StoppedError
-from mmap_st.workflows.stopping import stop_on_signals
+from mmap_st.workflows.embedding import stop_on_signals
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

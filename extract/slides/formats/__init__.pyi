@@ -10,8 +10,7 @@ __all__ = [
     "ome_mpp_of",
 ]
 
-from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .openslide_format import OpenSlideSlide, dicom_series
-from .pixels import Level
+from .pixels import Level, OmeZarrSlide, is_ome_zarr
 from .plain import PlainSlide
 from .tiff import TiffSlide, is_ome, ome_mpp_of

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.slides.formats.jpeg_tiles import JpegTiles, jpeg_pages
 from mmap_st.extract.slides.formats.pixels import (
     TILE_PX,
     Level,
@@ -22,6 +21,7 @@ from mmap_st.extract.slides.formats.pixels import (
     pasted,
     plausible_mpp,
 )
+from mmap_st.extract.slides.formats.tiff import JpegTiles, jpeg_pages
 
 #: Formats whose levels are a TIFF's pages, pixel for pixel.
 _PLAIN_TIFF = ("aperio", "generic-tiff")

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from mmap_st.extract.encoders.networks.batchnorm_fusion import fold_batch_norms
+from mmap_st.extract.encoders.build import fold_batch_norms
 
 
 def _settled(model: torch.nn.Module) -> torch.nn.Module:

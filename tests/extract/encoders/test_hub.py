@@ -22,8 +22,8 @@ from safetensors.torch import save
 from mmap_st.errors import EncoderError
 from mmap_st.extract.encoders import build_encoder, encoder_spec
 from mmap_st.extract.encoders.families import ENCODERS
-from mmap_st.extract.encoders.hub import cached_file, fetch
 from mmap_st.extract.encoders.spec import Hub
+from mmap_st.extract.encoders.weights import cached_file, fetch
 from mmap_st.hub import HubRequest, hub_sentence
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -22,7 +22,7 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import EncoderError, RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import get_weights
-from mmap_st.extract.engine import recipes
+from mmap_st.extract.engine import plan as recipes
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions, plan_slide
 from mmap_st.extract.slides.formats.plain import PlainSlide

@@ -31,8 +31,8 @@ from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.journal import Journal, journal_path
-from mmap_st.extract.store.names import encode_name
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.windows.geometry import mpp_key
 from mmap_st.progress import Silent
 

@@ -4,7 +4,7 @@ import pytest
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.spots import Spots
 from mmap_st.errors import ResolutionError
-from mmap_st.extract.slides.resolution import known_mpps, resolve_source_mpp
+from mmap_st.extract.slides.slide import known_mpps, resolve_source_mpp
 
 ROW = CohortSlide("S")
 

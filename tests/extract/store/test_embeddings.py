@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from mmap_st.data.spots import Spots
 from mmap_st.extract.store import FeatureStore, SlideInfo
-from mmap_st.extract.store import embeddings as module
-from mmap_st.extract.store.embeddings import StoredEmbeddings, StoredRows, StoredTokens
+from mmap_st.extract.store import magnification as module
+from mmap_st.extract.store.magnification import StoredEmbeddings, StoredRows, StoredTokens
 from mmap_st.extract.store.writer import MagnificationWriter, write_slide
 
 N, WIDTH, SIDE, TOKEN_WIDTH = 23, 3, 2, 4

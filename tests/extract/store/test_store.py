@@ -21,15 +21,14 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
 )
-from mmap_st.extract.engine.recipes import image_fingerprint
+from mmap_st.extract.engine.plan import image_fingerprint
 from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.names import check_encoder_name, encode_name
 from mmap_st.extract.store.reader import (
     FeatureStore,
     check_same_recipe,
     common_magnifications,
 )
-from mmap_st.extract.store.recipe import differences, sha256_of_spots
+from mmap_st.extract.store.recipe import check_encoder_name, differences, encode_name, sha256_of_spots
 from mmap_st.extract.store.stored_slide import SlideInfo
 from mmap_st.extract.store.writer import MagnificationWriter, write_slide
 

@@ -13,8 +13,7 @@ from PIL import Image
 from mmap_st.errors import ImageError, RegionError
 from mmap_st.extract.slides.formats.pixels import Level, Pyramid, levels_of, on_white, pasted
 from mmap_st.extract.slides.slide import open_slide
-from mmap_st.extract.windows.geometry import window_boxes
-from mmap_st.extract.windows.hilbert import hilbert_distance, hilbert_order
+from mmap_st.extract.windows.geometry import hilbert_distance, hilbert_order, window_boxes
 from mmap_st.extract.windows.read_plan import NEVER, ReadPlan, plan_reading
 from mmap_st.extract.windows.reader import WindowReader, read_window
 from mmap_st.extract.windows.tile_cache import TileCache

@@ -26,8 +26,7 @@ from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads, 
 from mmap_st.head.evaluation.folder import EvaluateRequest
 from mmap_st.head.evaluation.results import CommonProtocol, ComparisonResult, RowResult
 from mmap_st.head.runs.request import fit_request
-from mmap_st.head.scoring.json_form import as_json
-from mmap_st.head.scoring.results import Scores, SlideScores
+from mmap_st.head.scoring.results import Scores, SlideScores, as_json
 from mmap_st.head.scoring.statistics import paired_difference
 from mmap_st.report.comparison import draw_comparison, draw_genes, notes, table_of, write_markdown
 
@@ -243,7 +242,7 @@ def test_labels_are_compared_with_clusters(cohort: Cohort, store: FeatureStore, 
 
 def made_rows(patients: int, seed: int = 0) -> ComparisonResult:
     """Rows of a comparison whose heads differ by known amounts."""
-    from mmap_st.head.evaluation.comparison_summary import compare_rows
+    from mmap_st.head.evaluation.comparison_rows import compare_rows
 
     rng = np.random.default_rng(seed)
     slides = [f"S{i}" for i in range(patients)]

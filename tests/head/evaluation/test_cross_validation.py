@@ -32,7 +32,7 @@ from mmap_st.head.evaluation.fold_jobs import free_memory, parallel_jobs
 from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
 from mmap_st.head.runs.prediction import read_prediction
 from mmap_st.head.runs.request import fit_request
-from mmap_st.head.scoring.json_form import as_json
+from mmap_st.head.scoring.results import as_json
 from mmap_st.head.scoring.statistics import interval_over_patients
 from mmap_st.report.run_report import report_run
 

@@ -12,8 +12,8 @@ from sklearn.linear_model import Ridge
 from mmap_st.head.basis import fit_components
 from mmap_st.head.interface import best_of
 from mmap_st.head.linear.closed_form import FoldedRidge, RidgeBuilder
-from mmap_st.head.mmap.features import TEMPERATURE, prototype_attention, slide_features
-from mmap_st.head.mmap.trained_head import block_scales, fit_slide_level, slide_descriptor
+from mmap_st.head.mmap.features import TEMPERATURE, block_scales, prototype_attention, slide_features
+from mmap_st.head.mmap.trained_head import fit_slide_level, slide_descriptor
 from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
 
 

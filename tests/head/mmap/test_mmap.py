@@ -10,7 +10,7 @@ from mmap_st.errors import HeadError
 from mmap_st.head.basis import fit_components
 from mmap_st.head.interface import Shape, best_of, parse_settings, plan_validation
 from mmap_st.head.mmap.features import slide_features
-from mmap_st.head.mmap.method import MMAP, MmapSettings, fit_mmap, load_mmap
+from mmap_st.head.mmap.fitting import MMAP, MmapSettings, fit_mmap, load_mmap
 from mmap_st.head.mmap.training import SlideTensors, TrainingSettings, TrainingSlide, train_epochs
 from mmap_st.head.networks.attention import MmapNetwork, contrastive_similarity, masked_mse
 from mmap_st.head.scoring.metrics import mean_pcc, pearson_per_gene

@@ -17,9 +17,8 @@ from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import Limits, parse_settings, plan_validation
 from mmap_st.head.networks import fitting as network_fit
 from mmap_st.head.networks.fitting import network_method
-from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, tensor
+from mmap_st.head.networks.network import BlockNetwork, NetworkSettings, split_into_blocks, tensor
 from mmap_st.head.networks.optimiser import Schedule, optimise
-from mmap_st.head.networks.spot_blocks import split_into_blocks
 from mmap_st.head.scoring.metrics import slide_metrics
 
 

@@ -14,7 +14,7 @@ from mmap_st.data.cohort import Cohort
 from mmap_st.errors import HeadError, RequestError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.store.embeddings import StoredTokens
+from mmap_st.extract.store.magnification import StoredTokens
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.dataset import check_tokens, load_slide
 from mmap_st.head.evaluation.ablations import evaluate

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmap_st.head.networks.network import TrainingBlock
-from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
+from mmap_st.head.networks.network import SpotBlock, TrainingBlock, split_into_blocks
 from mmap_st.head.published.bank import average, nearest, nearest_of_others, owner_keys, reference_rows
 
 

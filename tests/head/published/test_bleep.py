@@ -9,8 +9,7 @@ import torch
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
 from mmap_st.head.linear.mean import training_mean
-from mmap_st.head.networks.network import Sizes, TrainingBlock
-from mmap_st.head.networks.spot_blocks import split_into_blocks
+from mmap_st.head.networks.network import Sizes, TrainingBlock, split_into_blocks
 from mmap_st.head.published.bleep import BLEEP, BleepNetwork, BleepSettings, contrastive_loss
 
 

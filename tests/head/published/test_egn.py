@@ -10,8 +10,7 @@ import torch
 
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.network import Sizes, TrainingBlock
-from mmap_st.head.networks.spot_blocks import SpotBlock, split_into_blocks
+from mmap_st.head.networks.network import Sizes, SpotBlock, TrainingBlock, split_into_blocks
 from mmap_st.head.published.egn import EGN, EgnNetwork, EgnSettings
 
 

@@ -13,8 +13,7 @@ from torch import nn
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.network import Sizes, TrainingBlock
-from mmap_st.head.networks.spot_blocks import split_into_blocks
+from mmap_st.head.networks.network import Sizes, TrainingBlock, split_into_blocks
 from mmap_st.head.published.hist2st import (
     HIST2ST,
     CountsOutput,

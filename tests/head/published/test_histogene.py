@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.spot_blocks import split_into_blocks
+from mmap_st.head.networks.network import Sizes, split_into_blocks
 from mmap_st.head.published.histogene import HistogeneNetwork, HistogeneSettings
 
 

@@ -11,7 +11,7 @@ import torch
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings, plan_validation
-from mmap_st.head.networks.spot_blocks import split_into_blocks
+from mmap_st.head.networks.network import split_into_blocks
 from mmap_st.head.published.mlp import MLP, Autoencoder, MlpSettings, train_autoencoder
 
 

@@ -10,8 +10,7 @@ import torch
 
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings
-from mmap_st.head.networks.network import Sizes, TrainingBlock
-from mmap_st.head.networks.spot_blocks import reduced_tokens, split_into_blocks, token_axes
+from mmap_st.head.networks.network import Sizes, TrainingBlock, reduced_tokens, split_into_blocks, token_axes
 from mmap_st.head.published import tcgn
 from mmap_st.head.published.tcgn import TCGN, GraphLayer, TcgnNetwork, TcgnSettings, graph_of, nearest_tokens
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from mmap_st.errors import HeadError
 from mmap_st.head.interface import parse_settings
-from mmap_st.head.networks.network import Sizes
-from mmap_st.head.networks.spot_blocks import split_into_blocks
+from mmap_st.head.networks.network import Sizes, split_into_blocks
 from mmap_st.head.published.triplex import (
     TRIPLEX,
     Predictions,

@@ -12,7 +12,7 @@ from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeldOut, plan_validation
 from mmap_st.head.linear.ridge import RidgeSettings, fit_ridge
-from mmap_st.head.mmap.method import MmapSettings, fit_mmap
+from mmap_st.head.mmap.fitting import MmapSettings, fit_mmap
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import fit_request

@@ -52,11 +52,10 @@ extract.encoders.weights <- extract.encoders.requirements extract.encoders.hub
 extract.engine.device <- extract.memory
 extract.engine.extraction <- extract.run
 extract.engine.machine <- extract.machine
-extract.engine.pipeline <- extract.engine.ahead
+extract.engine.pipeline <- extract.engine.ahead extract.engine.keeper
 extract.engine.placement <- extract.placement
 extract.engine.plan <- extract.plan extract.engine.options
 extract.engine.preview <- extract.preview
-extract.engine.result_writer <- extract.engine.keeper
 extract.engine.session <- extract.engine.telemetry
 extract.imports.importing <- extract.imports.rows extract.imports.run
 extract.imports.jobs <- extract.imports.request extract.imports.slides

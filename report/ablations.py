@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from mmap_st.head.evaluation import AblationRow
-from mmap_st.report.figure import FONT, new_figure, save_figure
+from mmap_st.report.figure import FONT, hide_frame, new_figure, save_figure
 
 Rows = Sequence[AblationRow]
 
@@ -50,7 +49,7 @@ def _draw_parts(rows: Rows, path: Path) -> Path:
         axis.set_xlabel(f"{label}: difference to the head as it is\n(better to the {better})", fontsize=FONT)
         axis.set_ylim(-0.7, len(parts) - 0.3)
         axis.grid(axis="x", color=_GRID, lw=0.5)
-        _plain(axis)
+        hide_frame(axis)
     axes[0].set_yticks(place, [variant for variant, _ in parts], fontsize=FONT)
     return save_figure(figure, path)
 
@@ -72,7 +71,7 @@ def _draw_selected(by_count: Sequence[tuple[str, AblationRow]], path: Path) -> P
         axis.set_ylabel(label, fontsize=FONT)
         axis.margins(x=0.12, y=0.2)
         axis.grid(axis="y", color=_GRID, lw=0.5)
-        _plain(axis)
+        hide_frame(axis)
     return save_figure(figure, path)
 
 
@@ -83,9 +82,3 @@ def _by_selected(rows: Rows) -> list[tuple[str, AblationRow]]:
         return []
     by_count = sorted(varied, key=lambda row: (row.selected is None, row.selected))
     return [(str(row.selected or "K / 2"), row) for row in by_count]
-
-
-def _plain(axis: Axes) -> None:
-    axis.tick_params(labelsize=FONT, length=2)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from mmap_st.head.evaluation import (
     RowResult,
 )
 from mmap_st.head.scoring import CorrectedDifference, Interval, Scores
-from mmap_st.report.figure import COLOURS, FONT, new_figure, save_figure
+from mmap_st.report.figure import COLOURS, FONT, hide_frame, new_figure, save_figure
 
 #: Metrics that are shown, and what they are called.
 METRICS = {
@@ -194,7 +193,7 @@ def comparison_figure(rows: Rows, width_in: float = 7.6) -> Figure | None:
             axis.axvline(0, color=_LINE, lw=0.8)
         axis.set_xlabel(label, fontsize=FONT)
         axis.grid(axis="both", color=_GRID, lw=0.5)
-        _plain(axis)
+        hide_frame(axis)
     axes[0].set_yticks(place, [_label(row, rows) for row, _ in scored], fontsize=FONT)
     axes[0].set_ylim(place.min() - 0.7, place.max() + 0.7)
     for encoder in encoders:
@@ -242,7 +241,7 @@ def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) ->
     axis.set_ylabel(f"PCC of {first[0]}", fontsize=FONT)
     above, below = int((y > x).sum()), int((x > y).sum())
     axis.set_title(f"{len(joined)} genes: {above} above the line, {below} below it", fontsize=FONT)
-    _plain(axis)
+    hide_frame(axis)
     return save_figure(figure, path)
 
 
@@ -285,9 +284,3 @@ def _label(row: RowResult, rows: Rows) -> str:
 
 def _or_least(value: float | None) -> float:
     return float("-inf") if value is None or value != value else value
-
-
-def _plain(axis: Axes) -> None:
-    axis.tick_params(labelsize=FONT, length=2)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

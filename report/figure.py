@@ -105,3 +105,10 @@ def scale_bar(axes: Axes, mpp: float | None) -> None:
 def wrapped(text: str, width_in: float) -> str:
     """A title in lines that fit this width."""
     return textwrap.fill(text, max(20, int(width_in * _LETTERS_PER_IN)))
+
+
+def hide_frame(axis: Axes) -> None:
+    """Leave out the upper and right lines of a plot, which carry no values."""
+    axis.tick_params(labelsize=FONT, length=2)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

@@ -39,8 +39,7 @@ from mmap_st.workflows.arguments import (
     read_cohort,
     words_of,
 )
-from mmap_st.workflows.display import show_progress
-from mmap_st.workflows.notices import warn_left_out, warn_user
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_user
 
 #: Settings of several heads: ``{"ridge": {"alpha": 1e5}}``.
 SettingsOfHeads: TypeAlias = Mapping[str, Settings]

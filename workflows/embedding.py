@@ -20,8 +20,7 @@ from mmap_st.extract.engine import (
 from mmap_st.extract.slides import parse_grid
 from mmap_st.extract.store import FeatureStore
 from mmap_st.workflows.arguments import EncoderLike, Scales, StoreLike, mpps_of, read_cohort, spec_of
-from mmap_st.workflows.display import show_progress
-from mmap_st.workflows.notices import warn_left_out
+from mmap_st.workflows.display import show_progress, warn_left_out
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

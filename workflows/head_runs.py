@@ -38,8 +38,7 @@ from mmap_st.workflows.arguments import (
     read_cohort,
     words_of,
 )
-from mmap_st.workflows.display import show_progress
-from mmap_st.workflows.notices import warn_left_out, warn_user
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_user
 
 if TYPE_CHECKING:
     import anndata

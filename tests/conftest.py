@@ -1,8 +1,14 @@
 """What several tests share: small cohorts, made in seconds."""
 
 import gzip
+import io
+import logging
 import os
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import mmap_st as mm
+from mmap_st import cli
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.data.targets import Targets
@@ -150,6 +157,32 @@ def write_section(section_writer: WriteSection, tmp_path: Path) -> WriteSection:
         return section_writer(name, root=root, **parts)
 
     return write
+
+
+@pytest.fixture
+def mmap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in this process, seconds faster than in one of its own: what it prints, and its status."""
+
+    def run(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        root, status = logging.getLogger(), 0
+        handlers, output, errors = root.handlers[:], io.StringIO(), io.StringIO()
+        root.handlers.clear()
+        with monkeypatch.context() as patch, warnings.catch_warnings(), redirect_stdout(output):
+            patch.setattr(sys, "argv", ["mmap", *map(str, words)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            if cwd is not None:
+                patch.chdir(cwd)
+            try:
+                with redirect_stderr(errors):
+                    cli.main()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            finally:
+                root.handlers[:] = handlers
+        return subprocess.CompletedProcess(words, status, output.getvalue(), errors.getvalue())
+
+    return run
 
 
 @pytest.fixture(scope="session")

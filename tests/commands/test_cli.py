@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,32 @@ from mmap_st.errors import RequestError
 from mmap_st.workflows.demo import held_out_patients, run_demo
 from mmap_st.workflows.simulation import SimulationSettings
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
-def mmap(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+
+def process(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mmap_st", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_help_names_every_command() -> None:
-    shown = mmap("--help")
+    shown = process("--help")
     assert shown.returncode == 0
     commands = "download cohort extract import prototypes fit-head predict report info demo"
     for command in commands.split():
         assert command in shown.stdout
-    assert mmap("--version").stdout.startswith("mmap-st 0.")
+    assert process("--version").stdout.startswith("mmap-st 0.")
 
 
-def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> None:
+def test_a_process_says_and_ends_as_a_command_in_this_one(mmap: Command, tmp_path: Path) -> None:
+    """The other tests run commands in this process; README's run in processes of their own."""
+    words = ("info", tmp_path / "no.zarr")
+    found, expected = process(*words), mmap(*words)
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", expected.stderr)
+    assert expected.returncode == 2
+
+
+def test_the_commands_one_after_the_other(mmap: Command, simulated: Path, tmp_path: Path) -> None:
     made = mmap("cohort", f"her2st:{simulated}", "--out", "out/cohort.csv", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1] == "out/cohort.csv"
@@ -109,7 +120,7 @@ def test_the_commands_one_after_the_other(simulated: Path, tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_requests_that_cannot_be_met_are_one_sentence_and_exit_2(
-    simulated: Path, tmp_path: Path, words: tuple[str, ...], part: str
+    mmap: Command, simulated: Path, tmp_path: Path, words: tuple[str, ...], part: str
 ) -> None:
     shown = mmap(*(word.format(sim=simulated, tmp=tmp_path) for word in words))
     assert shown.returncode == 2
@@ -119,7 +130,7 @@ def test_requests_that_cannot_be_met_are_one_sentence_and_exit_2(
     assert "Traceback" not in shown.stderr + shown.stdout
 
 
-def test_a_grid_is_previewed_and_then_embedded(simulated: Path, tmp_path: Path) -> None:
+def test_a_grid_is_previewed_and_then_embedded(mmap: Command, simulated: Path, tmp_path: Path) -> None:
     image = next((simulated / "ST-imgs").rglob("A1_HE.jpg"))
     (tmp_path / "new.csv").write_text(f"slide,image,mpp\nN1,{image},0.7\nN2,{image},\n")
     words = ("extract", "new.csv", "f.zarr", "--encoder", "timm:test_efficientnet", "--spots", "hex:150")
@@ -139,7 +150,7 @@ def test_a_grid_is_previewed_and_then_embedded(simulated: Path, tmp_path: Path) 
     assert "with a grid hex:150 and --spots hex:200 was asked" in other.stdout
 
 
-def test_problems_of_a_cohort_are_listed_and_exit_1(write_section, tmp_path: Path) -> None:
+def test_problems_of_a_cohort_are_listed_and_exit_1(mmap: Command, write_section, tmp_path: Path) -> None:
     root = write_section("A1")
     write_section("B1", counts="\tG\n1x1\t1\n1x1\t2\n")
     shown = mmap("cohort", f"her2st:{root}", "--out", tmp_path / "c.csv")
@@ -155,7 +166,7 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     (out / "notes.txt").touch()  # a user's own, which stays
     (out / "run").mkdir()
     (out / "run" / "stale").touch()
-    small = SimulationSettings(patients=5, size_um=1200.0, genes_per_kind=6)
+    small = SimulationSettings(patients=5, size_um=700.0, genes_per_kind=4)
     result = run_demo(out, small, progress=False)
     assert result.metrics.protocol.test == ("B1",)
     assert {"simulate", "extract", "fit-head", "report"} == result.seconds.keys()
@@ -173,7 +184,9 @@ def test_the_demo_holds_out_every_fourth_patient(cohort) -> None:
     assert held_out_patients(cohort) == ["B"]
 
 
-def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp_path: Path) -> None:
+def test_a_request_that_cannot_be_met_leaves_nothing_behind(
+    mmap: Command, simulated: Path, tmp_path: Path
+) -> None:
     shown = mmap(
         "extract", f"her2st:{simulated}", tmp_path / "f.zarr", "--encoder", "timm:test_vit", "--mpp", "1"
     )
@@ -183,7 +196,7 @@ def test_a_request_that_cannot_be_met_leaves_nothing_behind(simulated: Path, tmp
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
-    write_section, tmp_path: Path, number: signal.Signals, status: int
+    mmap: Command, write_section, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     root = write_section("A1", side=24)
     words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",

@@ -20,7 +20,7 @@ VITS = encoder_spec("dinov2-vits14")
 @pytest.fixture(scope="module")
 def windows(shared: Path) -> np.ndarray:
     slide = open_slide(shared / "data" / "wsi" / "CMU-1-Small-Region.svs")
-    xy = np.random.default_rng(0).uniform((200, 200), (2000, 2700), (12, 2))
+    xy = np.random.default_rng(0).uniform((200, 200), (2000, 2700), (6, 2))
     boxes = np.concatenate([xy - 112, xy + 112], axis=1)
     return np.stack([read_window(slide, box.tolist(), 224) for box in boxes])
 

@@ -173,19 +173,9 @@ def test_a_run_says_which_scales_are_far_from_what_is_recommended(
 # The list
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mmap_st", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
-
-
-def test_the_list_and_its_filters(tmp_path: Path) -> None:
+def test_the_list_and_its_filters(mmap, tmp_path: Path) -> None:
     home = {"HF_HOME": str(tmp_path), "MMAP_ENCODERS": ""}
-    listed = json.loads(run("encoders", "--json", **home).stdout)["encoders"]
+    listed = json.loads(mmap("encoders", "--json", **home).stdout)["encoders"]
     assert [one["name"] for one in listed] == list(ENCODERS)
     by_name = {one["name"]: one for one in listed}
     assert by_name["efficientnet-lite0"]["ready"] is True
@@ -194,31 +184,31 @@ def test_the_list_and_its_filters(tmp_path: Path) -> None:
     assert by_name["hibou-b"]["runs_code_of_its_repository"] is True
     assert by_name["conch"]["to_get_it"].startswith("pip install git+https://github.com/mahmoodlab/CONCH")
     assert by_name["virchow2"]["recommended_mpp"] == [0.25, 0.5, 1.0, 2.0]
-    open_ones = json.loads(run("encoders", "--json", "--open", "--commercial", **home).stdout)["encoders"]
+    open_ones = json.loads(mmap("encoders", "--json", "--open", "--commercial", **home).stdout)["encoders"]
     assert open_ones
     assert all(one["commercial"] and not one["gated"] for one in open_ones)
-    table = run("encoders", "virch", **home).stdout
+    table = mmap("encoders", "virch", **home).stdout
     assert "CC-BY-NC-ND-4.0 (non-commercial)" in table
     assert "virchow2:cls" in table
     assert "uni2-h" not in table
-    one = run("encoders", "virchow2", **home).stdout
+    one = mmap("encoders", "virchow2", **home).stdout
     assert "pooling: cls+mean_patch: cat(x[:, 0], x[:, 5:].mean(1))" in one
-    none = run("encoders", "nothing-like-it", **home)
+    none = mmap("encoders", "nothing-like-it", **home)
     assert (none.returncode, none.stdout) == (2, "")
     broken = tmp_path / "broken.toml"
     broken.write_text("[")
-    assert run("encoders", MMAP_ENCODERS=str(broken)).returncode == 2
+    assert mmap("encoders", MMAP_ENCODERS=str(broken)).returncode == 2
 
 
-def test_one_encoder_by_any_name_that_can_be_given(tmp_path: Path) -> None:
+def test_one_encoder_by_any_name_that_can_be_given(mmap, tmp_path: Path) -> None:
     home = {"HF_HOME": str(tmp_path), "MMAP_ENCODERS": ""}
-    upper = run("encoders", "UNI", **home)
+    upper = mmap("encoders", "UNI", **home)
     assert "to get it: ask for access at https://huggingface.co/MahmoodLab/UNI" in upper.stdout
-    assert "name: timm:test_vit" in run("encoders", "timm:test_vit", **home).stdout
-    near = run("encoders", "uni2h", **home)
+    assert "name: timm:test_vit" in mmap("encoders", "timm:test_vit", **home).stdout
+    near = mmap("encoders", "uni2h", **home)
     assert (near.returncode, "did you mean uni2-h" in near.stderr) == (2, True)
-    assert "is left by these filters" in run("encoders", "conch", "--ready", **home).stderr
-    one = json.loads(run("encoders", "virchow2", "--json", **home).stdout)["encoders"]
+    assert "is left by these filters" in mmap("encoders", "conch", "--ready", **home).stderr
+    one = json.loads(mmap("encoders", "virchow2", "--json", **home).stdout)["encoders"]
     assert [encoder["name"] for encoder in one] == ["virchow2"]
 
 
@@ -328,14 +318,14 @@ def test_the_doctor_examines_encoders_of_any_size_at_auto_precision(tmp_path: Pa
     assert not any(finding.trouble for finding in findings)
 
 
-def test_the_doctor_ends_with_its_finding(tmp_path: Path) -> None:
-    well = run("doctor", "--encoder", "timm:test_vit", "--random-weights", "--device", "cpu")
+def test_the_doctor_ends_with_its_finding(mmap, tmp_path: Path) -> None:
+    well = mmap("doctor", "--encoder", "timm:test_vit", "--random-weights", "--device", "cpu")
     assert well.returncode == 0, well.stderr
     assert "windows/s" in well.stdout
-    ill = run("doctor", "--encoder", "uni", "--weights", str(tmp_path / "no.pth"), "--device", "cpu")
+    ill = mmap("doctor", "--encoder", "uni", "--weights", str(tmp_path / "no.pth"), "--device", "cpu")
     assert ill.returncode == 1
-    assert run("doctor", "--weights", "w.pth").returncode == 2
-    assert run("doctor", "--encoder", "uni", "--precision", "fp8").returncode == 2
+    assert mmap("doctor", "--weights", "w.pth").returncode == 2
+    assert mmap("doctor", "--encoder", "uni", "--precision", "fp8").returncode == 2
     assert "do not exist" in ill.stdout
 
 
@@ -365,10 +355,10 @@ def test_the_documented_encoder_embeds(write_section, tmp_path: Path) -> None:
     assert {mpp: m.width for mpp, m in stored.items()} == {0.5: 48, 1.0: 48}
 
 
-def test_the_documented_names_and_options_exist() -> None:
+def test_the_documented_names_and_options_exist(mmap) -> None:
     text = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text("utf-8")
     helps = (
-        run("extract", "--help").stdout + run("encoders", "--help").stdout + run("doctor", "--help").stdout
+        mmap("extract", "--help").stdout + mmap("encoders", "--help").stdout + mmap("doctor", "--help").stdout
     )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert option in helps, option

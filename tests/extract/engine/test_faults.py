@@ -24,8 +24,9 @@ from zarr.storage import LocalStore
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
+from mmap_st.encoders import CustomModel, EncoderSpec, Pooling, Preprocessing
 from mmap_st.errors import ImageError, MmapError, RegionError, StoppedError
-from mmap_st.extract.encoders import Encoder, encoder_spec
+from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine import extraction as run
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
@@ -36,8 +37,22 @@ from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.windows.geometry import mpp_key
 from mmap_st.progress import Silent
 
-TINY = EncoderRequest(
-    encoder_spec("timm:test_efficientnet"), random_weights=True, device="cpu", precision="fp32"
+
+def mean_colours() -> torch.nn.Module:
+    """A network of next to no time: what is tested is what happens around it."""
+    return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
+
+
+SMALL = EncoderRequest(
+    EncoderSpec(
+        name="mean-colours",
+        model=CustomModel(mean_colours, code="1"),
+        input_px=64,
+        preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        pooling=Pooling("own"),
+    ),
+    device="cpu",
+    precision="fp32",
 )
 MPPS = (0.5, 1.0, 2.0)
 OPTIONS = ExtractOptions(batch_size=8, workers=2, chunk=16)
@@ -73,13 +88,13 @@ def _one_encoder(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return run.build_encoder(TINY.spec, random_weights=True, device="cpu")
+    return run.build_encoder(SMALL.spec, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     path = tmp_path_factory.mktemp("undisturbed") / "f.zarr"
-    assert not extract_cohort(cohort, path, TINY, MPPS, OPTIONS).failed
+    assert not extract_cohort(cohort, path, SMALL, MPPS, OPTIONS).failed
     return rows_of(path, whole=True)
 
 
@@ -88,7 +103,7 @@ def magnifications(path: Path) -> Iterator[tuple[str, Any]]:
         return
     store = FeatureStore.open(path)
     for name in store.slides:
-        for magnification in store.slide(name).magnifications(TINY.spec.name):
+        for magnification in store.slide(name).magnifications(SMALL.spec.name):
             yield name, magnification
 
 
@@ -114,7 +129,7 @@ def journal_rows(path: Path, undisturbed: Rows) -> int:
         if stored is not None:
             chunk = stored.group["embedding"].chunks[0]
             done = np.isin(np.arange(len(expected)) // chunk, stored.group.attrs["chunks_done"])
-        file = journal_path(path, encode_name(name), encode_name(TINY.spec.name), mpp_key(mpp))
+        file = journal_path(path, encode_name(name), encode_name(SMALL.spec.name), mpp_key(mpp))
         if file.exists() and stored is not None:
             journal = Journal(file, stored.recipe_sha256, *expected.shape)
             embedding, valid = journal.read(range(len(expected)))
@@ -141,7 +156,7 @@ def check_goes_on(path: Path, cohort: Cohort, undisturbed: Rows, reported: int |
     held = journal_rows(path, undisturbed)
     if reported is not None:
         assert held >= reported  # nothing is lost that was reported done
-    report = extract_cohort(cohort, path, TINY, MPPS, OPTIONS)
+    report = extract_cohort(cohort, path, SMALL, MPPS, OPTIONS)
     assert not report.failed
     assert report.windows <= WINDOWS - held  # nothing is done twice
     for key, (embedding, valid) in rows_of(path, whole=True).items():
@@ -207,7 +222,9 @@ def passes(
         patch.setattr(run, "build_encoder", lambda *args, **kwargs: encoder)
         for where, name in places:
             patch.setattr(where, name, counted(calls[where, name], getattr(where, name)))
-        assert not extract_cohort(cohort, tmp_path_factory.mktemp("p") / "f.zarr", TINY, MPPS, OPTIONS).failed
+        assert not extract_cohort(
+            cohort, tmp_path_factory.mktemp("p") / "f.zarr", SMALL, MPPS, OPTIONS
+        ).failed
     return {place: number for place, (number,) in calls.items()}
 
 
@@ -228,7 +245,7 @@ def test_an_error_at_any_stage_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(where, name, nth(when, fault, getattr(where, name)))
         try:
-            report = extract_cohort(cohort, tmp_path / "f.zarr", TINY, MPPS, OPTIONS, counting)
+            report = extract_cohort(cohort, tmp_path / "f.zarr", SMALL, MPPS, OPTIONS, counting)
         except (MmapError, ZeroDivisionError, RuntimeError, KeyboardInterrupt):
             pass
         else:
@@ -255,7 +272,7 @@ def test_a_torn_write_of_the_journal_is_cut_off(
     counting = Counting()
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "_write", torn)
-        report = extract_cohort(cohort, tmp_path / "f.zarr", TINY, MPPS, OPTIONS, counting)
+        report = extract_cohort(cohort, tmp_path / "f.zarr", SMALL, MPPS, OPTIONS, counting)
     assert any("No space left on device" in reason for reason in report.failed.values())
     check_goes_on(tmp_path / "f.zarr", cohort, undisturbed, counting.done)
 
@@ -275,7 +292,7 @@ def test_a_device_without_memory_takes_fewer_windows_and_the_bits_stay(
 
     with monkeypatch.context() as patch:
         patch.setattr(Encoder, "forward", little_memory)
-        report = extract_cohort(cohort, tmp_path / "f.zarr", TINY, MPPS, OPTIONS)
+        report = extract_cohort(cohort, tmp_path / "f.zarr", SMALL, MPPS, OPTIONS)
     assert not report.failed
     for key, (embedding, _) in rows_of(tmp_path / "f.zarr", whole=True).items():
         assert np.array_equal(embedding, undisturbed[key][0])
@@ -295,7 +312,7 @@ def test_a_damaged_tile_invalidates_its_windows_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(PlainSlide, "read_tile", damaged)
-        report = extract_cohort(cohort, tmp_path / "f.zarr", TINY, MPPS, OPTIONS)
+        report = extract_cohort(cohort, tmp_path / "f.zarr", SMALL, MPPS, OPTIONS)
     check_nothing_wrong(tmp_path / "f.zarr", undisturbed)
     for name, reason in report.failed.items():
         assert "cannot be read" in reason, name
@@ -304,7 +321,7 @@ def test_a_damaged_tile_invalidates_its_windows_alone(
 
 def check_after_repair(path: Path, cohort: Cohort, undisturbed: Rows) -> None:
     """Slides that failed are done by the same command; invalid windows of the others need --overwrite."""
-    again = extract_cohort(cohort, path, TINY, MPPS, dataclasses.replace(OPTIONS, overwrite=True))
+    again = extract_cohort(cohort, path, SMALL, MPPS, dataclasses.replace(OPTIONS, overwrite=True))
     assert not again.failed
     for key, (embedding, valid) in rows_of(path, whole=True).items():
         assert np.array_equal(embedding, undisturbed[key][0])
@@ -323,11 +340,11 @@ def test_a_truncated_image_fails_its_slide_and_the_others_are_done(
     cut.write_bytes(whole[: int(len(whole) * rng.uniform(0.01, 0.95))])
     slides[number] = dataclasses.replace(slides[number], image=cut)
     counting = Counting()
-    report = extract_cohort(Cohort(tuple(slides), "cut"), tmp_path / "f.zarr", TINY, MPPS, OPTIONS, counting)
+    report = extract_cohort(Cohort(tuple(slides), "cut"), tmp_path / "f.zarr", SMALL, MPPS, OPTIONS, counting)
     assert list(report.failed) == [slides[number].slide]
     check_nothing_wrong(tmp_path / "f.zarr", undisturbed)
     cut.write_bytes(whole)
-    report = extract_cohort(Cohort(tuple(slides), "whole"), tmp_path / "f.zarr", TINY, MPPS, OPTIONS)
+    report = extract_cohort(Cohort(tuple(slides), "whole"), tmp_path / "f.zarr", SMALL, MPPS, OPTIONS)
     assert not report.failed
     assert report.windows <= WINDOWS - counting.done
 
@@ -341,7 +358,7 @@ def _extract(cohort: Cohort, path: str, progress: str) -> None:
             with open(progress, "w") as file:
                 json.dump(self.done, file)
 
-    extract_cohort(cohort, Path(path), TINY, MPPS, OPTIONS, Writing())
+    extract_cohort(cohort, Path(path), SMALL, MPPS, OPTIONS, Writing())
 
 
 @pytest.mark.parametrize("moment", range(40))
@@ -350,16 +367,23 @@ def test_kill_9_at_a_random_moment_loses_nothing(
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["mmap_st.extract.engine.extraction", "mmap_st.extract.windows.kernels", "timm", "torch"]
+        ["mmap_st.extract.engine.extraction", "mmap_st.extract.windows.kernels", "timm", "torch", "pytest"]
     )
-    path, progress = tmp_path / "f.zarr", tmp_path / "progress.json"
-    process = processes.Process(target=_extract, args=(cohort, str(path), str(progress)))
-    process.start()
-    while not path.exists() and process.is_alive():
-        time.sleep(0.001)
-    time.sleep(random.Random(moment).uniform(0.0, 1.2))
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    delay = random.Random(moment).uniform(0.0, 0.6)
+    for attempt in range(5):
+        path, progress = tmp_path / f"{attempt}.zarr", tmp_path / f"{attempt}.json"
+        process = processes.Process(target=_extract, args=(cohort, str(path), str(progress)))
+        process.start()
+        while not path.exists() and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            break
+        delay /= 2  # it had ended before
+    else:
+        pytest.fail("no process was killed before it ended")
     try:
         reported = json.loads(progress.read_text())
     except (FileNotFoundError, ValueError):  # the kill hit this file

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +128,7 @@ def test_slides_without_the_same_grid_are_passed_over(run: Path, stores, tmp_pat
         predict_slides(run, stores[3], tmp_path)
 
 
-def test_the_commands_fit_predict_and_refuse(simulated: Path, stores, tmp_path: Path) -> None:
-    def mmap(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mmap_st", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
+def test_the_commands_fit_predict_and_refuse(mmap, simulated: Path, stores, tmp_path: Path) -> None:
     def fit(store: FeatureStore, out: str):
         what = ("--encoder", TINY, "--head", "tcgn", "--genes", "hvg:8", "--test", "patient=E")
         settings = [word for pair in QUICK for word in ("--set", pair)]

@@ -92,7 +92,7 @@ def hub_sentence(error: Exception, request: HubRequest) -> str:
 
     name, page, advise = request.name, request.page, request.advise
     if isinstance(error, errors.DisabledRepoError):
-        return f"{name}: the hub has disabled {page}; {advise('see there why')}."
+        return f"{name}: the hub has disabled {page}; {advise('see the reason there')}."
     if isinstance(error, errors.GatedRepoError):
         if _token() is None:
             return f"{name} is gated: ask for access at {page}, then {advise(_LOG_IN)}."
@@ -104,14 +104,14 @@ def hub_sentence(error: Exception, request: HubRequest) -> str:
         steps = advise("check the name", _LOG_IN)
         return f"{name}: {page} does not exist, or is private and you are not logged in; {steps}."
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{name}: {page} has no revision main; {advise('look there what it has')}."
+        return f"{name}: {page} has no revision main; {advise('see there what it has')}."
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"{name}: no token is stored; {advise(_LOG_IN)}."
     if isinstance(error, errors.LocalEntryNotFoundError):
         return _not_cached(error, request)
     if isinstance(error, errors.EntryNotFoundError):
         files = ", ".join(request.files) or "requested"
-        return f"{name}: {page} has none of the files {files}; {advise('look there what it has')}."
+        return f"{name}: {page} has none of the files {files}; {advise('see there what it has')}."
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _offline(request)
     if isinstance(error, errors.HFValidationError):
@@ -173,7 +173,7 @@ def _http(error: Exception, request: HubRequest) -> str:
         return f"{name}: the hub has had too many requests from here; {steps}."
     if status >= 500:
         steps = advise("run the same command again later")
-        return f"{name}: the hub is out of order (status {status}); {steps}."
+        return f"{name}: the hub has an error (status {status}); {steps}."
     problem = f"the hub refused {request.page} (status {status}: {first_line(error)})"
     return (
         f"{name}: {problem}; {advise('see that page') if not request.alternative else request.alternative}."

@@ -23,7 +23,7 @@ def encoders(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")] = False,
 ) -> None:
-    """List the encoders that can be named; build none."""
+    """List the available encoders."""
     from mmap_st.commands.tables import show_encoder, show_encoders
     from mmap_st.extract.encoders import listed_encoders, look_at
 

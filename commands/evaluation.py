@@ -15,11 +15,11 @@ from mmap_st.commands.options import (
     EncoderOption,
     FoldsOption,
     GeneSetOption,
-    GenesOption,
     HeadOption,
     JobsOption,
     MagnificationsOption,
     MppOption,
+    PanelOption,
     ProtocolOption,
     PrototypesOption,
     SeedOption,
@@ -42,7 +42,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
     head: HeadOption = None,
     folds: FoldsOption = "patient",
-    genes: GenesOption = None,
+    genes: PanelOption = None,
     gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
@@ -53,7 +53,9 @@ def evaluate(
     seeds: SeedsOption = 1,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
-    ablate: Annotated[bool, typer.Option("--ablate", help="The head without each of its parts too.")] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also evaluate the head with each part removed.")
+    ] = False,
     variants: Annotated[
         str | None,
         typer.Option(help="Ablations to evaluate, such as no-prototypes,selected-5; default: all."),
@@ -110,7 +112,7 @@ def compare(
         str, typer.Option(help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.")
     ] = "mmap,ridge,mean",
     folds: FoldsOption = "patient",
-    genes: GenesOption = None,
+    genes: PanelOption = None,
     gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
     magnifications: Annotated[

@@ -139,7 +139,7 @@ def import_(
     features: Annotated[
         Path, typer.Option("--features", help=".npy or .h5; or a folder of SLIDE.npy and SLIDE.h5.")
     ],
-    slide: Annotated[str | None, typer.Option("--slide", help="The slide that they are of.")] = None,
+    slide: Annotated[str | None, typer.Option("--slide", help="Slide that the embeddings belong to.")] = None,
     cohort: Annotated[
         str | None, typer.Option("--cohort", help="Where spots are from that the store does not have.")
     ] = None,
@@ -161,7 +161,7 @@ def import_(
     chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe made.")] = False,
 ) -> None:
-    """Take embeddings that were made elsewhere into a store."""
+    """Import embeddings computed elsewhere."""
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.imports import CoordinateOptions, ImportRequest, import_features
     from mmap_st.extract.windows import parse_magnifications

@@ -24,9 +24,10 @@ MagnificationsOption = Annotated[
 ]
 MppOption = Annotated[str | None, typer.Option("--mpp", help="The same in um/px, such as 0.5,1,2.")]
 ValuesOption = Annotated[
-    str | None, typer.Option("--values", help="What count tables hold: counts, or lognorm on purpose.")
+    str | None,
+    typer.Option("--values", help="counts (default), or lognorm if the tables are already log-normalised."),
 ]
-GenesOption = Annotated[
+PanelOption = Annotated[
     str | None,
     typer.Option(
         "--genes",

@@ -183,7 +183,7 @@ def _show_coverage(found: PredictionIntervals | None) -> None:
     """How often prediction intervals held the truth."""
     if found is not None:
         console.say(
-            f"{found.level:.0%} prediction intervals hold {found.coverage:.1%} of the test targets"
+            f"{found.level:.0%} prediction intervals contain {found.coverage:.1%} of the test targets"
             f" (calibrated on {_number_of(found.patients, 'patient')}: {found.calibrated_on})"
         )
 

@@ -347,7 +347,7 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
     try:
         return method.settings_type(**checked)
     except (ValueError, TypeError) as error:
-        raise HeadError(f"The head {method.name} cannot take its settings: {error}.") from error
+        raise HeadError(f"The head {method.name} has invalid settings: {error}.") from error
 
 
 def settings_values(settings: Any) -> dict[str, Any]:

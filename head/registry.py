@@ -252,7 +252,7 @@ def _register(method: HeadMethod, made: Any) -> HeadMethod:
     """Register a head; `made` is the class or function whose code it is."""
     _checked(method, "what is registered")
     if method.name in HEADS:
-        raise HeadError(f"{method.name} is the name of a built-in head; register yours by another.")
+        raise HeadError(f"{method.name} is the name of a built-in head; register yours under another.")
     source, code, local = origin_of(made)
     if made is method.fit and source:  # the name of the function, not of the head, which is not known
         source, local = "", True

@@ -453,6 +453,7 @@ def test_a_comparison_is_drawn_from_its_folder(tiny: Tiny, tmp_path: Path) -> No
 
 def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
     from mmap_st.commands import evaluation, extraction, heads
+    from mmap_st.workflows import HeadRun
 
     names = {"set_": "settings", "compiled": "compile"}
     of_commands_alone = {"extract": {"preview"}}
@@ -466,6 +467,10 @@ def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
         options = {names.get(name, name) for name in command.__annotations__} - {"return"}
         missing = options - set(function.__annotations__) - of_commands_alone.get(command.__name__, set())
         assert not missing, (command.__name__, missing)
+    # The run is the object, and nothing is written.
+    options = set(heads.predict.__annotations__) - {"return", "run", "out", "overwrite"}
+    missing = options - set(HeadRun.predict.__annotations__)
+    assert not missing, ("HeadRun.predict", missing)
 
 
 def test_warnings_can_be_made_errors(tiny: Tiny) -> None:

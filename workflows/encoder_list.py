@@ -37,7 +37,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 def list_encoders(
     word: str = "", *, ready: bool = False, open_only: bool = False, commercial: bool = False
 ) -> pl.DataFrame:
-    """List the encoders that can be named; build none.
+    """List the available encoders.
 
     Parameters
     ----------

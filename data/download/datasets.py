@@ -57,7 +57,7 @@ def disk_sentence(error: OSError, path: Path) -> str:
     """Why `path` cannot be written, and what to do."""
     if is_disk_full(error):
         return f"the disk of {path.parent} is full; make room and run the same command again."
-    return f"{path} cannot be written ({error.strerror or error}); check who may write there."
+    return f"{path} cannot be written ({error.strerror or error}); check its permissions."
 
 
 #: Kinds of files of a section, as `--what` takes them.

@@ -54,7 +54,7 @@ def fetch_samples(ids: Sequence[str], out: Path, report: DownloadReport, progres
     before = _change_times(out, wanted)
     progress.start(1, sum(wanted.values()))
     progress.start_item(", ".join(ids))
-    reason = "did not arrive; run the same command again."
+    reason = "was not fetched; run the same command again."
     try:
         with _hub_errors(out):
             snapshot_download(

@@ -64,7 +64,7 @@ def check(path: Path, file: RemoteFile, recorded: str | None = None) -> str:
     if suffix in (".jpg", ".jpeg") and not data.startswith(b"\xff\xd8\xff"):
         raise DownloadError(f"it is not a JPEG; {_PAGE}.")
     if suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-1024:]:  # some programs add a few bytes
-        raise DownloadError("it is a JPEG without an end.")
+        raise DownloadError("it is a truncated JPEG.")
     header = data[: data.find(b"\n")]
     if suffix in (".gz", ".tsv") and (b"\t" not in header or header.lstrip().startswith(b"<")):
         raise DownloadError(f"it is not a tab-separated table; {_PAGE}.")
@@ -255,7 +255,7 @@ def _find_images(
         try:
             found = _images_of(sections, _read_listing(listing)) | {k: v for k, v in found.items() if v}
         except DownloadError as error:
-            reason = f"the image's name is in a list of files that cannot be had: {error}"
+            reason = f"the image's name is in a list of files that cannot be fetched: {error}"
     report.failed |= {_image_folder(section): reason for section, images in found.items() if not images}
     return [image for section in sections for image in found[section]]
 

@@ -57,8 +57,10 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
     Raises
     ------
     CohortError
-        If there is no table of spots.
+        If it is not a folder, or holds no table of spots.
     """
+    if not folder.is_dir():
+        raise CohortError(f"{folder} is not a folder; table: needs the folder that holds NAME_spots.csv.")
     spots, counts = _tables(folder, "_spots"), _tables(folder, "_counts")
     images = find_images(folder)
     if not spots:

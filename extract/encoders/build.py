@@ -334,5 +334,7 @@ def device_of(name: str) -> str:
             return "cpu"
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RequestError(f"The device {name!r} does not answer here; give cpu, cuda or mps.") from error
+        raise RequestError(
+            f"Device {name!r} is not available on this machine; give cpu, cuda or mps."
+        ) from error
     return str(device)

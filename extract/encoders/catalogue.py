@@ -93,7 +93,7 @@ def _timm_spec(name: str) -> EncoderSpec:
     except (RuntimeError, AttributeError) as error:  # no such tag; no configuration at all
         tags = timm.list_pretrained(f"{arch.partition('.')[0]}.*")
         there = f"it has {', '.join(tags)}" if tags else "give another"
-        raise EncoderError(f"timm does not say how {arch} is fed; {there}.") from error
+        raise EncoderError(f"timm has no input configuration for {arch}; {there}.") from error
     repository = config.get("hf_hub_id")
     if repository and repository.endswith("/"):
         repository += f"{config['architecture']}.{config['tag']}"
@@ -325,5 +325,5 @@ def _to_get_it(encoder: ListedEncoder) -> str | None:
             )
         steps.append("the first run fetches its weights")
     if isinstance(spec.model, RemoteCodeModel):
-        steps.append("say --trust-remote-code, since it runs code of its hub repository")
+        steps.append("pass --trust-remote-code, since it runs code of its hub repository")
     return "; ".join(steps) or None

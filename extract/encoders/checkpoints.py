@@ -188,7 +188,7 @@ def fit_state(network: torch.nn.Module, state: State, spec: EncoderSpec, path: P
     if problems:
         first = {key.partition(".")[0] for key in state}
         if len(first) == 1 and {key.partition(".")[2] for key in state} == model.state_dict().keys():
-            problems.append(f"all names begin with {first.pop()}.: take that away")
+            problems.append(f"all names begin with {first.pop()}.: remove that prefix")
         raise EncoderError(
             f"The weights {path} do not fit {spec.name}; {'; '.join(problems)}. Give weights of this encoder."
         )

@@ -65,9 +65,7 @@ def spec_from_file(name: str) -> EncoderSpec:
         spec = make()
     checked = _checked(spec, name, f"{function} {code_of_file(path)}")
     if checked.name in ENCODERS:
-        raise EncoderError(
-            f"{name} calls its encoder {checked.name}, which is another's name; choose another."
-        )
+        raise EncoderError(f"{name} calls its encoder {checked.name}, a name that is taken; choose another.")
     return checked
 
 
@@ -131,7 +129,7 @@ def register(made: Made) -> Made:
         code = f"{made.__qualname__} {code_sha256 if source else code_of(made, *network)}"
     checked = _checked(spec, name, code)
     if checked.name in ENCODERS:
-        raise EncoderError(f"{checked.name} is the name of a built-in encoder; register yours by another.")
+        raise EncoderError(f"{checked.name} is the name of a built-in encoder; register yours under another.")
     _REGISTERED[checked.name] = checked
     return made
 
@@ -144,7 +142,7 @@ def registered_encoders() -> Mapping[str, EncoderSpec]:
 def _installed(point: EntryPoint) -> EncoderSpec:
     name = f"The encoder {point.name} of {package_of(point) or point.value}"
     if point.name in ENCODERS:
-        raise EncoderError(f"{name} has the name of another; it cannot be used.")
+        raise EncoderError(f"{name} has a name that is taken; it cannot be used.")
     _check_name(point.name, name)
     with failing_as(EncoderError, name, "fix or uninstall it"):
         with shown_deprecations():
@@ -158,7 +156,7 @@ def _checked(spec: object, name: str, code: str) -> EncoderSpec:
     if not isinstance(spec, EncoderSpec):
         raise EncoderError(f"{name} gives {type(spec).__name__}, not an EncoderSpec; see docs/encoders.md.")
     if not isinstance(spec.name, str) or not spec.name.strip():
-        raise EncoderError(f"{name} gives its encoder no name; say EncoderSpec(name=...).")
+        raise EncoderError(f"{name} gives its encoder no name; set EncoderSpec(name=...).")
     _check_name(spec.name, name)
     if isinstance(spec.model, CustomModel):
         spec = replace(spec, model=replace(spec.model, code=code))
@@ -166,7 +164,7 @@ def _checked(spec: object, name: str, code: str) -> EncoderSpec:
         canonical_json(spec.recipe())
     except TypeError as error:
         raise EncoderError(
-            f"{name} has what cannot be written down as JSON ({error}); build it in a CustomModel instead."
+            f"{name} has values that JSON cannot store ({error}); build it in a CustomModel instead."
         ) from error
     return spec
 

@@ -132,7 +132,9 @@ def examine_encoder(
         Finding(
             "does so again",
             "the same" if np.array_equal(first, second) else "others",
-            "" if np.array_equal(first, second) else "the device does not repeat itself; see its driver.",
+            ""
+            if np.array_equal(first, second)
+            else "the device gives other numbers for the same input; check its driver.",
         )
     )
     findings.append(_compare(encoder, first))
@@ -158,12 +160,14 @@ def _compare(encoder: Encoder, embedding: NDArray[np.float32]) -> Finding:
     known = known_embedding(encoder.spec.name, encoder.weights_sha256)
     what = "agrees with what is known"
     if known is None:
-        return Finding(what, "nothing is known of these weights")
+        return Finding(what, "there is no reference embedding for these weights")
     difference = float(np.linalg.norm(embedding - known) / np.linalg.norm(known))
     cosine = float(embedding @ known / np.linalg.norm(embedding) / np.linalg.norm(known))
     exact = encoder.precision == "fp32"
     good = difference < _LARGEST_DIFFERENCE if exact else cosine > _LEAST_COSINE
     trouble = (
-        "" if good else "these are other numbers than elsewhere; update torch and timm, or try --device cpu."
+        ""
+        if good
+        else "the embedding differs from the reference; update torch and timm, or try --device cpu."
     )
     return Finding(what, f"relative difference {difference:.1e}, cosine {cosine:.6f}", trouble)

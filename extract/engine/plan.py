@@ -257,7 +257,7 @@ def stored_width(magnification: Magnification) -> int | None:
 def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
     """The sentence for the case that embeddings of one encoder differ in length."""
     return (
-        f"embeddings of {encoder} are {width} long here and {stored} long in the store (slide {slide},"
+        f"embeddings of {encoder} have {width} dimensions here and {stored} in the store (slide {slide},"
         f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
     )
 

@@ -190,7 +190,9 @@ def check_request(request: ImportRequest) -> None:
     if request.cohort is not None and request.spots is not None:
         raise RequestError("Give --cohort or --spots, not both; each says where the spots are.")
     if request.cohort is not None and request.source_mpp is not None:
-        raise RequestError("Give --source-mpp only without --cohort; a cohort says it in its column mpp.")
+        raise RequestError(
+            "--source-mpp cannot be combined with --cohort; use the cohort's mpp column instead."
+        )
     if options.tolerance_um is not None and options.tolerance_px is not None:
         raise RequestError("Give --tolerance-um or --tolerance-px, not both.")
     if options.coords not in (CORNER, CENTRE):

@@ -89,7 +89,7 @@ def check_same_slide(
             return
     raise FeaturesError(
         f"{path} has the ids of the spots and coordinates of other places, as of another slide or another"
-        " resolution; give the file of this slide, or leave coordinates out if the ids are to be believed."
+        " resolution; give the file of this slide, or leave coordinates out if the ids are right."
     )
 
 

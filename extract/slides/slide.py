@@ -256,7 +256,7 @@ def _one_file(path: Path) -> Path:
     series = {name: file for file in reversed(dicom) if (name := dicom_series(file)) is not None}
     if len(series) > 1:
         raise ImageError(
-            f"{path} holds {len(series)} DICOM slides; name a file of the one that is meant, such as"
+            f"{path} holds {len(series)} DICOM slides; name a file of the one that you mean, such as"
             f" {min(series.values())}, or give each a folder of its own."
         )
     return next(iter(series.values()), dicom[0])

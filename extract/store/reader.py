@@ -240,8 +240,8 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
             different = differences(first, part)
             if different:
                 raise HeadError(
-                    f"slide {slide.name} was embedded otherwise than {slides[0].name}"
-                    f" ({'; '.join(different)}); extract them alike."
+                    f"slide {slide.name} was embedded with other settings than {slides[0].name}"
+                    f" ({'; '.join(different)}); extract both with the same settings."
                 )
     assert first is not None
     return first

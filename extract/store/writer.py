@@ -298,7 +298,7 @@ class MagnificationWriter:
     def finish(self, record: dict[str, Any]) -> None:
         """Publish: after this, readers see the magnification. `record` is stored with it."""
         if self.pending():
-            raise StoreError(f"chunks {self.pending()} are not written; this is a defect of the program.")
+            raise StoreError(f"chunks {self.pending()} are not written; this is a bug; please report it.")
         with store_errors(self._path):
             self._group.attrs.update({**record, "complete": True})
 

@@ -44,7 +44,7 @@ class HestRidgeSettings:
 
     def __post_init__(self) -> None:
         if self.components < 1:
-            raise ValueError(f"components is {self.components}, it must be 1 or more")
+            raise ValueError(f"components is {self.components}; it must be 1 or more")
 
 
 @dataclass

@@ -65,11 +65,11 @@ class RidgeSettings:
 
     def __post_init__(self) -> None:
         if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
+            raise ValueError(f"alpha is {self.alpha}; it must be greater than 0")
         if self.pca is not None and self.pca < 1:
-            raise ValueError(f"pca is {self.pca}, it must be 1 or more")
+            raise ValueError(f"pca is {self.pca}; it must be 1 or more")
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
+            raise ValueError(f"rank is {self.rank}; it must be 1 or more")
 
 
 @dataclass

@@ -87,27 +87,27 @@ class MmapSettings:
 
     def __post_init__(self) -> None:
         if self.prototypes not in PROTOTYPES:
-            raise ValueError(f"prototypes is {self.prototypes!r}, it must be one of {', '.join(PROTOTYPES)}")
+            raise ValueError(f"prototypes is {self.prototypes!r}; it must be one of {', '.join(PROTOTYPES)}")
         if self.fusion not in FUSIONS:
-            raise ValueError(f"fusion is {self.fusion!r}, it must be {' or '.join(FUSIONS)}")
+            raise ValueError(f"fusion is {self.fusion!r}; it must be {' or '.join(FUSIONS)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.selected is not None and self.selected < 1:
-            raise ValueError(f"selected is {self.selected}, it must be 1 or more")
+            raise ValueError(f"selected is {self.selected}; it must be 1 or more")
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank is {self.rank}, it must be 1 or more")
+            raise ValueError(f"rank is {self.rank}; it must be 1 or more")
         check_device(self.device)
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be from 0 to below 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
         if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha}, it must be greater than 0")
+            raise ValueError(f"alpha is {self.alpha}; it must be greater than 0")
         if not 0 <= self.blend <= 1:
-            raise ValueError(f"blend is {self.blend}, it must be from 0 to 1")
+            raise ValueError(f"blend is {self.blend}; it must be from 0 to 1")
         for name in ("learned", "components", "width", "heads", "epochs", "slides_per_step",
                      "spots_per_slide", "steps_per_epoch", "learning_rate", "members"):  # fmt: skip
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be greater than 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
 
     def training(self) -> TrainingSettings:
         """The part of the settings that training takes."""

@@ -160,9 +160,9 @@ class NetworkSettings:
         check_at_least(self, 1, "epochs", "parts_per_step", "rank", "spots_per_part", "spots_per_epoch")
         for name in ("learning_rate", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be 0 or greater")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or greater")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}, it must be from 0 to below 1")
+            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
 
 
 def check_at_least(settings: Any, least: int, *names: str) -> None:
@@ -176,7 +176,7 @@ def check_at_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, it must be {least} or more")
+            raise ValueError(f"{name} is {value}; it must be {least} or more")
 
 
 def check_multiple(settings: Any, name: str, of: str) -> None:

@@ -127,4 +127,4 @@ def check_device(device: str) -> None:
         If it is not ``auto``, ``cpu`` or ``cuda``.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}, it must be auto, cpu or cuda")
+        raise ValueError(f"device is {device!r}; it must be auto, cpu or cuda")

@@ -69,7 +69,7 @@ class BleepSettings(NetworkSettings):
         super().__post_init__()
         check_at_least(self, 1, "width", "neighbours")
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, it must be greater than 0")
+            raise ValueError(f"temperature is {self.temperature}; it must be greater than 0")
 
 
 class BleepNetwork(BlockNetwork):

@@ -79,7 +79,7 @@ class TriplexSettings(NetworkSettings):
         check_at_least(self, 1, "width", "heads", "layers", "neighbour_layers", "neighbours")
         check_multiple(self, "width", "heads")
         if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation is {self.distillation}, it must be from 0 to 1")
+            raise ValueError(f"distillation is {self.distillation}; it must be from 0 to 1")
 
 
 class Predictions(NamedTuple):

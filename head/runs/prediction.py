@@ -338,8 +338,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         different = differences(saved.card.encoder, head_part(magnification.recipe))
         if magnification.mpp in saved.mpps and different:
             raise SlideError(
-                f"it was embedded otherwise than the head's training slides ({'; '.join(different)});"
-                " extract it alike."
+                "it was embedded with other settings than the head's training slides"
+                f" ({'; '.join(different)}); extract it again with the same settings."
             )
     wanted = prototype_settings(saved.settings, saved.card.seed)
     slide = load_slide(

@@ -136,10 +136,10 @@ def pool(own: Tensor | None, features: Tensor | None, pooling: Pooling) -> Tenso
         return own
     if features is None:
         raise ValueError(
-            f"it gives one vector a window, which pooling {pooling.kind!r} cannot pool; say 'own'"
+            f"it gives one vector a window, which pooling {pooling.kind!r} cannot pool; use 'own'"
         )
     if pooling.kind == "own":
-        raise ValueError(f"it gives {tuple(features.shape)}, which pooling 'own' does not pool; say another")
+        raise ValueError(f"it gives {tuple(features.shape)}, which pooling 'own' does not pool; use another")
     if pooling.kind == "map":
         return features.mean((2, 3))
     patches = features[:, pooling.prefix :]

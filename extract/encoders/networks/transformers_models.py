@@ -140,7 +140,7 @@ def load_remote(spec: EncoderSpec, output: str, path: Path) -> nn.Module:
         except Exception as error:  # of many kinds: it is others' code
             raise EncoderError(
                 f"{spec.name} cannot be built by the code next to {path}"
-                f" ({type(error).__name__}: {first_line(error)}); it may want another transformers."
+                f" ({type(error).__name__}: {first_line(error)}); another version of transformers may help."
             ) from error
     fit_state(ModuleNetwork(model), read_state(path), spec, path)
     if output == "conch":

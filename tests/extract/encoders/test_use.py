@@ -268,7 +268,7 @@ def test_the_doctor_knows_the_packaged_encoder_and_sees_other_numbers(monkeypatc
 
     wrong = dataclasses.replace(spec.preprocessing, mean=(0.4, 0.5, 0.6))
     other = {f.what: f for f in examine_encoder(dataclasses.replace(spec, preprocessing=wrong), device="cpu")}
-    assert "other numbers than elsewhere" in other["agrees with what is known"].trouble
+    assert "differs from the reference" in other["agrees with what is known"].trouble
 
 
 def test_the_doctor_knows_the_vit_of_the_shared_weights(shared: Path) -> None:
@@ -284,7 +284,7 @@ def test_the_doctor_says_what_keeps_an_encoder_from_loading(tmp_path: Path) -> N
     (finding,) = examine_encoder(encoder_spec("uni"), weights=tmp_path / "no.pth", device="cpu")
     assert "do not exist" in finding.trouble
     unknown = {f.what: f for f in examine_encoder(TINY, random_weights=True, device="cpu")}
-    assert unknown["agrees with what is known"].found == "nothing is known of these weights"
+    assert unknown["agrees with what is known"].found == "there is no reference embedding for these weights"
 
 
 def test_the_doctor_of_the_machine(tmp_path: Path, monkeypatch) -> None:

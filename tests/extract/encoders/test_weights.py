@@ -595,7 +595,7 @@ def test_an_encoder_of_a_file(tmp_path: Path) -> None:
     path.write_text(MINE + "\n# changed\n")
     assert encoder_spec(f"{path}:make").recipe() != recipe
     for function, said in (
-        ("clash", "calls its encoder uni, which is another's name"),
+        ("clash", "calls its encoder uni, a name that is taken"),
         ("reserved", "mine.py:reserved: 'spots' cannot be the name of an encoder"),
         ("wrong", "gives int, not an EncoderSpec"),
         ("fails", "fails .ValueError: no.; fix it"),
@@ -776,7 +776,7 @@ def test_a_users_network_takes_the_weights_of_the_configuration(tmp_path: Path, 
             MINE.replace("CustomModel(lambda: torch.nn.Sequential(torch.nn.AvgPool2d(64), torch.nn.Flatten()))",
                          "TimmModel('test_vit', {'norm_layer': torch.nn.LayerNorm})")
             .replace("import CustomModel,", "import CustomModel, TimmModel,"),
-            "cannot be written down as JSON",
+            "values that JSON cannot store",
         ),
     ],
 )  # fmt: skip
@@ -932,7 +932,7 @@ def test_a_pooling_that_does_not_suit_the_network_says_what_the_network_gives() 
 
 def test_names_with_one_beginning_are_said_to_have_it(tmp_path: Path) -> None:
     torch.save({f"backbone.{key}": tensor for key, tensor in tiny_state().items()}, tmp_path / "w.pth")
-    with pytest.raises(EncoderError, match=r"all names begin with backbone.: take that away"):
+    with pytest.raises(EncoderError, match=r"all names begin with backbone.: remove that prefix"):
         build_encoder(TINY, weights=tmp_path / "w.pth", device="cpu")
 
 

@@ -262,7 +262,7 @@ def test_all_magnifications_of_one_encoder_share_a_width(section, tmp_path: Path
     np.save(tmp_path / "wide.npy", embeddings(16, width=7))
     run(store, tmp_path / "A1.npy", cohort)
     assert (
-        "7 long here and 6 long in the store"
+        "7 dimensions here and 6 in the store"
         in run(store, tmp_path / "wide.npy", cohort, mpp=1.0).failed["A1"]
     )
     assert run(store, tmp_path / "wide.npy", cohort, encoder="uni2").done
@@ -270,7 +270,7 @@ def test_all_magnifications_of_one_encoder_share_a_width(section, tmp_path: Path
     name = TINY.spec.name
     np.save(tmp_path / "tiny.npy", embeddings(16, width=7))
     run(store, tmp_path / "tiny.npy", cohort, encoder=name, mpp=2.0)
-    with pytest.raises(RecipeMismatchError, match="7 long in the store"):
+    with pytest.raises(RecipeMismatchError, match="and 7 in the store"):
         extract_cohort(cohort, store, TINY, (1.0,), ExtractOptions(overwrite=True))
 
 
@@ -311,7 +311,9 @@ def test_a_head_takes_slides_imported_alike_and_no_mixture(section, tmp_path: Pa
     mixed = imported(store, "B1").group
     writable = FeatureStore.open(store).require_group("B1", "uni", "0.5000")
     writable.attrs["recipe"] = {**mixed.attrs["recipe"], "encoder": TINY.spec.recipe()}
-    with pytest.raises(HeadError, match=r"B1 was embedded otherwise than A1 \(embeddings: stored imported"):
+    with pytest.raises(
+        HeadError, match=r"B1 was embedded with other settings than A1 \(embeddings: stored imported"
+    ):
         check_same_recipe([FeatureStore.open(store).slide(n) for n in ("A1", "B1")], "uni", [0.5])
 
 
@@ -378,7 +380,7 @@ def test_a_folder_is_imported_slide_by_slide(write_section, tmp_path: Path) -> N
         ({"encoder": "spots"}, "cannot be the name of an encoder"),
         ({"encoder": ""}, "cannot be the name of an encoder"),
         ({"spots": Path("s.csv")}, "Give --cohort or --spots"),
-        ({"source_mpp": 0.5}, "only without --cohort"),
+        ({"source_mpp": 0.5}, "cannot be combined with --cohort"),
         ({"coordinates": CoordinateOptions(1.0, 1.0)}, "--tolerance-um or --tolerance-px"),
         ({"coordinates": CoordinateOptions(coords="center")}, "give corner or centre"),
         ({"cohort": None, "spots": Path("s.csv"), "slide": None}, "name it with --slide"),

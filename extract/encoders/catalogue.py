@@ -212,7 +212,7 @@ class ListedEncoder:
         """Whether nothing is missing."""
         return not self.missing
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """All that is known of it, with plain values."""
         spec = self.spec
         return {

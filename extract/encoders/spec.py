@@ -27,7 +27,7 @@ class TimmModel:
     """
 
     arch: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TransformersModel:
 
     model: str
     config: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PackageModel:
     package: str
     adapter: str
     install: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class CustomModel:
 Model = TimmModel | TransformersModel | RemoteCodeModel | PackageModel | CustomModel
 
 
-def model_recipe(model: Model) -> dict[str, Any]:
+def model_recipe(model: Model) -> dict[str, object]:
     """What of a network's making changes an embedding."""
     match model:
         case TimmModel(arch, kwargs):
@@ -348,7 +348,7 @@ class EncoderSpec:
             self, input_px=input_px, gflops=None, preprocessing=replace(rule, resize=resize, crop=crop)
         )
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, object]:
         """What of the encoder changes an embedding, weights apart."""
         preprocessing: dict[str, Any] = {
             "mean": list(self.preprocessing.mean),

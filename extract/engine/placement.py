@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ class Placement:
     size_px: tuple[int, int]
     source: SourceMpp
     spots: Spots
-    made_by: dict[str, Any] | None = None
+    made_by: dict[str, object] | None = None
     tissue: Tissue | None = None
 
 

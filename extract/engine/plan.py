@@ -8,7 +8,6 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmap_st.data import CohortSlide, Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
@@ -23,6 +22,7 @@ from mmap_st.extract.store import (
     StoredSlide,
     check_spots,
     differences,
+    encoder_of,
     is_imported,
     mismatch_sentence,
     run_part,
@@ -71,7 +71,7 @@ def slide_recipes(
     return {mpp: {**shared, "mpp": mpp, **of_slide} for mpp in mpps}
 
 
-def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, Any]:
+def image_fingerprint(path: Path, size: tuple[int, int]) -> dict[str, object]:
     """Size in pixels and bytes, and sha256 of the first and last MiB: cheap even for huge slides.
 
     An image that is a folder (DICOM, OME-Zarr) is hashed by the names and sizes of its files, and by the
@@ -125,7 +125,7 @@ class SlidePlan:
     source: SourceMpp
     recipes: dict[float, Recipe]
     kept: int
-    made_by: dict[str, Any] | None = None
+    made_by: dict[str, object] | None = None
 
     @property
     def windows(self) -> int:
@@ -153,7 +153,7 @@ def plan_slide(
     assert row.image is not None
     size, spots, source = placed.size_px, placed.spots, placed.source
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
-    encoder = shared["encoder"]["name"]
+    encoder = encoder_of(shared)
     wanted = slide_recipes(shared, mpps, source.mpp, spots, row.image, size)
     stored = {}
     if store.has_slide(row.slide):
@@ -204,7 +204,8 @@ def stored_precision(store: FeatureStore, encoder: str) -> str | None:
 def stored_tokens(store: FeatureStore, encoder: str) -> int:
     """Side of the grid of tokens that the store has of an encoder; 0 where it has none."""
     for _, found in stored_magnifications(store, encoder):
-        return int(found.recipe.get("tokens", 0))
+        tokens = found.recipe.get("tokens", 0)
+        return tokens if isinstance(tokens, int) else 0
     return 0
 
 
@@ -216,7 +217,7 @@ def check_run_recipe(store: FeatureStore, shared: Recipe) -> None:
     RecipeMismatchError
         Naming the differences.
     """
-    encoder = shared["encoder"]["name"]
+    encoder = encoder_of(shared)
     for slide, found in stored_magnifications(store, encoder):
         different = differences(run_part(found.recipe), shared)
         if different:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +136,7 @@ class GridRequest:
         form = next(form for form, layout in _FORMS.items() if layout == self.layout)
         return f"{form}:{self.pitch_um:.10g}"
 
-    def made_by(self) -> dict[str, Any]:
+    def made_by(self) -> dict[str, object]:
         """What a store records of how these spots were made."""
         return {"layout": self.layout, "pitch_um": self.pitch_um, "tissue": METHOD}
 
@@ -165,9 +164,9 @@ def parse_grid(text: str) -> GridRequest:
     return GridRequest(_FORMS[form], pitch_um)
 
 
-def stored_grid(made_by: dict[str, Any] | None) -> GridRequest | None:
+def stored_grid(made_by: dict[str, object] | None) -> GridRequest | None:
     """The grid that made a store's spots; None where they are from a spot table."""
-    return GridRequest(made_by["layout"], made_by["pitch_um"]) if made_by else None
+    return GridRequest(str(made_by["layout"]), float(str(made_by["pitch_um"]))) if made_by else None
 
 
 def grid_spots(

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,7 +298,7 @@ class MagnificationRows:
         for index in sorted({int(row) // self._writer.chunk_rows for row in rows}):
             self._commit_if_whole(index)
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: dict[str, object]) -> None:
         """Publish; `record` is stored with the rows."""
         # All chunks are in the store; a kill in between leaves nothing but the mark to be set.
         self._journal.delete()

@@ -69,9 +69,10 @@ class Magnification:
     def skipped(self) -> NDArray[np.bool_]:
         """(n,) windows that were left out on purpose: they show less tissue than was requested."""
         least = self.recipe.get("tissue_min")
-        if not least:
+        if not isinstance(least, float | int) or not least:
             return np.zeros(array_in(self.group, "valid").shape, np.bool_)
-        return np.asarray(array_in(self.group, "tissue")[:]) < np.float32(least)
+        tissue: NDArray[np.float32] = np.asarray(array_in(self.group, "tissue")[:])
+        return tissue < np.float32(least)
 
     def unreadable(self) -> NDArray[np.bool_]:
         """(n,) windows that could not be read; of those not yet written, none."""

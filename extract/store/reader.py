@@ -14,7 +14,15 @@ import zarr
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.recipe import RANDOM, Recipe, differences, encode_name, head_part, is_imported
+from mmap_st.extract.store.recipe import (
+    RANDOM,
+    Recipe,
+    differences,
+    encode_name,
+    head_part,
+    is_imported,
+    matched_by,
+)
 from mmap_st.extract.store.stored_slide import StoredSlide, subgroup, subgroup_names
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import file_lock
@@ -317,7 +325,7 @@ def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
                 if magnification.whole and magnification.tokens:
                     state += f", {magnification.tokens} x {magnification.tokens} tokens"
                 if is_imported(magnification.recipe):
-                    state += f", imported {magnification.recipe['features']['matched']}"
+                    state += f", imported {matched_by(magnification.recipe)}"
                 yield ContentLine(
                     *shared,
                     state=state,

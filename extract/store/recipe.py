@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ IMPORT_VERSION = 1
 #: Stands before the sha256 of random weights, so that nobody takes them for others.
 RANDOM = "random"
 
-Recipe = dict[str, Any]
+Recipe = dict[str, object]
 
 #: Parts of a recipe that belong to one slide; the others are the same for all slides of a run.
 _SLIDE_PARTS = ("source_mpp", "spots_sha256", "image", "features")
@@ -101,10 +100,24 @@ def imported_recipe(
     }
 
 
-def is_imported(recipe: Mapping[str, Any]) -> bool:
+def is_imported(recipe: Mapping[str, object]) -> bool:
     """Whether embeddings were made elsewhere and taken from a file."""
     encoder = recipe.get("encoder")
     return isinstance(encoder, Mapping) and encoder.get("imported") is True
+
+
+def encoder_of(recipe: Mapping[str, object]) -> str:
+    """Name of the encoder that a recipe is of."""
+    encoder = recipe["encoder"]
+    assert isinstance(encoder, Mapping)
+    return str(encoder["name"])
+
+
+def matched_by(recipe: Mapping[str, object]) -> str:
+    """How the rows of an imported file were given to spots."""
+    features = recipe["features"]
+    assert isinstance(features, Mapping)
+    return str(features["matched"])
 
 
 def sha256_of_spots(spots: Spots) -> str:
@@ -114,22 +127,22 @@ def sha256_of_spots(spots: Spots) -> str:
     return digest.hexdigest()
 
 
-def run_part(recipe: Mapping[str, Any]) -> Recipe:
+def run_part(recipe: Mapping[str, object]) -> Recipe:
     """What of a recipe the slides of a run share, magnification apart."""
     return {k: v for k, v in recipe.items() if k not in (*_SLIDE_PARTS, "mpp")}
 
 
-def slide_part(recipe: Mapping[str, Any]) -> Recipe:
+def slide_part(recipe: Mapping[str, object]) -> Recipe:
     """What of a recipe belongs to the slide: its image, scale and spots, the file it was imported from."""
     return {k: recipe[k] for k in _SLIDE_PARTS if k in recipe}
 
 
-def head_part(recipe: Mapping[str, Any]) -> Recipe:
+def head_part(recipe: Mapping[str, object]) -> Recipe:
     """What of a recipe a head compares: encoder with pooling, preprocessing and input_px; weights."""
     return {k: recipe[k] for k in _HEAD_PARTS}
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
     """``"precision: stored fp32, asked bf16"`` for every value that differs.
 
     Where one was imported and the other extracted they have little in common: that alone is said.
@@ -145,12 +158,12 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     ]
 
 
-def _kind(recipe: Mapping[str, Any]) -> str:
+def _kind(recipe: Mapping[str, object]) -> str:
     return "imported" if is_imported(recipe) else "extracted"
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             flat.update(_flatten(inner, f"{prefix}{key}."))

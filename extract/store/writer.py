@@ -27,7 +27,7 @@ _SPOTS_CHUNK = 65_536
 
 
 def write_slide(
-    store: FeatureStore, info: SlideInfo, spots: Spots, made_by: Mapping[str, Any] | None = None
+    store: FeatureStore, info: SlideInfo, spots: Spots, made_by: Mapping[str, object] | None = None
 ) -> None:
     """Add a slide and its spots, once; the caller holds the slide's lock.
 
@@ -63,15 +63,20 @@ def write_slide(
         xy = stored.create_array("xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2))
         xy[:] = spots.xy
         if made_by is not None:
-            stored.attrs["made_by"] = dict(made_by)
+            stored.attrs["made_by"] = _attributes(made_by)
         stored.attrs["complete"] = True
 
 
-def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, Any]) -> None:
+def _attributes(content: Mapping[str, object]) -> dict[str, Any]:
+    """What Zarr writes as JSON; its own type of that is recursive, and no other module needs it."""
+    return dict(content)
+
+
+def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, object]) -> None:
     """Record what the last run that embedded something measured of itself."""
     with store_errors(store.path):
         group = store.require_group(slide, encode_name(encoder))
-        group.attrs["telemetry"] = dict(figures)
+        group.attrs["telemetry"] = _attributes(figures)
 
 
 def check_spots(store: FeatureStore, name: str, spots: Spots) -> None:
@@ -182,7 +187,7 @@ class MagnificationWriter:
                     # Nothing of it counts any more, also if the process dies before all is deleted.
                     group.attrs.update({"complete": False, "chunks_done": []})
                     group = None
-            parent.attrs.update({"name": encoder, "encoder": recipe["encoder"]})
+            parent.attrs.update(_attributes({"name": encoder, "encoder": recipe["encoder"]}))
             self.started_anew = group is None or "recipe" not in group.attrs
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
@@ -210,7 +215,7 @@ class MagnificationWriter:
                 "chunks_done": [],
                 "versions": versions(),
                 "recipe_sha256": sha256_of_json(recipe),
-                "recipe": recipe,
+                "recipe": _attributes(recipe),
             }
         )
         return group
@@ -295,12 +300,12 @@ class MagnificationWriter:
             self._done.add(index)
             self._group.attrs["chunks_done"] = sorted(self._done)
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: dict[str, object]) -> None:
         """Publish: after this, readers see the magnification. `record` is stored with it."""
         if self.pending():
             raise StoreError(f"chunks {self.pending()} are not written; this is a bug; please report it.")
         with store_errors(self._path):
-            self._group.attrs.update({**record, "complete": True})
+            self._group.attrs.update(_attributes({**record, "complete": True}))
 
     def valid(self, part: slice) -> NDArray[np.bool_]:
         """Which rows of a part have an embedding."""

@@ -194,7 +194,7 @@ def test_a_server_that_is_down_is_not_asked_for_every_file(site: Site, get: Get)
         (COUNTS, gzip.compress(b"<html>\n", mtime=0), "not a tab-separated table"),
         (SPOTS, b"<html>\t<p>log in</p></html>\n", "not a tab-separated table"),
         (IMAGE, b"version https://git-lfs.github.com/spec/v1\n", "not a JPEG"),
-        (IMAGE, JPEG[:-1000], "a JPEG without an end"),
+        (IMAGE, JPEG[:-1000], "a truncated JPEG"),
         ("data/ST-spotfiles/B4_selection.tsv", TABLE.encode(), "this is not the file that is known"),
         ("data/ST-cnts/B4.tsv.gz", gzip.compress(MATRIX.encode(), mtime=0), "this is not the known table"),
     ],
@@ -229,7 +229,7 @@ def test_an_image_whose_name_is_not_known_is_found_in_the_list(site: Site, get: 
     assert get("A1", "images").kept == [HIDDEN]
     report = get("A1,A2,C1", "images")
     assert (report.kept, report.fetched) == ([HIDDEN], [IMAGE])
-    assert "is in a list of files that cannot be had" in report.failed["data/ST-imgs/A/A2/"]
+    assert "is in a list of files that cannot be fetched" in report.failed["data/ST-imgs/A/A2/"]
 
 
 @pytest.mark.parametrize(

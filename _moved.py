@@ -111,7 +111,7 @@ head.runs.fit <- head.fit
 head.runs.metrics_file <- head.run_metrics
 head.runs.prediction <- head.predictions head.predict
 head.runs.request <- head.protocols head.request
-head.runs.run_folder <- head.run_folder
+head.runs.run_folder head.runs.saved_head <- head.run_folder
 head.scoring.metrics <- head.metrics head.comparison.regions
 head.scoring.statistics <- head.statistics
 head.scoring.uncertainty <- head.uncertainty
@@ -179,7 +179,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "head.metrics": {"summarise": "score_slides"},
     "head.predictions": {"UNS": "head.runs.prediction:UNS"},
     "head.run_folder": {
-        "FORMAT_VERSION": "head.runs.run_folder:FORMAT_VERSION",
+        "FORMAT_VERSION": "head.runs.saved_head:FORMAT_VERSION",
         "begin_run_folder": "start_run_folder",
         "read_json": "head.scoring.results:read_json",
         "write_json": "head.scoring.results:write_json",

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mmap_st._moved import shown_deprecations
-from mmap_st.errors import MmapError, first_line
+from mmap_st.errors import MmapError, RequestError, first_line
 from mmap_st.files import sha256_of_file
 
 
@@ -24,34 +24,51 @@ def split_reference(name: str) -> tuple[Path, str]:
     return Path(file).expanduser(), attribute
 
 
+class ChangedCodeError(RequestError):
+    """A file's code is not the code that was expected; it was not run."""
+
+
 # Files that were run in this process, with the sha256 of their code.
 _LOADED: dict[Path, tuple[str, ModuleType]] = {}
 
 
-def load_file(path: Path, attribute: str) -> Any:
+def load_file(path: Path, attribute: str, expected: str | None = None) -> Any:
     """Run a Python file and return what it defines by this name; None if it does not define it.
 
-    A file that was run before is run again only if its code has changed.
+    A file that was run before is run again only if its code has changed. What is run is what was hashed: a
+    compiled file in a ``__pycache__`` next to it is not looked at.
+
+    Raises
+    ------
+    ChangedCodeError
+        If the sha256 of its code is not `expected`; nothing is run then.
     """
-    code = code_of_file(path)
+    source = path.read_bytes()
+    code = hashlib.sha256(source).hexdigest()
+    if expected is not None and code != expected:
+        raise ChangedCodeError(f"the code of {path} is not the code that was expected.")
     before, loaded = _LOADED.get(path.resolve(), ("", None))
     if before == code:
         return getattr(loaded, attribute, None)
     module_name = f"mmap_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     assert found is not None
-    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     # As for a script: dataclasses look up their module, and files next to it can be imported.
     sys.modules[module_name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
         with shown_deprecations():
-            found.loader.exec_module(module)
+            exec(compile(source, str(path.resolve()), "exec"), module.__dict__)  # noqa: S102
     finally:
         sys.path.remove(str(path.resolve().parent))
     _LOADED[path.resolve()] = code, module
     return getattr(module, attribute, None)
+
+
+def was_run(path: Path, code: str) -> bool:
+    """Whether this process has run a file whose code has this sha256, at the user's request."""
+    return _LOADED.get(path.resolve(), ("", None))[0] == code
 
 
 def code_of_file(path: Path) -> str:

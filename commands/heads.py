@@ -96,11 +96,28 @@ def predict(
     cohort: Annotated[
         str | None, typer.Option("--cohort", help="Where measured values and images are from.")
     ] = None,
+    head_code: Annotated[
+        str | None,
+        typer.Option("--head-code", metavar="FILE.py:NAME", help="A head of your own: code that you trust."),
+    ] = None,
+    allow_changed_code: Annotated[
+        bool,
+        typer.Option("--allow-changed-code", help="Take --head-code even if its code has changed."),
+    ] = False,
 ) -> None:
     """Predict expression of slides in a store, sequenced or not."""
     from mmap_st import workflows
 
-    report = workflows.predict(run, store, out, slides=slides, cohort=cohort, overwrite=overwrite)
+    report = workflows.predict(
+        run,
+        store,
+        out,
+        slides=slides,
+        cohort=cohort,
+        overwrite=overwrite,
+        head_code=head_code,
+        allow_changed_code=allow_changed_code,
+    )
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))

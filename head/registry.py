@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +19,7 @@ from mmap_st.head.networks import NetworkSettings, network_method
 from mmap_st.head.published import BLEEP, EGN, HIST2ST, HISTOGENE, KNN, MLP, ST_NET, TCGN, TRIPLEX
 from mmap_st.head.settings import HeadSetting, describe_settings
 from mmap_st.plugins import (
+    ChangedCodeError,
     code_of_file,
     code_of_point,
     failing_as,
@@ -25,6 +27,7 @@ from mmap_st.plugins import (
     origin_of,
     package_of,
     split_reference,
+    was_run,
 )
 
 # Baselines first, then published methods by their year.
@@ -80,6 +83,56 @@ def head_method(name: str) -> HeadMethod:
     )
 
 
+def recorded_head(
+    name: str, code: str, given: str | None = None, *, allow_changed_code: bool = False
+) -> HeadMethod:
+    """Return the head that a run names; nothing that a run names is executed.
+
+    Parameters
+    ----------
+    name, code
+        What the run records: the head's name or ``FILE.py:NAME``, and the sha256 of its code.
+    given
+        ``FILE.py:NAME`` of the user, who trusts this file. None: a built-in head, one of an installed
+        package, or one whose code this process has run before.
+    allow_changed_code
+        Whether the code of `given` may be other than that which the run records.
+
+    Raises
+    ------
+    HeadError
+        If the head is code of a file and none is given, or another code.
+    """
+    if name in HEADS:
+        if given is not None:
+            raise HeadError(f"--head-code {given}: {name} is a built-in head; leave it out.")
+        return HEADS[name]
+    if given is not None:
+        path, _ = split_reference(given)
+        if ".py:" not in given or not path.is_file():
+            raise HeadError(f"--head-code {given}: there is no such file; give FILE.py:NAME.")
+        try:
+            return method_from_file(given, HEADS, None if allow_changed_code else code)
+        except ChangedCodeError as error:
+            raise HeadError(
+                f"--head-code {given}: the head {name} was trained with other code than this; give the file"
+                " as it was, or pass --allow-changed-code."
+            ) from error
+    for method in _REGISTERED.values():
+        if name in (method.name, method.source):
+            return method
+    if ".py:" in name:
+        path, _ = split_reference(name)
+        if path.is_file() and was_run(path, code):
+            with suppress(ChangedCodeError):
+                return method_from_file(name, HEADS, code)
+        raise HeadError(
+            f"it was trained with the head {name}, and code that a run names is not executed: read that file,"
+            " then pass --head-code FILE.py:NAME."
+        )
+    return head_method(name)
+
+
 def settings_of(head: str | HeadMethod) -> list[HeadSetting]:
     """List the settings of a head, in the order of its dataclass.
 
@@ -120,24 +173,28 @@ class Installed:
     broken: dict[str, str]
 
 
-def method_from_file(name: str, taken: Collection[str]) -> HeadMethod:
+def method_from_file(name: str, taken: Collection[str], expected: str | None = None) -> HeadMethod:
     """Load the head ``FILE.py:NAME``: a `HeadMethod`, or what the file registers as a head.
 
     Parameters
     ----------
     taken
         Names that it may not have.
+    expected
+        The sha256 that its code must have; None: any.
 
     Raises
     ------
     HeadError
         If the file or the name is missing, its code fails, or it is not a head.
+    ChangedCodeError
+        If its code is not what is expected; it is not run.
     """
     path, attribute = split_reference(name)
     if not path.is_file():
         raise HeadError(f"The head file {path} does not exist; give FILE.py:NAME.")
     with failing_as(HeadError, name, "fix it"):
-        found = load_file(path, attribute)
+        found = load_file(path, attribute, expected)
     method = _checked(_registered_as(found), name)
     if method.name in taken:
         raise HeadError(f"{name} calls its head {method.name}, which is a built-in head's; rename it.")

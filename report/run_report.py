@@ -21,8 +21,9 @@ from mmap_st.head.runs import (
     MEASURED,
     PREDICTIONS,
     UNS,
-    SavedHead,
-    read_head,
+    HeadCard,
+    built_in_settings,
+    read_card,
     read_prediction,
 )
 from mmap_st.prototypes import CandidateSettings, stored_candidates
@@ -85,7 +86,7 @@ def report_run(
         figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
         written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
         if store is not None:
-            figure = _prototypes_of(store, slide, _some_head(run))
+            figure = _prototypes_of(store, slide, _some_card(run))
             written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
     return written
 
@@ -96,20 +97,20 @@ def how_chosen(slide: SlideMap) -> str:
     return f"the genes of {score} on this slide"
 
 
-def _some_head(run: Path) -> SavedHead:
-    """The head of a run; of a cross-validation, that of its first fold: all see the same candidates."""
+def _some_card(run: Path) -> HeadCard:
+    """The card of a run's head; of a cross-validation, of its first fold: all see the same candidates."""
     if not (run / HEAD_JSON).is_file():
         folds = sorted(run.glob(f"{FOLDS}/*/seed*"))
         run = folds[0] if folds else run
-    return read_head(run)
+    return read_card(run)
 
 
-def _prototypes_of(store: FeatureStore, slide: SlideMap, saved: SavedHead) -> Figure:
+def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figure:
     """The prototype map of a predicted slide, with the candidates that its head sees."""
-    wanted = prototype_settings(saved.settings, saved.card.seed)
+    wanted = prototype_settings(built_in_settings(card), card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
-    candidates, _ = stored_candidates(store, stored, saved.encoder, saved.mpps, settings)
+    candidates, _ = stored_candidates(store, stored, card.encoder_name, card.magnifications, settings)
     return prototype_map(slide.name, slide.xy, candidates, slide.background, slide.mpp)
 
 

@@ -233,7 +233,8 @@ def test_the_commands_run_plugins_of_before(simulated: Path, store: FeatureStore
     )
     told = run(*fit, "--head", f"{BEFORE}/near.py:NEAR", "--set", "epochs=1", "--out", "run")
     assert told.count("import network_method from mmap_st.heads") == 1
-    assert run("predict", "run", str(store.path), "--out", "out", "--slides", "E1").count("Deprecation") == 4
+    predict = ("predict", "run", str(store.path), "--out", "out", "--slides", "E1")
+    assert run(*predict, "--head-code", f"{BEFORE}/near.py:NEAR").count("Deprecation") == 4
     extract = ("extract", cohort, "own.zarr", "--mpp", "1", "--encoder", f"{BEFORE}/colour_grid.py:make")
     assert run(*extract).count("import CustomModel from mmap_st.encoders") == 1
     assert FeatureStore.open(tmp_path / "own.zarr").slide("A1").complete("colour-grid").keys() == {1.0}

@@ -53,6 +53,8 @@ class HeadRun:
         The folder.
     report
         What `fit_head` did; None for a head that was loaded.
+    head_code, allow_changed_code
+        See `load_head`.
 
     Attributes
     ----------
@@ -68,10 +70,17 @@ class HeadRun:
     True
     """
 
-    def __init__(self, path: str | Path, report: FitReport | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        report: FitReport | None = None,
+        *,
+        head_code: str | None = None,
+        allow_changed_code: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.report = report
-        self._saved = read_head(self.path)
+        self._saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
     @property
     def card(self) -> HeadCard:
@@ -305,13 +314,18 @@ def fit_head(
     return HeadRun(out, report)
 
 
-def load_head(run: str | Path) -> HeadRun:
+def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_code: bool = False) -> HeadRun:
     """Load a trained head.
 
     Parameters
     ----------
     run
         Folder that `fit_head` or ``mmap fit-head`` wrote.
+    head_code
+        ``FILE.py:NAME`` of a head that is your own code: the code that a run names is never executed by
+        itself. None: for built-in heads, those of installed packages, and code that ran in this process.
+    allow_changed_code
+        Whether `head_code` may be other code than the head was trained with.
 
     Returns
     -------
@@ -320,14 +334,15 @@ def load_head(run: str | Path) -> HeadRun:
     Raises
     ------
     HeadError
-        If the folder is not a run, is damaged, or is of a format that this version does not know.
+        If the folder is not a run, is damaged, or is of a format that this version does not know; if its head
+        is code of a file, and `head_code` is not that.
 
     Examples
     --------
     >>> mm.load_head(run_path).panel[:1] == run.panel[:1]
     True
     """
-    return HeadRun(run)
+    return HeadRun(run, head_code=head_code, allow_changed_code=allow_changed_code)
 
 
 def predict(
@@ -338,6 +353,8 @@ def predict(
     slides: Names | None = None,
     cohort: CohortSource | None = None,
     overwrite: bool = False,
+    head_code: str | None = None,
+    allow_changed_code: bool = False,
     progress: bool = True,
 ) -> PredictReport:
     """Predict expression of slides in a store, sequenced or not, and write one .h5ad file per slide.
@@ -356,6 +373,8 @@ def predict(
         Where measured values and images are from. None: neither is in the files.
     overwrite
         Replace predictions of another head in `out`.
+    head_code, allow_changed_code
+        See `load_head`; of a folder only.
     progress
         Whether to show it.
 
@@ -382,10 +401,13 @@ def predict(
     """
     names = None if slides is None else words_of(slides, "--slides")
     rows = None if cohort is None else read_cohort(cohort)
-    path = run.path if isinstance(run, HeadRun) else Path(run)
+    if isinstance(run, HeadRun):
+        saved = run._saved
+    else:
+        saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     with show_progress(progress) as tell:
         report = predict_slides(
-            path, open_store(store), Path(out), names, tell, cohort=rows, overwrite=overwrite
+            saved, open_store(store), Path(out), names, tell, cohort=rows, overwrite=overwrite
         )
     warn_left_out(report.failed, report.skipped)
     return report

@@ -15,6 +15,7 @@ __all__ = [
     "RunMetrics",
     "RunProtocol",
     "SavedHead",
+    "built_in_settings",
     "choose_genes",
     "count_parameters",
     "fit_head",
@@ -25,6 +26,7 @@ __all__ = [
     "prediction_file",
     "predictions_of",
     "predictors_of",
+    "read_card",
     "read_head",
     "read_metrics",
     "read_prediction",
@@ -63,11 +65,8 @@ from .run_folder import (
     HEAD_JSON,
     METRICS,
     PREDICTIONS,
-    HeadCard,
-    SavedHead,
-    count_parameters,
     only_writer,
-    read_head,
     write_table,
     writing,
 )
+from .saved_head import HeadCard, SavedHead, built_in_settings, count_parameters, read_card, read_head

@@ -44,10 +44,10 @@ from mmap_st.head.runs.run_folder import (
     finish_run_folder,
     run_folder,
     start_run_folder,
-    write_head,
     write_table,
     writing,
 )
+from mmap_st.head.runs.saved_head import write_head
 from mmap_st.head.scoring import fit_spread, write_json
 from mmap_st.progress import ProgressCallback
 

@@ -18,7 +18,7 @@ from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
 from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.runs.run_folder import HeadCard, NormalisationCard, PanelCard, SplitCard
+from mmap_st.head.runs.saved_head import HeadCard, NormalisationCard, PanelCard, SplitCard
 from mmap_st.head.scoring import (
     LEVEL,
     OMITTED,

@@ -23,7 +23,8 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.files import replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
-from mmap_st.head.runs.run_folder import SavedHead, only_writer, read_head
+from mmap_st.head.runs.run_folder import only_writer
+from mmap_st.head.runs.saved_head import SavedHead, read_head
 from mmap_st.head.scoring import Spread
 from mmap_st.progress import ProgressCallback
 
@@ -217,7 +218,7 @@ class Predictions:
 
 
 def predict_slides(
-    run: Path,
+    run: Path | SavedHead,
     store: FeatureStore,
     out: Path,
     slides: Sequence[str] | None = None,
@@ -231,7 +232,7 @@ def predict_slides(
     Parameters
     ----------
     run
-        Folder of a trained head.
+        A trained head, or its folder.
     store
         Where the embeddings are.
     out
@@ -250,7 +251,7 @@ def predict_slides(
     RequestError
         If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
-    saved = read_head(run)
+    saved = read_head(run) if isinstance(run, Path) else run
     names = _names_in(store, slides)
     files = [prediction_file(out, name) for name in names]
     found, report = Predictions(), PredictReport()

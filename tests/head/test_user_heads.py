@@ -21,6 +21,7 @@ from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import fit_request
+from mmap_st.head.runs.saved_head import read_head
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "heads.md"
 ENCODER = "efficientnet-lite0"
@@ -81,11 +82,16 @@ def test_a_run_of_changed_code_is_told_of(
     predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"])
     assert not caplog.records
     (tmp_path / "near.py").write_text(example() + "\n# changed\n")
-    predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"])
+    with pytest.raises(HeadError, match="is not executed"):
+        predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"])
+    with pytest.raises(HeadError, match="trained with other code than this"):
+        read_head(tmp_path / "run", near)
+    changed = read_head(tmp_path / "run", near, allow_changed_code=True)
+    predict_slides(changed, store, tmp_path / "out", ["E1"])
     assert "other code of the head near" in caplog.text
     (tmp_path / "near.py").unlink()
-    with pytest.raises(HeadError, match="does not exist"):
-        predict_slides(tmp_path / "run", store, tmp_path / "out", ["E1"])
+    with pytest.raises(HeadError, match="there is no such file"):
+        read_head(tmp_path / "run", near)
 
 
 def test_code_that_changes_while_it_is_used_is_refused(near: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import FitReport, fit_head
 from mmap_st.head.runs.prediction import predict_slides, read_prediction
 from mmap_st.head.runs.request import FitRequest, evaluation_protocol
-from mmap_st.head.runs.run_folder import read_head
+from mmap_st.head.runs.saved_head import read_head
 from mmap_st.head.scoring.metrics import score_slides
 
 ENCODER = "efficientnet-lite0"

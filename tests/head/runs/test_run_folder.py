@@ -31,10 +31,10 @@ from mmap_st.head.runs.run_folder import (
     RUN_FILES,
     finish_run_folder,
     only_writer,
-    read_head,
     run_folder,
     start_run_folder,
 )
+from mmap_st.head.runs.saved_head import read_head
 
 ENCODER = "efficientnet-lite0"
 

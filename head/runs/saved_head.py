@@ -1,0 +1,238 @@
+"""A trained head on disk: head.json, which says what it is, and head.safetensors.
+
+Nothing that head.json names is executed: a head that is code of a file is loaded from the user's file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmap_st.errors import HeadError, first_line
+from mmap_st.files import sha256_of_file
+from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
+from mmap_st.head.registry import HEADS, recorded_head
+from mmap_st.head.runs.run_folder import HEAD_JSON, HISTORY, WEIGHTS, write_table
+from mmap_st.head.scoring import OMITTED, Spread, from_json, is_spread, read_json, saved_spread, write_json
+
+FORMAT_VERSION = 1
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PanelCard:
+    """The genes that a head predicts, in order, how they were chosen and on which slides.
+
+    `gene_ids` is None where the count tables have none.
+    """
+
+    genes: tuple[str, ...]
+    gene_ids: tuple[str, ...] | None
+    how: str
+    slides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NormalisationCard:
+    """How targets and embeddings were normalised."""
+
+    targets: str
+    embeddings: str
+
+
+@dataclass(frozen=True)
+class SplitCard:
+    """Names of the slides of each part of the split."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadCard:
+    """Contents of head.json.
+
+    Attributes
+    ----------
+    format_version, package_version
+        Of the file, and of the package that wrote it.
+    head, head_code_sha256
+        Name of the head, and the hash of its code where users brought it.
+    settings, chosen, seed
+        As given, and what was chosen within training.
+    shape
+        Numbers of magnifications and genes, width of embeddings (and of tokens).
+    tokens
+        Side of the grids of tokens that the head was trained on; 0 where it uses none.
+    panel, normalisation
+        Genes, and normalisation of targets and embeddings.
+    encoder
+        What of the recipe of the embeddings a head depends on.
+    magnifications
+        In micrometres per pixel, finest first.
+    slides
+        Of each part of the split.
+    """
+
+    format_version: int = FORMAT_VERSION
+    package_version: str = ""
+    head: str
+    head_code_sha256: str = field(default="", metadata=OMITTED)
+    settings: Mapping[str, object]
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    seed: int
+    shape: Mapping[str, int]
+    tokens: int = field(default=0, metadata=OMITTED)
+    panel: PanelCard
+    normalisation: NormalisationCard
+    encoder: Mapping[str, object]
+    magnifications: tuple[float, ...]
+    slides: SplitCard
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the encoder."""
+        encoder = self.encoder["encoder"]
+        assert isinstance(encoder, Mapping)
+        return str(encoder["name"])
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A trained head with all that it needs to predict.
+
+    Attributes
+    ----------
+    head
+        The head itself.
+    method, settings
+        What it is.
+    card
+        Contents of head.json.
+    spread
+        Of its predictions; None where it was not calibrated.
+    sha256
+        Of its weights, which predictions name.
+    """
+
+    head: FittedHead
+    method: HeadMethod
+    settings: Any
+    card: HeadCard
+    spread: Spread | None
+    sha256: str
+
+    @property
+    def genes(self) -> list[str]:
+        """The panel, in order."""
+        return list(self.card.panel.genes)
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return self.card.encoder_name
+
+    @property
+    def mpps(self) -> tuple[float, ...]:
+        """Magnifications, finest first."""
+        return self.card.magnifications
+
+    @property
+    def tokens(self) -> int:
+        """Side of the grids of tokens that it was trained on; 0 where it needs none."""
+        return self.card.tokens
+
+
+def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> str:
+    """Write head.safetensors, head.json and history.csv; returns the sha256 of the first."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
+    write_json(folder / HEAD_JSON, card)
+    write_table(folder / HISTORY, head.history, ("epoch",))
+    return sha256_of_file(folder / WEIGHTS)
+
+
+def read_card(folder: Path) -> HeadCard:
+    """Read what head.json says of a trained head, and load nothing else.
+
+    Raises
+    ------
+    HeadError
+        If `folder` is not a run, or one of a format that this version does not know.
+    """
+    if not (folder / HEAD_JSON).is_file() or not (folder / WEIGHTS).is_file():
+        raise HeadError(f"{folder} is not a run of `mmap fit-head`: {HEAD_JSON} or {WEIGHTS} is missing.")
+    try:
+        content = read_json(folder / HEAD_JSON)
+    except HeadError as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    if content.get("format_version") != FORMAT_VERSION:
+        raise HeadError(
+            f"{folder} has format version {content.get('format_version')}; this program reads"
+            f" {FORMAT_VERSION}."
+        )
+    try:
+        return from_json(HeadCard, content)
+    except TypeError as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+
+
+def built_in_settings(card: HeadCard) -> Any:
+    """Settings of a built-in head; None for others, whose code would have to be run."""
+    return make_settings(HEADS[card.head], card.settings) if card.head in HEADS else None
+
+
+def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code: bool = False) -> SavedHead:
+    """Load a trained head.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    head_code, allow_changed_code
+        ``FILE.py:NAME`` of a head that is code of a file; see `mmap_st.head.registry.recorded_head`.
+
+    Raises
+    ------
+    HeadError
+        If `folder` is not a run, or one of a format that this version does not know; if its head is code of
+        a file, and that was not given.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    card = read_card(folder)
+    try:
+        method = recorded_head(
+            card.head, card.head_code_sha256, head_code, allow_changed_code=allow_changed_code
+        )
+    except HeadError as error:
+        raise HeadError(f"{folder}: {error}") from error
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        sha256 = sha256_of_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+    if card.head_code_sha256 != method.code:
+        _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
+    settings = make_settings(method, card.settings)
+    head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
+    return SavedHead(head, method, settings, card, saved_spread(tensors), sha256)
+
+
+def count_parameters(folder: Path) -> int:
+    """How many numbers a trained head consists of; training spots that it refers to are not counted."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
+        shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and SPOTS not in key)

@@ -211,6 +211,7 @@ _NAMES: dict[str, dict[str, str]] = {
     },
     "head.slides": {"evenly": "subsample_rows"},
     "head.standardise": {"Standard": "EmbeddingScaler", "fit_standard": "fit_scaler"},
+    "report.prototype_map": {"prototype_map": "prototypes_map"},
     "prototypes.candidates": {"MOST_SPOTS": "MAX_SPOTS"},
 }
 

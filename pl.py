@@ -23,7 +23,7 @@ from mmap_st.report import (
     expression_map,
     how_chosen,
     map_of,
-    prototype_map,
+    prototypes_map,
     thumbnail_of,
 )
 
@@ -161,7 +161,7 @@ def prototypes(
     candidates, _ = stored_candidates(opened, stored, name, mpps, settings)
     xy, background = stored.spot_xy(), thumbnail_of(None if image is None else Path(image))
     if ax is None:
-        return prototype_map(slide, xy, candidates, background, stored.source_mpp, size)
+        return prototypes_map(slide, xy, candidates, background, stored.source_mpp, size)
     draw_prototypes(ax, slide, xy, candidates, background, stored.source_mpp)
     figure = ax.get_figure(root=True)
     assert figure is not None

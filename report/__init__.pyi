@@ -13,7 +13,7 @@ __all__ = [
     "how_chosen",
     "map_of",
     "notes",
-    "prototype_map",
+    "prototypes_map",
     "report_run",
     "summarise_genes",
     "table_of",
@@ -24,5 +24,5 @@ __all__ = [
 from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
-from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototype_map
+from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
 from .run_report import how_chosen, map_of, report_run, thumbnail_of

@@ -138,7 +138,7 @@ def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float
         bar.set_label("expression", fontsize=FONT - 1)
 
 
-def prototype_map(
+def prototypes_map(
     name: str,
     xy: NDArray[np.float64],
     candidates: Candidates,

@@ -28,7 +28,7 @@ from mmap_st.head.runs import (
 )
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
-from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototype_map
+from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototypes_map
 
 if TYPE_CHECKING:
     import anndata
@@ -111,7 +111,7 @@ def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figu
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
     candidates, _ = stored_candidates(store, stored, card.encoder_name, card.magnifications, settings)
-    return prototype_map(slide.name, slide.xy, candidates, slide.background, slide.mpp)
+    return prototypes_map(slide.name, slide.xy, candidates, slide.background, slide.mpp)
 
 
 def load_map(file: Path) -> SlideMap:

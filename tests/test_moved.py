@@ -85,6 +85,15 @@ def test_old_modules_and_names_are_found(module: str) -> None:
             _ = found.no_such_name
 
 
+def test_importing_an_old_module_hides_no_name_of_today() -> None:
+    """Python sets a module as an attribute of its package: there the name must mean nothing else."""
+    for module in NAMES:
+        parent, _, name = module.rpartition(".")
+        stub = ROOT.joinpath(*parent.split(".")) / "__init__.pyi"
+        if stub.is_file() and parent != "commands":  # which gives modules
+            assert f'"{name}"' not in stub.read_text("utf-8"), module
+
+
 def test_what_is_not_of_before_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("mmap_st.head.no_such_module")

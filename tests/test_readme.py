@@ -42,6 +42,16 @@ def test_every_file_that_is_named_exists() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_every_test_that_the_docs_name_exists() -> None:
+    named = {
+        name
+        for page in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"`(tests/\S+\.py)`", page.read_text())
+    }
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 @pytest.fixture(scope="module")
 def workplace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")

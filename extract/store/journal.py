@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, StoreError
+from mmap_st.extract.store.folder import check_plain, drafts_in
 from mmap_st.extract.store.reader import store_errors
 from mmap_st.extract.store.writer import MagnificationWriter
 from mmap_st.extract.windows import mpp_key
@@ -85,8 +86,8 @@ class Journal:
                 with path.open("rb") as before:
                     if before.read(_HEADER_BYTES) == header:
                         self._take_over(before)
-            for leftover in path.parent.glob(f"{path.stem}.*.partial"):
-                if leftover != draft:
+            for leftover in drafts_in(path.parent):
+                if leftover.name.startswith(f"{path.stem}.") and leftover != draft:
                     leftover.unlink(missing_ok=True)
             # What was safe on disk before must be so again before the old file goes.
             self._sync()
@@ -209,9 +210,17 @@ def _open_new(path: Path) -> FileIO:
 
 
 def journal_path(store: Path, *names: str) -> Path:
-    """Path of a magnification's journal: next to the store, which holds nothing but Zarr."""
+    """Path of a magnification's journal: next to the store, which holds nothing but Zarr.
+
+    Raises
+    ------
+    StoreError
+        If a part of it is a link, or neither a file nor a folder.
+    """
     store = store.resolve()
-    return store.with_name(store.name + ".journals").joinpath(*names[:-1], names[-1] + os.extsep + "rows")
+    root, parts = store.with_name(store.name + ".journals"), (*names[:-1], names[-1] + os.extsep + "rows")
+    check_plain(root, "/".join(parts))
+    return root.joinpath(*parts)
 
 
 def _check_sums(records: NDArray[np.void]) -> NDArray[np.uint32]:

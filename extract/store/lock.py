@@ -24,6 +24,7 @@ from types import TracebackType
 from filelock import Timeout
 
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError
+from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
 from mmap_st.files import has_no_file_locks, os_lock
 
@@ -75,14 +76,14 @@ class SlideLock:
     SlideLockedError
         On entering, if another process still holds the lock; it names that process.
     StoreError
-        On entering, if the lock files cannot be written.
+        On entering, if the lock files are links or cannot be written.
     """
 
     def __init__(
         self, store: Path, slide_key: str, wait_s: float = 0.0, stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._folder = locks_folder(store)
-        self._stop = stop
+        self._stop, self._key = stop, slide_key
         self._signature = self._folder / f"{slide_key}.holder.json"
         self._wait_s = wait_s
         # Slides are opened by one thread and finished by another. Where a file system has no such locks, the
@@ -92,6 +93,8 @@ class SlideLock:
         self._released = threading.Event()
 
     def __enter__(self) -> SlideLock:
+        for file in (f"{self._key}.lock", self._signature.name):
+            check_plain(self._folder, file)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._acquire_file()

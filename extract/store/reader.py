@@ -13,6 +13,7 @@ from typing import Any
 import zarr
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean
+from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.magnification import Magnification
 from mmap_st.extract.store.recipe import (
     RANDOM,
@@ -73,7 +74,7 @@ class FeatureStore:
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")
             raise StoreError(f"{path} is not a feature store; `mmap extract` makes one.")
         with store_errors(path):
-            root = zarr.open_group(path, mode="r+" if writable else "r")
+            root = zarr.open_group(StoreFolder(path, read_only=not writable), mode="r+" if writable else "r")
         kind, version = root.attrs.get("format"), root.attrs.get("format_version")
         if kind != FORMAT:
             raise StoreError(f"{path} is a Zarr group of another kind (format {kind}); name another store.")
@@ -134,10 +135,10 @@ class FeatureStore:
         with store_errors(path), _making(path):
             if (path / "zarr.json").is_file():
                 return cls.open(path, writable=True)  # another process was first
-            for leftover in path.glob("*.partial"):
+            for leftover in drafts_in(path):
                 leftover.unlink()  # of a process that was killed here
             zarr.open_group(
-                path,
+                StoreFolder(path),
                 mode="a",
                 zarr_format=3,
                 attributes={"format": FORMAT, "format_version": FORMAT_VERSION},
@@ -176,7 +177,9 @@ class FeatureStore:
         of the root each time it makes something below, and a kill would leave that draft where nobody may
         clear it away, since it could be that of another slide's writer.
         """
-        group = zarr.open_group(self.path / encode_name(slide), mode="a", zarr_format=3)
+        key = encode_name(slide)
+        StoreFolder(self.path).check(key)
+        group = zarr.open_group(StoreFolder(self.path / key), mode="a", zarr_format=3)
         return group.require_group("/".join(keys)) if keys else group
 
     def has_slide(self, name: str) -> bool:
@@ -258,9 +261,7 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
 def is_nonempty(path: Path) -> bool:
     """Whether a path is anything but free: a file, or a folder that is not empty."""
     # What a process left that was killed while it made the store is nothing.
-    return path.exists() and (
-        not path.is_dir() or any(not inner.name.endswith(".partial") for inner in path.iterdir())
-    )
+    return path.exists() and (not path.is_dir() or any(not is_draft(inner) for inner in path.iterdir()))
 
 
 def locks_folder(path: Path) -> Path:

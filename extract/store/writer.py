@@ -16,6 +16,7 @@ from zarr.codecs import ZstdCodec
 import mmap_st
 from mmap_st.data import Spots
 from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.extract.store.folder import drafts_below
 from mmap_st.extract.store.magnification import ARRAYS, magnification_in, member_of
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
@@ -39,7 +40,7 @@ def write_slide(
         If the store has the slide with other spots.
     """
     with store_errors(store.path):
-        for leftover in (store.path / encode_name(info.name)).rglob("*.partial"):
+        for leftover in drafts_below(store.path / encode_name(info.name)):
             leftover.unlink(missing_ok=True)  # of a writer that was killed
         group = store.require_group(info.name)
         group.attrs.update(

@@ -662,6 +662,23 @@ def test_grids_larger_than_there_are_tokens_are_refused() -> None:
         build_encoder(TINY, random_weights=True, device="cpu", tokens=11)
 
 
+class Malicious:
+    """Pickled, it has whoever unpickles it make a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.marker,)
+
+
+def test_pickled_code_in_weights_is_not_executed(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2), "more": Malicious(tmp_path / "executed")}, tmp_path / "w.pth")
+    with pytest.raises(EncoderError, match="save the model's state_dict"):
+        read_state(tmp_path / "w.pth")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_fit_state_brings_half_precision_to_the_networks(tmp_path: Path) -> None:
     model = build_random(TINY)
     fit_state(model.network, {k: v.half() for k, v in tiny_state().items()}, TINY, tmp_path)

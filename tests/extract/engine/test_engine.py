@@ -254,7 +254,7 @@ def test_jobs_that_start_together_make_one_store(tmp_path: Path) -> None:
 
 def test_what_a_kill_left_while_the_store_was_made_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "f.zarr").mkdir()
-    (tmp_path / "f.zarr" / "zarr.0123abcd.partial").write_bytes(b"{")
+    (tmp_path / "f.zarr" / "zarr.0123456789abcdef0123456789abcdef.partial").write_bytes(b"{")
     assert FeatureStore.create(tmp_path / "f.zarr").slides == ()
     assert [file.name for file in (tmp_path / "f.zarr").iterdir()] == ["zarr.json"]
 

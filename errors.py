@@ -130,6 +130,10 @@ class DownloadError(MmapError):
     """One file cannot be fetched: the others still are (exit status 1)."""
 
 
+class UnsuitableImageError(ImageError):
+    """An image that can be read and is no H&E picture of 8 bits: another reader is not to make one of it."""
+
+
 class RegionError(MmapError):
     """One region of an image cannot be read; the rest of it may be."""
 

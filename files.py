@@ -13,6 +13,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root, its links kept: files beside a link and its name are what the user means.
+
+    Only what stands before a ``..`` is resolved, since that leads from a link's target.
+    """
+    whole = Path.cwd() / path
+    if ".." not in whole.parts:
+        return whole
+    last = max(place for place, part in enumerate(whole.parts) if part == "..")
+    return Path(*whole.parts[: last + 1]).resolve().joinpath(*whole.parts[last + 1 :])
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: the same text for the same value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

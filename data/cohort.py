@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from mmap_st.errors import CohortError, did_you_mean
+from mmap_st.files import absolute
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
@@ -140,9 +141,9 @@ def read_cohort(path: Path) -> Cohort:
         )
     try:
         if path.suffix.lower() == ".parquet":
-            table = pl.read_parquet(path).cast(pl.String)
+            table = pl.read_parquet(path, glob=False).cast(pl.String)
         else:
-            table = pl.read_csv(path, infer_schema=False)
+            table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(f"{path} cannot be read as a table: {error}") from error
     return cohort_from_table(table, str(path), path.parent)
@@ -215,7 +216,7 @@ def _cell(value: object, folder: Path | None) -> str | None:
     if value is None:
         return None
     if folder is not None:
-        return Path(os.path.relpath(Path(str(value)).resolve(), folder)).as_posix()
+        return Path(os.path.relpath(absolute(Path(str(value))), folder)).as_posix()
     return str(value)
 
 

@@ -274,7 +274,7 @@ def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, list[str]]:
 def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, list[str]]:
     """Slides by fold, as a CSV file says."""
     try:
-        table = pl.read_csv(path, infer_schema=False)
+        table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SplitError(f"--folds {path} is not a CSV file ({error}).") from error
     key = next((column for column in ("slide", "patient") if column in table.columns), None)

@@ -33,9 +33,11 @@ def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> p
     """
     with reading(path, "a table", error):
         if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         try:
-            return pl.read_csv(path, separator=separator_of(path), has_header=header, infer_schema=False)
+            return pl.read_csv(
+                path, separator=separator_of(path), has_header=header, infer_schema=False, glob=False
+            )
         except pl.exceptions.NoDataError as nothing:
             raise error(f"{path} is empty; copy it again.") from nothing
 
@@ -48,7 +50,7 @@ def separator_of(path: Path) -> str:
     if name.endswith(".tsv"):
         return "\t"
     line = pl.read_csv(
-        path, separator="\x01", has_header=False, n_rows=1, infer_schema=False, quote_char=None
+        path, separator="\x01", has_header=False, n_rows=1, infer_schema=False, quote_char=None, glob=False
     )
     text = str(line.item(0, 0))
     return "\t" if text.count("\t") >= text.count(",") else ","

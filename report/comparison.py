@@ -246,7 +246,7 @@ def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) ->
 
 
 def _scores(file: Path) -> pl.DataFrame:
-    return pl.read_csv(file, infer_schema=False).select("gene", pl.col("pcc").cast(pl.Float64))
+    return pl.read_csv(file, infer_schema=False, glob=False).select("gene", pl.col("pcc").cast(pl.Float64))
 
 
 def _range(shown: Sequence[_Shown], *, clipped: bool) -> tuple[float, float]:

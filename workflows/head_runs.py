@@ -401,14 +401,13 @@ def predict(
     """
     names = None if slides is None else words_of(slides, "--slides")
     rows = None if cohort is None else read_cohort(cohort)
+    opened = open_store(store)
     if isinstance(run, HeadRun):
         saved = run._saved
     else:
         saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     with show_progress(progress) as tell:
-        report = predict_slides(
-            saved, open_store(store), Path(out), names, tell, cohort=rows, overwrite=overwrite
-        )
+        report = predict_slides(saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite)
     warn_left_out(report.failed, report.skipped)
     return report
 

@@ -19,6 +19,7 @@ from mmap_st.data.readers.finding import find_images
 from mmap_st.data.readers.h5ad import positive
 from mmap_st.data.spots import some
 from mmap_st.errors import CohortError, first_line
+from mmap_st.files import absolute
 
 _ESTIMATED_MPP = "pixel_size_um_estimated"
 # Pictures that HEST puts next to a sample and that are not its slide.
@@ -60,7 +61,7 @@ def _flat_sample(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Cohort
     if len(images) > 1:
         raise CohortError(f"{folder} holds several images ({some(list(images))}); keep the one of the spots.")
     notes = sorted(folder.glob("*.json"))
-    name = files[0].stem if files[0].stem != "aligned_adata" else folder.resolve().name
+    name = files[0].stem if files[0].stem != "aligned_adata" else absolute(folder).name
     about = {**table.get(name, {}), **(_json(notes[0]) if len(notes) == 1 else {})}
     return _slide(str(about.get("id") or name), files[0], next(iter(images.values()), None), about)
 
@@ -111,7 +112,7 @@ def _metadata_table(folder: Path) -> dict[str, dict[str, Any]]:
     if not paths:
         return {}
     try:
-        table = pl.read_csv(paths[-1], infer_schema=False)
+        table = pl.read_csv(paths[-1], infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(f"{paths[-1]} cannot be read as a table: {first_line(error)}") from error
     if "id" not in table.columns:

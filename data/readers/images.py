@@ -8,6 +8,7 @@ from typing import NoReturn
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.readers.finding import IMAGE_SUFFIXES, find_images, is_slide_folder, without_suffix
 from mmap_st.errors import CohortError, SpotsError
+from mmap_st.files import absolute
 
 
 def find_slides(path: Path) -> tuple[CohortSlide, ...]:
@@ -25,7 +26,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
     if path.is_file():
         found = {without_suffix(path, (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff")) or path.stem: path}
     elif is_slide_folder(path):
-        found = {_folder_name(path.resolve()): path}
+        found = {_folder_name(absolute(path)): path}
     else:
         found = find_images(path)
         folders = {_folder_name(p): p for p in sorted(path.iterdir()) if is_slide_folder(p)}

@@ -67,7 +67,9 @@ def read_counts(slide: CohortSlide) -> Counts:
     path, kind = slide.counts, slide.values or "counts"
     separator = separator_of(path)
     with reading(path, "a table of counts", CountsError):
-        header = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False)
+        header = pl.read_csv(
+            path, separator=separator, has_header=False, n_rows=1, infer_schema=False, glob=False
+        )
         genes = [str(name) for name in header.row(0)[1:]]
         types = [pl.String] + [pl.Float32] * len(genes)
         table = pl.read_csv(
@@ -77,6 +79,7 @@ def read_counts(slide: CohortSlide) -> Counts:
             skip_rows=1,
             schema={f"column_{i}": kind for i, kind in enumerate(types)},
             null_values=_MISSING,
+            glob=False,
         )
         values = table.select(pl.exclude("column_0").fill_null(float("nan"))).to_numpy()
     ids = table.to_series(0).fill_null("").to_list()
@@ -94,13 +97,21 @@ def read_count_ids(path: Path) -> list[str]:
         separator = separator_of(path)
         try:
             first = pl.read_csv(
-                path, separator=separator, has_header=False, skip_rows=1, columns=[0], infer_schema=False
+                path,
+                separator=separator,
+                has_header=False,
+                skip_rows=1,
+                columns=[0],
+                infer_schema=False,
+                glob=False,
             )
             names = [str(name) for name in first.to_series(0).fill_null("")]
         except pl.exceptions.NoDataError:
             names = []
         if not _are_spots(names):
-            header = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False)
+            header = pl.read_csv(
+                path, separator=separator, has_header=False, n_rows=1, infer_schema=False, glob=False
+            )
             across = [str(name) for name in header.row(0)[1:]]
             names = across if _are_spots(across) else names
     repeated = duplicates(names)

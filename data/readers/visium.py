@@ -24,6 +24,7 @@ from mmap_st.data.readers.finding import in_order_of_counts
 from mmap_st.data.readers.h5ad import VISIUM, VISIUM_PITCH_UM, gene_names, positive
 from mmap_st.data.spots import Spots, number_column, read_table, reading, some, text_column
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError, first_line
+from mmap_st.files import absolute
 
 MATRIX = "filtered_feature_bc_matrix"
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
@@ -74,7 +75,7 @@ def slide_of(outs: Path, name: str, reader: str) -> CohortSlide:
 
 def sample_name(outs: Path) -> str:
     """The folder's name; that of its parent if the folder is ``outs``."""
-    outs = outs.resolve()
+    outs = absolute(outs)
     return outs.parent.name if outs.name == "outs" else outs.name
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.readers.visium import POSITIONS, sample_name, slide_of
 from mmap_st.errors import CohortError
+from mmap_st.files import absolute
 
 BINNED = "binned_outputs"
 _DEFAULT = "square_008um"
@@ -25,7 +26,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         If there is none, or the user has to choose the bin size.
     """
     if _is_bins(path):
-        outs = path.resolve().parent
+        outs = absolute(path).parent
         name = sample_name(outs.parent if outs.name == BINNED else path)
         return (slide_of(path, name, "visium-hd"),)
     samples = [p for p in (path, path / "outs") if (p / BINNED).is_dir()]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.data import CohortSlide, Spots, mpp_from_pitch
-from mmap_st.errors import ImageError, ResolutionError
+from mmap_st.errors import ImageError, ResolutionError, UnsuitableImageError
 from mmap_st.extract.slides.formats import (
     Level,
     OmeZarrSlide,
@@ -20,6 +20,7 @@ from mmap_st.extract.slides.formats import (
     PlainSlide,
     TiffSlide,
     dicom_series,
+    is_misread_by_openslide,
     is_ome,
     is_ome_zarr,
     ome_mpp_of,
@@ -220,19 +221,24 @@ def open_slide(path: Path) -> Slide:
     if is_ome_zarr(path):
         return OmeZarrSlide(path)
     file = _one_file(path)
-    ome = file.suffix.lower() in _TIFF_SUFFIXES and is_ome(file)
+    is_tiff = file.suffix.lower() in _TIFF_SUFFIXES
+    ome = is_tiff and is_ome(file)
     if ome:
         try:
             return TiffSlide(file)
+        except UnsuitableImageError:
+            raise  # OpenSlide would make a grey or black picture of it
         except ImageError:
             if not _known_to_openslide(file):
                 raise
+    elif is_tiff and is_misread_by_openslide(file):
+        return TiffSlide(file)
     try:
         if _known_to_openslide(file):
             return OpenSlideSlide(file, mpp=ome_mpp_of(file) if ome else None)
         return PlainSlide(file)
     except ImageError as refused:
-        if file.suffix.lower() not in _TIFF_SUFFIXES:
+        if not is_tiff or isinstance(refused, UnsuitableImageError):
             raise
         # TIFF has many compressions: tifffile knows more of them than OpenSlide and Pillow.
         try:

@@ -107,7 +107,7 @@ def gene_rows(files: Sequence[Path]) -> list[dict[str, object]]:
     Panels that are chosen in each fold differ: ``folds`` is the number of folds that a gene was in, and
     ``slides`` the number of slides that it was tested on; scores are empty where that is none.
     """
-    joined = pl.concat([pl.read_csv(file, infer_schema=False) for file in files], how="diagonal")
+    joined = pl.concat([pl.read_csv(file, infer_schema=False, glob=False) for file in files], how="diagonal")
     scores = [column for column in joined.columns if column not in ("gene", "gene_id", "slides")]
     numbers = joined.with_columns(pl.col("slides").cast(pl.Int64), pl.col(scores).cast(pl.Float64))
 

@@ -23,6 +23,7 @@ from mmap_st.data import (
 )
 from mmap_st.errors import NormalisationError, SplitError
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
+from mmap_st.files import absolute
 from mmap_st.head.dataset import (
     check_tokens,
     load_slide,
@@ -256,7 +257,7 @@ def _about(cohort: Cohort, store: FeatureStore, fitted: FittedRun, slide: HeadSl
         "head": fitted.request.method.name,
         "encoder": fitted.request.encoder,
         "normalisation": fitted.normalisation,
-        "image": None if image is None else str(image.resolve()),
+        "image": None if image is None else str(absolute(image)),
         "source_mpp": store.slide(slide.name).source_mpp,
     }
 

@@ -20,7 +20,7 @@ from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
 from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
 from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import replacing
+from mmap_st.files import absolute, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.runs.run_folder import only_writer
@@ -361,7 +361,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         HEAD_SHA256: saved.sha256,
     }
     if row is not None:
-        about["image"] = None if row.image is None else str(row.image.resolve())
+        about["image"] = None if row.image is None else str(absolute(row.image))
         if row.counts is not None:
             counts = counts_on_panel(row, slide.ids, saved.genes)
             slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]

@@ -5,12 +5,13 @@ __all__ = [
     "PlainSlide",
     "TiffSlide",
     "dicom_series",
+    "is_misread_by_openslide",
     "is_ome",
     "is_ome_zarr",
     "ome_mpp_of",
 ]
 
-from .openslide_format import OpenSlideSlide, dicom_series
+from .openslide_format import OpenSlideSlide, dicom_series, is_misread_by_openslide
 from .pixels import Level, OmeZarrSlide, is_ome_zarr
 from .plain import PlainSlide
 from .tiff import TiffSlide, is_ome, ome_mpp_of

@@ -21,7 +21,7 @@ from mmap_st.extract.slides.formats.pixels import (
     pasted,
     plausible_mpp,
 )
-from mmap_st.extract.slides.formats.tiff import JpegTiles, jpeg_pages
+from mmap_st.extract.slides.formats.tiff import JPEG, JpegTiles, jpeg_colours, jpeg_pages
 
 #: Formats whose levels are a TIFF's pages, pixel for pixel.
 _PLAIN_TIFF = ("aperio", "generic-tiff")
@@ -110,6 +110,29 @@ def dicom_series(path: Path) -> str | None:
             return slide.properties.get("dicom.SeriesInstanceUID")
     except (openslide.OpenSlideError, OSError):
         return None
+
+
+def is_misread_by_openslide(path: Path) -> bool:
+    """Whether OpenSlide would open a plain TIFF and show other pixels than are in it.
+
+    It goes by the photometric tag where tiles are JFIF, takes 16 bits for 8, and of planes shows the first.
+    """
+    import openslide
+    import tifffile
+
+    if openslide.OpenSlide.detect_format(path) != "generic-tiff":
+        return False
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            return bool(
+                page.bitspersample != 8
+                or page.samplesperpixel not in (1, 3, 4)
+                or (page.samplesperpixel > 1 and page.planarconfig != 1)
+                or (page.compression == JPEG and jpeg_colours(page) != page.photometric)
+            )
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return False
 
 
 def _chunk(properties: Any, level: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, OverviewError, RegionError
+from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
 
 WHITE = (255, 255, 255)
 #: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
@@ -237,7 +237,7 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
         If it is not 8-bit grey, RGB or RGBA.
     """
     if pixels.dtype != np.uint8:
-        raise ImageError(f"{source} has pixels of type {pixels.dtype}; convert it to 8-bit RGB.")
+        raise UnsuitableImageError(f"{source} has pixels of type {pixels.dtype}; convert it to 8-bit RGB.")
     colour = next((axis for axis in "SC" if axis in axes), None)
     order = [axes.index(axis) for axis in ("Y", "X", colour) if axis is not None]
     rest = tuple(0 if i not in order else slice(None) for i in range(pixels.ndim))
@@ -246,7 +246,7 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
     flat = np.transpose(flat, [kept.index(axis) for axis in ("Y", "X", colour) if axis is not None])
     channels = 1 if flat.ndim == 2 else flat.shape[2]
     if channels not in (1, 3, 4):
-        raise ImageError(f"{source} has {channels} channels; an H&E image has the three of RGB.")
+        raise UnsuitableImageError(f"{source} has {channels} channels; an H&E image has the three of RGB.")
     return flatten(
         Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat))
     )
@@ -293,7 +293,9 @@ class ArraySlide(Pyramid):
             [(int(a.chunks[across]), int(a.chunks[down])) for a in arrays],
         )
         if arrays[0].dtype != np.uint8:
-            raise ImageError(f"{path} has pixels of type {arrays[0].dtype}; convert it to 8-bit RGB.")
+            raise UnsuitableImageError(
+                f"{path} has pixels of type {arrays[0].dtype}; convert it to 8-bit RGB."
+            )
         # One pixel tells whether the compression can be decoded here, and whether the colours are RGB.
         with suppress(RegionError):  # others may be whole
             self.read((0, 0, 1, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from mmap_st.errors import ImageError
+from mmap_st.errors import ImageError, UnsuitableImageError
 from mmap_st.extract.slides.formats.pixels import (
     Pyramid,
     any_size,
@@ -37,7 +37,12 @@ class PlainSlide(Pyramid):
             self._levels = levels_of([image.size])
             self._mpp = _tiff_mpp(image)
             if image.mode not in _PLAIN_MODES:
-                raise ImageError(f"{path} has pixels of kind {image.mode}; convert it to 8-bit RGB.")
+                raise UnsuitableImageError(
+                    f"{path} has pixels of kind {image.mode}; convert it to 8-bit RGB."
+                )
+            # Pillow would take the upper 8 of 16 bits, and a camera that fills 12 of them gives black.
+            if any(";16" in str(arguments) for *_, arguments in getattr(image, "tile", ())):
+                raise UnsuitableImageError(f"{path} has 16 bits a channel; convert it to 8-bit RGB.")
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         inside = on_white(box, self.size)

@@ -8,6 +8,7 @@ paper over is an error here, where OpenSlide returns made-up pixels.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, RegionError
+from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
 from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, mpp_of_resolution, plausible_mpp
 
-_JPEG, _RGB, _YCBCR = 7, 2, 6
+JPEG, _RGB, _YCBCR = 7, 2, 6
 _START = b"\xff\xd8"
 #: Adobe's marker: its last byte tells whether the three components are RGB or YCbCr. The TIFF's photometric
 #: tag decides which, as for OpenSlide; libjpeg alone would go by markers, and guess where there are none.
@@ -160,7 +161,7 @@ def _holds(page: Any, level: Level) -> bool:
         and (page.tilewidth, page.tilelength) == level.tile
         and len(page.dataoffsets) == len(page.databytecounts) == columns * rows
         and max(*page.dataoffsets, *page.databytecounts, 0) < _LARGEST_PLACE
-        and page.compression == _JPEG
+        and page.compression == JPEG
         and page.photometric in (_RGB, _YCBCR)
         and page.samplesperpixel == 3
         and page.bitspersample == 8
@@ -180,7 +181,12 @@ def _tables_are_clear(page: Any) -> bool:
 def _prefix(page: Any) -> bytes:
     """What comes before a tile's own segments: its colours, and the tables that all tiles share."""
     tables = _parse(page.jpegtables)[0] if page.jpegtables else b""
-    return _START + _ADOBE + _TRANSFORM[page.photometric] + tables
+    return _START + _ADOBE + _TRANSFORM[jpeg_colours(page)] + tables
+
+
+def jpeg_colours(page: Any) -> int:
+    """The photometric tag; JFIF is YCbCr, and Bio-Formats and QuPath write it under the tag RGB."""
+    return _YCBCR if page.photometric == _RGB and page.is_jfif else int(page.photometric)
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,8 @@ def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
 
 _MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 _COLOURS = frozenset({"red", "green", "blue", "alpha", "r", "g", "b", "a", "rgb"})
+#: Names of channels that say nothing, such as Channel:0:0, C1 or 2.
+_NO_NAME = re.compile(r"(channel|ch|c)?[\s_:#.-]*\d+([\s_:.-]+\d+)*")
 _UNITS = {2: "inch", 3: "centimeter"}
 
 
@@ -251,8 +259,8 @@ class TiffSlide(ArraySlide):
             ]
             mpp = _ome_mpp(about) or _resolution_mpp(series.keyframe)
             axes = str(series.axes)
-        except ImageError as error:
-            raise ImageError(f"{path} {error}") from error
+        except UnsuitableImageError as error:
+            raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(f"{path} cannot be opened as TIFF ({error}).") from error
         super().__init__(path, arrays, axes, mpp)
@@ -300,8 +308,11 @@ def _refuse_stains(pixels: dict[str, Any]) -> None:
     channels = pixels.get("Channel", [])
     channels = channels if isinstance(channels, list) else [channels]
     names = [str(c["Name"]) for c in channels if isinstance(c, dict) and c.get("Name")]
-    if len(names) > 1 and not {name.strip().lower() for name in names} <= _COLOURS:
-        raise ImageError(f"has the channels {', '.join(names)}; an H&E image has red, green and blue.")
+    said = [name.strip().lower() for name in names if not _NO_NAME.fullmatch(name.strip().lower())]
+    if len(names) > 1 and not set(said) <= _COLOURS:
+        raise UnsuitableImageError(
+            f"has the channels {', '.join(names)}; an H&E image has red, green and blue."
+        )
 
 
 def _ome_mpp(pixels: dict[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,19 @@ def absolute(path: Path) -> Path:
         return whole
     last = max(place for place, part in enumerate(whole.parts) if part == "..")
     return Path(*whole.parts[: last + 1]).resolve().joinpath(*whole.parts[last + 1 :])
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path leads to a pipe, a socket or a device: reading one may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+#: What is said of one.
+SPECIAL = "is a pipe or a device, not a file; copy what it gives into a file."
 
 
 def canonical_json(value: object) -> str:

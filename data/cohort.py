@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from mmap_st.errors import CohortError, did_you_mean
-from mmap_st.files import absolute
+from mmap_st.files import SPECIAL, absolute, is_special
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
@@ -135,6 +135,8 @@ def read_cohort(path: Path) -> Cohort:
     CohortError
         If the file is missing or is not a table, or a row cannot be used.
     """
+    if is_special(path):
+        raise CohortError(f"{path} {SPECIAL}")
     if not path.is_file():
         raise CohortError(
             f"The cohort {path} does not exist; `mmap cohort READER:PATH --out FILE` writes one."

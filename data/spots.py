@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mmap_st.errors import LabelsError, MmapError, SlideError, SpotsError, first_line
+from mmap_st.files import SPECIAL, is_special
 
 #: Suffixes of the files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
@@ -107,6 +108,8 @@ def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
     error
         What to raise.
     """
+    if is_special(path):
+        raise error(f"{path} {SPECIAL}")
     try:
         yield
     except MmapError:

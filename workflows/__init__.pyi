@@ -26,4 +26,5 @@ from .demo import SETTINGS, run_demo
 from .display import Display, show_progress
 from .embedding import EmbeddedStore, NothingEmbeddedError, embed
 from .encoder_list import build_encoder, list_encoders
-from .head_runs import HeadRun, fit_head, load_head, predict
+from .fitting import fit_head
+from .head_runs import HeadRun, load_head, predict

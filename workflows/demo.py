@@ -15,7 +15,7 @@ from mmap_st.report import report_run
 from mmap_st.workflows.arguments import read_cohort
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.embedding import embed
-from mmap_st.workflows.head_runs import fit_head
+from mmap_st.workflows.fitting import fit_head
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 ENCODER = "efficientnet-lite0"

@@ -25,6 +25,7 @@ from mmap_st.extract.slides.formats import (
     is_ome_zarr,
     ome_mpp_of,
 )
+from mmap_st.files import SPECIAL, is_special
 
 _LARGEST_DISAGREEMENT = 0.05
 
@@ -218,6 +219,8 @@ def open_slide(path: Path) -> Slide:
     """
     if not path.exists():
         raise ImageError(f"the image {path} does not exist; correct the path in the cohort.")
+    if is_special(path):
+        raise ImageError(f"{path} {SPECIAL}")
     if is_ome_zarr(path):
         return OmeZarrSlide(path)
     file = _one_file(path)

@@ -78,6 +78,11 @@ def _mpp_of_magnification(word: str) -> float:
             f"--magnifications {word}: a magnification lies between {_MPP_OF_1X / _COARSEST:g} and"
             f" {_MPP_OF_1X / _FINEST:g}; 20 is 20x, 0.5 um/px."
         )
+    # Nobody looks at spots at 0.5x, which is 20 um/px, but many write um/px here.
+    if value < 1 and not word.lower().endswith("x"):
+        raise RequestError(
+            f"--magnifications {word}: did you mean --mpp {word}? A magnification below 1 is written {word}x."
+        )
     return mpp_of_magnification(value)
 
 

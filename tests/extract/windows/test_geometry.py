@@ -44,6 +44,7 @@ def test_magnifications_are_aliases_of_mpp() -> None:
     assert [mpp_of_magnification(m) for m in (40, 20, 10, 5)] == [0.25, 0.5, 1.0, 2.0]
     assert parse_magnifications("5,40x, 20,20", None) == (0.25, 0.5, 2.0)
     assert parse_magnifications(None, "1,0.5") == (0.5, 1.0)
+    assert parse_magnifications("0.5x", None) == (20.0,)
     assert parse_magnifications(None, None) is None
     assert mpp_key(0.5) == "0.5000"
 
@@ -60,6 +61,8 @@ def test_a_parsed_mpp_is_what_its_key_says(mpp) -> None:
         ("20", "0.5", "Give --magnifications or --mpp, not both"),
         ("", None, "--magnifications '' is empty; .* such as 20,10,5"),
         (None, " ", "--mpp ' ' is empty; .* such as 0.5,1,2"),
+        ("0.5", None, r"did you mean --mpp 0.5\? .* written 0.5x"),
+        ("20,10,.25", None, r"did you mean --mpp .25\?"),
         ("20,,10", None, "--magnifications '20,,10' has nothing between two commas"),
         (None, "1,", "--mpp '1,' has nothing between two commas, or at an end"),
         ("fine", None, "--magnifications: 'fine' is not a number; .* such as 20,10,5"),
@@ -83,4 +86,4 @@ def test_magnifications_that_cannot_be_used_are_refused_by_their_own_option(
 
 
 def test_the_limits_of_both_options_are_one() -> None:
-    assert parse_magnifications("0.1,1000", None) == parse_magnifications(None, "0.01,100") == (0.01, 100.0)
+    assert parse_magnifications("0.1x,1000", None) == parse_magnifications(None, "0.01,100") == (0.01, 100.0)

@@ -26,17 +26,28 @@ def absolute(path: Path) -> Path:
     return Path(*whole.parts[: last + 1]).resolve().joinpath(*whole.parts[last + 1 :])
 
 
-def is_special(path: Path) -> bool:
-    """Whether a path leads to a pipe, a socket or a device: reading one may never end."""
+def refuse_special(path: Path, error: type[Exception], option: str = "") -> None:
+    """Refuse a path that leads to a pipe, a socket or a device: reading one may never end.
+
+    Parameters
+    ----------
+    path, error
+        What is to be read, and what to raise. What does not exist is left to whoever reads it.
+    option
+        The option that named it, for the message.
+
+    Raises
+    ------
+    error
+        Saying so.
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-#: What is said of one.
-SPECIAL = "is a pipe or a device, not a file; copy what it gives into a file."
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        named = f"{option} {path}".strip()
+        raise error(f"{named} is a pipe or a device, not a file; copy what it gives into a file.")
 
 
 def canonical_json(value: object) -> str:

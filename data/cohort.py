@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from mmap_st.errors import CohortError, did_you_mean
-from mmap_st.files import SPECIAL, absolute, is_special
+from mmap_st.files import absolute, refuse_special
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
@@ -135,8 +135,7 @@ def read_cohort(path: Path) -> Cohort:
     CohortError
         If the file is missing or is not a table, or a row cannot be used.
     """
-    if is_special(path):
-        raise CohortError(f"{path} {SPECIAL}")
+    refuse_special(path, CohortError)
     if not path.is_file():
         raise CohortError(
             f"The cohort {path} does not exist; `mmap cohort READER:PATH --out FILE` writes one."

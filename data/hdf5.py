@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmap_st.files import SPECIAL, is_special
+from mmap_st.files import refuse_special
 
 if TYPE_CHECKING:
     import h5py
@@ -60,8 +60,7 @@ def check_hdf5(path: Path) -> None:
     OSError
         If it does, if there is no such file, or if the file could not be checked.
     """
-    if is_special(path):
-        raise OSError(f"it {SPECIAL}")
+    refuse_special(path, OSError)
     status = path.stat()
     fault = _fault(path.resolve(), status.st_size, status.st_mtime_ns)
     if fault:

@@ -22,7 +22,7 @@ from mmap_st.data.counts import Counts, canonical_gene, is_ensembl, shared_genes
 from mmap_st.data.spots import duplicates, some
 from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
 from mmap_st.errors import PanelError
-from mmap_st.files import SPECIAL, is_special
+from mmap_st.files import refuse_special
 
 # Spots lie on square or hexagonal grids: these are the nearest ones.
 _NEIGHBOURS = 6
@@ -269,8 +269,7 @@ def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, 
 
 def read_panel(path: Path, known: set[str]) -> Panel:
     """Read a panel file: one gene a line, in order; genes that are on no training slide are an error."""
-    if is_special(path):
-        raise PanelError(f"--genes {path} {SPECIAL}")
+    refuse_special(path, PanelError, "--genes")
     if not path.is_file():
         raise PanelError(
             f"--genes {path}: no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"

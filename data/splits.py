@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.spots import some
 from mmap_st.errors import SplitError, did_you_mean
-from mmap_st.files import SPECIAL, is_special
+from mmap_st.files import refuse_special
 
 _MOST_FOLDS = 5
 
@@ -274,8 +274,7 @@ def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, list[str]]:
     """Slides by fold, as a CSV file says."""
-    if is_special(path):
-        raise SplitError(f"--folds {path} {SPECIAL}")
+    refuse_special(path, SplitError, "--folds")
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mmap_st.errors import LabelsError, MmapError, SlideError, SpotsError, first_line
-from mmap_st.files import SPECIAL, is_special
+from mmap_st.files import refuse_special
 
 #: Suffixes of the files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
@@ -108,8 +108,7 @@ def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
     error
         What to raise.
     """
-    if is_special(path):
-        raise error(f"{path} {SPECIAL}")
+    refuse_special(path, error)
     try:
         yield
     except MmapError:

@@ -25,7 +25,7 @@ from mmap_st.extract.slides.formats import (
     is_ome_zarr,
     ome_mpp_of,
 )
-from mmap_st.files import SPECIAL, is_special
+from mmap_st.files import refuse_special
 
 _LARGEST_DISAGREEMENT = 0.05
 
@@ -219,8 +219,7 @@ def open_slide(path: Path) -> Slide:
     """
     if not path.exists():
         raise ImageError(f"the image {path} does not exist; correct the path in the cohort.")
-    if is_special(path):
-        raise ImageError(f"{path} {SPECIAL}")
+    refuse_special(path, ImageError)
     if is_ome_zarr(path):
         return OmeZarrSlide(path)
     file = _one_file(path)

@@ -153,6 +153,8 @@ class MagnificationWriter:
     ----------
     started_anew
         Whether nothing of it was there, or what was there is being replaced.
+    chunk_rows
+        Rows of a chunk.
 
     Raises
     ------
@@ -195,6 +197,9 @@ class MagnificationWriter:
             self._group = group
             self._folder = self._path / encode_name(slide) / encode_name(encoder) / mpp_key(mpp)
             self._remove_drafts()
+            # Opened once: a look at the disk for each row made the writing thread slower than a GPU.
+            self._arrays = {name: self._opened(name) for name in {**self._floats(), **dict.fromkeys(ARRAYS)}}
+            self.chunk_rows = int(self._arrays["embedding"].chunks[0])
         self._done = {int(index) for index in _attr(group, "chunks_done")}
         # Where all is written and only the mark is missing, nothing is started again.
         if overwrite or self.pending():
@@ -249,11 +254,6 @@ class MagnificationWriter:
         return self._group.attrs.get("complete") is True
 
     @property
-    def chunk_rows(self) -> int:
-        """Rows of a chunk."""
-        return int(self._array("embedding").chunks[0])
-
-    @property
     def n_chunks(self) -> int:
         """Chunks of the whole magnification."""
         return -(-self._shape[0] // self.chunk_rows)
@@ -293,11 +293,11 @@ class MagnificationWriter:
                 start += part.shape[1]
                 if np.max(np.abs(part[valid]), initial=0.0) > _FLOAT16_MAX:
                     self._widen(name)
-                self._array(name)[where] = part.reshape(-1, *shape)
-            self._array("valid")[where] = valid
-            self._array("in_bounds")[where] = in_bounds
+                self._arrays[name][where] = part.reshape(-1, *shape)
+            self._arrays["valid"][where] = valid
+            self._arrays["in_bounds"][where] = in_bounds
             if tissue is not None:
-                self._array("tissue")[where] = tissue
+                self._arrays["tissue"][where] = tissue
             self._done.add(index)
             self._group.attrs["chunks_done"] = sorted(self._done)
 
@@ -310,7 +310,7 @@ class MagnificationWriter:
 
     def valid(self, part: slice) -> NDArray[np.bool_]:
         """Which rows of a part have an embedding."""
-        return np.asarray(self._array("valid")[part], dtype=np.bool_)
+        return np.asarray(self._arrays["valid"][part], dtype=np.bool_)
 
     def reopen(self) -> None:
         """Count chunks with windows that could not be read as not written, so that they are tried again."""
@@ -326,7 +326,7 @@ class MagnificationWriter:
         Rows are copied to a draft first, while the array stays as it is. Only while the draft takes its place
         are no chunks recorded: a kill in there costs them.
         """
-        before = self._array(name)
+        before = self._arrays[name]
         if before.dtype != np.float16:
             return
         draft = self._create(self._group, name + _DRAFT, "float32", self.chunk_rows, self._floats()[name])
@@ -337,6 +337,7 @@ class MagnificationWriter:
         self._group.attrs["chunks_done"] = []
         shutil.rmtree(self._folder / name)
         (self._folder / (name + _DRAFT)).rename(self._folder / name)
+        self._arrays[name] = self._opened(name)
         self._group.attrs["chunks_done"] = sorted(self._done)
 
     def _remove_drafts(self) -> None:
@@ -344,7 +345,7 @@ class MagnificationWriter:
         for name in self._floats():
             shutil.rmtree(self._folder / (name + _DRAFT), ignore_errors=True)
 
-    def _array(self, key: str) -> zarr.Array[Any]:
+    def _opened(self, key: str) -> zarr.Array[Any]:
         found = self._group[key]
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")

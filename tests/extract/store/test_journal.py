@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,37 @@ def test_rows_that_were_changed_on_disk_are_never_passed_on(tmp_path: Path) -> N
         file.write(b"\x01\x02")
     with pytest.raises(StoreError, match="was changed by another program"):
         journal.read(range(2))
+
+
+@given(st.permutations(range(N)), st.integers(0, N), st.integers(1, 5))
+def test_rows_are_read_back_in_whatever_order_they_came(tmp_path_factory, order, count, part) -> None:
+    """Neighbours in the file are read at once, and what lies between two that are wanted is left out."""
+    path = tmp_path_factory.mktemp("j") / "a.rows"
+    journal = opened(path)
+    for start in range(0, count, part):
+        keep(journal, order[start : min(start + part, count)])
+    for rows in (range(N), range(7, 19), range(0)):
+        embedding, valid = journal.read(rows)
+        there = [row for row in rows if row in order[:count]]
+        assert (np.flatnonzero(valid) + rows.start).tolist() == there
+        assert np.array_equal(embedding[valid], vectors(np.array(there, int)))
+
+
+def test_wide_rows_have_the_check_sum_of_their_whole(tmp_path: Path) -> None:
+    """Longer than zlib sums up without giving up Python's lock: journals of before are read as they were."""
+    journal = Journal(tmp_path / "a.rows", "r", 3, 4000)
+    journal.append(np.array([2]), np.ones((1, 4000), np.float32), np.array([True]))
+    record = (tmp_path / "a.rows").read_bytes()[128:]
+    assert zlib.crc32(record[:-4]) == int.from_bytes(record[-4:], "little")
+    assert journal.read(range(3))[1].tolist() == [False, False, True]
+
+
+def test_a_journal_that_was_cut_while_open_is_never_passed_on(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "a.rows")
+    keep(journal, [0, 1, 2])
+    os.truncate(tmp_path / "a.rows", 128 + 30)
+    with pytest.raises(StoreError, match="was changed by another program"):
+        journal.read(range(3))
 
 
 def test_folders_that_another_slide_removes_meanwhile_are_made_again(tmp_path: Path, monkeypatch) -> None:

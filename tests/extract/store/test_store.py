@@ -22,6 +22,7 @@ from mmap_st.errors import (
     StoreError,
 )
 from mmap_st.extract.engine.plan import image_fingerprint
+from mmap_st.extract.store.journal import Journal, MagnificationRows
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import (
     FeatureStore,
@@ -121,6 +122,30 @@ def test_an_interrupted_magnification_goes_on_from_its_chunks(tmp_path: Path) ->
     assert again.pending() == (1, 2)
     with pytest.raises(StoreError, match="not written"):
         again.finish({})
+
+
+def test_rows_of_an_unfinished_chunk_cost_no_look_at_the_store(tmp_path: Path, monkeypatch) -> None:
+    """One for each row made the writing thread slower than a GPU."""
+    target = writer(new_store(tmp_path / "f.zarr"))
+    whole = np.ones(10, np.float32)
+    rows = MagnificationRows(
+        0.5,
+        target,
+        Journal(tmp_path / "a.rows", "r", 10, 3),
+        lambda: None,
+        whole,
+        whole,
+        np.zeros(10, bool),
+    )
+    opened = []
+    member = zarr.Group.__getitem__
+    monkeypatch.setattr(zarr.Group, "__getitem__", lambda *args: opened.append(args) or member(*args))
+    for part in ([9, 4], [1, 5, 8], [7, 0, 3, 2]):
+        rows.add(np.array(part), np.ones((len(part), 3), np.float32), np.ones(len(part), bool))
+    assert not opened
+    assert target.pending() == (1,)  # row 6 is missing
+    rows.add(np.array([6]), np.ones((1, 3), np.float32), np.ones(1, bool))
+    assert target.pending() == ()
 
 
 def test_another_recipe_is_refused_with_the_difference_unless_overwritten(tmp_path: Path) -> None:
@@ -379,7 +404,7 @@ def test_a_kill_anywhere_while_an_array_is_widened_never_leaves_wrong_rows(tmp_p
         again = large_writer(path, n, width, chunk)
         for index in set(range(again.n_chunks)) - set(again.pending()):
             rows = slice(again.rows(index).start, again.rows(index).stop)
-            assert np.array_equal(np.asarray(again._array("embedding")[rows], np.float32), values[rows])
+            assert np.array_equal(np.asarray(again._arrays["embedding"][rows], np.float32), values[rows])
         write_rows(again, values)
         again.finish({})
         (stored,) = FeatureStore.open(path).slide("L").magnifications("enc")

@@ -63,7 +63,7 @@ check() {
     *"--device cpu"*) limit=0 ;;
     tests*) limit=90 ;;
     head*) limit=75 ;;
-    *) limit=200 ;;
+    *) limit=220 ;;
     esac
     timeout --kill-after=5 "$limit" "$python" "$here/gpu_check.py" "$@" --scratch "$work"
 }

@@ -27,7 +27,7 @@ from mmap_st.encoders import EncoderSpec
 from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.encoders.networks.builders import build_random
 from mmap_st.extract.encoders.spec import TimmModel
-from mmap_st.extract.engine.device import DeviceQueue, keep_freed_memory
+from mmap_st.extract.engine.device import DeviceQueue, StepGraph, keep_freed_memory
 from mmap_st.extract.engine.pipeline import embed_slides
 from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
 from mmap_st.extract.engine.session import Telemetry, open_session
@@ -111,8 +111,11 @@ class Bench:
         encoder = self.encoder(name, precision, "", compiled)
         return {"seconds": time.perf_counter() - began, "width": encoder.width, "step": encoder.step}
 
-    def extraction(self, name: str, workers: int, compiled: bool = False) -> Figures:
+    def extraction(self, name: str, workers: int, compiled: bool = False, graphs: bool = True) -> Figures:
         """All that `mmap extract` does once the encoder is built, for about as long as is wanted."""
+        if not graphs:
+            with _launched_kernel_by_kernel():
+                return self.extraction(name, workers, compiled)
         encoder, kind = self.encoder(name, "bf16", "", compiled), f"extract {name} {compiled}"
         if kind not in self.rates:
             self.rates[kind] = self._extract(encoder, workers, self.scale.pilot)["windows_per_s"]
@@ -400,12 +403,20 @@ def run_extract(record: Record, device: str, folder: Path) -> None:
     record.measure(f"read, {most} workers", lambda: bench.reading(most))
     for workers in fewer:
         record.measure(f"uni: extract, {workers} workers", lambda w=workers: bench.extraction("uni", w))
+    record.measure(
+        f"uni: extract, {most} workers, kernel by kernel", lambda: bench.extraction("uni", most, graphs=False)
+    )
     record.measure("uni: kernels", lambda: bench.kernels("uni"))
     record.measure("lunit-vits16: parity", lambda: bench.parity("lunit-vits16", scale.parity), 8.0)
     for workers in fewer:
         record.measure(f"read, {workers} workers", lambda w=workers: bench.reading(w), 8.0)
     record.measure("uni2-h: build", lambda: bench.built("uni2-h", "bf16"), 25.0)
     record.measure(f"uni2-h: extract, {most} workers", lambda: bench.extraction("uni2-h", most), 10.0)
+    record.measure(
+        f"uni2-h: extract, {most} workers, kernel by kernel",
+        lambda: bench.extraction("uni2-h", most, graphs=False),
+        10.0,
+    )
     record.measure("uni2-h: forward", lambda: bench.forward("uni2-h"), 5.0)
     record.measure("uni compiled: build", lambda: bench.built("uni", "bf16", compiled=True), 20.0)
     record.measure(f"uni compiled: extract, {most} workers", lambda: bench.extraction("uni", most, True), 5.0)
@@ -418,6 +429,17 @@ def _steady(kept: list[tuple[float, int]]) -> float:
     """Windows a second from the first batch on: what a run of many slides comes to."""
     (began, _), *others = kept
     return sum(count for _, count in others) / (others[-1][0] - began) if others else 0.0
+
+
+@contextmanager
+def _launched_kernel_by_kernel() -> Iterator[None]:
+    """Without CUDA graphs, to compare with."""
+    record = StepGraph.record
+    StepGraph.record = classmethod(lambda *_: None)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        StepGraph.record = record  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import DeviceError, StoppedError
+from mmap_st.errors import DeviceError, StoppedError, first_line
 from mmap_st.extract.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class DeviceQueue(Generic[Tag]):
         On its device.
     stop
         Asked between the steps of a batch; True ends the run there.
+    graphs
+        Whether full steps are replayed as one CUDA graph, where that gives the same numbers.
 
     Attributes
     ----------
@@ -62,9 +64,13 @@ class DeviceQueue(Generic[Tag]):
         Windows that the network takes at a time; halved where the device has too little memory.
     busy_s
         Seconds that the device computed, of the batches taken.
+    recorded
+        A full step as a CUDA graph, from the second one on; None where there is none.
     """
 
-    def __init__(self, encoder: Encoder, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, encoder: Encoder, stop: Callable[[], bool] = lambda: False, graphs: bool = True
+    ) -> None:
         import torch
 
         self._encoder, self._stop = encoder, stop
@@ -72,6 +78,8 @@ class DeviceQueue(Generic[Tag]):
         self._cuda = self._device.type == "cuda"
         self._copies = torch.cuda.Stream(self._device) if self._cuda else None
         self._under_way: deque[_Batch[Tag]] = deque()
+        self.recorded: StepGraph | None = None
+        self._may_record = self._cuda and graphs
         self.step = encoder.step
         self.busy_s = 0.0
 
@@ -116,6 +124,7 @@ class DeviceQueue(Generic[Tag]):
                         " free some or choose another --device, and run the same command again."
                     ) from error
                 self.step = max(self.step // 2, 1)
+                self.recorded, self._may_record = None, False  # its own memory is given back too
                 _LOG.warning(
                     "%s is out of memory: from here on %d windows at a time", self._device, self.step
                 )
@@ -155,13 +164,24 @@ class DeviceQueue(Generic[Tag]):
                 if self._stop():
                     raise StoppedError("stopped while embedding")
                 pixels = self._upload(windows[start : start + self.step])
-                embedded = self._encoder.forward(pixels, filled)
-                batch.parts.append(self._download(embedded))
+                batch.parts.append(self._download(self._forward(pixels, filled)))
             if self._cuda:
                 batch.ended.record()
             else:
                 self.busy_s += time.perf_counter() - started
         return batch
+
+    def _forward(self, pixels: torch.Tensor, filled: int) -> torch.Tensor:
+        """One step: replayed where it is a full one and recorded, else launched kernel by kernel."""
+        if len(pixels) < self.step:
+            return self._encoder.forward(pixels, filled)
+        if self.recorded is not None:
+            return self.recorded(pixels)
+        embedded = self._encoder.forward(pixels, filled)
+        if self._may_record:
+            self._may_record = False
+            self.recorded = StepGraph.record(self._encoder, pixels, embedded)
+        return embedded
 
     def _upload(self, windows: NDArray[np.uint8]) -> torch.Tensor:
         import torch
@@ -184,6 +204,49 @@ class DeviceQueue(Generic[Tag]):
             return embedded.cpu()
         host = torch.empty(embedded.shape, dtype=embedded.dtype, pin_memory=True)
         return host.copy_(embedded, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A step of the network as one CUDA graph.
+
+    A transformer's step is some thousand kernels, and threads that read windows share Python's lock with the
+    one that launches them: with 16 of these the launches of UNI take 93 ms of a step of 93 ms, and of UNI2-h
+    233 ms of 256 ms (benchmarks/README.md). A graph is launched at once.
+    """
+
+    pixels: torch.Tensor
+    embedded: torch.Tensor
+    graph: torch.cuda.CUDAGraph
+
+    @classmethod
+    def record(cls, encoder: Encoder, pixels: torch.Tensor, embedded: torch.Tensor) -> StepGraph | None:
+        """Record what made `embedded` of `pixels` and replay it once; None where that does not give the same.
+
+        A network that waits for the device (`.item()`), or for whose second set of activations there is too
+        little memory, cannot be recorded.
+        """
+        import torch
+
+        try:
+            held, graph = pixels.clone(), torch.cuda.CUDAGraph()
+            # Threads that read go on taking pinned memory meanwhile, which concerns this graph no more.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                made = encoder.forward(held, len(held))
+            graph.replay()
+            if torch.equal(made, embedded):
+                return cls(held, made, graph)
+            reason = "a replay gives other numbers"
+        except RuntimeError as error:  # torch.OutOfMemoryError and torch.AcceleratorError are among them
+            reason = first_line(error)
+        _LOG.info("%s is launched kernel by kernel: %s", encoder.spec.name, reason)
+        return None
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed as many windows as were recorded."""
+        self.pixels.copy_(pixels)
+        self.graph.replay()
+        return self.embedded.clone()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -118,6 +118,36 @@ def test_the_queue_gives_what_one_batch_at_a_time_gives(windows, record_property
     record_property("furthest", float(furthest))
     assert furthest == 0
     assert queue.busy_s > 0
+    assert (queue.recorded is not None) == CUDA
+
+
+def waits(module, inputs, output: torch.Tensor) -> None:
+    """What a network does that asks the device for a number."""
+    assert np.isfinite(output.sum().item())
+
+
+def draws(module, inputs, output: torch.Tensor) -> torch.Tensor:
+    """What a network does that gives other numbers each time."""
+    return output + torch.rand_like(output)
+
+
+@pytest.mark.parametrize("hook", [waits, draws])
+def test_what_cannot_be_recorded_is_launched_kernel_by_kernel(windows, hook) -> None:
+    encoder = built(batch=8)
+    exact = encoder.embed(windows[:8])
+    encoder._model.register_forward_hook(hook)
+    queue: DeviceQueue[int] = DeviceQueue(encoder)
+    found = embedded(queue, [windows[:8]] * 5)
+    assert queue.recorded is None
+    assert len(found) == 5
+    for embedding in found.values():
+        assert (
+            np.abs(embedding - exact).max() == 0 if hook is waits else 0 < np.abs(embedding - exact).max() < 2
+        )
+    # The device is as it was: another network is recorded still.
+    again: DeviceQueue[int] = DeviceQueue(built(batch=8))
+    assert np.array_equal(embedded(again, [windows[:8]] * 3)[2], exact)
+    assert (again.recorded is not None) == CUDA
 
 
 @contextmanager

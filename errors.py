@@ -158,6 +158,10 @@ class SlideLockedError(SlideError):
     """Another process is writing this slide."""
 
 
+class DamagedSlideError(StoreError, SlideError):
+    """What a store holds of one slide is not what was written."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -224,10 +224,22 @@ def prototypes(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def info(store: StoreArgument) -> None:
+def info(
+    store: StoreArgument,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything, and compare it with its check sums.")
+    ] = False,
+    seal: Annotated[
+        bool,
+        typer.Option("--seal", help="With --verify: add check sums where an earlier version wrote none."),
+    ] = False,
+) -> None:
     """Show what is in a store."""
     from mmap_st.extract.store import FeatureStore, list_contents
 
+    if seal and not verify:
+        raise RequestError("--seal records what was read as what is right; add --verify.")
+    lines = list(list_contents(FeatureStore.open(store), verify=verify, seal=seal))
     rows = [
         (
             line.slide,
@@ -240,7 +252,7 @@ def info(store: StoreArgument) -> None:
             str(line.invalid) if line.invalid else "",
             str(line.prototypes) if line.prototypes else "",
         )
-        for line in list_contents(FeatureStore.open(store))
+        for line in lines
     ]
     columns = (
         "slide",
@@ -254,3 +266,9 @@ def info(store: StoreArgument) -> None:
         "prototype sets",
     )
     console.show_table(str(store), columns, rows)
+    damaged: dict[str, str] = {}
+    for line in lines:
+        if line.problem:
+            damaged[line.slide] = " ".join(filter(None, (damaged.get(line.slide), line.problem)))
+    console.show_reasons("damaged", damaged)
+    raise typer.Exit(1 if damaged else 0)

@@ -18,8 +18,8 @@ from mmap_st.data import (
     targets_from_counts,
 )
 from mmap_st.data.readers import read_counts
-from mmap_st.errors import CountsError, HeadError, SlideError
-from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens
+from mmap_st.errors import CountsError, DamagedSlideError, HeadError, SlideError
+from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens, note_unsealed
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
@@ -101,16 +101,19 @@ def read_cohort_counts(
     found = CohortCounts()
     for name in names:
         row = cohort[name]
-        missing = "the cohort names no counts for it" if row.counts is None else None
-        missing = missing or missing_embedding_reason(store, name, encoder, mpps)
-        if missing:
-            found.skipped[name] = missing
-        else:
+        try:
+            missing = "the cohort names no counts for it" if row.counts is None else None
+            missing = missing or missing_embedding_reason(store, name, encoder, mpps)
+            if missing:
+                found.skipped[name] = missing
+                continue
             progress(f"reading counts of {name}")
-            try:
-                found.counts[name] = _counts_of_spots(row, store.slide(name).spot_ids())
-            except SlideError as error:
-                found.failed[name] = str(error)
+            slide = store.slide(name)
+            slide.verify(encoder, mpps)
+            found.counts[name] = _counts_of_spots(row, slide.spot_ids())
+        except SlideError as error:
+            found.failed[name] = str(error)
+    note_unsealed(store, list(found.counts), encoder)
     return found
 
 
@@ -133,7 +136,10 @@ def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
     def patient(row: CohortSlide) -> str | None:
         if row.patient is not None or not store.has_slide(row.slide):
             return row.patient
-        return store.slide(row.slide).patient
+        try:
+            return store.slide(row.slide).patient
+        except DamagedSlideError:
+            return None  # whoever uses the slide learns that it is damaged
 
     return replace(cohort, slides=tuple(replace(row, patient=patient(row)) for row in cohort.slides))
 

@@ -8,18 +8,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import SlideError, SlideLockedError, StoreError
 from mmap_st.extract.store import (
+    COMPRESSORS,
+    DIGESTS,
+    PROTOTYPE_ARRAYS,
     Embeddings,
     FeatureStore,
     StoredEmbeddings,
     StoredSlide,
     check_encoder,
     common_magnifications,
+    digests_of,
     encode_name,
+    read_array,
     slide_lock,
     store_errors,
     subgroup,
@@ -40,7 +44,6 @@ _GROUP = "prototypes"
 _KEY_LENGTH = 12
 _ALGORITHM_VERSION = 1
 _WAIT_S = 10.0
-_ARRAYS = ("centre", "size", "medoid", "label")
 
 
 def stored_embeddings(
@@ -156,10 +159,17 @@ def build_all(
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
     check_encoder(store, encoder)
-    slides = [store.slide(name) for name in store.slides]
-    embedded = [slide for slide in slides if slide.complete(encoder)]
+    report, embedded = BuildReport(), []
+    for name in store.slides:
+        try:
+            slide = store.slide(name)
+            if slide.complete(encoder):
+                embedded.append(slide)
+            else:
+                report.skipped += 1
+        except StoreError as error:
+            report.failed[name] = str(error)
     chosen = common_magnifications(embedded, encoder, mpps)
-    report = BuildReport(skipped=len(slides) - len(embedded))
     for slide in embedded:
         progress(f"prototypes of {slide.name}")
         try:
@@ -172,18 +182,22 @@ def build_all(
 
 
 def _read(slide: StoredSlide, encoder: str, key: str) -> Candidates | None:
+    """Candidates of the store; None where there are none, or what is there is damaged."""
     parent = slide.encoder_group(encoder)
-    group = subgroup(parent, f"{_GROUP}/{key}") if parent is not None else None
-    if group is None or group.attrs.get("complete") is not True:
+    try:
+        group = subgroup(parent, f"{_GROUP}/{key}") if parent is not None else None
+        if group is None or group.attrs.get("complete") is not True:
+            return None
+        found = Candidates(**{name: read_array(group, name) for name in PROTOTYPE_ARRAYS})
+    except StoreError as error:
+        _LOG.warning("slide %s: prototypes are built again; %s", slide.name, error)
         return None
-    arrays = {name: np.asarray(_values(group, name)) for name in _ARRAYS}
-    return Candidates(**arrays)
-
-
-def _values(group: zarr.Group, name: str) -> Any:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found[:]
+    k, n = len(found.size), len(slide)
+    shapes = (found.centre.shape[:1], found.medoid.shape, found.label.shape)
+    if shapes != ((k,), (k,), (n,)) or found.label.max(initial=-1) >= k or found.medoid.max(initial=-1) >= n:
+        _LOG.warning("slide %s: prototypes are built again; those of the store are damaged", slide.name)
+        return None
+    return found
 
 
 def _write(
@@ -196,6 +210,7 @@ def _write(
 ) -> None:
     parent = store.require_group(slide, encode_name(encoder), _GROUP)
     group = parent.create_group(key, overwrite=True)
-    for name in _ARRAYS:
-        group.create_array(name, data=getattr(candidates, name))
-    group.attrs.update({"settings": dict(settings), "made_by": device_of_kmeans(), "complete": True})
+    for name in PROTOTYPE_ARRAYS:
+        group.create_array(name, data=getattr(candidates, name), compressors=COMPRESSORS)
+    published: dict[str, Any] = {DIGESTS: digests_of(group, PROTOTYPE_ARRAYS), "complete": True}
+    group.attrs.update({"settings": dict(settings), "made_by": device_of_kmeans(), **published})

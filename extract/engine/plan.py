@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data import CohortSlide, Spots
-from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
@@ -28,6 +28,7 @@ from mmap_st.extract.store import (
     run_part,
     sha256_of_spots,
     slide_part,
+    undamaged_slides,
 )
 from mmap_st.extract.windows import FILL, RESAMPLING, mpp_key
 from mmap_st.files import sha256_of_json
@@ -155,24 +156,51 @@ def plan_slide(
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = encoder_of(shared)
     wanted = slide_recipes(shared, mpps, source.mpp, spots, row.image, size)
+    slide = _stored_slide(store, row.slide, spots)
     stored = {}
-    if store.has_slide(row.slide):
-        slide_in_store = store.slide(row.slide)
-        if slide_in_store.has_spots():
-            check_spots(store, row.slide, spots)
-        _check_one_picture(slide_in_store, encoder, wanted, overwrite=overwrite)
-        stored = {m.mpp: m for m in slide_in_store.magnifications(encoder)}
+    if slide is not None:
+        _check_one_picture(slide, encoder, wanted, overwrite=overwrite)
+        stored = {m.mpp: m for m in slide.undamaged(encoder)}
     recipes: dict[float, Recipe] = {}
     for mpp, recipe in wanted.items():
         there = stored.get(mpp)
         different = differences(there.recipe, recipe) if there else []
         if different and not overwrite:
             raise SlideRecipeError(mismatch_sentence(encoder, mpp, different))
-        incomplete = there is None or not there.complete
-        if incomplete or different or (overwrite and there is not None and there.unreadable().any()):
+        if (
+            different
+            or there is None
+            or not there.complete
+            or not _is_sound(there)
+            or (overwrite and there.unreadable().any())
+        ):
             recipes[mpp] = recipe
     kept = len(mpps) - len(recipes)
     return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
+
+
+def _stored_slide(store: FeatureStore, name: str, spots: Spots) -> StoredSlide | None:
+    """A slide of the store, if it is there and these are its spots; what is damaged of it is made again."""
+    if not store.has_slide(name):
+        return None
+    try:
+        slide = store.slide(name)
+        if slide.has_spots():
+            check_spots(store, name, spots)
+    except DamagedSlideError as error:
+        _LOG.warning("slide %s: %s", name, error)
+        return None
+    return slide
+
+
+def _is_sound(magnification: Magnification) -> bool:
+    """Whether a complete magnification can be read as it was written; else it is made again."""
+    try:
+        magnification.verify()
+    except DamagedSlideError as error:
+        _LOG.warning("%s", error)
+        return False
+    return True
 
 
 def _check_one_picture(
@@ -180,8 +208,8 @@ def _check_one_picture(
 ) -> None:
     """Refuse to put windows of another image, mpp or spots next to those that stay in the store."""
     new = next(iter(wanted.values()))
-    for name in slide.encoders():
-        for magnification in slide.magnifications(name):
+    for name in slide.undamaged_encoders():
+        for magnification in slide.undamaged(name):
             stored = magnification.recipe
             replaced = overwrite and name == encoder and magnification.mpp in wanted
             if is_imported(stored):
@@ -266,16 +294,11 @@ def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int
 def stored_magnifications(store: FeatureStore, encoder: str) -> Iterator[tuple[str, Magnification]]:
     """All that a store has of an encoder, complete or not, with the slide that it belongs to.
 
-    A slide that is damaged is skipped: whoever uses it learns why it cannot be used.
+    What is damaged is skipped: whoever uses it learns why it cannot be used.
     """
-    for name in store.slides:
-        try:
-            magnifications = store.slide(name).magnifications(encoder)
-        except StoreError as error:
-            _LOG.warning("slide %s: %s", name, error)
-            continue
-        for magnification in magnifications:
-            yield name, magnification
+    for slide in undamaged_slides(store):
+        for magnification in slide.undamaged(encoder):
+            yield slide.name, magnification
 
 
 _MOST_WORKERS = 16

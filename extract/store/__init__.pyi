@@ -1,5 +1,9 @@
 __all__ = [
     "BLOCK_BYTES",
+    "COMPRESSORS",
+    "DAMAGED",
+    "DIGESTS",
+    "PROTOTYPE_ARRAYS",
     "RANDOM",
     "Embeddings",
     "FeatureStore",
@@ -21,8 +25,10 @@ __all__ = [
     "check_spots",
     "common_magnifications",
     "differences",
+    "digests_of",
     "encode_name",
     "encoder_of",
+    "has_digests",
     "head_part",
     "imported_recipe",
     "is_imported",
@@ -30,6 +36,8 @@ __all__ = [
     "journal_path",
     "list_contents",
     "mismatch_sentence",
+    "note_unsealed",
+    "read_array",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
@@ -37,11 +45,14 @@ __all__ = [
     "slide_part",
     "store_errors",
     "subgroup",
+    "undamaged_slides",
     "versions",
     "write_slide",
     "write_telemetry",
 ]
 
+from .contents import DAMAGED, PROTOTYPE_ARRAYS, list_contents
+from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
 from .journal import Journal, MagnificationRows, journal_path
 from .lock import SlideLock, slide_lock
 from .magnification import (
@@ -54,14 +65,16 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
+from .nodes import read_array, subgroup
 from .reader import (
     FeatureStore,
     check_encoder,
     check_same_recipe,
     common_magnifications,
     is_nonempty,
-    list_contents,
+    note_unsealed,
     store_errors,
+    undamaged_slides,
 )
 from .recipe import (
     RANDOM,
@@ -77,7 +90,7 @@ from .recipe import (
     sha256_of_spots,
     slide_part,
 )
-from .stored_slide import SlideInfo, StoredSlide, subgroup
+from .stored_slide import SlideInfo, StoredSlide
 from .writer import (
     MagnificationWriter,
     check_spots,

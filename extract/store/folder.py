@@ -12,7 +12,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from mmap_st.errors import StoreError
+from mmap_st.errors import DamagedSlideError
 
 # What zarr calls the draft of a file until it is whole.
 _DRAFT = re.compile(r".+\.[0-9a-f]{32}\.partial")
@@ -30,7 +30,7 @@ def check_plain(root: Path, key: str) -> None:
 
     Raises
     ------
-    StoreError
+    DamagedSlideError
         Naming what is a link, or neither a file nor a folder.
     """
     path = str(root)
@@ -42,7 +42,7 @@ def check_plain(root: Path, key: str) -> None:
             return
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
-            raise StoreError(
+            raise DamagedSlideError(
                 f"{path} is {what}, which is not followed inside a store; put a copy in its place, or remove"
                 " it and extract again."
             )
@@ -53,11 +53,56 @@ class StoreFolder(LocalStore):
 
     A store may come from anybody. A link in it would have this program read, overwrite or remove files that
     are not the store's; a pipe would never end. The store's own path may be a link: that is the user's.
+
+    Attributes
+    ----------
+    checked
+        Arrays whose digests were compared since it was opened.
     """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self.checked: set[str] = set()
 
     def check(self, key: str) -> None:
         """Refuse a key that does not lead by plain folders to a plain file or folder; see `check_plain`."""
         check_plain(self.root, key)
+
+    def bytes_of(self, key: str, last: int | None = None) -> bytes | None:
+        """A file, or its last bytes; None where there is none.
+
+        Raises
+        ------
+        StoreError
+            If it is a link, or neither a file nor a folder.
+        OSError
+            If it cannot be read.
+        """
+        self.check(key)
+        try:
+            with open(f"{self.root}/{key}", "rb") as file:
+                if last is not None:
+                    file.seek(0, os.SEEK_END)
+                    file.seek(max(file.tell() - last, 0))
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def folders_in(self, key: str) -> list[str]:
+        """Names of the folders in a folder.
+
+        Raises
+        ------
+        StoreError
+            If one of them is a link.
+        """
+        self.check(key)
+        try:
+            with os.scandir(f"{self.root}/{key}") as entries:
+                found = [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return found
 
     async def get(
         self,

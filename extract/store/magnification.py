@@ -5,17 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mmap_st.errors import StoreError, first_line
+from mmap_st.extract.store.integrity import damaged, has_digests
+from mmap_st.extract.store.nodes import (
+    array_in,
+    is_array,
+    mapping,
+    numbers,
+    read_array,
+    shape_in,
+    text,
+    wrong_attribute,
+)
 from mmap_st.extract.store.recipe import Recipe
+from mmap_st.files import sha256_of_json
 
 #: The arrays of every magnification.
 ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
+#: Attribute with the number of rows that are not valid; earlier versions did not write it.
+INVALID = "invalid"
 
 
 @dataclass(frozen=True)
@@ -46,54 +59,93 @@ class Magnification:
 
     def embedding_rows(self, rows: slice) -> NDArray[np.float32]:
         """(k, d) float32 of some rows; those of windows that could not be read are NaN."""
-        return np.asarray(array_in(self.group, "embedding")[rows], dtype=np.float32)
+        return self._finite("embedding", rows)
 
     @property
     def tokens(self) -> int:
         """Side g of its grid of tokens; 0 where it has none."""
-        return array_in(self.group, "tokens").shape[1] if "tokens" in self.recipe else 0
+        return shape_in(self.group, "tokens")[1] if "tokens" in self.recipe else 0
 
     @property
     def token_width(self) -> int:
         """Length t of a token of its grid; 0 where it has none."""
-        return array_in(self.group, "tokens").shape[3] if "tokens" in self.recipe else 0
+        return shape_in(self.group, "tokens")[3] if "tokens" in self.recipe else 0
 
     def token_rows(self, rows: slice) -> NDArray[np.float32]:
         """(k, g, g, t) float32 tokens of some rows; rows of windows that could not be read are NaN."""
-        return np.asarray(array_in(self.group, "tokens")[rows], dtype=np.float32)
+        return self._finite("tokens", rows)
+
+    def _finite(self, name: str, rows: slice) -> NDArray[np.float32]:
+        """Rows of an array as float32; numbers are missing only where the window could not be read."""
+        found = read_array(self.group, name, rows).astype(np.float32, copy=False)
+        unusable = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        if unusable.any():
+            valid = read_array(self.group, "valid", rows)
+            if len(valid) != len(found) or valid[unusable].any():
+                raise damaged(self.group, name, "rows that are marked as valid hold no numbers")
+        return found
 
     def valid(self) -> NDArray[np.bool_]:
         """(n,) False where the window could not be read."""
-        return np.asarray(array_in(self.group, "valid")[:], dtype=np.bool_)
+        return read_array(self.group, "valid")
 
-    def skipped(self) -> NDArray[np.bool_]:
-        """(n,) windows that were left out on purpose: they show less tissue than was requested."""
+    @property
+    def invalid(self) -> int:
+        """How many rows of a complete magnification are not valid."""
+        found = self.group.attrs.get(INVALID)
+        return found if type(found) is int else int((~self.valid()).sum())
+
+    def skipped(self, rows: slice = slice(None)) -> NDArray[np.bool_]:
+        """(k,) windows that were left out on purpose: they show less tissue than was requested."""
         least = self.recipe.get("tissue_min")
         if not isinstance(least, float | int) or not least:
-            return np.zeros(array_in(self.group, "valid").shape, np.bool_)
-        tissue: NDArray[np.float32] = np.asarray(array_in(self.group, "tissue")[:])
+            return np.zeros(shape_in(self.group, "valid"), np.bool_)[rows]
+        tissue: NDArray[np.float32] = read_array(self.group, "tissue", rows)
         return tissue < np.float32(least)
 
     def unreadable(self) -> NDArray[np.bool_]:
         """(n,) windows that could not be read; of those not yet written, none."""
-        return ~self.valid() & ~self.skipped() & self.written()
-
-    def written(self) -> NDArray[np.bool_]:
-        """(n,) rows of chunks that are recorded as done."""
         array = array_in(self.group, "valid")
-        done: Any = self.group.attrs["chunks_done"]
-        return np.isin(np.arange(array.shape[0]) // array.chunks[0], np.array(done, np.int64))
+        found, step = np.zeros(array.shape, np.bool_), array.chunks[0]
+        for chunk in numbers(self.group, "chunks_done"):
+            rows = slice(chunk * step, (chunk + 1) * step)
+            found[rows] = ~read_array(self.group, "valid", rows) & ~self.skipped(rows)
+        return found
 
     @property
     def whole(self) -> bool:
         """Whether all its arrays are there: a process that died while it replaced one leaves a gap."""
-        names = (*ARRAYS, *(("tokens",) if "tokens" in self.recipe else ()))
-        return all(isinstance(member_of(self.group, name), zarr.Array) for name in names)
+        return all(is_array(self.group, name) for name in self.arrays)
+
+    def verify(self) -> None:
+        """Read all of a complete magnification, as it was written.
+
+        Raises
+        ------
+        DamagedSlideError
+            If something of it is not.
+        """
+        for name in self.arrays:
+            array_in(self.group, name)
+        valid, step = self.valid(), array_in(self.group, "embedding").chunks[0]
+        for start in range(0, len(valid), step):
+            rows = slice(start, start + step)
+            for name in ("embedding", "tokens") if "tokens" in self.recipe else ("embedding",):
+                # Where rows are valid and hold no numbers, reading them says so.
+                if np.isfinite(self._finite(name, rows)[~valid[rows]]).any():
+                    raise damaged(self.group, "valid", "rows that are marked as not valid hold numbers")
+            read_array(self.group, "in_bounds", rows)
+            read_array(self.group, "tissue", rows)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of its arrays."""
+        return (*ARRAYS, *(("tokens",) if "tokens" in self.recipe else ()))
 
     @property
     def chunks_done(self) -> int:
         """How many chunks are written."""
-        return len(self.group.attrs["chunks_done"])  # type: ignore[arg-type]
+        return len(numbers(self.group, "chunks_done"))
 
     @property
     def n_chunks(self) -> int:
@@ -104,49 +156,36 @@ class Magnification:
     @property
     def width(self) -> int:
         """Length d of an embedding."""
-        return int(array_in(self.group, "embedding").shape[1])
+        return shape_in(self.group, "embedding")[1]
 
 
 def magnification_in(group: zarr.Group) -> Magnification:
-    """What a group holds that has a recipe."""
+    """What a group holds that has a recipe.
+
+    Raises
+    ------
+    StoreError
+        If its attributes are not what was written.
+    """
+    recipe = dict(mapping(group, "recipe"))
+    sha256 = text(group, "recipe_sha256")
+    assert sha256 is not None
+    if sha256_of_json(recipe) != sha256:
+        raise wrong_attribute(group, "recipe")
+    try:
+        mpp = float(group.basename)
+    except ValueError:
+        raise damaged(group, "zarr.json", "its folder is not named by micrometres per pixel") from None
+    numbers(group, "chunks_done")
+    if has_digests(group) and not isinstance(group.attrs.get("complete"), bool):
+        raise wrong_attribute(group, "complete")
     return Magnification(
-        mpp=float(group.basename),
-        recipe=group.attrs["recipe"],  # type: ignore[arg-type]
-        recipe_sha256=str(group.attrs["recipe_sha256"]),
+        mpp=mpp,
+        recipe=recipe,
+        recipe_sha256=sha256,
         complete=group.attrs.get("complete") is True,
         group=group,
     )
-
-
-def array_in(group: zarr.Group, key: str) -> zarr.Array[Any]:
-    """A member that is an array.
-
-    Raises
-    ------
-    StoreError
-        If it is missing.
-    """
-    found = member_of(group, key)
-    if not isinstance(found, zarr.Array):
-        raise StoreError(f"{group.store_path} has no array {key}: the store is damaged.")
-    return found
-
-
-def member_of(group: zarr.Group, key: str) -> zarr.Array[Any] | zarr.Group | None:
-    """An array or a group within a group; None where there is none.
-
-    Raises
-    ------
-    StoreError
-        If what says what it is cannot be understood.
-    """
-    try:
-        return group.get(key)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
-        raise StoreError(
-            f"{group.store_path}/{key} is damaged ({type(error).__name__}: {first_line(error)});"
-            " restore it from a copy, or delete it and run the same command again."
-        ) from error
 
 
 #: Size of a block of rows as float32. Slides of some thousand spots are one block.

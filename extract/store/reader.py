@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
 import zarr
 
 from mmap_st.errors import HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
-from mmap_st.extract.store.magnification import Magnification
+from mmap_st.extract.store.nodes import (
+    described,
+    folder_of,
+    mend,
+    opened_root,
+    subgroup,
+    subgroup_names,
+    text,
+    wrong_attribute,
+)
 from mmap_st.extract.store.recipe import (
-    RANDOM,
     Recipe,
     differences,
     encode_name,
     head_part,
-    is_imported,
-    matched_by,
 )
-from mmap_st.extract.store.stored_slide import StoredSlide, subgroup, subgroup_names
+from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import file_lock
 
+_LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"
 FORMAT_VERSION = 1
 # Of a large store, what is shown of it is not looked for on every slide.
@@ -74,7 +82,9 @@ class FeatureStore:
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")
             raise StoreError(f"{path} is not a feature store; `mmap extract` makes one.")
         with store_errors(path):
-            root = zarr.open_group(StoreFolder(path, read_only=not writable), mode="r+" if writable else "r")
+            root = opened_root(StoreFolder(path, read_only=not writable))
+        if root is None:
+            raise StoreError(f"{path} is a Zarr array, not a feature store; name another store.")
         kind, version = root.attrs.get("format"), root.attrs.get("format_version")
         if kind != FORMAT:
             raise StoreError(f"{path} is a Zarr group of another kind (format {kind}); name another store.")
@@ -92,9 +102,9 @@ class FeatureStore:
 
     @property
     def slides(self) -> tuple[str, ...]:
-        """Names of the slides, sorted."""
-        groups = (subgroup(self.root, key) for key in subgroup_names(self.root))
-        return tuple(sorted(str(g.attrs["name"]) for g in groups if g is not None and "name" in g.attrs))
+        """Names of the slides, sorted; also of those that are damaged, which `slide` refuses."""
+        found = (_name_in(self.root, key) for key in subgroup_names(self.root))
+        return tuple(sorted(name for name in found if name is not None))
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -110,11 +120,12 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         names = self.slides
-        shown = [self.slide(name) for name in names[:_SHOWN_SLIDES]]
+        shown = list(islice(undamaged_slides(self), _SHOWN_SLIDES))
         slides_with: dict[str, Counter[float]] = {}
         for slide in shown:
             for encoder in slide.encoders():
-                slides_with.setdefault(encoder, Counter()).update(list(slide.complete(encoder)))
+                complete = [m.mpp for m in slide.undamaged(encoder) if m.complete]
+                slides_with.setdefault(encoder, Counter()).update(complete)
         part = f" (encoders of the first {len(shown)})" if len(shown) < len(names) else ""
         lines = [f"FeatureStore {self.path}: {len(names)} slide{'' if len(names) == 1 else 's'}{part}"]
         for encoder, counts in sorted(slides_with.items()):
@@ -154,21 +165,13 @@ class FeatureStore:
             If the store does not have it.
         """
         group = subgroup(self.root, encode_name(name))
-        if group is None or "name" not in group.attrs:
+        if group is None or _name_in(self.root, encode_name(name)) is None:
             raise StoreError(
                 f"{self.path} has no slide {name}{did_you_mean(name, self.slides)}; `mmap extract` adds it."
             )
-        attrs: dict[str, Any] = dict(group.attrs)
-        size = attrs.get("size_px")
-        return StoredSlide(
-            name=attrs["name"],
-            patient=attrs.get("patient"),
-            image=attrs.get("image"),
-            size_px=(int(size[0]), int(size[1])) if size else None,
-            source_mpp=attrs.get("source_mpp"),
-            source_mpp_from=attrs.get("source_mpp_from"),
-            group=group,
-        )
+        if text(group, "name") != name:
+            raise wrong_attribute(group, "name")
+        return stored_slide_in(group)
 
     def require_group(self, slide: str, *keys: str) -> zarr.Group:
         """The group of a slide, or one within it, for writing; made where there is none.
@@ -179,13 +182,30 @@ class FeatureStore:
         """
         key = encode_name(slide)
         StoreFolder(self.path).check(key)
-        group = zarr.open_group(StoreFolder(self.path / key), mode="a", zarr_format=3)
+        folder = StoreFolder(self.path / key)
+        for count in range(len(keys) + 1):
+            mend(folder, "/".join(keys[:count]))
+        group = zarr.open_group(folder, mode="a", zarr_format=3)
         return group.require_group("/".join(keys)) if keys else group
 
     def has_slide(self, name: str) -> bool:
         """Whether the store has this slide."""
-        group = subgroup(self.root, encode_name(name))
-        return group is not None and "name" in group.attrs
+        return _name_in(self.root, encode_name(name)) is not None
+
+
+def _name_in(root: zarr.Group, key: str) -> str | None:
+    """Name of the slide in a folder of the store; None while there is none."""
+    try:
+        node = described(root, key)
+        if node is None:
+            return None
+        name = node.get("attributes", {}).get("name")
+        if name is None and not folder_of(root).folders_in(key):
+            return None  # it is being made
+    except StoreError:
+        name = None
+    # Where that is damaged, the folder's own name tells.
+    return name if isinstance(name, str) and encode_name(name) == key else unquote(key)
 
 
 def common_magnifications(
@@ -217,6 +237,32 @@ def common_magnifications(
     return tuple(sorted(wanted))
 
 
+def undamaged_slides(store: FeatureStore) -> Iterator[StoredSlide]:
+    """Slides of a store, without those that are damaged: whoever uses one of these learns why not."""
+    for name in store.slides:
+        try:
+            slide = store.slide(name)
+            slide.encoders()
+        except StoreError as error:
+            _LOG.info("slide %s: %s", name, error)
+        else:
+            yield slide
+
+
+def note_unsealed(store: FeatureStore, names: Sequence[str], encoder: str) -> None:
+    """Log, once, on how many of some undamaged slides nothing can tell whether embeddings are as written."""
+    unsealed = [name for name in names if not store.slide(name).sealed(encoder)]
+    if unsealed:
+        _LOG.warning(
+            "%s has no check sums of %s on %d of %d slides; `mmap info %s --verify --seal` adds them",
+            store.path,
+            encoder,
+            len(unsealed),
+            len(names),
+            store.path,
+        )
+
+
 def check_encoder(store: FeatureStore, encoder: str) -> None:
     """Refuse an encoder that no slide of a store has.
 
@@ -225,7 +271,7 @@ def check_encoder(store: FeatureStore, encoder: str) -> None:
     StoreError
         Naming the encoders that are there.
     """
-    known = sorted({name for slide in store.slides for name in store.slide(slide).encoders()})
+    known = sorted({name for slide in undamaged_slides(store) for name in slide.encoders()})
     if encoder not in known:
         there = f"it has {', '.join(known)}" if known else "it has none yet"
         raise StoreError(
@@ -291,61 +337,3 @@ def store_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "choose a place that you may write to",
         }.get(error.errno or 0, "check the disk and run the same command again; what is finished is saved")
         raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error
-
-
-@dataclass(frozen=True)
-class ContentLine:
-    """One magnification of one encoder of one slide; a slide without any has one line."""
-
-    slide: str
-    patient: str | None
-    spots: int
-    source_mpp: float | None
-    source_mpp_from: str | None
-    state: str
-    encoder: str | None = None
-    mpp: str | None = None
-    invalid: int = 0
-    prototypes: int = 0
-
-
-def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
-    """List a store, slides and encoders in order of name, finest magnification first."""
-    for name in store.slides:
-        slide = store.slide(name)
-        spots = len(slide.spot_ids()) if slide.has_spots() else 0
-        shared = (name, slide.patient, spots, slide.source_mpp, slide.source_mpp_from)
-        encoders = slide.encoders()
-        if not encoders:
-            yield ContentLine(*shared, state="no embeddings")
-        for encoder in encoders:
-            for magnification in slide.magnifications(encoder):
-                state = _state(magnification)
-                if str(magnification.recipe["weights_sha256"]).startswith(RANDOM):
-                    state += ", random weights"
-                if magnification.whole and magnification.tokens:
-                    state += f", {magnification.tokens} x {magnification.tokens} tokens"
-                if is_imported(magnification.recipe):
-                    state += f", imported {matched_by(magnification.recipe)}"
-                yield ContentLine(
-                    *shared,
-                    state=state,
-                    encoder=encoder,
-                    mpp=mpp_key(magnification.mpp),
-                    invalid=int((~magnification.valid()).sum()) if state.startswith("complete") else 0,
-                    prototypes=_prototype_sets(slide, encoder),
-                )
-
-
-def _state(magnification: Magnification) -> str:
-    if not magnification.whole:
-        return "unfinished, its arrays are missing"
-    if magnification.complete:
-        return "complete"
-    return f"unfinished, {magnification.chunks_done} of {magnification.n_chunks} chunks"
-
-
-def _prototype_sets(slide: StoredSlide, encoder: str) -> int:
-    group = slide.encoder_group(encoder)
-    sets = subgroup(group, "prototypes") if group is not None else None
-    return 0 if sets is None else len(list(sets.group_keys()))

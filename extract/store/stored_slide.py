@@ -12,19 +12,37 @@ from mmap_st.extract.store.magnification import Magnification
 
 if TYPE_CHECKING:
     import anndata
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zarr
 
-from mmap_st.errors import StoreError, did_you_mean, first_line
-from mmap_st.extract.store.magnification import array_in, magnification_in, member_of
+from mmap_st.errors import StoreError, did_you_mean
+from mmap_st.extract.store.integrity import damaged, has_digests
+from mmap_st.extract.store.magnification import magnification_in
+from mmap_st.extract.store.nodes import (
+    numbers,
+    positive,
+    read_array,
+    shape_in,
+    subgroup,
+    subgroup_names,
+    text,
+    wrong_attribute,
+)
 from mmap_st.extract.store.recipe import encode_name
-from mmap_st.extract.windows import canonical_mpp
+from mmap_st.extract.windows import canonical_mpp, mpp_key
+from mmap_st.files import sha256_of_json
 
 if TYPE_CHECKING:
     import anndata
+
+
+_LOG = logging.getLogger(__name__)
+#: The arrays of a slide's spots.
+SPOT_ARRAYS = ("id", "xy")
 
 
 def embeddings_as_anndata(
@@ -102,6 +120,23 @@ class SlideInfo:
     source_mpp: float | None
     source_mpp_from: str | None
 
+    @property
+    def attributes(self) -> dict[str, object]:
+        """As the store writes them."""
+        return {
+            "name": self.name,
+            "patient": self.patient,
+            "image": self.image,
+            "size_px": list(self.size_px) if self.size_px else None,
+            "source_mpp": self.source_mpp,
+            "source_mpp_from": self.source_mpp_from,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Of the attributes, written beside them: another patient would be another split."""
+        return sha256_of_json(self.attributes)
+
 
 @dataclass(frozen=True, repr=False)
 class StoredSlide(SlideInfo):
@@ -119,7 +154,7 @@ class StoredSlide(SlideInfo):
     group: zarr.Group
 
     def __len__(self) -> int:
-        return int(array_in(self._spots(), "id").shape[0])
+        return shape_in(self._spots(), "id")[0]
 
     def __repr__(self) -> str:
         spots = f"{len(self)} spots" if self.has_spots() else "no spots yet"
@@ -128,30 +163,98 @@ class StoredSlide(SlideInfo):
 
     def spot_ids(self) -> tuple[str, ...]:
         """(n,) ids."""
-        return tuple(str(name) for name in np.asarray(array_in(self._spots(), "id")[:]))
+        return tuple(str(name) for name in read_array(self._spots(), "id"))
 
     def spot_xy(self) -> NDArray[np.float64]:
         """(n, 2) centres in level-0 pixels."""
-        return np.asarray(array_in(self._spots(), "xy")[:], dtype=np.float64)
+        return read_array(self._spots(), "xy").astype(np.float64, copy=False)
 
     def encoders(self) -> tuple[str, ...]:
         """Names of the encoders that have something here."""
-        return tuple(str(group.attrs["name"]) for group in self._encoder_groups())
+        return tuple(str(text(group, "name")) for group in self._encoder_groups())
 
     def magnifications(self, encoder: str) -> tuple[Magnification, ...]:
-        """What the store has of an encoder, finest first, complete or not."""
-        group = self.encoder_group(encoder)
+        """What the store has of an encoder, finest first, complete or not.
+
+        Raises
+        ------
+        StoreError
+            If one of them is damaged.
+        """
+        return tuple(self._magnifications(encoder, skip=False))
+
+    def undamaged_encoders(self) -> tuple[str, ...]:
+        """Names of the encoders that have something here, without those whose description is damaged."""
         found = []
-        for key in subgroup_names(group) if group is not None else ():
-            inner = subgroup(group, key) if group is not None else None
-            if inner is None or "recipe" not in inner.attrs:
+        for key in subgroup_names(self.group):
+            try:
+                group = subgroup(self.group, key) if key != "spots" else None
+                if group is not None and "name" in group.attrs:
+                    found.append(str(text(group, "name")))
+            except StoreError as error:
+                _LOG.warning("slide %s: %s", self.name, error)
+        return tuple(found)
+
+    def undamaged(self, encoder: str) -> tuple[Magnification, ...]:
+        """The same, without those whose description is damaged, which are logged."""
+        return tuple(self._magnifications(encoder, skip=True))
+
+    def _magnifications(self, encoder: str, *, skip: bool) -> list[Magnification]:
+        found = []
+        try:
+            group = self.encoder_group(encoder)
+            keys = subgroup_names(group) if group is not None else []
+        except StoreError as error:
+            if not skip:
+                raise
+            _LOG.warning("slide %s: %s", self.name, error)
+            return []
+        for key in keys:
+            if group is None or key == "prototypes":
                 continue
-            found.append(magnification_in(inner))
-        return tuple(sorted(found, key=lambda m: m.mpp))
+            try:
+                inner = subgroup(group, key)
+                if inner is not None and ("recipe" in inner.attrs or has_digests(inner)):
+                    found.append(self._as_its_spots(magnification_in(inner)))
+            except StoreError as error:
+                if not skip:
+                    raise
+                _LOG.warning("slide %s: %s", self.name, error)
+        return sorted(found, key=lambda m: m.mpp)
+
+    def _as_its_spots(self, magnification: Magnification) -> Magnification:
+        """Refuse a magnification that is not of this slide's spots, which digests of arrays cannot tell."""
+        if magnification.complete and magnification.whole:
+            group, n = magnification.group, len(self)
+            for name in magnification.arrays:
+                if (rows := shape_in(group, name)[:1]) != (n,):
+                    raise damaged(group, name, f"it has {rows} rows, and the slide {n} spots")
+            mpp = magnification.recipe.get("mpp")
+            if mpp is not None and (not isinstance(mpp, float | int) or mpp_key(mpp) != group.basename):
+                raise damaged(group, "zarr.json", f"it is of {mpp} um/px")
+        return magnification
 
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""
         return {m.mpp: m for m in self.magnifications(encoder) if m.complete}
+
+    def sealed(self, encoder: str) -> bool:
+        """Whether all that is complete of an encoder has check sums; earlier versions wrote none."""
+        return all(has_digests(magnification.group) for magnification in self.complete(encoder).values())
+
+    def verify(self, encoder: str, mpps: Sequence[float] | None = None) -> None:
+        """Read all that the store has of the spots, and of an encoder at some or all magnifications.
+
+        Raises
+        ------
+        DamagedSlideError
+            If something of it is not what was written.
+        """
+        self.spot_ids()
+        self.spot_xy()
+        for mpp, magnification in self.complete(encoder).items():
+            if mpps is None or mpp in mpps:
+                magnification.verify()
 
     def embedding(self, encoder: str, *, mpp: float | None = None) -> NDArray[np.float32]:
         """Embeddings of all spots by one encoder at one magnification.
@@ -250,12 +353,21 @@ class StoredSlide(SlideInfo):
 
     def _encoder_groups(self) -> list[zarr.Group]:
         groups = [subgroup(self.group, key) for key in subgroup_names(self.group) if key != "spots"]
-        return [group for group in groups if group is not None and "name" in group.attrs]
+        # One without a name is being made, unless something is in it: then its name is damaged.
+        return [
+            group
+            for group in groups
+            if group is not None and ("name" in group.attrs or subgroup_names(group))
+        ]
 
     def has_spots(self) -> bool:
         """Whether its spots are written."""
         spots = subgroup(self.group, "spots")
-        return spots is not None and spots.attrs.get("complete") is True
+        if spots is not None and spots.attrs.get("complete") is True:
+            return True
+        if self._encoder_groups():  # they are written after the spots
+            raise damaged(self.group, "spots", "they are not complete, and were embedded")
+        return False
 
     def spots_made_by(self) -> Mapping[str, object] | None:
         """How a grid of spots was placed; None where they are from a spot table."""
@@ -269,21 +381,32 @@ class StoredSlide(SlideInfo):
         return spots
 
 
-def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
-    """A member that is a group, or None."""
-    found = member_of(group, key)
-    return found if isinstance(found, zarr.Group) else None
+def stored_slide_in(group: zarr.Group) -> StoredSlide:
+    """The slide that a group holds.
 
-
-def subgroup_names(group: zarr.Group) -> list[str]:
-    """Names of the members that are groups, sorted."""
-    try:
-        return sorted(group.group_keys())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # by what is damaged
-        raise StoreError(
-            f"Something in {group.store_path} is damaged ({type(error).__name__}: {first_line(error)});"
-            " restore the store from a copy."
-        ) from error
+    Raises
+    ------
+    StoreError
+        If its attributes are not what was written.
+    """
+    size = group.attrs.get("size_px")
+    if size is not None:
+        if len(numbers(group, "size_px")) != 2 or 0 in numbers(group, "size_px"):
+            raise wrong_attribute(group, "size_px")
+        width, height = numbers(group, "size_px")
+    slide = StoredSlide(
+        name=str(text(group, "name")),
+        patient=text(group, "patient", optional=True),
+        image=text(group, "image", optional=True),
+        size_px=None if size is None else (width, height),
+        source_mpp=positive(group, "source_mpp"),
+        source_mpp_from=text(group, "source_mpp_from", optional=True),
+        group=group,
+    )
+    # Slides of earlier versions have none.
+    if "sha256" in group.attrs and group.attrs["sha256"] != slide.sha256:
+        raise damaged(group, "zarr.json", "its attributes are not those that were written")
+    return slide
 
 
 def _mpps(mpps: Iterable[float]) -> str:

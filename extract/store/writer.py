@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,19 +12,28 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 import mmap_st
 from mmap_st.data import Spots
-from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError
 from mmap_st.extract.store.folder import drafts_below
-from mmap_st.extract.store.magnification import ARRAYS, magnification_in, member_of
+from mmap_st.extract.store.integrity import (
+    COMPRESSORS,
+    DIGESTS,
+    damaged_chunks,
+    digests_of,
+    is_as_published,
+    opened,
+)
+from mmap_st.extract.store.magnification import ARRAYS, INVALID, magnification_in
+from mmap_st.extract.store.nodes import folder_of, is_array, mapping, mend, numbers, subgroup
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
-from mmap_st.extract.store.stored_slide import SlideInfo, subgroup
+from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
 
+_LOG = logging.getLogger(__name__)
 _SPOTS_CHUNK = 65_536
 
 
@@ -43,29 +53,28 @@ def write_slide(
         for leftover in drafts_below(store.path / encode_name(info.name)):
             leftover.unlink(missing_ok=True)  # of a writer that was killed
         group = store.require_group(info.name)
-        group.attrs.update(
-            {
-                "name": info.name,
-                "patient": info.patient,
-                "image": info.image,
-                "size_px": list(info.size_px) if info.size_px else None,
-                "source_mpp": info.source_mpp,
-                "source_mpp_from": info.source_mpp_from,
-            }
-        )
+        group.attrs.update(_attributes({**info.attributes, "sha256": info.sha256}))
+        mend(folder_of(group), "spots")
         stored = subgroup(group, "spots")
         if stored is not None and stored.attrs.get("complete") is True:
-            check_spots(store, info.name, spots)
-            return
+            try:
+                check_spots(store, info.name, spots)
+                return
+            except DamagedSlideError as error:  # the rows that were made of them are checked on their own
+                _LOG.warning("slide %s: %s", info.name, error)
         stored = group.create_group("spots", overwrite=True)
         chunk = min(len(spots), _SPOTS_CHUNK)
-        ids = stored.create_array("id", shape=(len(spots),), dtype=str, chunks=(chunk,))
+        ids = stored.create_array(
+            "id", shape=(len(spots),), dtype=str, chunks=(chunk,), compressors=COMPRESSORS
+        )
         ids[:] = np.array(spots.ids, dtype=np.dtypes.StringDType())
-        xy = stored.create_array("xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2))
+        xy = stored.create_array(
+            "xy", shape=(len(spots), 2), dtype="float64", chunks=(chunk, 2), compressors=COMPRESSORS
+        )
         xy[:] = spots.xy
         if made_by is not None:
             stored.attrs["made_by"] = _attributes(made_by)
-        stored.attrs["complete"] = True
+        stored.attrs.update(_attributes({DIGESTS: digests_of(stored, SPOT_ARRAYS), "complete": True}))
 
 
 def _attributes(content: Mapping[str, object]) -> dict[str, Any]:
@@ -181,9 +190,9 @@ class MagnificationWriter:
         self._tokens = tokens
         with store_errors(self._path):
             parent = store.require_group(slide, encode_name(encoder))
-            group = subgroup(parent, mpp_key(mpp))
+            group = _undamaged(parent, mpp_key(mpp))
             if group is not None and "recipe" in group.attrs:
-                different = differences(_attr(group, "recipe"), recipe)
+                different = differences(mapping(group, "recipe"), recipe)
                 if different and not overwrite:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
                 if different or not self._whole(group):
@@ -198,9 +207,10 @@ class MagnificationWriter:
             self._folder = self._path / encode_name(slide) / encode_name(encoder) / mpp_key(mpp)
             self._remove_drafts()
             # Opened once: a look at the disk for each row made the writing thread slower than a GPU.
-            self._arrays = {name: self._opened(name) for name in {**self._floats(), **dict.fromkeys(ARRAYS)}}
+            self._arrays = {name: self._opened(name) for name in self._names}
             self.chunk_rows = int(self._arrays["embedding"].chunks[0])
-        self._done = {int(index) for index in _attr(group, "chunks_done")}
+        self._done = {index for index in numbers(group, "chunks_done") if index < self.n_chunks}
+        self._leave_out_damaged()
         # Where all is written and only the mark is missing, nothing is started again.
         if overwrite or self.pending():
             self.reopen()
@@ -212,9 +222,14 @@ class MagnificationWriter:
         chunk = max(1, min(chunk, _CHUNK_BYTES // (4 * row_width)))
         for name, row in self._floats().items():
             self._create(group, name, "float16", chunk, row)
-        group.create_array("valid", shape=(n,), dtype="bool", chunks=(chunk,), fill_value=False)
-        group.create_array("in_bounds", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=0.0)
-        group.create_array("tissue", shape=(n,), dtype="float32", chunks=(chunk,), fill_value=float("nan"))
+        for name, dtype, fill in (
+            ("valid", "bool", False),
+            ("in_bounds", "float32", 0.0),
+            ("tissue", "float32", float("nan")),
+        ):
+            group.create_array(
+                name, shape=(n,), dtype=dtype, chunks=(chunk,), fill_value=fill, compressors=COMPRESSORS
+            )
         # The recipe comes last: a group without one is started again.
         group.attrs.update(
             {
@@ -239,14 +254,32 @@ class MagnificationWriter:
             shape=(self._shape[0], *row),
             dtype=dtype,
             chunks=(chunk, *row),
-            compressors=ZstdCodec(level=3),
+            compressors=COMPRESSORS,
             fill_value=float("nan"),
             overwrite=True,
         )
 
     def _whole(self, group: zarr.Group) -> bool:
         """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
-        return all(isinstance(member_of(group, name), zarr.Array) for name in (*ARRAYS, *self._floats()))
+        return all(is_array(group, name) for name in self._names)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple({**self._floats(), **dict.fromkeys(ARRAYS)})
+
+    def _leave_out_damaged(self) -> None:
+        """Count chunks that cannot be read as they were written as missing, so that they are made again."""
+        with store_errors(self._path):
+            if self.complete and is_as_published(self._group, self._names):
+                lost = damaged_chunks(self._group, self._names, sorted(self._done))
+            elif self.complete:
+                lost = set(self._done)  # nothing tells which of them are this slide's
+            else:
+                lost = damaged_chunks(self._group, self._names, sorted(self._done))
+            if lost:
+                _LOG.warning("%s: %d damaged chunks are made again", self._folder, len(lost))
+                self._done -= lost
+                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
 
     @property
     def complete(self) -> bool:
@@ -296,8 +329,7 @@ class MagnificationWriter:
                 self._arrays[name][where] = part.reshape(-1, *shape)
             self._arrays["valid"][where] = valid
             self._arrays["in_bounds"][where] = in_bounds
-            if tissue is not None:
-                self._arrays["tissue"][where] = tissue
+            self._arrays["tissue"][where] = np.nan if tissue is None else tissue
             self._done.add(index)
             self._group.attrs["chunks_done"] = sorted(self._done)
 
@@ -306,7 +338,12 @@ class MagnificationWriter:
         if self.pending():
             raise StoreError(f"chunks {self.pending()} are not written; this is a bug; please report it.")
         with store_errors(self._path):
-            self._group.attrs.update(_attributes({**record, "complete": True}))
+            published = {
+                INVALID: int((~self.valid(slice(None))).sum()),
+                DIGESTS: digests_of(self._group, self._names),
+                "complete": True,
+            }
+            self._group.attrs.update(_attributes({**record, **published}))
 
     def valid(self, part: slice) -> NDArray[np.bool_]:
         """Which rows of a part have an embedding."""
@@ -346,11 +383,18 @@ class MagnificationWriter:
             shutil.rmtree(self._folder / (name + _DRAFT), ignore_errors=True)
 
     def _opened(self, key: str) -> zarr.Array[Any]:
-        found = self._group[key]
-        if not isinstance(found, zarr.Array):
-            raise StoreError(f"{self._path} has no array {key} in {self._group.path}; it is damaged.")
-        return found
+        # Every chunk is written, also one without content: what is missing later is then known to be lost.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            return opened(self._group, key)
 
 
-def _attr(group: zarr.Group, key: str) -> Any:
-    return group.attrs[key]
+def _undamaged(parent: zarr.Group, key: str) -> zarr.Group | None:
+    """A magnification's group; None where it is damaged as a whole, so that nothing of it counts."""
+    try:
+        group = subgroup(parent, key)
+        if group is not None and "recipe" in group.attrs:
+            magnification_in(group)
+    except StoreError as error:
+        _LOG.warning("%s; it is made anew", error)
+        return None
+    return group

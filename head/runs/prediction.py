@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
 from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
-from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
+from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part, note_unsealed
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
@@ -295,21 +295,22 @@ def _predictions(
     tell: ProgressCallback,
 ) -> Iterator[tuple[str, anndata.AnnData]]:
     """Predictions of slides one after the other; the others go to `found`, with their reasons."""
-    predicted = 0
+    predicted: list[str] = []
     for name in slides:
-        missing = _missing(saved, store, name)
-        if missing:
-            found.skipped[name] = missing
-            continue
-        tell(f"predicting {name}")
         row = cohort[name] if cohort is not None and name in cohort.names else None
         try:
+            missing = _missing(saved, store, name)
+            if missing:
+                found.skipped[name] = missing
+                continue
+            tell(f"predicting {name}")
             table = _predict(saved, store, name, row)
         except SlideError as error:
             found.failed[name] = str(error)
             continue
-        predicted += 1
+        predicted.append(name)
         yield name, table
+    note_unsealed(store, predicted, saved.encoder)
     if not predicted and not found.failed:
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"

@@ -22,7 +22,8 @@ from mmap_st.extract.engine import machine
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.machine import examine_machine
 from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.store.reader import FeatureStore, list_contents
+from mmap_st.extract.store.contents import list_contents
+from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.progress import Silent
 
 REFERENCE = Path(__file__).parent / "reference" / "embeddings.json"

@@ -19,8 +19,9 @@ from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.imports.importing import import_features
 from mmap_st.extract.imports.jobs import ImportRequest
 from mmap_st.extract.imports.matching import CoordinateOptions
+from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.reader import FeatureStore, check_same_recipe, list_contents
+from mmap_st.extract.store.reader import FeatureStore, check_same_recipe
 from mmap_st.extract.store.recipe import encode_name, head_part, run_part, slide_part
 from mmap_st.extract.store.writer import MagnificationWriter
 from mmap_st.head.interface import parse_settings

@@ -100,8 +100,8 @@ def read_checked(group: zarr.Group, name: str, read: Callable[[], Any]) -> Any:
 def damaged(group: zarr.Group, name: str, what: str) -> DamagedSlideError:
     """The error for an array that is not as it was written."""
     return DamagedSlideError(
-        f"{_folder(group).root / group.path / name} is damaged ({what}); run `mmap extract` again, which"
-        " repairs it, or restore it from a copy."
+        f"{_folder(group).root / group.path / name} is damaged ({what}); run `mmap extract` (or"
+        " `mmap import`) again, which repairs it, or restore it from a copy."
     )
 
 

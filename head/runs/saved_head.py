@@ -8,16 +8,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmap_st.errors import HeadError, first_line
-from mmap_st.files import sha256_of_file
+from mmap_st.files import sha256_of_file, sha256_of_json
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
 from mmap_st.head.registry import HEADS, recorded_head
 from mmap_st.head.runs.run_folder import HEAD_JSON, HISTORY, WEIGHTS, write_table
-from mmap_st.head.scoring import OMITTED, Spread, from_json, is_spread, read_json, saved_spread, write_json
+from mmap_st.head.scoring import (
+    OMITTED,
+    Spread,
+    as_json,
+    from_json,
+    is_spread,
+    read_json,
+    saved_spread,
+    write_json,
+)
 
 FORMAT_VERSION = 1
 
@@ -62,6 +71,8 @@ class HeadCard:
     ----------
     format_version, package_version
         Of the file, and of the package that wrote it.
+    weights_sha256
+        Of head.safetensors; empty in runs of earlier versions.
     head, head_code_sha256
         Name of the head, and the hash of its code where users brought it.
     settings, chosen, seed
@@ -82,6 +93,7 @@ class HeadCard:
 
     format_version: int = FORMAT_VERSION
     package_version: str = ""
+    weights_sha256: str = field(default="", metadata=OMITTED)
     head: str
     head_code_sha256: str = field(default="", metadata=OMITTED)
     settings: Mapping[str, object]
@@ -156,9 +168,21 @@ def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | 
 
     tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
-    write_json(folder / HEAD_JSON, card)
+    sha256 = sha256_of_file(folder / WEIGHTS)
+    content = as_json(replace(card, weights_sha256=sha256))
+    assert isinstance(content, dict)
+    write_json(folder / HEAD_JSON, {**content, _SHA256: _sha256_of_card(content)})
     write_table(folder / HISTORY, head.history, ("epoch",))
-    return sha256_of_file(folder / WEIGHTS)
+    return sha256
+
+
+#: Key of head.json with the sha256 of the others, but for those that are about the program.
+_SHA256 = "sha256"
+_ABOUT_THE_PROGRAM = (_SHA256, "format_version", "package_version", "head", "head_code_sha256")
+
+
+def _sha256_of_card(content: Mapping[str, object]) -> str:
+    return sha256_of_json({key: value for key, value in content.items() if key not in _ABOUT_THE_PROGRAM})
 
 
 def read_card(folder: Path) -> HeadCard:
@@ -174,16 +198,47 @@ def read_card(folder: Path) -> HeadCard:
     try:
         content = read_json(folder / HEAD_JSON)
     except HeadError as error:
-        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+        raise _damaged(folder, first_line(error)) from error
     if content.get("format_version") != FORMAT_VERSION:
         raise HeadError(
             f"{folder} has format version {content.get('format_version')}; this program reads"
             f" {FORMAT_VERSION}."
         )
+    if _SHA256 in content and content[_SHA256] != _sha256_of_card(content):
+        raise _damaged(folder, f"{HEAD_JSON} is not the one that was written")
     try:
-        return from_json(HeadCard, content)
+        card = from_json(HeadCard, content)
     except TypeError as error:
-        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+        raise _damaged(folder, first_line(error)) from error
+    wrong = _what_is_wrong(card)
+    if wrong:
+        raise _damaged(folder, f"{HEAD_JSON} {wrong}")
+    return card
+
+
+def _damaged(folder: Path, what: str) -> HeadError:
+    return HeadError(f"{folder} is damaged and cannot be loaded ({what}); restore it from a copy.")
+
+
+def _what_is_wrong(card: HeadCard) -> str | None:
+    """What of head.json contradicts itself; runs of earlier versions have no sha256 that would tell."""
+    panel, mpps, encoder = card.panel, card.magnifications, card.encoder.get("encoder")
+    if len(set(panel.genes)) != len(panel.genes) or not all(panel.genes):
+        return "names a gene twice, or an empty one"
+    if panel.gene_ids is not None and len(panel.gene_ids) != len(panel.genes):
+        return f"has {len(panel.gene_ids)} gene ids for {len(panel.genes)} genes"
+    if not mpps or list(mpps) != sorted(set(mpps)) or not all(math.isfinite(m) and m > 0 for m in mpps):
+        return f"has magnifications {list(mpps)}"
+    shape = card.shape
+    if any(type(n) is not int or n < 0 for n in shape.values()):
+        return f"has shape {dict(shape)}"
+    if (shape.get("genes"), shape.get("magnifications")) != (len(panel.genes), len(mpps)):
+        return f"has shape {dict(shape)}, {len(panel.genes)} genes and {len(mpps)} magnifications"
+    if shape.get("width", 0) < 1 or card.tokens < 0 or card.seed < 0:
+        return f"has width {shape.get('width')}, tokens {card.tokens} and seed {card.seed}"
+    if not isinstance(encoder, Mapping) or not isinstance(encoder.get("name"), str):
+        return "names no encoder"
+    return None
 
 
 def built_in_settings(card: HeadCard) -> Any:
@@ -221,12 +276,26 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
         tensors = load_file(folder / WEIGHTS)
         sha256 = sha256_of_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise HeadError(f"{folder} is damaged and cannot be loaded ({first_line(error)}).") from error
+        raise _damaged(folder, first_line(error)) from error
+    if card.weights_sha256 and card.weights_sha256 != sha256:
+        raise _damaged(folder, f"{WEIGHTS} is not the one that {HEAD_JSON} is of")
     if card.head_code_sha256 != method.code:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
     settings = make_settings(method, card.settings)
-    head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
-    return SavedHead(head, method, settings, card, saved_spread(tensors), sha256)
+    try:
+        head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
+        spread = saved_spread(tensors)
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        raise _damaged(folder, f"its tensors do not fit: {first_line(error)}") from error
+    return SavedHead(head, method, settings, card, spread, sha256)
 
 
 def count_parameters(folder: Path) -> int:

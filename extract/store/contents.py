@@ -11,7 +11,7 @@ from mmap_st.errors import StoreError
 from mmap_st.extract.store.integrity import DIGESTS, damaged, damaged_chunks, digests_of, has_digests, opened
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.nodes import array_in, folder_of, shape_in, subgroup, subgroup_names
+from mmap_st.extract.store.nodes import array_in, folder_of, shape_in, subgroup, subgroups
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import RANDOM, encode_name, is_imported, matched_by
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, StoredSlide
@@ -190,4 +190,4 @@ def _prototype_sets(slide: StoredSlide, encoder: str) -> list[zarr.Group]:
     sets = subgroup(group, "prototypes") if group is not None else None
     if sets is None:
         return []
-    return [found for key in subgroup_names(sets) if (found := subgroup(sets, key)) is not None]
+    return subgroups(sets, lambda error: None)

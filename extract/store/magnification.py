@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from mmap_st.extract.store.integrity import damaged, has_digests
 from mmap_st.extract.store.nodes import (
     array_in,
-    is_array,
     mapping,
     numbers,
     read_array,
     shape_in,
+    shape_or_none,
     text,
     wrong_attribute,
 )
@@ -115,7 +116,13 @@ class Magnification:
     @property
     def whole(self) -> bool:
         """Whether all its arrays are there: a process that died while it replaced one leaves a gap."""
-        return all(is_array(self.group, name) for name in self.arrays)
+        return set(self.arrays) <= self.shapes.keys()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of its arrays, without those that are missing, as they were when this was opened."""
+        found = {name: shape_or_none(self.group, name) for name in self.arrays}
+        return {name: shape for name, shape in found.items() if shape is not None}
 
     def verify(self) -> None:
         """Read all of a complete magnification, as it was written.

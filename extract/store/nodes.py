@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,18 +73,31 @@ def _group(folder: StoreFolder, path: str, node: dict[str, Any] | None) -> zarr.
     return zarr.Group(zarr.AsyncGroup(metadata=metadata, store_path=StorePath(folder, path)))
 
 
-def subgroup_names(group: zarr.Group) -> list[str]:
-    """Names of the members that are groups, or say nothing that can be understood; sorted."""
-    names = []
-    for name in folder_of(group).folders_in(group.path):
+def subgroups(group: zarr.Group, on_damage: Callable[[StoreError], None] | None = None) -> list[zarr.Group]:
+    """The members that are groups, in order of name; each is opened once.
+
+    Parameters
+    ----------
+    on_damage
+        Called for each that cannot be opened. None: the first ends it.
+
+    Raises
+    ------
+    StoreError
+        If what says what a member is cannot be understood, and `on_damage` is None.
+    """
+    found = []
+    for key in sorted(folder_of(group).folders_in(group.path)):
         try:
-            node = described(group, name)
-        except StoreError:
-            names.append(name)  # whoever opens it learns what is wrong with it
-            continue
-        if node is not None and node["node_type"] == "group":
-            names.append(name)
-    return sorted(names)
+            inner = subgroup(group, key)
+        except StoreError as error:
+            if on_damage is None:
+                raise
+            on_damage(error)
+        else:
+            if inner is not None:
+                found.append(inner)
+    return found
 
 
 def described(group: zarr.Group, key: str) -> dict[str, Any] | None:
@@ -154,9 +167,23 @@ def shape_in(group: zarr.Group, key: str) -> tuple[int, ...]:
     StoreError
         If there is no such array, or its shape is not one.
     """
+    shape = shape_or_none(group, key)
+    if shape is None:
+        raise damaged(group, key, "it is missing")
+    return shape
+
+
+def shape_or_none(group: zarr.Group, key: str) -> tuple[int, ...] | None:
+    """Shape of an array, by its description alone; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be understood.
+    """
     node = described(group, key)
     if node is None or node["node_type"] != "array":
-        raise damaged(group, key, "it is missing")
+        return None
     shape = node.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise damaged(group, key, f"its shape is {shape!r}")

@@ -21,7 +21,6 @@ from mmap_st.extract.store.nodes import (
     mend,
     opened_root,
     subgroup,
-    subgroup_names,
     text,
     wrong_attribute,
 )
@@ -103,7 +102,7 @@ class FeatureStore:
     @property
     def slides(self) -> tuple[str, ...]:
         """Names of the slides, sorted; also of those that are damaged, which `slide` refuses."""
-        found = (_name_in(self.root, key) for key in subgroup_names(self.root))
+        found = (_name_in(self.root, key) for key in folder_of(self.root).folders_in(""))
         return tuple(sorted(name for name in found if name is not None))
 
     def __len__(self) -> int:
@@ -165,7 +164,7 @@ class FeatureStore:
             If the store does not have it.
         """
         group = subgroup(self.root, encode_name(name))
-        if group is None or _name_in(self.root, encode_name(name)) is None:
+        if group is None or ("name" not in group.attrs and _name_in(self.root, encode_name(name)) is None):
             raise StoreError(
                 f"{self.path} has no slide {name}{did_you_mean(name, self.slides)}; `mmap extract` adds it."
             )
@@ -197,7 +196,7 @@ def _name_in(root: zarr.Group, key: str) -> str | None:
     """Name of the slide in a folder of the store; None while there is none."""
     try:
         node = described(root, key)
-        if node is None:
+        if node is None or node["node_type"] != "group":
             return None
         name = node.get("attributes", {}).get("name")
         if name is None and not folder_of(root).folders_in(key):

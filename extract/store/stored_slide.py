@@ -13,7 +13,7 @@ from mmap_st.extract.store.magnification import Magnification
 if TYPE_CHECKING:
     import anndata
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from mmap_st.extract.store.nodes import (
     read_array,
     shape_in,
     subgroup,
-    subgroup_names,
+    subgroups,
     text,
     wrong_attribute,
 )
@@ -185,15 +185,8 @@ class StoredSlide(SlideInfo):
 
     def undamaged_encoders(self) -> tuple[str, ...]:
         """Names of the encoders that have something here, without those whose description is damaged."""
-        found = []
-        for key in subgroup_names(self.group):
-            try:
-                group = subgroup(self.group, key) if key != "spots" else None
-                if group is not None and "name" in group.attrs:
-                    found.append(str(text(group, "name")))
-            except StoreError as error:
-                _LOG.warning("slide %s: %s", self.name, error)
-        return tuple(found)
+        groups = self._encoder_groups(on_damage=self._log)
+        return tuple(group.attrs["name"] for group in groups if isinstance(group.attrs.get("name"), str))  # type: ignore[misc]
 
     def undamaged(self, encoder: str) -> tuple[Magnification, ...]:
         """The same, without those whose description is damaged, which are logged."""
@@ -203,32 +196,32 @@ class StoredSlide(SlideInfo):
         found = []
         try:
             group = self.encoder_group(encoder)
-            keys = subgroup_names(group) if group is not None else []
         except StoreError as error:
             if not skip:
                 raise
-            _LOG.warning("slide %s: %s", self.name, error)
+            self._log(error)
             return []
-        for key in keys:
-            if group is None or key == "prototypes":
-                continue
+        for inner in subgroups(group, self._log if skip else None) if group is not None else ():
+            if "recipe" not in inner.attrs and not has_digests(inner):
+                continue  # it is being made, or prototypes
             try:
-                inner = subgroup(group, key)
-                if inner is not None and ("recipe" in inner.attrs or has_digests(inner)):
-                    found.append(self._as_its_spots(magnification_in(inner)))
+                found.append(self._as_its_spots(magnification_in(inner)))
             except StoreError as error:
                 if not skip:
                     raise
-                _LOG.warning("slide %s: %s", self.name, error)
+                self._log(error)
         return sorted(found, key=lambda m: m.mpp)
+
+    def _log(self, error: StoreError) -> None:
+        _LOG.warning("slide %s: %s", self.name, error)
 
     def _as_its_spots(self, magnification: Magnification) -> Magnification:
         """Refuse a magnification that is not of this slide's spots, which digests of arrays cannot tell."""
         if magnification.complete and magnification.whole:
             group, n = magnification.group, len(self)
-            for name in magnification.arrays:
-                if (rows := shape_in(group, name)[:1]) != (n,):
-                    raise damaged(group, name, f"it has {rows} rows, and the slide {n} spots")
+            for name, shape in magnification.shapes.items():
+                if shape[:1] != (n,):
+                    raise damaged(group, name, f"it has shape {shape}, and the slide {n} spots")
             mpp = magnification.recipe.get("mpp")
             if mpp is not None and (not isinstance(mpp, float | int) or mpp_key(mpp) != group.basename):
                 raise damaged(group, "zarr.json", f"it is of {mpp} um/px")
@@ -351,23 +344,22 @@ class StoredSlide(SlideInfo):
         """The group that holds an encoder's magnifications and prototypes."""
         return subgroup(self.group, encode_name(encoder))
 
-    def _encoder_groups(self) -> list[zarr.Group]:
-        groups = [subgroup(self.group, key) for key in subgroup_names(self.group) if key != "spots"]
+    def _encoder_groups(self, on_damage: Callable[[StoreError], None] | None = None) -> list[zarr.Group]:
+        groups = [group for group in subgroups(self.group, on_damage) if group.basename != "spots"]
         # One without a name is being made, unless something is in it: then its name is damaged.
-        return [
-            group
-            for group in groups
-            if group is not None and ("name" in group.attrs or subgroup_names(group))
-        ]
+        return [group for group in groups if "name" in group.attrs or subgroups(group, lambda error: None)]
 
     def has_spots(self) -> bool:
         """Whether its spots are written."""
+        return self._complete_spots() is not None
+
+    def _complete_spots(self) -> zarr.Group | None:
         spots = subgroup(self.group, "spots")
         if spots is not None and spots.attrs.get("complete") is True:
-            return True
+            return spots
         if self._encoder_groups():  # they are written after the spots
             raise damaged(self.group, "spots", "they are not complete, and were embedded")
-        return False
+        return None
 
     def spots_made_by(self) -> Mapping[str, object] | None:
         """How a grid of spots was placed; None where they are from a spot table."""
@@ -375,8 +367,8 @@ class StoredSlide(SlideInfo):
         return dict(made_by) if isinstance(made_by, Mapping) else None
 
     def _spots(self) -> zarr.Group:
-        spots = subgroup(self.group, "spots")
-        if spots is None or not self.has_spots():
+        spots = self._complete_spots()
+        if spots is None:
             raise StoreError(f"slide {self.name} has no spots yet; run `mmap extract` on it again.")
         return spots
 

@@ -366,4 +366,21 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         if row.counts is not None:
             counts = counts_on_panel(row, slide.ids, saved.genes)
             slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]
-    return prediction_table(slide, saved.head.predict(slide), saved.genes, about, saved.spread)
+    width = slide.embedding.shape[-1]
+    if width != saved.card.shape["width"]:
+        raise SlideError(
+            f"its embeddings have {width} dimensions, and the head takes {saved.card.shape['width']}."
+        )
+    try:
+        predicted = saved.head.predict(slide)
+    except (ValueError, LookupError, RuntimeError) as error:
+        raise SlideError(
+            f"the head failed on it ({type(error).__name__}: {first_line(error)}); the run may be damaged:"
+            " restore it from a copy, or fit it again."
+        ) from error
+    if predicted.shape != (len(slide.ids), len(saved.genes)):
+        raise SlideError(
+            f"the head predicted an array of {predicted.shape} for {len(slide.ids)} spots and"
+            f" {len(saved.genes)} genes; the run may be damaged: restore it from a copy, or fit it again."
+        )
+    return prediction_table(slide, predicted, saved.genes, about, saved.spread)

@@ -234,7 +234,7 @@ def _what_is_wrong(card: HeadCard) -> str | None:
         return f"has shape {dict(shape)}"
     if (shape.get("genes"), shape.get("magnifications")) != (len(panel.genes), len(mpps)):
         return f"has shape {dict(shape)}, {len(panel.genes)} genes and {len(mpps)} magnifications"
-    if shape.get("width", 0) < 1 or card.tokens < 0 or card.seed < 0:
+    if shape.get("width", 0) < 1 or card.tokens < 0 or card.seed < 0 or isinstance(card.seed, bool):
         return f"has width {shape.get('width')}, tokens {card.tokens} and seed {card.seed}"
     if not isinstance(encoder, Mapping) or not isinstance(encoder.get("name"), str):
         return "names no encoder"
@@ -281,7 +281,10 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
         raise _damaged(folder, f"{WEIGHTS} is not the one that {HEAD_JSON} is of")
     if card.head_code_sha256 != method.code:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
-    settings = make_settings(method, card.settings)
+    try:
+        settings = make_settings(method, card.settings)
+    except HeadError as error:
+        raise _damaged(folder, first_line(error).rstrip(".")) from error
     try:
         head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
         spread = saved_spread(tensors)

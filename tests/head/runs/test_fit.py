@@ -122,7 +122,7 @@ def test_a_head_refuses_embeddings_of_other_weights(fitted, store: FeatureStore,
     (run / "head.json").write_text(json.dumps(card))
     report = predict_slides(run, store, tmp_path / "out", ["E1"])
     assert "weights_sha256" in report.failed["E1"]
-    card["magnifications"] = [0.25]
+    card["magnifications"] = [0.25, 2.0]
     (run / "head.json").write_text(json.dumps(card))
     with pytest.raises(RequestError, match=r"no slide of .* has what the head needs"):
         predict_slides(run, store, tmp_path / "out")

@@ -25,6 +25,7 @@ from mmap_st.head.runs import (
     built_in_settings,
     read_card,
     read_prediction,
+    restore_run,
 )
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
@@ -67,6 +68,7 @@ def report_run(
     """
     if out.is_file() or (out.suffix.lower() in _FILE_ENDINGS and not out.is_dir()):
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
+    restore_run(run)
     folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
     files = sorted(folder.glob("*.h5ad"))
     if not files:

@@ -18,6 +18,7 @@ from mmap_st.head.runs import (
     predictions_of,
     read_head,
     read_metrics,
+    restore_run,
 )
 from mmap_st.workflows.arguments import (
     Names,
@@ -69,6 +70,7 @@ class HeadRun:
     ) -> None:
         self.path = Path(path)
         self.report = report
+        restore_run(self.path)
         self._saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
     @property
@@ -279,6 +281,7 @@ def predict(
     if isinstance(run, HeadRun):
         saved = run._saved
     else:
+        restore_run(Path(run))
         saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     with show_progress(progress) as tell:
         report = predict_slides(saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite)

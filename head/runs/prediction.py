@@ -23,7 +23,7 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
-from mmap_st.head.runs.run_folder import only_writer
+from mmap_st.head.runs.run_folder import only_writer, restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
 from mmap_st.head.scoring import Spread
 from mmap_st.progress import ProgressCallback
@@ -251,6 +251,8 @@ def predict_slides(
     RequestError
         If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
+    if isinstance(run, Path):
+        restore_run(run)
     saved = read_head(run) if isinstance(run, Path) else run
     names = _names_in(store, slides)
     files = [prediction_file(out, name) for name in names]

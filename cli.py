@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import warnings
@@ -37,6 +38,8 @@ app.command()(heads.demo)
 
 
 _STOPPED = "stopped; what was finished is saved, and the same command resumes from there."
+#: What no command can foresee: the disk filled up, or may not be written to any more.
+_DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main() -> None:
@@ -57,6 +60,14 @@ def main() -> None:
     except MmapError as error:
         console.fail(str(error))
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_FAILS:
+            raise
+        console.fail(
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}); free some space or use"
+            " another place, and run the same command again."
+        )
+        sys.exit(2)
 
 
 def _print_version(wanted: bool) -> None:

@@ -165,8 +165,9 @@ def import_(
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.imports import CoordinateOptions, ImportRequest, import_features
     from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.workflows import show_progress
+    from mmap_st.workflows import check_store_out, show_progress
 
+    check_store_out(store)
     mpps = parse_magnifications(None, mpp)
     if mpps is None or len(mpps) != 1:
         raise RequestError(f"--mpp {mpp}: a file holds one magnification; give one number, such as 0.5.")

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import CohortError, did_you_mean
-from mmap_st.files import absolute, refuse_special
+from mmap_st.errors import CohortError, WriteError, did_you_mean
+from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
     "mpp_from", "pitch_um", "scale", "values", "labels",
 )  # fmt: skip
 _ALWAYS_WRITTEN = COLUMNS[:7]
+#: Of a cohort file's name; all but Parquet are CSV.
+_ENDINGS = (".csv", ".parquet", ".txt", "")
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
 
 #: Values of the column `values`: raw counts, or counts scaled to a library size and log1p-transformed.
@@ -190,10 +192,32 @@ def _refuse_misspelt(columns: Sequence[str], source: str) -> None:
             )
 
 
+def check_cohort_out(path: Path) -> None:
+    """Refuse a cohort file that cannot be written, before the work whose result it holds.
+
+    Raises
+    ------
+    WriteError
+        If it is a folder, nothing can be written there, or its name is that of another kind of file.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise WriteError(
+            f"--out {path}: a cohort is written as CSV or Parquet; name a .csv or .parquet file."
+        )
+    check_file_out(path)
+
+
 def write_cohort(cohort: Cohort, path: Path) -> None:
-    """Write a cohort as CSV (or Parquet, if `path` ends so), with paths relative to its folder."""
-    folder = path.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a cohort as CSV (or Parquet, if `path` ends so), with paths relative to its folder.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written; see `check_cohort_out`.
+    """
+    check_cohort_out(path)
+    path = path.resolve()
+    folder = path.parent
     columns = [
         column
         for column in COLUMNS
@@ -207,10 +231,13 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
         for slide in cohort.slides
     ]
     table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
-    if path.suffix.lower() == ".parquet":
-        table.write_parquet(path)
-    else:
-        table.write_csv(path)
+    with writing(path, wanted="file"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            if path.suffix.lower() == ".parquet":
+                table.write_parquet(draft)
+            else:
+                table.write_csv(draft)
 
 
 def _cell(value: object, folder: Path | None) -> str | None:

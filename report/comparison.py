@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mmap_st.files import write_text, writing
 from mmap_st.head.evaluation import (
     FIRST_ENCODER,
     FIRST_MAGNIFICATIONS,
@@ -102,7 +103,8 @@ def write_markdown(result: ComparisonResult, path: Path) -> Path:
     marks = ["---", *["---:"] * (len(columns) - 1)]
     table = [_line(cells) for cells in (columns, marks, *lines)]
     text = "\n\n".join([about(result) + ".", "\n".join(table), "\n\n".join(notes(result))])
-    path.write_text(text + "\n", "utf-8")
+    with writing(path.parent):
+        write_text(path, text + "\n")
     return path
 
 

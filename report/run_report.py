@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from PIL import Image
 from mmap_st.errors import ImageError, RequestError, did_you_mean
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
+from mmap_st.files import check_folder_out
 from mmap_st.head import prototype_settings
 from mmap_st.head.runs import (
     FOLDS,
@@ -66,8 +68,9 @@ def report_run(
     RequestError
         If there are no predictions, or a gene is not in the panel.
     """
-    if out.is_file() or (out.suffix.lower() in _FILE_ENDINGS and not out.is_dir()):
+    if os.path.isfile(out) or (out.suffix.lower() in _FILE_ENDINGS and not os.path.isdir(out)):
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
+    check_folder_out(out)
     restore_run(run)
     folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
     files = sorted(folder.glob("*.h5ad"))

@@ -20,7 +20,7 @@ from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
 from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
 from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, replacing
+from mmap_st.files import absolute, check_folder_out, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.runs.run_folder import only_writer, restore_run
@@ -63,8 +63,7 @@ def prediction_folder(
         If `out` is a file, is being written by another process, holds predictions of another head, or a file
         that is not a prediction is in the way.
     """
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder.")
+    check_folder_out(out)
     is_new = not out.exists()
     refusal = f"--out {out} is being written by another process; wait until it ends, or name another folder."
     try:

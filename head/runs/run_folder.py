@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmap_st.errors import RequestError, WriteError, first_line
-from mmap_st.files import InUseError, file_lock
+from mmap_st.files import InUseError, check_folder_out, file_lock
+from mmap_st.files import writing as writing
 
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "head.json",
@@ -26,18 +27,6 @@ RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS)
 FOLDS = "folds"
 
 _LOG = logging.getLogger(__name__)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong on the disk while `path` is written into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"--out {path} cannot be written ({error.strerror or first_line(error)}); free some space or name"
-            " another folder, and run the same command again."
-        ) from error
 
 
 @contextmanager
@@ -57,6 +46,7 @@ def run_folder(path: Path, *, overwrite: bool = False) -> Iterator[None]:
         If `path` is a file, holds something that is not a run or a run that may not be replaced, or is being
         written by another process.
     """
+    check_folder_out(path)
     path = path.resolve()
     if not _is_half_replaced(path):
         _check_free(path, overwrite)
@@ -142,8 +132,6 @@ def _inode(path: Path) -> int | None:
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not path.is_dir():
-        raise RequestError(f"--out {path} is a file; name a folder.")
     if (path / HEAD_JSON).is_file():
         if not overwrite:
             raise RequestError(

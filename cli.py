@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 import warnings
@@ -44,6 +45,8 @@ _DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except StoppedError as error:

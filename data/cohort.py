@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import CohortError, WriteError, did_you_mean
+from mmap_st.errors import CohortError, WriteError, did_you_mean, first_line, printable
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
 
 COLUMNS = (
@@ -104,7 +104,8 @@ class Cohort:
         }
         slides = "1 slide" if len(self) == 1 else f"{len(self)} slides"
         of = f" of {patients} patient{'' if patients == 1 else 's'}" if patients else ""
-        return f"Cohort {self.source}: {slides}{of}; " + ", ".join(f"{n} {what}" for what, n in known.items())
+        shown = ", ".join(f"{n} {what}" for what, n in known.items())
+        return f"Cohort {printable(self.source)}: {slides}{of}; {shown}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -148,7 +149,7 @@ def read_cohort(path: Path) -> Cohort:
         else:
             table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{path} cannot be read as a table: {error}") from error
+        raise CohortError(f"{path} cannot be read as a table: {first_line(error)}") from error
     return cohort_from_table(table, str(path), path.parent)
 
 

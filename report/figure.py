@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from mmap_st.errors import printable
 from mmap_st.files import writing
 
 _DPI = 200
@@ -105,9 +106,15 @@ def scale_bar(axes: Axes, mpp: float | None) -> None:
     axes.text(x0, _BAR - 0.03, label, fontsize=FONT - 1, va="top", transform=below)
 
 
+def plain(text: str) -> str:
+    """A name as it is, for a figure: matplotlib would set what is between dollars as a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def wrapped(text: str, width_in: float) -> str:
     """A title in lines that fit this width."""
-    return textwrap.fill(text, max(20, int(width_in * _LETTERS_PER_IN)))
+    lines = textwrap.wrap(printable(text), max(20, int(width_in * _LETTERS_PER_IN)))
+    return "\n".join(map(plain, lines))
 
 
 def hide_frame(axis: Axes) -> None:

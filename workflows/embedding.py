@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import RequestError, SlidesFailedError, StoppedError
+from mmap_st.errors import RequestError, SlidesFailedError, StoppedError, printable
 from mmap_st.extract.engine import (
     EncoderRequest,
     ExtractOptions,
@@ -88,7 +88,7 @@ class EmbeddedStore(FeatureStore):
         failed = len(self.report.failed)
         slides = "1 slide" if failed == 1 else f"{failed} slides"
         lost = f"\n  {slides} failed; see .report.failed" if failed else ""
-        return super().__repr__() + lost
+        return printable(super().__repr__() + lost, lines=True)
 
 
 class NothingEmbeddedError(SlidesFailedError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from mmap_st.data.readers import CohortSource
+from mmap_st.errors import printable
 from mmap_st.head.runs import (
     METRICS,
     FitReport,
@@ -187,7 +188,7 @@ class HeadRun:
         ]
         if (self.path / METRICS).is_file():
             lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)
 
 
 def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_code: bool = False) -> HeadRun:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide
-from mmap_st.errors import ImageError, SlideError, TissueError
+from mmap_st.errors import ImageError, SlideError, TissueError, printable
 from mmap_st.extract.engine.placement import Placement, has_spots, place_spots_on
 from mmap_st.extract.slides import (
     GridRequest,
@@ -175,7 +175,7 @@ def _with_caption(
     pen = ImageDraw.Draw(canvas)
     top = picture.height + margin
     pen.line((0, picture.height, picture.width, picture.height), fill=(200, 200, 200))
-    pen.text((margin, top), name, fill=_INK, font=title)
+    pen.text((margin, top), printable(name), fill=_INK, font=title)
     for number, line in enumerate(lines):
         pen.text((margin, top + round(1.9 * size) + step * number), line, fill=_QUIET, font=plain)
     right = picture.width - margin

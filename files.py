@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from filelock import FileLock, Timeout
 
@@ -51,6 +51,55 @@ def refuse_special(path: Path, error: type[Exception], option: str = "") -> None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         named = f"{option} {path}".strip()
         raise error(f"{named} is a pipe or a device, not a file; copy what it gives into a file.")
+
+
+#: Bytes that a name may have on file systems in use.
+MOST_BYTES = 255
+
+
+def shortened(name: str, most: int = MOST_BYTES) -> str:
+    """A name of at most `most` bytes: a longer one keeps its beginning, and gets a hash of the whole."""
+    whole = name.encode("utf-8", "surrogatepass")
+    if len(whole) <= most:
+        return name
+    ending = f"~{hashlib.sha256(whole).hexdigest()[:16]}"
+    return whole[: most - len(ending)].decode("utf-8", "ignore") + ending
+
+
+def file_name(stem: str, ending: str) -> str:
+    """Stem and ending as the name of a file, the stem shortened where both together are too long."""
+    return shortened(stem, MOST_BYTES - len(ending)) + ending
+
+
+def refuse_clashes(names: Iterable[str], folder: Path) -> None:
+    """Refuse names that differ in capitals alone, where the file system takes them for the same.
+
+    Parameters
+    ----------
+    names
+        Of files or folders.
+    folder
+        Where they belong; it need not exist.
+
+    Raises
+    ------
+    WriteError
+        Naming two of them.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name and _ignores_case(folder):
+            raise WriteError(
+                f"{other} and {name} would be the same file in {folder}, which does not distinguish capitals"
+                " from small letters; rename one of them."
+            )
+
+
+def _ignores_case(folder: Path) -> bool:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    with NamedTemporaryFile(dir=there, prefix="aA") as probe:
+        return Path(probe.name).with_name(Path(probe.name).name.swapcase()).exists()
 
 
 #: What is written to find out whether a place can be: more than a file system keeps beside a file's name.
@@ -164,7 +213,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     OSError
         If it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.unfinished")
+    draft = path.with_name(file_name(f".{path.name}", ".unfinished"))
     try:
         yield draft
         if sync:

@@ -86,6 +86,9 @@ class Cohort:
             raise CohortError(
                 f"{self.source} names {', '.join(repeated)} more than once; give each slide its own name."
             )
+        for slide in self.slides:
+            for column in ("slide", "patient", *_PATH_COLUMNS):
+                _refuse_no_text(getattr(slide, column), column, self.source, path=column in _PATH_COLUMNS)
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -224,6 +227,9 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
         for column in COLUMNS
         if column in _ALWAYS_WRITTEN or any(getattr(slide, column) is not None for slide in cohort.slides)
     ]
+    for slide in cohort.slides:
+        for column in _PATH_COLUMNS:
+            _refuse_no_text(getattr(slide, column), column, cohort.source)
     rows = [
         {
             column: _cell(getattr(slide, column), folder if column in _PATH_COLUMNS else None)
@@ -239,6 +245,18 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
                 table.write_parquet(draft)
             else:
                 table.write_csv(draft)
+
+
+def _refuse_no_text(value: object, column: str, source: str, *, path: bool = False) -> None:
+    """Refuse a NUL, which no file's name has and no table of predictions holds, and what is no character.
+
+    Names of files may be no text; where one is only read, that does not matter.
+    """
+    text = "" if value is None else str(value)
+    lone = not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+    if "\0" in text or (lone and not path):
+        found = "a NUL" if "\0" in text else "bytes that are not UTF-8"
+        raise CohortError(f"{source}: the {column} {text} has {found} in it; rename it.")
 
 
 def _cell(value: object, folder: Path | None) -> str | None:

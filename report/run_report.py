@@ -15,7 +15,7 @@ from PIL import Image
 from mmap_st.errors import ImageError, RequestError, did_you_mean
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
-from mmap_st.files import check_folder_out
+from mmap_st.files import check_folder_out, file_name
 from mmap_st.head import prototype_settings
 from mmap_st.head.runs import (
     FOLDS,
@@ -89,10 +89,10 @@ def report_run(
             )
         chosen = genes or best_genes(slide, min(number, len(slide.genes)))
         figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
-        written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
+        written.append(save_figure(figure, out / file_name(file.stem, "_maps.png")))
         if store is not None:
             figure = _prototypes_of(store, slide, _some_card(run))
-            written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
+            written.append(save_figure(figure, out / file_name(file.stem, "_prototypes.png")))
     return written
 
 

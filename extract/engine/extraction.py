@@ -31,7 +31,7 @@ from mmap_st.extract.engine.plan import (
 )
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
-from mmap_st.extract.store import FeatureStore, check_encoder_name, is_nonempty
+from mmap_st.extract.store import FeatureStore, check_encoder_name, check_slide_names, is_nonempty
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
@@ -140,6 +140,7 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
+    check_slide_names(store_path, cohort.names)
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
     encoder = _build(request, store, options)
     shared = run_recipe(encoder, options.tissue_min)

@@ -23,7 +23,7 @@ from mmap_st.extract.slides import (
     stored_grid,
 )
 from mmap_st.extract.store import FeatureStore, encode_name, is_nonempty
-from mmap_st.files import check_folder_out, writing
+from mmap_st.files import check_folder_out, file_name, refuse_clashes, writing
 from mmap_st.progress import ProgressCallback
 
 _LONGEST_PX = 2000
@@ -78,6 +78,7 @@ def preview_cohort(
         If the folder cannot be written to, or the store is not one.
     """
     check_folder_out(folder, option)
+    refuse_clashes(map(encode_name, cohort.names), folder)
     there = store_path is not None and is_nonempty(store_path)
     store = FeatureStore.open(store_path) if store_path is not None and there else None
     report = PreviewReport()
@@ -91,10 +92,10 @@ def preview_cohort(
         except SlideError as error:
             report.failed[row.slide] = str(error)
             continue
-        path = folder / f"{encode_name(row.slide)}.jpg"
+        path = folder / file_name(encode_name(row.slide), ".jpg")
         with writing(folder, option):
             folder.mkdir(parents=True, exist_ok=True)
-            picture.save(path, quality=88, subsampling=0)
+            picture.save(path, "JPEG", quality=88, subsampling=0)
         report.written[row.slide] = path
     return report
 

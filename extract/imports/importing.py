@@ -39,6 +39,7 @@ from mmap_st.extract.store import (
     FeatureStore,
     MagnificationWriter,
     Recipe,
+    check_slide_names,
     differences,
     encode_name,
     imported_recipe,
@@ -178,6 +179,7 @@ def import_features(
     check_request(request)
     store = FeatureStore.open(store_path, writable=True) if is_nonempty(store_path) else None
     found = find_jobs(request.features, request.slide, request.cohort, store)
+    check_slide_names(store_path, (job.slide for job in found.jobs))
     report = ImportReport(skipped_slides=found.without_file, unknown=found.unknown)
     widths = _stored_widths(store, request, {job.slide for job in found.jobs})
     for job in found.jobs:

@@ -20,7 +20,7 @@ from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
 from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
 from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, check_folder_out, replacing
+from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.runs.run_folder import only_writer, restore_run
@@ -112,7 +112,7 @@ INTERVAL = "interval_90"
 
 def prediction_file(folder: Path, slide: str) -> Path:
     """Where a slide's prediction lies: ``<slide>.h5ad``, the name percent-encoded as in a store."""
-    return folder / f"{encode_name(slide)}.h5ad"
+    return folder / file_name(encode_name(slide), ".h5ad")
 
 
 def prediction_table(
@@ -255,6 +255,7 @@ def predict_slides(
     saved = read_head(run) if isinstance(run, Path) else run
     names = _names_in(store, slides)
     files = [prediction_file(out, name) for name in names]
+    refuse_clashes((file.name for file in files), out)
     found, report = Predictions(), PredictReport()
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
         for name, table in _predictions(saved, store, names, cohort, found, tell):

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmap_st.errors import RequestError, WriteError, first_line
-from mmap_st.files import InUseError, check_folder_out, file_lock
+from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
 from mmap_st.files import writing as writing
 
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
@@ -150,16 +150,16 @@ def _is_being_replaced(path: Path) -> bool:
 
 
 def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+    return path.with_name(file_name(f".{path.name}", ".unfinished"))
 
 
 def _earlier_of(path: Path) -> Path:
     """Where the files of a run are while another one takes its place."""
-    return path.with_name(f".{path.name}.before")
+    return path.with_name(file_name(f".{path.name}", ".before"))
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return path.with_name(file_name(f".{path.name}", ".lock"))
 
 
 def start_run_folder(path: Path) -> Path:

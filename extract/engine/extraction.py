@@ -31,7 +31,13 @@ from mmap_st.extract.engine.plan import (
 )
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
-from mmap_st.extract.store import FeatureStore, check_encoder_name, check_slide_names, is_nonempty
+from mmap_st.extract.store import (
+    FeatureStore,
+    check_encoder_name,
+    check_slide_names,
+    is_nonempty,
+    lost_slides,
+)
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
@@ -180,6 +186,10 @@ def extract_cohort(
         _note_enlarged(mpp, plans, progress)
     for outcome in _embed(plans, store, encoder, options, progress, stop):
         _count(outcome, report, progress)
+    here = report.done + report.unchanged
+    report.failed |= lost_slides(store.path, here, encoder.spec.name, mpps)
+    report.done = [name for name in report.done if name not in report.failed]
+    report.unchanged = [name for name in report.unchanged if name not in report.failed]
     report.telemetry.end()
     _LOG.info("all slides: %s", report.telemetry)
     return report

@@ -45,6 +45,7 @@ from mmap_st.extract.store import (
     imported_recipe,
     is_imported,
     is_nonempty,
+    lost_slides,
     mismatch_sentence,
     slide_lock,
     write_slide,
@@ -189,6 +190,10 @@ def import_features(
         except (SlideError, StoreError, RecipeMismatchError) as error:
             _LOG.info("slide %s failed: %s", job.slide, error)
             report.failed[job.slide] = str(error)
+    here = [*report.done, *report.unchanged]
+    report.failed |= lost_slides(store_path, here, request.encoder, [request.mpp]) if here else {}
+    report.done = {name: done for name, done in report.done.items() if name not in report.failed}
+    report.unchanged = [name for name in report.unchanged if name not in report.failed]
     return report
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "StoredTokens",
     "check_encoder",
     "check_encoder_name",
+    "check_present",
     "check_same_recipe",
     "check_slide_names",
     "check_spots",
@@ -30,12 +31,15 @@ __all__ = [
     "is_nonempty",
     "journal_path",
     "list_contents",
+    "lost_slides",
     "mismatch_sentence",
+    "present",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
     "slide_lock",
     "slide_part",
+    "staying",
     "store_errors",
     "subgroup",
     "versions",
@@ -55,6 +59,7 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
+from .presence import check_present, lost_slides, present, staying
 from .reader import (
     FeatureStore,
     check_encoder,

@@ -17,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
-from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
-from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
+from mmap_st.errors import (
+    HeadError,
+    RequestError,
+    SlideError,
+    StoreError,
+    WriteError,
+    did_you_mean,
+    first_line,
+)
+from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part, staying
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
@@ -299,15 +307,16 @@ def _predictions(
     """Predictions of slides one after the other; the others go to `found`, with their reasons."""
     predicted = 0
     for name in slides:
-        missing = _missing(saved, store, name)
-        if missing:
-            found.skipped[name] = missing
-            continue
-        tell(f"predicting {name}")
         row = cohort[name] if cohort is not None and name in cohort.names else None
         try:
-            table = _predict(saved, store, name, row)
-        except SlideError as error:
+            missing = _missing(saved, store, name)
+            if missing:
+                found.skipped[name] = missing
+                continue
+            tell(f"predicting {name}")
+            with staying(store.path, [name], saved.encoder, saved.mpps):
+                table = _predict(saved, store, name, row)
+        except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue
         predicted += 1

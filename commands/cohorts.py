@@ -155,6 +155,8 @@ def check(
         console.say(note)
     console.show_reasons("problems", result.problems)
     if drawn is not None:
+        if drawn.skipped_slides:
+            console.say(f"{len(drawn.skipped_slides)} slides are not drawn (no image or no spots)")
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)

@@ -121,13 +121,15 @@ def extract(
 def _preview(cohort: str, store: Path, folder: Path, spots: str | None) -> NoReturn:
     """Draw the spots of every slide, and end."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.engine import preview_cohort
+    from mmap_st.extract.engine import check_some_spots, preview_cohort
     from mmap_st.extract.slides import parse_grid
     from mmap_st.workflows import show_progress
 
     grid = None if spots is None else parse_grid(spots)
+    slides = open_cohort(cohort)
+    check_some_spots(slides, grid)
     with show_progress() as progress:
-        drawn = preview_cohort(open_cohort(cohort), store, folder, grid, progress)
+        drawn = preview_cohort(slides, store, folder, grid, progress)
     results.show_preview(drawn)
     raise typer.Exit(1 if drawn.failed else 0)
 
@@ -254,4 +256,7 @@ def info(store: StoreArgument) -> None:
         "invalid",
         "prototype sets",
     )
+    if not rows:
+        console.say(f"{store} has no slides yet; `mmap extract` adds them.")
+        return
     console.show_table(str(store), columns, rows)

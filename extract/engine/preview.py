@@ -12,7 +12,12 @@ from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import ImageError, SlideError, TissueError, printable
-from mmap_st.extract.engine.placement import Placement, has_spots, place_spots_on
+from mmap_st.extract.engine.placement import (
+    Placement,
+    has_spots,
+    lacks_image,
+    place_spots_on,
+)
 from mmap_st.extract.slides import (
     GridRequest,
     Slide,
@@ -83,7 +88,7 @@ def preview_cohort(
     store = FeatureStore.open(store_path) if store_path is not None and there else None
     report = PreviewReport()
     for row in cohort.slides:
-        if not has_spots(row, grid):
+        if not has_spots(row, grid) and not lacks_image(row):
             report.skipped_slides.append(row.slide)
             continue
         progress(f"drawing {row.slide}")

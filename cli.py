@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
 import sys
 import warnings
@@ -37,10 +39,14 @@ app.command()(heads.demo)
 
 
 _STOPPED = "stopped; what was finished is saved, and the same command resumes from there."
+#: What no command can foresee: the disk filled up, or may not be written to any more.
+_DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except StoppedError as error:
@@ -57,6 +63,14 @@ def main() -> None:
     except MmapError as error:
         console.fail(str(error))
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_FAILS:
+            raise
+        console.fail(
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}); free some space or use"
+            " another place, and run the same command again."
+        )
+        sys.exit(2)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,11 +7,43 @@ from __future__ import annotations
 
 import difflib
 import signal
+import unicodedata
 from collections.abc import Iterable, Mapping
+
+# Joiners are letters' own business in Persian, in Indian scripts and in emoji.
+_JOINERS = "\u200c\u200d"
+# Controls, halves of characters (of file names that are not UTF-8), and separators of lines.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""A text in which nothing is a command to a terminal, and nothing is hidden or reordered.
+
+    Names come from files of others. Everything that is shown passes through here: escape sequences, line ends
+    and marks that turn the direction of writing are shown as ``\x1b``, ``\r`` or ``\u202e``.
+
+    Parameters
+    ----------
+    lines
+        Whether line ends stay: of a text that has several lines by itself.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _UNSEEN
+        and character not in _JOINERS
+        and not (lines and character == "\n")
+        else character
+        for character in text
+    )
 
 
 class MmapError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
 
 
 class MmapWarning(UserWarning):

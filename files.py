@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from filelock import FileLock, Timeout
+
+from mmap_st.errors import WriteError, first_line
 
 
 def absolute(path: Path) -> Path:
@@ -48,6 +51,124 @@ def refuse_special(path: Path, error: type[Exception], option: str = "") -> None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         named = f"{option} {path}".strip()
         raise error(f"{named} is a pipe or a device, not a file; copy what it gives into a file.")
+
+
+#: Bytes that a name may have on file systems in use.
+MOST_BYTES = 255
+
+
+def shortened(name: str, most: int = MOST_BYTES) -> str:
+    """A name of at most `most` bytes: a longer one keeps its beginning, and gets a hash of the whole."""
+    whole = name.encode("utf-8", "surrogatepass")
+    if len(whole) <= most:
+        return name
+    ending = f"~{hashlib.sha256(whole).hexdigest()[:16]}"
+    return whole[: most - len(ending)].decode("utf-8", "ignore") + ending
+
+
+def file_name(stem: str, ending: str) -> str:
+    """Stem and ending as the name of a file, the stem shortened where both together are too long."""
+    return shortened(stem, MOST_BYTES - len(ending)) + ending
+
+
+def refuse_clashes(names: Iterable[str], folder: Path) -> None:
+    """Refuse names that differ in capitals alone, where the file system takes them for the same.
+
+    Parameters
+    ----------
+    names
+        Of files or folders.
+    folder
+        Where they belong; it need not exist.
+
+    Raises
+    ------
+    WriteError
+        Naming two of them.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name and _ignores_case(folder):
+            raise WriteError(
+                f"{other} and {name} would be the same file in {folder}, which does not distinguish capitals"
+                " from small letters; rename one of them."
+            )
+
+
+def _ignores_case(folder: Path) -> bool:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    with NamedTemporaryFile(dir=there, prefix="aA") as probe:
+        return Path(probe.name).with_name(Path(probe.name).name.swapcase()).exists()
+
+
+#: What is written to find out whether a place can be: more than a file system keeps beside a file's name.
+_PROBE = bytes(64 << 10)
+
+
+def check_folder_out(path: Path, option: str = "--out") -> None:
+    """Refuse a folder that cannot be written to, before the work whose results belong there.
+
+    Parameters
+    ----------
+    path
+        The folder. It need not exist, and is not made.
+    option
+        What named it, for the message.
+
+    Raises
+    ------
+    WriteError
+        If it is a file, lies below one, or nothing can be written there.
+    """
+    _check_out(path, option, "folder")
+
+
+def check_file_out(path: Path, option: str = "--out") -> None:
+    """Refuse a file that cannot be written, before the work whose results belong there.
+
+    Raises
+    ------
+    WriteError
+        If it is a folder or a device, lies below a file, or nothing can be written there.
+    """
+    refuse_special(path, WriteError, option)
+    _check_out(path, option, "file")
+
+
+def _check_out(path: Path, option: str, wanted: str) -> None:
+    with writing(path, option, wanted):
+        try:
+            whole = path.resolve()
+        except RuntimeError as error:  # what Python says of a loop of links
+            raise OSError(first_line(error)) from error
+        there = next(place for place in (whole, *whole.parents) if place.exists())
+        if there != whole and not there.is_dir():
+            raise WriteError(f"{option} {path} is below {there}, which is a file; name another {wanted}.")
+        if there == whole and there.is_dir() != (wanted == "folder"):
+            found = "folder" if there.is_dir() else "file"
+            raise WriteError(f"{option} {path} is a {found}; name a {wanted}.")
+        with TemporaryFile(dir=there if there.is_dir() else there.parent) as probe:
+            probe.write(_PROBE)
+
+
+@contextmanager
+def writing(path: Path, option: str = "--out", wanted: str = "folder") -> Iterator[None]:
+    """Turn what goes wrong on the disk while `path` is written into one sentence.
+
+    Raises
+    ------
+    WriteError
+        Saying what.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or first_line(error)
+        raise WriteError(
+            f"{option} {path} cannot be written ({said}); free some space or name another {wanted}, and run"
+            " the same command again."
+        ) from error
 
 
 def canonical_json(value: object) -> str:
@@ -92,7 +213,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     OSError
         If it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.unfinished")
+    draft = path.with_name(file_name(f".{path.name}", ".unfinished"))
     try:
         yield draft
         if sync:

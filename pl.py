@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmap_st.errors import MmapWarning, RequestError, did_you_mean
+from mmap_st.errors import MmapWarning, RequestError, did_you_mean, printable
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation import COMPARE_JSON, ComparisonResult, read_comparison
 from mmap_st.head.runs import UNS
@@ -91,7 +91,7 @@ def genes(
         missing = f"gene {', '.join(unknown)} is not among the {len(names)} predicted"
         if len(unknown) == len(chosen or ()):
             raise RequestError(f"{missing}{did_you_mean(unknown[0], names)}; adata.var_names are.")
-        warnings.warn(f"{missing}, and is not drawn", MmapWarning, stacklevel=2)
+        warnings.warn(printable(f"{missing}, and is not drawn"), MmapWarning, stacklevel=2)
         chosen = [gene for gene in chosen or () if gene in names]
     slide = map_of(adata, None if image is None else Path(image))
     caption = how_chosen(slide) if chosen is None else ""

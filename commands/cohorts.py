@@ -11,12 +11,14 @@ from typer.core import TyperGroup
 from mmap_st.commands import console
 from mmap_st.commands.options import ValuesOption, split_words
 from mmap_st.errors import RequestError
+from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
     from mmap_st.data.download import DownloadReport
 
 
 _WRITE = "write"
+_PICTURES = "--pictures"
 
 ImageOption = Annotated[
     Path | None,
@@ -56,7 +58,7 @@ def write(
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import survey_cohort, write_cohort
+    from mmap_st.data import check_cohort_out, survey_cohort, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -64,6 +66,7 @@ def write(
         return
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
+    check_cohort_out(out)
     found = workflows.read_cohort(source, image=image, values=values)
     rows, problems, notes = [], {}, {}
     with workflows.show_progress() as progress:
@@ -102,7 +105,7 @@ def check(
         str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
     ],
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="Folder for a picture of each slide's spots.")
+        Path | None, typer.Option(_PICTURES, help="Folder for a picture of each slide's spots.")
     ] = None,
     image: ImageOption = None,
     values: ValuesOption = None,
@@ -112,6 +115,8 @@ def check(
     from mmap_st.extract.engine import preview_cohort
     from mmap_st.report import CohortCheck, check_cohort, summarise_genes
 
+    if pictures is not None:
+        check_folder_out(pictures, _PICTURES)
     slides = workflows.read_cohort(cohort, image=image, values=values)
     result = CohortCheck()
     with workflows.show_progress() as progress:
@@ -119,7 +124,9 @@ def check(
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
-        drawn = preview_cohort(slides, None, pictures, progress=progress) if pictures else None
+        drawn = None
+        if pictures is not None:
+            drawn = preview_cohort(slides, None, pictures, progress=progress, option=_PICTURES)
     rows = [
         (
             one.row.slide,
@@ -148,6 +155,8 @@ def check(
         console.say(note)
     console.show_reasons("problems", result.problems)
     if drawn is not None:
+        if drawn.skipped_slides:
+            console.say(f"{len(drawn.skipped_slides)} slides are not drawn (no image or no spots)")
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)

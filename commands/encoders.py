@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def encoders(
     if not found or one is not None:
         found = [look_at(name)] if one is None else [one]
     if as_json:
-        console.say(json.dumps({"encoders": [encoder.as_json() for encoder in found]}, indent=2))
+        console.say_json({"encoders": [encoder.as_json() for encoder in found]})
     elif len(found) == 1 and name and not filtered:
         show_encoder(found[0])
     else:

@@ -121,13 +121,15 @@ def extract(
 def _preview(cohort: str, store: Path, folder: Path, spots: str | None) -> NoReturn:
     """Draw the spots of every slide, and end."""
     from mmap_st.data.readers import open_cohort
-    from mmap_st.extract.engine import preview_cohort
+    from mmap_st.extract.engine import check_some_spots, preview_cohort
     from mmap_st.extract.slides import parse_grid
     from mmap_st.workflows import show_progress
 
     grid = None if spots is None else parse_grid(spots)
+    slides = open_cohort(cohort)
+    check_some_spots(slides, grid)
     with show_progress() as progress:
-        drawn = preview_cohort(open_cohort(cohort), store, folder, grid, progress)
+        drawn = preview_cohort(slides, store, folder, grid, progress)
     results.show_preview(drawn)
     raise typer.Exit(1 if drawn.failed else 0)
 
@@ -165,8 +167,9 @@ def import_(
     from mmap_st.data.readers import open_cohort
     from mmap_st.extract.imports import CoordinateOptions, ImportRequest, import_features
     from mmap_st.extract.windows import parse_magnifications
-    from mmap_st.workflows import show_progress
+    from mmap_st.workflows import check_store_out, show_progress
 
+    check_store_out(store)
     mpps = parse_magnifications(None, mpp)
     if mpps is None or len(mpps) != 1:
         raise RequestError(f"--mpp {mpp}: a file holds one magnification; give one number, such as 0.5.")
@@ -265,6 +268,9 @@ def info(
         "invalid",
         "prototype sets",
     )
+    if not rows:
+        console.say(f"{store} has no slides yet; `mmap extract` adds them.")
+        return
     console.show_table(str(store), columns, rows)
     damaged: dict[str, str] = {}
     for line in lines:

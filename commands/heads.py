@@ -121,7 +121,9 @@ def predict(
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))
-    raise typer.Exit(1 if report.failed else 0)
+    # Slides that are named are all to be done; otherwise those that can be.
+    missed = report.failed or (slides is not None and report.skipped)
+    raise typer.Exit(1 if missed else 0)
 
 
 def report(
@@ -140,10 +142,13 @@ def report(
     from mmap_st.workflows import show_progress
 
     opened = None if store is None else FeatureStore(store)
+    failed: dict[str, str] = {}
     with show_progress() as progress:
         progress("drawing")
-        paths = report_run(run, out, split_words(genes), store=opened)
+        paths = report_run(run, out, split_words(genes), store=opened, failed=failed)
+    console.show_reasons("failed", failed, "file")
     console.show_paths(paths)
+    raise typer.Exit(1 if failed else 0)
 
 
 def demo(

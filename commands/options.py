@@ -106,5 +106,18 @@ def parse_settings_of_heads(pairs: list[str] | None) -> dict[str, dict[str, str]
 
 
 def split_words(text: str | None) -> list[str] | None:
-    """Names separated by commas; None where the option is not given."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+    """Names separated by commas; None where the option is not given.
+
+    Raises
+    ------
+    RequestError
+        If it is given and names nothing.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise RequestError(
+            f"{text!r} names nothing; give names separated by commas, or leave the option out."
+        )
+    return words

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import CohortError, did_you_mean
-from mmap_st.files import absolute, refuse_special
+from mmap_st.errors import CohortError, WriteError, did_you_mean, first_line, printable
+from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
     "mpp_from", "pitch_um", "scale", "values", "labels",
 )  # fmt: skip
 _ALWAYS_WRITTEN = COLUMNS[:7]
+#: Of a cohort file's name; all but Parquet are CSV.
+_ENDINGS = (".csv", ".parquet", ".txt", "")
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
 
 #: Values of the column `values`: raw counts, or counts scaled to a library size and log1p-transformed.
@@ -84,6 +86,9 @@ class Cohort:
             raise CohortError(
                 f"{self.source} names {', '.join(repeated)} more than once; give each slide its own name."
             )
+        for slide in self.slides:
+            for column in ("slide", "patient", *_PATH_COLUMNS):
+                _refuse_no_text(getattr(slide, column), column, self.source, path=column in _PATH_COLUMNS)
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -102,7 +107,8 @@ class Cohort:
         }
         slides = "1 slide" if len(self) == 1 else f"{len(self)} slides"
         of = f" of {patients} patient{'' if patients == 1 else 's'}" if patients else ""
-        return f"Cohort {self.source}: {slides}{of}; " + ", ".join(f"{n} {what}" for what, n in known.items())
+        shown = ", ".join(f"{n} {what}" for what, n in known.items())
+        return f"Cohort {printable(self.source)}: {slides}{of}; {shown}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,7 +152,7 @@ def read_cohort(path: Path) -> Cohort:
         else:
             table = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{path} cannot be read as a table: {error}") from error
+        raise CohortError(f"{path} cannot be read as a table: {first_line(error)}") from error
     return cohort_from_table(table, str(path), path.parent)
 
 
@@ -190,15 +196,40 @@ def _refuse_misspelt(columns: Sequence[str], source: str) -> None:
             )
 
 
+def check_cohort_out(path: Path) -> None:
+    """Refuse a cohort file that cannot be written, before the work whose result it holds.
+
+    Raises
+    ------
+    WriteError
+        If it is a folder, nothing can be written there, or its name is that of another kind of file.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise WriteError(
+            f"--out {path}: a cohort is written as CSV or Parquet; name a .csv or .parquet file."
+        )
+    check_file_out(path)
+
+
 def write_cohort(cohort: Cohort, path: Path) -> None:
-    """Write a cohort as CSV (or Parquet, if `path` ends so), with paths relative to its folder."""
-    folder = path.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a cohort as CSV (or Parquet, if `path` ends so), with paths relative to its folder.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written; see `check_cohort_out`.
+    """
+    check_cohort_out(path)
+    path = path.resolve()
+    folder = path.parent
     columns = [
         column
         for column in COLUMNS
         if column in _ALWAYS_WRITTEN or any(getattr(slide, column) is not None for slide in cohort.slides)
     ]
+    for slide in cohort.slides:
+        for column in _PATH_COLUMNS:
+            _refuse_no_text(getattr(slide, column), column, cohort.source)
     rows = [
         {
             column: _cell(getattr(slide, column), folder if column in _PATH_COLUMNS else None)
@@ -207,10 +238,25 @@ def write_cohort(cohort: Cohort, path: Path) -> None:
         for slide in cohort.slides
     ]
     table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
-    if path.suffix.lower() == ".parquet":
-        table.write_parquet(path)
-    else:
-        table.write_csv(path)
+    with writing(path, wanted="file"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            if path.suffix.lower() == ".parquet":
+                table.write_parquet(draft)
+            else:
+                table.write_csv(draft)
+
+
+def _refuse_no_text(value: object, column: str, source: str, *, path: bool = False) -> None:
+    """Refuse a NUL, which no file's name has and no table of predictions holds, and what is no character.
+
+    Names of files may be no text; where one is only read, that does not matter.
+    """
+    text = "" if value is None else str(value)
+    lone = not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+    if "\0" in text or (lone and not path):
+        found = "a NUL" if "\0" in text else "bytes that are not UTF-8"
+        raise CohortError(f"{source}: the {column} {text} has {found} in it; rename it.")
 
 
 def _cell(value: object, folder: Path | None) -> str | None:

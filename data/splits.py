@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import heapq
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +68,8 @@ def where_text(where: str | Mapping[str, str | Sequence[str]]) -> str:
     if not names:
         raise SplitError(f"{dict(where)} names no {kind}.")
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(names)  # a name with a comma in it is put in quotes
-    return f"{kind}={text.getvalue()}"
+    csv.writer(text).writerow(names)  # a name with a comma or a line end in it is put in quotes
+    return f"{kind}={text.getvalue().removesuffix(csv.excel.lineterminator)}"
 
 
 def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
@@ -80,10 +82,9 @@ def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
     """
     kind, equals, values = text.partition("=")
     if equals and kind in ("patient", "slide"):
-        listed = next(csv.reader([values], skipinitialspace=True), [])
-        wanted = [value.strip() for value in listed if value.strip()]
+        wanted = [value.strip() for value in _names_of(values) if value.strip()]
         known = cohort.names if kind == "slide" else tuple(s.patient for s in cohort.slides if s.patient)
-    elif Path(text).is_file():
+    elif os.path.isfile(text):
         kind, known = "slide", cohort.names
         wanted = [line.strip() for line in Path(text).read_text("utf-8").splitlines() if line.strip()]
     else:
@@ -102,6 +103,14 @@ def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
         return cohort.of_patients(wanted)
     named = set(wanted)
     return tuple(name for name in cohort.names if name in named)
+
+
+def _names_of(values: str) -> list[str]:
+    """Names between commas; one with a comma or a line end in it is in quotes."""
+    try:
+        return list(chain.from_iterable(csv.reader(io.StringIO(values, newline=""), skipinitialspace=True)))
+    except csv.Error as error:
+        raise SplitError(f"{values[:40]!r}... is no list of names ({error}); give NAME,NAME.") from error
 
 
 def resolve_split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ def survey_cohort(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurv
 def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
     """Survey one slide."""
     problems = []
-    if row.image is not None and not row.image.exists():
+    if row.image is not None and not os.path.exists(row.image):
         problems.append(f"the image {row.image} does not exist; correct the path.")
     spots, table = None, None
     if row.spots is not None:

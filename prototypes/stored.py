@@ -23,8 +23,10 @@ from mmap_st.extract.store import (
     common_magnifications,
     digests_of,
     encode_name,
+    lost_slides,
     read_array,
     slide_lock,
+    staying,
     store_errors,
     subgroup,
 )
@@ -173,11 +175,15 @@ def build_all(
     for slide in embedded:
         progress(f"prototypes of {slide.name}")
         try:
-            candidates, new = stored_candidates(store, slide, encoder, chosen, settings)
-        except SlideError as error:
+            with staying(store.path, [slide.name], encoder, chosen):
+                candidates, new = stored_candidates(store, slide, encoder, chosen, settings)
+        except (SlideError, StoreError) as error:
             report.failed[slide.name] = str(error)
         else:
             report.built[slide.name] = (len(candidates.size), new)
+    lost = lost_slides(store.path, report.built, encoder, chosen)
+    report.failed |= lost
+    report.built = {name: built for name, built in report.built.items() if name not in lost}
     return report
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmap_st.head.evaluation import AblationRow
-from mmap_st.report.figure import FONT, hide_frame, new_figure, save_figure
+from mmap_st.report.figure import FONT, hide_frame, new_figure, plain, save_figure
 
 Rows = Sequence[AblationRow]
 
@@ -50,7 +50,7 @@ def _draw_parts(rows: Rows, path: Path) -> Path:
         axis.set_ylim(-0.7, len(parts) - 0.3)
         axis.grid(axis="x", color=_GRID, lw=0.5)
         hide_frame(axis)
-    axes[0].set_yticks(place, [variant for variant, _ in parts], fontsize=FONT)
+    axes[0].set_yticks(place, [plain(variant) for variant, _ in parts], fontsize=FONT)
     return save_figure(figure, path)
 
 
@@ -66,7 +66,7 @@ def _draw_selected(by_count: Sequence[tuple[str, AblationRow]], path: Path) -> P
         axis.plot(place[fixed], values[fixed], "-", color=_PART, lw=1)
         axis.plot(place[~whole], values[~whole], "o", color=_PART, ms=3.5)
         axis.plot(place[whole], values[whole], "D", color=_WHOLE, ms=4.5)
-        axis.set_xticks(place, [name for name, _ in by_count], fontsize=FONT)
+        axis.set_xticks(place, [plain(name) for name, _ in by_count], fontsize=FONT)
         axis.set_xlabel("L, prototypes of a spot", fontsize=FONT)
         axis.set_ylabel(label, fontsize=FONT)
         axis.margins(x=0.12, y=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -97,10 +98,12 @@ def check_slide(row: CohortSlide) -> SlideCheck:
     """Check one slide."""
     look = survey_slide(row, counts=True)
     problems, notes = list(look.problems), list(look.spots.notes if look.spots else ())
+    if row.image is None and row.spots is None and row.counts is None:
+        problems.append("the cohort names neither an image nor tables for it; fill in its row or remove it.")
     size = mpp = on_tissue = None
     outside = 0
     try:
-        slide = open_slide(row.image) if row.image is not None and row.image.exists() else None
+        slide = open_slide(row.image) if row.image is not None and os.path.exists(row.image) else None
     except SlideError as error:
         problems.append(str(error))
         slide = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mmap_st.errors import printable
+from mmap_st.files import write_text, writing
 from mmap_st.head.evaluation import (
     FIRST_ENCODER,
     FIRST_MAGNIFICATIONS,
@@ -21,7 +24,7 @@ from mmap_st.head.evaluation import (
     RowResult,
 )
 from mmap_st.head.scoring import CorrectedDifference, Interval, Scores
-from mmap_st.report.figure import COLOURS, FONT, hide_frame, new_figure, save_figure
+from mmap_st.report.figure import COLOURS, FONT, hide_frame, new_figure, plain, save_figure
 
 #: Metrics that are shown, and what they are called.
 METRICS = {
@@ -100,14 +103,21 @@ def write_markdown(result: ComparisonResult, path: Path) -> Path:
     """Write compare.md and return its path."""
     columns, lines = table_of(result.rows)
     marks = ["---", *["---:"] * (len(columns) - 1)]
-    table = [_line(cells) for cells in (columns, marks, *lines)]
-    text = "\n\n".join([about(result) + ".", "\n".join(table), "\n\n".join(notes(result))])
-    path.write_text(text + "\n", "utf-8")
+    rows = [list(map(_markdown, cells)) for cells in (columns, *lines)]
+    table = [_line(cells) for cells in (rows[0], marks, *rows[1:])]
+    text = "\n\n".join([f"{_markdown(about(result))}.", "\n".join(table), *map(_markdown, notes(result))])
+    with writing(path.parent):
+        write_text(path, text + "\n")
     return path
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    """A text as it is, for Markdown: no names of it become links, code or HTML."""
+    return re.sub(r"[\\`*\[\]<>&|]", r"\\\g<0>", printable(text))
 
 
 def _difference(cell: CorrectedDifference | None) -> str:
@@ -194,13 +204,13 @@ def comparison_figure(rows: Rows, width_in: float = 7.6) -> Figure | None:
         axis.set_xlabel(label, fontsize=FONT)
         axis.grid(axis="both", color=_GRID, lw=0.5)
         hide_frame(axis)
-    axes[0].set_yticks(place, [_label(row, rows) for row, _ in scored], fontsize=FONT)
+    axes[0].set_yticks(place, [plain(_label(row, rows)) for row, _ in scored], fontsize=FONT)
     axes[0].set_ylim(place.min() - 0.7, place.max() + 0.7)
     for encoder in encoders:
         top = max(y for y, (row, _) in zip(place, scored, strict=True) if row.encoder == encoder)
         axes[-1].annotate(
-            encoder, (1.02, top), xycoords=("axes fraction", "data"), fontsize=FONT, color=colours[encoder],
-            va="center", annotation_clip=False,
+            plain(encoder), (1.02, top), xycoords=("axes fraction", "data"), fontsize=FONT,
+            color=colours[encoder], va="center", annotation_clip=False,
         )  # fmt: skip
     return figure
 
@@ -231,14 +241,14 @@ def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) ->
         if not crowded:
             named.append(int(number))
             axis.annotate(
-                joined["gene"][int(number)], (x[number], y[number]), fontsize=FONT - 2, xytext=(-3, 2),
+                plain(joined["gene"][int(number)]), (x[number], y[number]), fontsize=FONT - 2, xytext=(-3, 2),
                 textcoords="offset points", ha="right",
             )  # fmt: skip
     axis.set_xlim(low, high)
     axis.set_ylim(low, high)
     axis.set_aspect("equal")
-    axis.set_xlabel(f"PCC of {second[0]}", fontsize=FONT)
-    axis.set_ylabel(f"PCC of {first[0]}", fontsize=FONT)
+    axis.set_xlabel(plain(f"PCC of {second[0]}"), fontsize=FONT)
+    axis.set_ylabel(plain(f"PCC of {first[0]}"), fontsize=FONT)
     above, below = int((y > x).sum()), int((x > y).sum())
     axis.set_title(f"{len(joined)} genes: {above} above the line, {below} below it", fontsize=FONT)
     hide_frame(axis)

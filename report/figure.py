@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from mmap_st.errors import printable
+from mmap_st.files import writing
+
 _DPI = 200
 _NOTEBOOK_DPI = 100
 FONT = 8.0
@@ -42,8 +45,9 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, facecolor="white")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=_DPI, facecolor="white")
     return path
 
 
@@ -102,9 +106,15 @@ def scale_bar(axes: Axes, mpp: float | None) -> None:
     axes.text(x0, _BAR - 0.03, label, fontsize=FONT - 1, va="top", transform=below)
 
 
+def plain(text: str) -> str:
+    """A name as it is, for a figure: matplotlib would set what is between dollars as a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def wrapped(text: str, width_in: float) -> str:
     """A title in lines that fit this width."""
-    return textwrap.fill(text, max(20, int(width_in * _LETTERS_PER_IN)))
+    lines = textwrap.wrap(printable(text), max(20, int(width_in * _LETTERS_PER_IN)))
+    return "\n".join(map(plain, lines))
 
 
 def hide_frame(axis: Axes) -> None:

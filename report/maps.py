@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.prototypes import Candidates, selection_space
-from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, scale_bar, spot_distance, wrapped
+from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, plain, scale_bar, spot_distance, wrapped
 
 PANEL_IN = 2.3
 _SPOT_SHARE = 0.78  # of the distance between spots: neighbours do not touch
@@ -91,14 +91,14 @@ def expression_map(
         axes = grid[rows - 1][column]
         _spots(figure, axes, slide, predicted, label=last)
         if slide.measured is None:
-            axes.set_title(gene, fontsize=FONT + 1, style="italic")
+            axes.set_title(plain(gene), fontsize=FONT + 1, style="italic")
         else:
             measured = slide.measured[:, index]
             pcc = pearson_per_gene(predicted[:, None], measured[:, None])[0]
             shown = "undefined" if np.isnan(pcc) else f"{pcc:.2f}"
             axes.set_title(f"PCC {shown}", fontsize=FONT)
             _spots(figure, grid[0][column], slide, measured, label=last)
-            grid[0][column].set_title(gene, fontsize=FONT + 1, style="italic")
+            grid[0][column].set_title(plain(gene), fontsize=FONT + 1, style="italic")
     if slide.measured is not None:
         grid[0][first].set_ylabel("measured", fontsize=FONT + 1)
     grid[rows - 1][first].set_ylabel("predicted", fontsize=FONT + 1)

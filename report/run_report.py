@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmap_st.errors import ImageError, RequestError, did_you_mean
+from mmap_st.errors import ImageError, RequestError, SlideError, StoreError, did_you_mean, first_line
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
+from mmap_st.files import check_folder_out, file_name
 from mmap_st.head import prototype_settings
 from mmap_st.head.runs import (
     FOLDS,
@@ -25,6 +27,7 @@ from mmap_st.head.runs import (
     built_in_settings,
     read_card,
     read_prediction,
+    restore_run,
 )
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
@@ -46,6 +49,7 @@ def report_run(
     *,
     number: int = 4,
     store: FeatureStore | None = None,
+    failed: dict[str, str] | None = None,
 ) -> list[Path]:
     """Draw measured next to predicted maps of every slide that a run predicted.
 
@@ -59,14 +63,20 @@ def report_run(
         Which to draw; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
+    failed
+        Takes the reason of each file that cannot be drawn; None: the first one raises.
 
     Raises
     ------
     RequestError
         If there are no predictions, or a gene is not in the panel.
+    SlideError
+        If a prediction cannot be read.
     """
-    if out.is_file() or (out.suffix.lower() in _FILE_ENDINGS and not out.is_dir()):
+    if os.path.isfile(out) or (out.suffix.lower() in _FILE_ENDINGS and not os.path.isdir(out)):
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
+    check_folder_out(out)
+    restore_run(run)
     folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
     files = sorted(folder.glob("*.h5ad"))
     if not files:
@@ -74,21 +84,30 @@ def report_run(
             f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
             " writes them."
         )
-    written = []
+    written: list[Path] = []
     for file in files:
-        slide = load_map(file)
-        unknown = [gene for gene in genes or () if gene not in slide.genes]
-        if unknown:
-            raise RequestError(
-                f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
-            )
-        chosen = genes or best_genes(slide, min(number, len(slide.genes)))
-        figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
-        written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
-        if store is not None:
-            figure = _prototypes_of(store, slide, _some_card(run))
-            written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
+        try:
+            slide = load_map(file)
+            _check_genes(file, slide, genes or ())
+            chosen = genes or best_genes(slide, min(number, len(slide.genes)))
+            figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
+            written.append(save_figure(figure, out / file_name(file.stem, "_maps.png")))
+            if store is not None:
+                figure = _prototypes_of(store, slide, _some_card(run))
+                written.append(save_figure(figure, out / file_name(file.stem, "_prototypes.png")))
+        except (SlideError, StoreError) as error:
+            if failed is None:
+                raise
+            failed[file.name] = str(error)
     return written
+
+
+def _check_genes(file: Path, slide: SlideMap, genes: Sequence[str]) -> None:
+    unknown = [gene for gene in genes if gene not in slide.genes]
+    if unknown:
+        raise RequestError(
+            f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
+        )
 
 
 def how_chosen(slide: SlideMap) -> str:
@@ -115,8 +134,19 @@ def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figu
 
 
 def load_map(file: Path) -> SlideMap:
-    """Read a prediction and the thumbnail of its image, if that can be found."""
-    return map_of(read_prediction(file))
+    """Read a prediction and the thumbnail of its image, if that can be found.
+
+    Raises
+    ------
+    SlideError
+        If it is not a prediction, or is damaged.
+    """
+    try:
+        return map_of(read_prediction(file))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise SlideError(
+            f"{file} is not a prediction that can be read ({first_line(error)}); predict it again."
+        ) from error
 
 
 def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:

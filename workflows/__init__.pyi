@@ -7,6 +7,7 @@ __all__ = [
     "HeadRun",
     "NothingEmbeddedError",
     "build_encoder",
+    "check_store_out",
     "compare",
     "embed",
     "encoder_name",
@@ -20,7 +21,7 @@ __all__ = [
     "show_progress",
 ]
 
-from .arguments import encoder_name, read_cohort
+from .arguments import check_store_out, encoder_name, read_cohort
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress

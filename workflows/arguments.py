@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import EncoderSpec, encoder_spec
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import parse_magnifications
+from mmap_st.files import check_folder_out
 
 #: An open feature store, or the path of one.
 StoreLike: TypeAlias = FeatureStore | str | Path
@@ -35,6 +37,19 @@ Names: TypeAlias = str | Sequence[str]
 def open_store(store: StoreLike) -> FeatureStore:
     """The store itself, or the one at a path."""
     return store if isinstance(store, FeatureStore) else FeatureStore(store)
+
+
+def check_store_out(path: Path) -> None:
+    """Refuse a new store where none can be made, before the encoder is built and slides are opened.
+
+    Raises
+    ------
+    WriteError
+        Saying why.
+    """
+    # One that exists may be complete already: then nothing has to be written.
+    if not os.path.lexists(path):
+        check_folder_out(path, "STORE")
 
 
 def spec_of(encoder: EncoderLike) -> EncoderSpec:

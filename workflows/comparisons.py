@@ -9,6 +9,7 @@ from typing import TypeAlias
 import polars as pl
 
 from mmap_st.data.readers import CohortSource
+from mmap_st.errors import printable
 from mmap_st.head import HEADS
 from mmap_st.head.evaluation import (
     AblationRow,
@@ -81,7 +82,7 @@ class Evaluation:
         return self.metrics.to_polars()
 
     def __repr__(self) -> str:
-        return f"Evaluation {self.path}: {self.head}\n{self.metrics!r}"
+        return printable(f"Evaluation {self.path}: {self.head}\n{self.metrics!r}", lines=True)
 
 
 class Comparison:
@@ -118,7 +119,7 @@ class Comparison:
         return self.result.to_polars()
 
     def __repr__(self) -> str:
-        return f"Comparison {self.path}\n{self.result!r}"
+        return printable(f"Comparison {self.path}\n{self.result!r}", lines=True)
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmap_st.data import Cohort, write_cohort
 from mmap_st.errors import RequestError
+from mmap_st.files import check_folder_out, writing
 from mmap_st.head.runs import RunMetrics
 from mmap_st.report import report_run
 from mmap_st.workflows.arguments import read_cohort
@@ -53,20 +54,22 @@ def run_demo(
     RequestError
         If `out` holds something that is not an earlier demo.
     """
+    check_folder_out(out)
     if out.exists() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise RequestError(f"--out {out} holds other things than an earlier demo; name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in _MADE:
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / _COHORT).unlink(missing_ok=True)
-    (out / _MARK).touch()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _MADE:
+            shutil.rmtree(out / name, ignore_errors=True)
+        (out / _COHORT).unlink(missing_ok=True)
+        (out / _MARK).touch()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
     def lap(step: str) -> None:
         seconds[step] = time.perf_counter() - started - sum(seconds.values())
 
-    with show_progress(progress) as tell:
+    with writing(out), show_progress(progress) as tell:
         simulate_cohort(
             out / "her2st",
             settings,

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.text import Text
 
-from mmap_st.errors import MmapWarning, SlidesLeftOutWarning
+from mmap_st.errors import MmapWarning, SlidesLeftOutWarning, printable
 
 _MOST_SHOWN = 10
 
@@ -30,7 +30,7 @@ def warn_user(text: str, category: type[MmapWarning] = MmapWarning) -> None:
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] == "mmap_st":
         frame = frame.f_back
-    warnings.warn_explicit(text, category, frame.f_code.co_filename, frame.f_lineno)
+    warnings.warn_explicit(printable(text, lines=True), category, frame.f_code.co_filename, frame.f_lineno)
 
 
 def warn_left_out(
@@ -68,11 +68,13 @@ def _list_by_reason(reasons: Mapping[str, str]) -> str:
 
 def _shortened(names: Sequence[str]) -> list[str]:
     more = len(names) - _MOST_SHOWN
-    return [*names[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    return [*map(printable, names[:_MOST_SHOWN]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _list_reasons(reasons: Mapping[str, str]) -> str:
-    lines = [f"  {name}: {reason}" for name, reason in list(reasons.items())[:_MOST_SHOWN]]
+    lines = [
+        f"  {printable(name)}: {printable(reason)}" for name, reason in list(reasons.items())[:_MOST_SHOWN]
+    ]
     more = len(reasons) - len(lines)
     return "\n".join([*lines, *([f"  and {more} more"] if more else [])])
 
@@ -176,10 +178,10 @@ class TerminalView:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             _Bar(bar_width=28),
-            TextColumn("{task.fields[amounts]}", style="cyan"),
-            TextColumn("{task.fields[details]}", style="dim"),
+            TextColumn("{task.fields[amounts]}", style="cyan", markup=False),
+            TextColumn("{task.fields[details]}", style="dim", markup=False),
             console=console,
             transient=True,
         )
@@ -190,16 +192,16 @@ class TerminalView:
         """Update the bar; it is drawn a few times a second."""
         self._progress.update(
             self._task,
-            description=escape(state.doing()),
+            description=state.doing(),
             completed=state.done,
             total=state.total,
             amounts=state.amounts(),
-            details=escape(state.details),
+            details=state.details,
         )
 
     def note(self, text: str) -> None:
         """Print above the bar."""
-        self._progress.console.print(f"note: {escape(text)}", soft_wrap=True)
+        self._progress.console.print(Text(f"note: {text}"), soft_wrap=True)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -294,7 +296,7 @@ class Display:
 
     def __call__(self, text: str) -> None:
         """Show what is being done, of a run that counts nothing."""
-        self._state = State(self._state.unit, self._state.kind, text)
+        self._state = State(self._state.unit, self._state.kind, printable(text))
         self._view.show(self._state)
 
     def start(self, items: int, total: int | None = None) -> None:
@@ -305,7 +307,7 @@ class Display:
 
     def start_item(self, name: str) -> None:
         """Show the next item."""
-        self._state.text, self._state.item = name, self._state.item + 1
+        self._state.text, self._state.item = printable(name), self._state.item + 1
         self._view.show(self._state)
 
     def set_total(self, total: int) -> None:
@@ -320,12 +322,12 @@ class Display:
 
     def show_details(self, text: str) -> None:
         """Show figures on the run so far."""
-        self._state.details = text
+        self._state.details = printable(text)
         self._view.show(self._state)
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
-        self._view.note(text)
+        self._view.note(printable(text))
 
 
 @contextmanager

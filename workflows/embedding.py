@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import RequestError, SlidesFailedError, StoppedError
+from mmap_st.errors import RequestError, SlidesFailedError, StoppedError, printable
 from mmap_st.extract.engine import (
     EncoderRequest,
     ExtractOptions,
@@ -19,7 +19,15 @@ from mmap_st.extract.engine import (
 )
 from mmap_st.extract.slides import parse_grid
 from mmap_st.extract.store import FeatureStore
-from mmap_st.workflows.arguments import EncoderLike, Scales, StoreLike, mpps_of, read_cohort, spec_of
+from mmap_st.workflows.arguments import (
+    EncoderLike,
+    Scales,
+    StoreLike,
+    check_store_out,
+    mpps_of,
+    read_cohort,
+    spec_of,
+)
 from mmap_st.workflows.display import show_progress, warn_left_out
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -80,7 +88,7 @@ class EmbeddedStore(FeatureStore):
         failed = len(self.report.failed)
         slides = "1 slide" if failed == 1 else f"{failed} slides"
         lost = f"\n  {slides} failed; see .report.failed" if failed else ""
-        return super().__repr__() + lost
+        return printable(super().__repr__() + lost, lines=True)
 
 
 class NothingEmbeddedError(SlidesFailedError):
@@ -203,6 +211,8 @@ def embed(
     grid = None if spots is None else parse_grid(spots)
     if mpps is None:
         raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
+    path = store.path if isinstance(store, FeatureStore) else Path(store)
+    check_store_out(path)
     slides = read_cohort(cohort)
     spec = spec_of(encoder)
     if input_px is not None:
@@ -218,7 +228,6 @@ def embed(
         trust_remote_code,
     )
     options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min)
-    path = store.path if isinstance(store, FeatureStore) else Path(store)
     with show_progress(progress) as display, stop_on_signals() as stop:
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
     if report.failed and not report.done and not report.unchanged:

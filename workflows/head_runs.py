@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from mmap_st.data.readers import CohortSource
+from mmap_st.errors import printable
 from mmap_st.head.runs import (
     METRICS,
     FitReport,
@@ -18,6 +19,7 @@ from mmap_st.head.runs import (
     predictions_of,
     read_head,
     read_metrics,
+    restore_run,
 )
 from mmap_st.workflows.arguments import (
     Names,
@@ -69,6 +71,7 @@ class HeadRun:
     ) -> None:
         self.path = Path(path)
         self.report = report
+        restore_run(self.path)
         self._saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
     @property
@@ -185,7 +188,7 @@ class HeadRun:
         ]
         if (self.path / METRICS).is_file():
             lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)
 
 
 def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_code: bool = False) -> HeadRun:
@@ -279,6 +282,7 @@ def predict(
     if isinstance(run, HeadRun):
         saved = run._saved
     else:
+        restore_run(Path(run))
         saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     with show_progress(progress) as tell:
         report = predict_slides(saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite)

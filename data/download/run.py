@@ -14,6 +14,7 @@ from mmap_st.data.download.datasets import DownloadReport, choose, find_dataset
 from mmap_st.data.download.hest import fetch_samples
 from mmap_st.data.download.web import fetch_files
 from mmap_st.errors import RequestError
+from mmap_st.files import check_folder_out
 from mmap_st.progress import Progress, Silent
 
 
@@ -85,6 +86,7 @@ def _check_arguments(name: str, mirror: str | None, ids: Sequence[str] | None) -
 @contextmanager
 def _only_run_in(folder: Path) -> Iterator[None]:
     """Create the folder and hold its lock: two runs would write the same files."""
+    check_folder_out(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".mmap-download.lock", timeout=0)

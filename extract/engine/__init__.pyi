@@ -4,6 +4,7 @@ __all__ = [
     "ExtractReport",
     "PreviewReport",
     "check_inside",
+    "check_some_spots",
     "count_outside",
     "examine_machine",
     "extract_cohort",
@@ -19,7 +20,7 @@ __all__ = [
 from .device import keep_freed_memory
 from .extraction import EncoderRequest, ExtractReport, extract_cohort
 from .machine import examine_machine
-from .placement import check_inside, count_outside
+from .placement import check_inside, check_some_spots, count_outside
 from .plan import (
     ExtractOptions,
     free_memory,

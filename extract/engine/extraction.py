@@ -18,7 +18,7 @@ from mmap_st.extract.encoders import (
     note_of_scales,
 )
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.placement import has_spots
+from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
     SlidePlan,
@@ -31,7 +31,13 @@ from mmap_st.extract.engine.plan import (
 )
 from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
 from mmap_st.extract.slides import GridRequest
-from mmap_st.extract.store import FeatureStore, check_encoder_name, is_nonempty
+from mmap_st.extract.store import (
+    FeatureStore,
+    check_encoder_name,
+    check_slide_names,
+    is_nonempty,
+    lost_slides,
+)
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
@@ -113,7 +119,7 @@ def extract_cohort(
     Parameters
     ----------
     cohort
-        Slides; rows without an image, or without spots where no grid is requested, are skipped.
+        Slides; rows that name no image, or no spots where no grid is requested, are skipped.
     store_path
         Folder of the feature store; made where there is none.
     request
@@ -134,12 +140,14 @@ def extract_cohort(
     Raises
     ------
     RequestError
-        If nothing can be done at all: no such encoder, another recipe, no store.
+        If nothing can be done at all: no such encoder, another recipe, no store, no slide with spots.
     StoppedError
         If `stop` requested it; finished batches are saved.
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
+    check_slide_names(store_path, cohort.names)
+    check_some_spots(cohort, grid)
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
     encoder = _build(request, store, options)
     shared = run_recipe(encoder, options.tissue_min)
@@ -155,7 +163,7 @@ def extract_cohort(
     for row in cohort.slides:
         if stop():
             raise StoppedError("stopped before the first slide")
-        if not has_spots(row, grid):
+        if not has_spots(row, grid) and not lacks_image(row):
             report.skipped_slides.append(row.slide)
             continue
         try:
@@ -179,6 +187,10 @@ def extract_cohort(
         _note_enlarged(mpp, plans, progress)
     for outcome in _embed(plans, store, encoder, options, progress, stop):
         _count(outcome, report, progress)
+    here = report.done + report.unchanged
+    report.failed |= lost_slides(store.path, here, encoder.spec.name, mpps)
+    report.done = [name for name in report.done if name not in report.failed]
+    report.unchanged = [name for name in report.unchanged if name not in report.failed]
     report.telemetry.end()
     _LOG.info("all slides: %s", report.telemetry)
     return report

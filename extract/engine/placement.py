@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from mmap_st.data import CohortSlide, Spots
+from mmap_st.data import Cohort, CohortSlide, Spots
 from mmap_st.data.readers import read_spots
-from mmap_st.errors import ImageError, SlideRecipeError, SpotsError
+from mmap_st.errors import ImageError, RequestError, SlideRecipeError, SpotsError
 from mmap_st.extract.slides import (
     GridRequest,
     Slide,
@@ -51,6 +52,29 @@ class Placement:
 def has_spots(row: CohortSlide, grid: GridRequest | None) -> bool:
     """Whether a row of a cohort has an image and, of its own or by a grid, spots."""
     return row.image is not None and (row.spots is not None or grid is not None)
+
+
+def check_some_spots(cohort: Cohort, grid: GridRequest | None) -> None:
+    """Refuse a cohort of which no slide can be used, for want of cells and not of files.
+
+    Raises
+    ------
+    RequestError
+        Saying what its table lacks.
+    """
+    images = [row for row in cohort.slides if row.image is not None]
+    if not images:
+        raise RequestError(f"{cohort.source} names no image for any slide; fill in the column `image`.")
+    if not any(has_spots(row, grid) or lacks_image(row) for row in images):
+        raise RequestError(
+            f"{cohort.source} names no spots for any slide with an image; --spots grid:100 lays some on the"
+            " tissue, or fill in the column `spots`."
+        )
+
+
+def lacks_image(row: CohortSlide) -> bool:
+    """Whether the image that a row names is not there: its slide fails, whatever else it lacks."""
+    return row.image is not None and not os.path.exists(row.image)
 
 
 def place_spots(row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None) -> Placement:

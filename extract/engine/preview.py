@@ -11,8 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide
-from mmap_st.errors import ImageError, RequestError, SlideError, TissueError
-from mmap_st.extract.engine.placement import Placement, has_spots, place_spots_on
+from mmap_st.errors import ImageError, SlideError, TissueError, printable
+from mmap_st.extract.engine.placement import (
+    Placement,
+    has_spots,
+    lacks_image,
+    place_spots_on,
+)
 from mmap_st.extract.slides import (
     GridRequest,
     Slide,
@@ -23,6 +28,7 @@ from mmap_st.extract.slides import (
     stored_grid,
 )
 from mmap_st.extract.store import FeatureStore, encode_name, is_nonempty
+from mmap_st.files import check_folder_out, file_name, refuse_clashes, writing
 from mmap_st.progress import ProgressCallback
 
 _LONGEST_PX = 2000
@@ -51,6 +57,8 @@ def preview_cohort(
     folder: Path,
     grid: GridRequest | None = None,
     progress: ProgressCallback = lambda text: None,
+    *,
+    option: str = "--preview",
 ) -> PreviewReport:
     """Write one JPEG a slide, of the spots that an extraction into this store would embed.
 
@@ -66,19 +74,21 @@ def preview_cohort(
         Laid on the tissue of slides that have no spot table.
     progress
         Told which slide is being drawn.
+    option
+        What named the folder, for messages.
 
     Raises
     ------
     RequestError
-        If the folder is a file, or the store is not one.
+        If the folder cannot be written to, or the store is not one.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RequestError(f"--preview {folder} is a file; name a folder.")
+    check_folder_out(folder, option)
+    refuse_clashes(map(encode_name, cohort.names), folder)
     there = store_path is not None and is_nonempty(store_path)
     store = FeatureStore.open(store_path) if store_path is not None and there else None
     report = PreviewReport()
     for row in cohort.slides:
-        if not has_spots(row, grid):
+        if not has_spots(row, grid) and not lacks_image(row):
             report.skipped_slides.append(row.slide)
             continue
         progress(f"drawing {row.slide}")
@@ -87,9 +97,10 @@ def preview_cohort(
         except SlideError as error:
             report.failed[row.slide] = str(error)
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{encode_name(row.slide)}.jpg"
-        picture.save(path, quality=88, subsampling=0)
+        path = folder / file_name(encode_name(row.slide), ".jpg")
+        with writing(folder, option):
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(path, "JPEG", quality=88, subsampling=0)
         report.written[row.slide] = path
     return report
 
@@ -170,7 +181,7 @@ def _with_caption(
     pen = ImageDraw.Draw(canvas)
     top = picture.height + margin
     pen.line((0, picture.height, picture.width, picture.height), fill=(200, 200, 200))
-    pen.text((margin, top), name, fill=_INK, font=title)
+    pen.text((margin, top), printable(name), fill=_INK, font=title)
     for number, line in enumerate(lines):
         pen.text((margin, top + round(1.9 * size) + step * number), line, fill=_QUIET, font=plain)
     right = picture.width - margin

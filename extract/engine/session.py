@@ -33,6 +33,7 @@ from mmap_st.extract.store import (
     SlideLock,
     encode_name,
     journal_path,
+    present,
     versions,
     write_slide,
     write_telemetry,
@@ -201,28 +202,30 @@ class SlideSession:
                 f" and precision {self.encoder.precision};"
                 f" {'look at its weights' if self.encoder.precision == 'fp32' else 'try --precision fp32'}."
             )
-        self.lock.check()
-        for number, rows in enumerate(self.rows):
-            mine = source_of == number
-            if mine.any():
-                rows.add(row_of[mine], embedding[mine], readable[mine])
+        with present(self.store.path):
+            self.lock.check()
+            for number, rows in enumerate(self.rows):
+                mine = source_of == number
+                if mine.any():
+                    rows.add(row_of[mine], embedding[mine], readable[mine])
         self.telemetry.windows += len(row_of)
 
     def publish(self) -> None:
         """Mark all magnifications as complete; the slide is done then."""
         self.telemetry.decodes = self.reader.decoded
         self.telemetry.end()
-        self.lock.check()
-        if self.telemetry.windows:
-            write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
-        record = {
-            "device": self.encoder.device,
-            "compiled": self.encoder.compiled,
-            "host_cpus": os.cpu_count(),
-            "versions": versions(),
-        }
-        for rows in self.rows:
-            rows.finish(record)
+        with present(self.store.path):
+            self.lock.check()
+            if self.telemetry.windows:
+                write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
+            record = {
+                "device": self.encoder.device,
+                "compiled": self.encoder.compiled,
+                "host_cpus": os.cpu_count(),
+                "versions": versions(),
+            }
+            for rows in self.rows:
+                rows.finish(record)
         _LOG.info("slide %s: %s", self.name, self.telemetry)
 
     def close(self) -> None:
@@ -267,6 +270,7 @@ def open_session(
         If `stop` requests it.
     """
     with ExitStack() as resources:
+        resources.enter_context(present(store.path))
         lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name), stop=stop))
         write_slide(store, plan.info, plan.spots, plan.made_by)
         slide = open_slide(plan.image)

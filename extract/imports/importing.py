@@ -39,11 +39,13 @@ from mmap_st.extract.store import (
     FeatureStore,
     MagnificationWriter,
     Recipe,
+    check_slide_names,
     differences,
     encode_name,
     imported_recipe,
     is_imported,
     is_nonempty,
+    lost_slides,
     mismatch_sentence,
     slide_lock,
     write_slide,
@@ -178,6 +180,7 @@ def import_features(
     check_request(request)
     store = FeatureStore.open(store_path, writable=True) if is_nonempty(store_path) else None
     found = find_jobs(request.features, request.slide, request.cohort, store)
+    check_slide_names(store_path, (job.slide for job in found.jobs))
     report = ImportReport(skipped_slides=found.without_file, unknown=found.unknown)
     widths = _stored_widths(store, request, {job.slide for job in found.jobs})
     for job in found.jobs:
@@ -187,6 +190,10 @@ def import_features(
         except (SlideError, StoreError, RecipeMismatchError) as error:
             _LOG.info("slide %s failed: %s", job.slide, error)
             report.failed[job.slide] = str(error)
+    here = [*report.done, *report.unchanged]
+    report.failed |= lost_slides(store_path, here, request.encoder, [request.mpp]) if here else {}
+    report.done = {name: done for name, done in report.done.items() if name not in report.failed}
+    report.unchanged = [name for name in report.unchanged if name not in report.failed]
     return report
 
 

@@ -21,7 +21,9 @@ __all__ = [
     "StoredTokens",
     "check_encoder",
     "check_encoder_name",
+    "check_present",
     "check_same_recipe",
+    "check_slide_names",
     "check_spots",
     "common_magnifications",
     "differences",
@@ -35,14 +37,17 @@ __all__ = [
     "is_nonempty",
     "journal_path",
     "list_contents",
+    "lost_slides",
     "mismatch_sentence",
     "note_unsealed",
+    "present",
     "read_array",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
     "slide_lock",
     "slide_part",
+    "staying",
     "store_errors",
     "subgroup",
     "undamaged_slides",
@@ -66,6 +71,7 @@ from .magnification import (
     row_blocks,
 )
 from .nodes import read_array, subgroup
+from .presence import check_present, lost_slides, present, staying
 from .reader import (
     FeatureStore,
     check_encoder,
@@ -80,6 +86,7 @@ from .recipe import (
     RANDOM,
     Recipe,
     check_encoder_name,
+    check_slide_names,
     differences,
     encode_name,
     encoder_of,

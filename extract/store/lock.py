@@ -26,7 +26,7 @@ from filelock import Timeout
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
-from mmap_st.files import has_no_file_locks, os_lock
+from mmap_st.files import file_name, has_no_file_locks, os_lock
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -83,18 +83,19 @@ class SlideLock:
         self, store: Path, slide_key: str, wait_s: float = 0.0, stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._folder = locks_folder(store)
-        self._stop, self._key = stop, slide_key
-        self._signature = self._folder / f"{slide_key}.holder.json"
+        self._stop = stop
+        self._signature = self._folder / file_name(slide_key, ".holder.json")
+        self._lock = self._folder / file_name(slide_key, ".lock")
         self._wait_s = wait_s
         # Slides are opened by one thread and finished by another. Where a file system has no such locks, the
         # signature alone decides.
-        self._file = os_lock(self._folder / f"{slide_key}.lock")
+        self._file = os_lock(self._lock)
         self._me = _Holder(os.getpid(), platform.node(), this_machine(), uuid.uuid4().hex)
         self._released = threading.Event()
 
     def __enter__(self) -> SlideLock:
-        for file in (f"{self._key}.lock", self._signature.name):
-            check_plain(self._folder, file)
+        for file in (self._lock, self._signature):
+            check_plain(self._folder, file.name)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._acquire_file()

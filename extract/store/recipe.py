@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import Spots
 from mmap_st.errors import EncoderError
-from mmap_st.files import canonical_json
+from mmap_st.files import MOST_BYTES, canonical_json, refuse_clashes, shortened
 
 _SAFE = re.compile(r"[^A-Za-z0-9._-]")
+#: Of a shortened name: with it, endings of locks, pictures and predictions are not too long either.
+_SHORT = 200
 
 
 def encode_name(name: str) -> str:
-    """Percent-encode all but ``[A-Za-z0-9._-]``, so that a name is one safe path segment."""
+    """Percent-encode all but ``[A-Za-z0-9._-]``, so that a name is one safe path segment.
+
+    What is too long for a folder's name then is cut, and ends in ``~`` and a hash, which no other name does.
+    """
     if name in (".", ".."):
         return name.replace(".", "%2E")
-    return _SAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), name)
+    if name == "zarr.json":  # what Zarr calls a group's own file
+        return "%7Aarr.json"
+    encoded = _SAFE.sub(_percent, name)
+    return encoded if len(encoded) <= MOST_BYTES else shortened(encoded, _SHORT)
+
+
+def _percent(match: re.Match[str]) -> str:
+    # File names, and so the words of a command, may hold what is no character.
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
 #: Names that mean something else in a slide's group, or in an encoder's, or to Zarr.
@@ -40,6 +55,18 @@ def check_encoder_name(name: str) -> None:
         raise EncoderError(
             f"{name!r} cannot be the name of an encoder: a store reserves it; choose another name."
         )
+
+
+def check_slide_names(store: Path, names: Iterable[str]) -> None:
+    """Refuse slides that would share a folder of a store, on a file system that ignores capitals.
+
+    Raises
+    ------
+    WriteError
+        Naming two of them.
+    """
+    there = os.listdir(store) if store.is_dir() else []
+    refuse_clashes([*there, *map(encode_name, names)], store)
 
 
 #: Raised only when the numbers of an import change.

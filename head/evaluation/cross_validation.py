@@ -28,6 +28,7 @@ from mmap_st.head.runs import (
     choose_genes,
     prediction_file,
     read_metrics,
+    restore_run,
     shared_patients_warning,
     write_table,
     writing,
@@ -148,6 +149,8 @@ def plan_fits(
         ),
     )
     jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)
+    for job in jobs:
+        restore_run(job.out)
     if not all(job.done for job in jobs):
         _build_candidates(ready, fit, request.seeds, tell)
     return jobs

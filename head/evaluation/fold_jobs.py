@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from mmap_st.data import Cohort, Counts, Fold
 from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
 from mmap_st.extract.engine import free_memory, usable_cores
-from mmap_st.extract.store import FeatureStore, encode_name
+from mmap_st.extract.store import FeatureStore, check_present, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 from mmap_st.progress import ProgressCallback
@@ -159,6 +159,7 @@ def _finished(
             for future in as_completed(running):
                 yield running[future], future.result()
         except BrokenProcessPool as error:
+            check_present(shared.store)
             raise EvaluationError(
                 "a fit's process died, perhaps because memory ran out; run the same command again with"
                 " --jobs 1: finished folds are kept."

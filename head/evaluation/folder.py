@@ -13,7 +13,7 @@ import mmap_st
 from mmap_st.data import Fold
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
-from mmap_st.files import sha256_of_file, sha256_of_json
+from mmap_st.files import check_folder_out, sha256_of_file, sha256_of_json
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, only_writer, writing
 from mmap_st.head.scoring import read_json, write_json
@@ -101,8 +101,7 @@ def evaluation_folder(out: Path) -> Iterator[None]:
     RequestError
         If it holds something else, another process writes into it, or it cannot be made.
     """
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder.")
+    check_folder_out(out)
     if out.is_dir() and not (out / REQUEST).is_file() and any(p.name != _LOCK for p in out.iterdir()):
         raise RequestError(f"--out {out} holds other things than an evaluation; name another folder.")
     is_new = not out.exists()

@@ -30,6 +30,7 @@ __all__ = [
     "read_head",
     "read_metrics",
     "read_prediction",
+    "restore_run",
     "shared_patients_warning",
     "shown_with",
     "slide_table",
@@ -66,6 +67,7 @@ from .run_folder import (
     METRICS,
     PREDICTIONS,
     only_writer,
+    restore_run,
     write_table,
     writing,
 )

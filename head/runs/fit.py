@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from mmap_st.data import (
     AS_GIVEN,
@@ -21,8 +22,15 @@ from mmap_st.data import (
     normalisation_of,
     resolve_split,
 )
-from mmap_st.errors import NormalisationError, SplitError
-from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
+from mmap_st.errors import NormalisationError, SplitError, first_line
+from mmap_st.extract.store import (
+    FeatureStore,
+    Recipe,
+    check_encoder,
+    check_same_recipe,
+    common_magnifications,
+    staying,
+)
 from mmap_st.files import absolute
 from mmap_st.head.dataset import (
     check_tokens,
@@ -158,6 +166,26 @@ def fit_split(
     mpps = common_magnifications(stored, request.encoder, request.magnifications)
     recipe = check_same_recipe(stored, request.encoder, mpps)
     check_tokens(stored, request.encoder, mpps, request.method)
+    with staying(store.path, names, request.encoder, mpps):
+        draft, metrics = _fit_draft(cohort, store, request, split, counts, mpps, recipe, out, tell)
+    with writing(out):
+        finish_run_folder(draft, out)
+    return metrics
+
+
+def _fit_draft(
+    cohort: Cohort,
+    store: FeatureStore,
+    request: FitRequest,
+    split: Split,
+    counts: Mapping[str, Counts],
+    mpps: tuple[float, ...],
+    recipe: Recipe,
+    out: Path,
+    tell: ProgressCallback,
+) -> tuple[Path, RunMetrics]:
+    """Write all of a run into a draft of its folder, which is not in place yet."""
+    names = (*split.train, *split.validation, *split.test)
     counts = harmonise_genes({name: counts[name] for name in names})
     panel, normalisation = choose_genes(store, request, split, counts)
 
@@ -199,7 +227,10 @@ def fit_split(
     started = time.perf_counter()
     spread = fit_spread(_held_out(head, held_back))
     with writing(out):
-        sha256 = write_head(draft, head, fitted.card(), spread)
+        try:
+            sha256 = write_head(draft, head, fitted.card(), spread)
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(first_line(error)) from error
     for slide in test:
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
         table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread)
@@ -222,8 +253,7 @@ def fit_split(
         if test:
             write_table(draft / GENES, fitted.genes(predicted, by_ridge))
         write_json(draft / METRICS, metrics)
-        finish_run_folder(draft, out)
-    return metrics
+    return draft, metrics
 
 
 #: Why a test slide has no scores.

@@ -17,13 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
-from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
-from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part, note_unsealed
+from mmap_st.errors import (
+    HeadError,
+    RequestError,
+    SlideError,
+    StoreError,
+    WriteError,
+    did_you_mean,
+    first_line,
+)
+from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part, note_unsealed, staying
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, replacing
+from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
-from mmap_st.head.runs.run_folder import only_writer
+from mmap_st.head.runs.run_folder import only_writer, restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
 from mmap_st.head.scoring import Spread
 from mmap_st.progress import ProgressCallback
@@ -63,8 +71,7 @@ def prediction_folder(
         If `out` is a file, is being written by another process, holds predictions of another head, or a file
         that is not a prediction is in the way.
     """
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out} is a file; name a folder.")
+    check_folder_out(out)
     is_new = not out.exists()
     refusal = f"--out {out} is being written by another process; wait until it ends, or name another folder."
     try:
@@ -113,7 +120,7 @@ INTERVAL = "interval_90"
 
 def prediction_file(folder: Path, slide: str) -> Path:
     """Where a slide's prediction lies: ``<slide>.h5ad``, the name percent-encoded as in a store."""
-    return folder / f"{encode_name(slide)}.h5ad"
+    return folder / file_name(encode_name(slide), ".h5ad")
 
 
 def prediction_table(
@@ -251,9 +258,12 @@ def predict_slides(
     RequestError
         If a slide is not in the store, none can be predicted, or `out` holds predictions of another head.
     """
+    if isinstance(run, Path):
+        restore_run(run)
     saved = read_head(run) if isinstance(run, Path) else run
     names = _names_in(store, slides)
     files = [prediction_file(out, name) for name in names]
+    refuse_clashes((file.name for file in files), out)
     found, report = Predictions(), PredictReport()
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
         for name, table in _predictions(saved, store, names, cohort, found, tell):
@@ -304,8 +314,9 @@ def _predictions(
                 found.skipped[name] = missing
                 continue
             tell(f"predicting {name}")
-            table = _predict(saved, store, name, row)
-        except SlideError as error:
+            with staying(store.path, [name], saved.encoder, saved.mpps):
+                table = _predict(saved, store, name, row)
+        except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue
         predicted.append(name)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmap_st.errors import RequestError, WriteError, first_line
-from mmap_st.files import InUseError, file_lock
+from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
+from mmap_st.files import writing as writing
 
 HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
     "head.json",
@@ -24,17 +26,7 @@ RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS)
 #: Of a cross-validation: each fold's runs, one per seed.
 FOLDS = "folds"
 
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong on the disk while `path` is written into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"--out {path} cannot be written ({error.strerror or first_line(error)}); free some space or name"
-            " another folder, and run the same command again."
-        ) from error
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -54,12 +46,42 @@ def run_folder(path: Path, *, overwrite: bool = False) -> Iterator[None]:
         If `path` is a file, holds something that is not a run or a run that may not be replaced, or is being
         written by another process.
     """
+    check_folder_out(path)
     path = path.resolve()
-    _check_free(path, overwrite)
+    if not _is_half_replaced(path):
+        _check_free(path, overwrite)
     refusal = f"--out {path} is being written by another process; wait until it ends, or name another folder."
-    with only_writer(path, path.with_name(f".{path.name}.lock"), refusal):
+    with only_writer(path, _lock_of(path), refusal):
+        with writing(path):
+            _end_replacement(path)
         _check_free(path, overwrite)  # another process may have finished one meanwhile
         yield
+
+
+def restore_run(path: Path) -> None:
+    """Make a run whole again whose replacement was interrupted; whoever reads a run asks for this first.
+
+    It becomes the earlier run, or the new one where files of that are in place; a message says which.
+
+    Raises
+    ------
+    RequestError
+        If another process is replacing it now, or its files cannot be moved.
+    """
+    path = path.resolve()
+    if not _is_half_replaced(path):
+        return
+    refusal = f"{path} is being replaced by another process; wait until it ends, and run the command again."
+    try:
+        with only_writer(path, _lock_of(path), refusal):
+            _end_replacement(path)
+    except (OSError, WriteError) as error:
+        cause = error.__cause__ or error
+        said = getattr(cause, "strerror", None) or first_line(cause)
+        raise WriteError(
+            f"the replacement of {path} was interrupted, and it cannot be made whole ({said}); run the same"
+            " command where its folder may be written to."
+        ) from error
 
 
 @contextmanager
@@ -110,8 +132,6 @@ def _inode(path: Path) -> int | None:
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not path.is_dir():
-        raise RequestError(f"--out {path} is a file; name a folder.")
     if (path / HEAD_JSON).is_file():
         if not overwrite:
             raise RequestError(
@@ -122,12 +142,24 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 def _is_being_replaced(path: Path) -> bool:
-    """Whether an earlier process was killed while it put a finished run in the place of another."""
+    """Whether an earlier process was killed while it put a finished run in the place of another.
+
+    Versions that did not keep the earlier run meanwhile left this, which only another run can end.
+    """
     return not (path / METRICS).exists() and (_draft_of(path) / METRICS).is_file()
 
 
 def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+    return path.with_name(file_name(f".{path.name}", ".unfinished"))
+
+
+def _earlier_of(path: Path) -> Path:
+    """Where the files of a run are while another one takes its place."""
+    return path.with_name(file_name(f".{path.name}", ".before"))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(file_name(f".{path.name}", ".lock"))
 
 
 def start_run_folder(path: Path) -> Path:
@@ -146,28 +178,82 @@ def start_run_folder(path: Path) -> Path:
     return draft
 
 
+#: Files in the order in which they go to a run's folder. It is a run once the last is there, and the first
+#: tells that they have begun to go.
+_IN_ORDER = (WEIGHTS, HISTORY, GENES, HEAD_JSON, METRICS)
+
+
 def finish_run_folder(draft: Path, path: Path) -> None:
     """Put a finished run in the place of `path`; nothing that is not of a run is moved or removed there.
 
     A run that is replaced stops being one before the first of its files is: if this is interrupted, nobody
-    reads the head of one run with the scores of another.
+    reads the head of one run with the scores of another, and `restore_run` finds one of the two whole.
     """
     path = path.resolve()
     if not path.exists():
         draft.rename(path)
         return
-    for name in (METRICS, HEAD_JSON, WEIGHTS, HISTORY, GENES):
-        (path / name).unlink(missing_ok=True)
-    (path / PREDICTIONS).mkdir(exist_ok=True)
+    _take_away(path, _earlier_of(path))
+    _put_in_place(draft, path)
+    shutil.rmtree(_earlier_of(path))
+    shutil.rmtree(draft)
+
+
+def _take_away(path: Path, earlier: Path) -> None:
+    """Move a run's files out of its folder."""
+    (earlier / PREDICTIONS).mkdir(parents=True, exist_ok=True)
+    for name in reversed(_IN_ORDER):
+        if (path / name).exists():
+            (path / name).rename(earlier / name)
     for file in (path / PREDICTIONS).glob("*.h5ad"):
-        file.unlink()
-    for file in (draft / PREDICTIONS).iterdir():
-        file.rename(path / PREDICTIONS / file.name)
-    (draft / PREDICTIONS).rmdir()
-    for name in (WEIGHTS, HISTORY, GENES, HEAD_JSON, METRICS):
-        if (draft / name).exists():
-            (draft / name).rename(path / name)
-    draft.rmdir()
+        file.rename(earlier / PREDICTIONS / file.name)
+
+
+def _put_in_place(source: Path, path: Path) -> None:
+    """Move a run's files into its folder; begun once, it may be done again until it is finished."""
+    (path / PREDICTIONS).mkdir(parents=True, exist_ok=True)
+    first, *others = _IN_ORDER
+    if (source / first).exists():
+        (source / first).replace(path / first)
+    for file in (source / PREDICTIONS).glob("*.h5ad"):
+        file.replace(path / PREDICTIONS / file.name)
+    for name in others:
+        if (source / name).exists():
+            (source / name).replace(path / name)
+
+
+def _is_half_replaced(path: Path) -> bool:
+    return _earlier_of(path).is_dir() or _has_begun(_draft_of(path), path)
+
+
+def _has_begun(draft: Path, path: Path) -> bool:
+    """Whether files of a draft are in place, and others are not yet."""
+    begun = (path / WEIGHTS).is_file() and not (draft / WEIGHTS).exists()
+    return begun and (draft / METRICS).is_file() and not (path / METRICS).exists()
+
+
+def _end_replacement(path: Path) -> None:
+    """Go on where a replacement was interrupted, or take back what it did; the caller holds the lock."""
+    draft, earlier = _draft_of(path), _earlier_of(path)
+    found = None
+    if _has_begun(draft, path):
+        _put_in_place(draft, path)
+        found = "the new run is complete now"
+    elif (earlier / METRICS).is_file() and not (path / METRICS).exists():
+        if path.exists():
+            _put_in_place(earlier, path)
+        else:
+            earlier.rename(path)
+        # An early version had a user's own files in the draft meanwhile.
+        for other in list(draft.iterdir()) if draft.is_dir() else ():
+            if other.name not in RUN_FILES and not (path / other.name).exists():
+                other.rename(path / other.name)
+        found = "the earlier run is back"
+    if (path / METRICS).is_file() and all(file.name in RUN_FILES for file in earlier.glob("*")):
+        shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+    if found is not None:
+        _LOG.warning("the replacement of %s was interrupted; %s.", path, found)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

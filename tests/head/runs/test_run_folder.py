@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import anndata
 import numpy as np
 import pytest
 
+import mmap_st as mm
 from mmap_st.data.cohort import Cohort
-from mmap_st.errors import HeadError, RequestError
+from mmap_st.errors import HeadError, RequestError, WriteError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import InUseError, file_lock
 from mmap_st.head.evaluation.folder import evaluation_folder, link_files
@@ -31,6 +34,7 @@ from mmap_st.head.runs.run_folder import (
     RUN_FILES,
     finish_run_folder,
     only_writer,
+    restore_run,
     run_folder,
     start_run_folder,
 )
@@ -149,17 +153,8 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("step", range(15))
-def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
-    step: int, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed before each of its steps on the disk."""
-    out = tmp_path / "run"
-    shutil.copytree(runs[0], out)
-    (out / "notes.txt").write_text("mine")
-    (out / "predictions" / "readme.txt").write_text("mine too")
-    draft = start_run_folder(out)
-    shutil.copytree(runs[1], draft, dirs_exist_ok=True)
+def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """End the process before this step on the disk, counted from 0."""
     done = 0
 
     def counted(real: Callable) -> Callable:
@@ -172,16 +167,40 @@ def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
 
         return call
 
-    with monkeypatch.context() as patch:
-        for name in ("rename", "unlink", "rmdir"):
-            patch.setattr(Path, name, counted(getattr(Path, name)))
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        patch.setattr(Path, name, counted(getattr(Path, name)))
+    patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+
+def half_replaced(step: int, runs: tuple[Path, Path], out: Path, patch: pytest.MonkeyPatch) -> bool:
+    """Replace the first of two runs by the second, killed before a step; whether it ended before that."""
+    shutil.copytree(runs[0], out)
+    (out / "notes.txt").write_text("mine")
+    (out / "predictions" / "readme.txt").write_text("mine too")
+    draft = start_run_folder(out)
+    shutil.copytree(runs[1], draft, dirs_exist_ok=True)
+    with patch.context() as killing:
+        kill_at(step, killing)
         try:
             finish_run_folder(draft, out)
-            finished = True
         except Killed:
-            finished = False
-    assert (out / "notes.txt").read_text() == "mine"
-    assert (out / "predictions" / "readme.txt").read_text() == "mine too"
+            return False
+    return True
+
+
+OWN = {"notes.txt": b"mine", "predictions/readme.txt": b"mine too"}
+#: Five files and a prediction move out, as many in, and two folders go.
+STEPS = 14
+
+
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
+    step: int, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each of its steps on the disk."""
+    out = tmp_path / "run"
+    assert half_replaced(step, runs, out, monkeypatch) == (step == STEPS)
+    assert {name: content for name, content in contents(out).items() if name in OWN} == OWN
     hashes = {name: read_head(folder).sha256 for name, folder in zip(("one", "two"), runs, strict=True)}
     if not (out / "head.json").exists():
         with pytest.raises(HeadError, match="is not a run"):
@@ -195,10 +214,104 @@ def test_an_interrupted_replacement_loses_nothing_and_mixes_nothing(
         again = start_run_folder(out)
         shutil.copytree(runs[1], again, dirs_exist_ok=True)
         finish_run_folder(again, out)
-    expected = {**contents(runs[1]), "notes.txt": b"mine", "predictions/readme.txt": b"mine too"}
-    assert contents(out) == expected
+    assert contents(out) == {**contents(runs[1]), **OWN}
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
-    assert finished == (step == 14)
+
+
+@pytest.mark.parametrize("again", range(0, STEPS, 3))
+@pytest.mark.parametrize("step", range(STEPS))
+def test_the_next_command_makes_a_half_replaced_run_whole(
+    step: int,
+    again: int,
+    runs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whichever step it was killed before, and though the first try to make it whole is killed too."""
+    out = tmp_path / "run"
+    half_replaced(step, runs, out, monkeypatch)
+    with monkeypatch.context() as killing, suppress(Killed):
+        kill_at(again, killing)
+        restore_run(out)
+    restore_run(out)
+    found = contents(out)
+    assert found in ({**contents(runs[0]), **OWN}, {**contents(runs[1]), **OWN})
+    which = (
+        "earlier run is back" if found["head.json"] == contents(runs[0])["head.json"] else "is complete now"
+    )
+    said = [record.message for record in caplog.records]
+    assert len(said) <= 1
+    assert all(which in text and str(out) in text for text in said)
+    # A lock of a killed process is of no account; everything else is gone.
+    assert {p.name for p in tmp_path.iterdir()} <= {"run", ".run.lock", ".run.unfinished"}
+    restore_run(out)
+    assert contents(out) == found
+
+
+def between_two_renames(runs: tuple[Path, Path], out: Path) -> None:
+    """What the first version left if it was killed there; it had a user's own files in the draft."""
+    shutil.copytree(runs[0], out.with_name(f".{out.name}.before"))
+    draft = out.with_name(f".{out.name}.unfinished")
+    shutil.copytree(runs[1], draft)
+    (draft / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("command", ["load", "predict", "report", "fit"])
+def test_every_command_finds_the_run_that_was_set_aside(
+    command: str, runs: tuple[Path, Path], store: FeatureStore, cohort: Cohort, tmp_path: Path, mmap
+) -> None:
+    out = tmp_path / "run"
+    between_two_renames(runs, out)
+    if command == "load":
+        assert mm.load_head(out).card.slides.train == ("A1",)
+    elif command == "predict":
+        done = mmap("predict", out, store.path, "--out", tmp_path / "p", "--slides", "E1")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("the earlier run is back") == 1
+    elif command == "report":
+        done = mmap("report", out, "--out", tmp_path / "r", "--genes", read_head(runs[0]).genes[0])
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("the earlier run is back") == 1
+    else:
+        with pytest.raises(RequestError, match="holds a finished run"):
+            fit_head(cohort, store, request(train="slide=B1"), out)
+    assert contents(out) == {**contents(runs[0]), "notes.txt": b"mine"}
+
+
+def test_a_run_that_another_process_replaces_is_left_to_it(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    between_two_renames(runs, out)
+    with (
+        only_writer(out, tmp_path / ".run.lock", "taken"),
+        pytest.raises(RequestError, match="is being replaced by another process"),
+    ):
+        restore_run(out)
+    assert not out.exists()
+
+
+def test_a_run_that_cannot_be_made_whole_is_said(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    between_two_renames(runs, out)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(WriteError, match=r"cannot be made whole \(Read-only file system\)"):
+        restore_run(out)
+
+
+def test_a_folder_of_such_a_name_that_holds_other_things_stays(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    (tmp_path / ".run.before").mkdir()
+    (tmp_path / ".run.before" / "thesis.txt").write_text("mine")
+    restore_run(tmp_path / "run")
+    assert (tmp_path / ".run.before" / "thesis.txt").read_text() == "mine"
 
 
 def test_all_files_of_a_run_are_known(runs: tuple[Path, Path]) -> None:

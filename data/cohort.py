@@ -17,6 +17,7 @@ from mmap_st.files import absolute, refuse_special
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
     "mpp_from", "pitch_um", "scale", "values", "labels",
+    "where",
 )  # fmt: skip
 _ALWAYS_WRITTEN = COLUMNS[:7]
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
@@ -53,6 +54,8 @@ class CohortSlide:
         What the count table holds, see `VALUES`; None means counts.
     labels
         Path of a pathologist's labels.
+    where
+        Of a table of several sections the one to use, by a column of AnnData's ``obs``: ``batch=A``.
     """
 
     slide: str
@@ -67,6 +70,7 @@ class CohortSlide:
     scale: float | None = None
     values: str | None = None
     labels: Path | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,6 +249,7 @@ def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: in
         scale=_number(cells.get("scale"), "scale", where, 1e-4, 1e4, "a factor, such as 0.15"),
         values=_word(cells.get("values"), "values", where, VALUES),
         labels=located("labels"),
+        where=cells.get("where"),
     )
 
 

@@ -73,6 +73,8 @@ class Counts:
         (n,) rows that the count table has; None means all. The others are empty and were not measured.
     values
         ``counts``, or ``lognorm``: counts that were scaled to a library size and then log1p-transformed.
+    notes
+        What the user should know about how they were read.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +84,7 @@ class Counts:
     gene_ids: tuple[str, ...] | None = None
     values: str = "counts"
     known: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def library(self) -> NDArray[np.float64]:
@@ -244,4 +247,6 @@ def named_by_id(counts: Counts) -> Counts:
     ids = [gene_id for gene_id in counts.gene_ids if gene_id]
     renamed = make_counts(counts.ids, ids, counts.matrix[:, np.flatnonzero(keep)], kind=counts.values)
     merged = renamed.merged_genes + counts.merged_genes
-    return replace(renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known)
+    return replace(
+        renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known, notes=counts.notes
+    )

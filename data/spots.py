@@ -19,6 +19,20 @@ from mmap_st.files import refuse_special
 #: Suffixes of the files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
 
+#: Columns of x and y, in lower case, whose names can only mean pixels of the full-resolution image.
+PIXEL_COLUMNS = (
+    ("pixel_x", "pixel_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("x_pixel", "y_pixel"),
+    ("x_pixels", "y_pixels"),
+    ("x_px", "y_px"),
+    ("pixel_col", "pixel_row"),
+    ("pxl_col", "pxl_row"),
+    ("pxl_x", "pxl_y"),
+    ("x_fullres", "y_fullres"),
+    ("imagecol", "imagerow"),
+)
+
 
 def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> pl.DataFrame:
     """Read a table; the columns of a text file are text, see `number_column`.

@@ -120,6 +120,8 @@ def check_slide(row: CohortSlide) -> SlideCheck:
             problems.append(str(error))
         finally:
             slide.close()
+    if look.counts is not None:
+        notes += look.counts.notes
     if look.counts is not None and look.counts.values != "counts":
         notes.append(f"values are {look.counts.values}, not counts")
     if look.counts is not None and look.counts.merged_genes:

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.readers.annotated import positive
 from mmap_st.data.readers.finding import find_images
-from mmap_st.data.readers.h5ad import positive
 from mmap_st.data.spots import some
 from mmap_st.errors import CohortError, first_line
 from mmap_st.files import absolute

@@ -40,6 +40,8 @@ class Reader:
         Reads a slide's spots, in the order of its count table.
     counts
         Reads a slide's counts, all rows and genes.
+    chooses
+        Whether it knows the cohort's column `where`.
     """
 
     name: str
@@ -47,12 +49,14 @@ class Reader:
     find: Callable[[Path], tuple[CohortSlide, ...]]
     spots: Callable[[CohortSlide], Spots]
     counts: Callable[[CohortSlide], Counts]
+    chooses: bool = False
 
 
 def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
     """A reader whose module finds slides, and reads tables unless `tables` does."""
     tables = tables or module
-    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts)
+    chooses = tables in (h5ad, spatialdata)
+    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses)
 
 
 _ALL = (
@@ -229,4 +233,10 @@ def _reader_of(slide: CohortSlide) -> Reader:
             f"there is no reader {slide.reader!r}{did_you_mean(slide.reader, READERS)};"
             f" the readers are {', '.join(READERS)}."
         )
-    return READERS[slide.reader]
+    reader = READERS[slide.reader]
+    if slide.where is not None and not reader.chooses:
+        raise SpotsError(
+            f"the cohort's column where ({slide.where}) chooses rows of AnnData files, and the reader"
+            f" {slide.reader} reads none; leave it empty."
+        )
+    return reader

@@ -17,6 +17,7 @@ from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
 from mmap_st.data.spots import (
+    PIXEL_COLUMNS,
     TABLE_SUFFIXES,
     Spots,
     duplicates,
@@ -30,13 +31,7 @@ from mmap_st.errors import CohortError, CountsError, SpotsError
 
 _ID_COLUMNS = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")
 # Names that can only mean pixels come first: next to them, x and y are positions on the array.
-_XY = (
-    ("pixel_x", "pixel_y"),
-    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
-    ("x_px", "y_px"),
-    ("x", "y"),
-    ("imagecol", "imagerow"),
-)
+_XY = (*PIXEL_COLUMNS[:-1], ("x", "y"), PIXEL_COLUMNS[-1])
 _ARRAY_XY = ("array_x", "array_y")
 _ROW_COLUMN = ("array_row", "array_col")
 # What tables of counts may have in addition to genes: a saved index, and columns of spot tables.

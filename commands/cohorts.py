@@ -56,7 +56,7 @@ def write(
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import survey_cohort, write_cohort
+    from mmap_st.data import alike_patients, survey_cohort, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -91,6 +91,8 @@ def write(
     console.show_table(f"{len(found.slides)} slides", columns, rows)
     for name, note in notes.items():
         console.warn(f"{name}: {note}")
+    for note in alike_patients(row.patient for row in found.slides):
+        console.warn(note)
     console.show_reasons("cannot be used", problems)
     console.show_paths([out])
     raise typer.Exit(1 if problems else 0)
@@ -109,6 +111,7 @@ def check(
 ) -> None:
     """Read all tables and a thumbnail of each image; show what each slide is and what is wrong."""
     from mmap_st import workflows
+    from mmap_st.data import alike_patients
     from mmap_st.extract.engine import preview_cohort
     from mmap_st.report import CohortCheck, check_cohort, summarise_genes
 
@@ -119,6 +122,7 @@ def check(
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
+        result.notes += alike_patients(row.patient for row in slides.slides)
         drawn = preview_cohort(slides, None, pictures, progress=progress) if pictures else None
     rows = [
         (

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mmap_st.data.spots import duplicates, some
+from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CountsError, PanelError
 
 # ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
+
+# 1-Mar and Mar-01: what spreadsheets make of MARCH1 and MARC1, SEPT2, DEC1 and OCT4.
+_MONTH = "(feb|mar|apr|sep|oct|nov|dec)"
+_DATE = re.compile(rf"\d{{1,2}}-{_MONTH}|{_MONTH}-\d{{1,2}}", re.IGNORECASE)
 
 
 def canonical_gene(name: str) -> str:
@@ -126,6 +130,7 @@ def make_counts(
     *,
     gene_ids: Sequence[str] | None = None,
     kind: str = "counts",
+    notes: Sequence[str] = (),
 ) -> Counts:
     """Check a table of counts and make it sparse; columns of one gene are added up.
 
@@ -139,6 +144,8 @@ def make_counts(
         An Ensembl id for each column, or "".
     kind
         ``counts``: whole numbers only; ``lognorm``: any finite number of zero or more.
+    notes
+        What the user should know about how they were read.
 
     Raises
     ------
@@ -158,6 +165,7 @@ def make_counts(
     _check_values(matrix, ids, genes, whole=kind == "counts")
     canonical = [canonical_gene(gene) for gene in genes]
     names = tuple(dict.fromkeys(canonical))
+    notes = (*notes, *_notes_on_names(canonical))
     if len(names) < len(canonical):
         if kind != "counts":
             raise CountsError(
@@ -180,7 +188,24 @@ def make_counts(
         merged_genes=len(genes) - len(names),
         gene_ids=tuple(known[name] for name in names) if known else None,
         values=kind,
+        notes=notes,
     )
+
+
+def _notes_on_names(genes: Sequence[str]) -> tuple[str, ...]:
+    """Which columns of one gene are added up, and which names are no longer those of genes."""
+    notes = []
+    repeated = duplicates(genes)
+    if repeated:
+        added = len(genes) - len(set(genes))
+        notes.append(f"{added} columns were added to another column of the same gene ({some(repeated)})")
+    dates = [gene for gene in dict.fromkeys(genes) if _DATE.fullmatch(gene)]
+    if dates:
+        notes.append(
+            f"{len(dates)} genes have dates for names ({some(dates)}), as spreadsheets make of MARCH1 or"
+            " SEPT2: two genes may be one now; take names from the file that was not opened in one"
+        )
+    return tuple(notes)
 
 
 def check_sparse(matrix: Any) -> Any:

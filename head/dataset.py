@@ -12,6 +12,7 @@ from mmap_st.data import (
     Counts,
     Split,
     gene_naming,
+    known_patient,
     named_by_id,
     some,
     split_of,
@@ -133,7 +134,7 @@ def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
     def patient(row: CohortSlide) -> str | None:
         if row.patient is not None or not store.has_slide(row.slide):
             return row.patient
-        return store.slide(row.slide).patient
+        return known_patient(store.slide(row.slide).patient)
 
     return replace(cohort, slides=tuple(replace(row, patient=patient(row)) for row in cohort.slides))
 

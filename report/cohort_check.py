@@ -124,8 +124,6 @@ def check_slide(row: CohortSlide) -> SlideCheck:
         notes += look.counts.notes
     if look.counts is not None and look.counts.values != "counts":
         notes.append(f"values are {look.counts.values}, not counts")
-    if look.counts is not None and look.counts.merged_genes:
-        notes.append(f"{look.counts.merged_genes} columns were added to another column of the same gene")
     if row.patient is None and look.counts is not None:
         notes.append("no patient: fill in the column patient, splits are by patient")
     return SlideCheck(

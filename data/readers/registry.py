@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import polars as pl
 
-from mmap_st.data.cohort import Cohort, CohortSlide, cohort_from_table, read_cohort
+from mmap_st.data.cohort import COLUMNS, Cohort, CohortSlide, cohort_from_table, read_cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
+from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def as_cohort(source: CohortSource) -> Cohort:
     elif hasattr(source, "convert_dtypes"):  # pandas, which need not be imported here
         whole = source.convert_dtypes()  # whole numbers next to gaps are floats else: patient 1.0
         cells = whole.astype(object).where(whole.notna(), None)
+        repeated = [name for name in duplicates([str(name) for name in cells.columns]) if name in COLUMNS]
+        if repeated:
+            raise CohortError(f"the data frame has several columns {some(repeated)}; keep one of each.")
         columns = {str(name): cells.iloc[:, i].tolist() for i, name in enumerate(cells.columns)}
     else:
         raise CohortError(

@@ -80,8 +80,8 @@ def _made(
 ) -> Counts:
     features = matrix.features
     ids = [str(name) for name in table.obs.index[rows]]
-    counts = make_counts(ids, features.genes, values, gene_ids=features.gene_ids, kind=kind)
-    return replace(counts, notes=(features.note,)) if features.note else counts
+    notes = (features.note,) if features.note else ()
+    return make_counts(ids, features.genes, values, gene_ids=features.gene_ids, kind=kind, notes=notes)
 
 
 def _values(matrix: GeneMatrix, table: SpotTable, rows: NDArray[np.bool_]) -> sparse.csr_array:

@@ -23,6 +23,7 @@ from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.hdf5 import check_hdf5, open_hdf5
 from mmap_st.data.readers.annotated import VISIUM, VISIUM_PITCH_UM, features_of, positive
 from mmap_st.data.readers.finding import in_order_of_counts
+from mmap_st.data.readers.mtx import read_mtx, read_mtx_barcodes
 from mmap_st.data.spots import Spots, number_column, read_table, reading, some, text_column
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError, first_line
 from mmap_st.files import absolute
@@ -134,30 +135,30 @@ def read_counts(slide: CohortSlide) -> Counts:
     """Counts of the genes (other features are left out)."""
     assert slide.counts is not None
     path = slide.counts
-    scanpy = _scanpy()
-    with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
-        # Genes with the same symbol are distinguished by their ids, or added up.
-        warnings.filterwarnings("ignore", message="Variable names are not unique")
-        # Genes are selected below: scanpy's selection would trust a damaged file's indices.
+    kind = slide.values or "counts"
+    try:
         if path.is_dir():
-            adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
-        else:
+            return read_mtx(path, kind)
+        scanpy = _scanpy()
+        with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
+            # Genes with the same symbol are distinguished by their ids, or added up.
+            warnings.filterwarnings("ignore", message="Variable names are not unique")
             check_hdf5(path)
+            # Genes are selected below: scanpy's selection would trust a damaged file's indices.
             adata = scanpy.read_10x_h5(path, gex_only=False)
-        matrix = check_sparse(adata.X)
-        ids = [str(name) for name in adata.obs_names]
-        try:
+            matrix = check_sparse(adata.X)
             features = features_of(adata.var)
-            counts = make_counts(
-                ids,
+            return make_counts(
+                [str(name) for name in adata.obs_names],
                 features.genes,
                 matrix[:, np.flatnonzero(features.columns)],
                 gene_ids=features.gene_ids,
-                kind=slide.values or "counts",
+                kind=kind,
+                notes=(features.note,) if features.note else (),
             )
-        except CountsError as error:
-            raise CountsError(f"{path}: {error}") from error
-        return replace(counts, notes=(features.note,)) if features.note else counts
+    except CountsError as error:
+        message = str(error)
+        raise CountsError(message if str(path) in message else f"{path}: {message}") from error
 
 
 def read_scale_factors(spatial: Path) -> dict[str, Any]:
@@ -178,10 +179,7 @@ def _barcodes(path: Path) -> list[str]:
     """Names of a matrix's spots; its values are not read."""
     with reading(path, "a matrix of Space Ranger", CountsError):
         if path.is_dir():
-            file = next((p for p in (path / "barcodes.tsv.gz", path / "barcodes.tsv") if p.is_file()), None)
-            if file is None:
-                raise CountsError(f"{path} has no barcodes.tsv.gz.")
-            return [str(name) for name in read_table(file, CountsError, header=False).to_series(0)]
+            return read_mtx_barcodes(path)
         with open_hdf5(path) as file:
             group = (
                 file["matrix"] if "matrix" in file else next(iter(file.values()))

@@ -67,13 +67,16 @@ def write(
     found = workflows.read_cohort(source, image=image, values=values)
     rows, problems, notes = [], {}, {}
     with workflows.show_progress() as progress:
-        for look in survey_cohort(found):
+        for look in survey_cohort(found, counts=True):
             row = look.row
             progress(f"looking at {row.slide}")
-            if look.problems:
-                problems[row.slide] = " ".join(look.problems)
-            if look.spots is not None and look.spots.notes:
-                notes[row.slide] = "; ".join(look.spots.notes)
+            # Values that are no counts can be meant: --values says so, now or later.
+            hindering = [problem for problem in look.problems if problem != look.not_counts]
+            if hindering:
+                problems[row.slide] = " ".join(hindering)
+            seen = [*look.notes, *([look.not_counts] if look.not_counts else [])]
+            if seen:
+                notes[row.slide] = "; ".join(seen)
             scale = "" if look.mpp is None else f"{look.mpp.mpp:.4f} ± {look.mpp.standard_error:.4f}"
             rows.append(
                 (

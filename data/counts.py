@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mmap_st.data.tables import duplicates, some
-from mmap_st.errors import CountsError, PanelError
+from mmap_st.data.values import notes_on_values, what_they_are
+from mmap_st.errors import CountsError, NotCountsError, PanelError
 
 # ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
@@ -52,9 +53,6 @@ def shared_genes(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
 def union_of_genes(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Genes that any table has, in order of first occurrence."""
     return tuple(dict.fromkeys(gene for table in tables for gene in table))
-
-
-_NOT_WHOLE = "give raw transcript counts, or give --values lognorm if they are log-normalised on purpose"
 
 
 @dataclass(frozen=True)
@@ -162,10 +160,10 @@ def make_counts(
             f"the count table has {len(ids)} spots and {len(genes)} genes; it needs at least one of each."
         )
     matrix = sparse.csr_array(values, dtype=np.float32)
-    _check_values(matrix, ids, genes, whole=kind == "counts")
+    _check_values(matrix, ids, genes, kind)
     canonical = [canonical_gene(gene) for gene in genes]
     names = tuple(dict.fromkeys(canonical))
-    notes = (*notes, *_notes_on_names(canonical))
+    notes = (*notes, *_notes_on_names(canonical), *notes_on_values(matrix, kind))
     if len(names) < len(canonical):
         if kind != "counts":
             raise CountsError(
@@ -222,20 +220,25 @@ def check_sparse(matrix: Any) -> Any:
     return matrix
 
 
-def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], *, whole: bool) -> None:
+def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], kind: str) -> None:
     values = matrix.data
-    for wrong, what, advice in (
-        (~np.isfinite(values), "are missing or not numbers", "give raw transcript counts"),
-        (values < 0, "are negative", "give raw transcript counts"),
-        (values != np.floor(values) if whole else None, "are not whole numbers", _NOT_WHOLE),
+    whole = kind == "counts"
+    for wrong, what in (
+        (~np.isfinite(values), "are missing or not numbers"),
+        (values < 0, "are negative"),
+        (values != np.floor(values) if whole else None, "are not whole numbers"),
     ):
-        if wrong is not None and wrong.any():
-            entry = int(np.flatnonzero(wrong)[0])
-            row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
-            raise CountsError(
-                f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
-                f" {genes[int(matrix.indices[entry])]}; {advice}."
-            )
+        if wrong is None or not wrong.any():
+            continue
+        entry = int(np.flatnonzero(wrong)[0])
+        row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
+        seen = (
+            f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
+            f" {genes[int(matrix.indices[entry])]}"
+        )
+        if np.isfinite(values[entry]):
+            raise NotCountsError(f"{seen}; {what_they_are(matrix, kind)}.")
+        raise CountsError(f"{seen}; give raw transcript counts.")
 
 
 _BY_IDS = "Ensembl ids"

@@ -96,7 +96,7 @@ def check_cohort(cohort: Cohort) -> Iterator[SlideCheck]:
 def check_slide(row: CohortSlide) -> SlideCheck:
     """Check one slide."""
     look = survey_slide(row, counts=True)
-    problems, notes = list(look.problems), list(look.spots.notes if look.spots else ())
+    problems, notes = list(look.problems), list(look.notes)
     size = mpp = on_tissue = None
     outside = 0
     try:
@@ -120,10 +120,8 @@ def check_slide(row: CohortSlide) -> SlideCheck:
             problems.append(str(error))
         finally:
             slide.close()
-    if look.counts is not None:
-        notes += look.counts.notes
     if look.counts is not None and look.counts.values != "counts":
-        notes.append(f"values are {look.counts.values}, not counts")
+        notes.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
     if row.patient is None and look.counts is not None:
         notes.append("no patient: fill in the column patient, splits are by patient")
     return SlideCheck(

@@ -71,7 +71,7 @@ def read_counts(slide: CohortSlide) -> Counts:
     try:
         return make_counts(ids, genes, values, kind=kind)
     except CountsError as error:
-        raise CountsError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
 def read_count_ids(path: Path) -> list[str]:

@@ -93,7 +93,7 @@ def read_counts(slide: CohortSlide) -> Counts:
         return make_counts(_named(wide.rows, path), wide.columns, wide.values, kind=kind)
     except CountsError as error:
         message = str(error)
-        raise CountsError(message if str(path) in message else f"{path}: {message}") from error
+        raise type(error)(message if str(path) in message else f"{path}: {message}") from error
 
 
 def read_spot_table(path: Path) -> Spots:

@@ -158,7 +158,7 @@ def read_counts(slide: CohortSlide) -> Counts:
             )
     except CountsError as error:
         message = str(error)
-        raise CountsError(message if str(path) in message else f"{path}: {message}") from error
+        raise type(error)(message if str(path) in message else f"{path}: {message}") from error
 
 
 def read_scale_factors(spatial: Path) -> dict[str, Any]:

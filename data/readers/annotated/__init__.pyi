@@ -8,7 +8,6 @@ __all__ = [
     "count_layers",
     "counts_of",
     "features_of",
-    "first_fraction",
     "positive",
     "sections_of",
     "spots_of",
@@ -16,7 +15,7 @@ __all__ = [
 ]
 
 from .features import Features, features_of
-from .matrices import counts_of, first_fraction
+from .matrices import counts_of
 from .parts import POSITIONS, GeneMatrix, SpotTable, count_layers, table_of
 from .placed import VISIUM, VISIUM_PITCH_UM, positive, spots_of
 from .sections import sections_of

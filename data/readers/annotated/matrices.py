@@ -11,7 +11,8 @@ from scipy import sparse
 from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.readers.annotated.parts import GeneMatrix, SpotTable
 from mmap_st.data.readers.annotated.sections import section_of
-from mmap_st.errors import CountsError
+from mmap_st.data.values import first_that_is_no_count
+from mmap_st.errors import CountsError, NotCountsError
 
 
 def counts_of(table: SpotTable, kind: str, where: str | None = None) -> Counts:
@@ -39,30 +40,23 @@ def counts_of(table: SpotTable, kind: str, where: str | None = None) -> Counts:
         passed_over: list[str] = []
         for matrix in table.matrices:
             values = _values(matrix, table, rows)
-            fraction = first_fraction(values)
-            if fraction is None:
+            wrong = first_that_is_no_count(values)
+            if wrong is None:
                 counts = _made(matrix, table, rows, values, "counts")
                 if not passed_over:
                     return counts
                 note = f"counts are read from {matrix.name}: {'; '.join(passed_over)}"
                 return replace(counts, notes=(*counts.notes, note))
-            passed_over.append(f"{matrix.name} holds values such as {fraction:g}")
+            passed_over.append(f"{matrix.name} holds values such as {wrong:g}")
     except CountsError as error:
-        raise CountsError(f"{table.source}: {error}") from error
+        raise type(error)(f"{table.source}: {error}") from error
     seen = ", ".join(matrix.name for matrix in table.matrices)
     such = f" ({passed_over[0]})" if passed_over else ""
-    raise CountsError(
-        f"{table.source} holds no counts: {seen or 'no matrix'} examined{such}, none has whole numbers only;"
-        " put raw counts into X, layers['counts'] or raw, or give --values lognorm if log-normalised values"
-        " are what you have."
+    raise NotCountsError(
+        f"{table.source} holds no counts: {seen or 'no matrix'} examined{such}, none has whole numbers of"
+        " zero or more only, and targets are the logarithm of counts per 10,000; put raw counts into X,"
+        " layers['counts'] or raw, or give --values lognorm if log-normalised values are what you have."
     )
-
-
-def first_fraction(values: sparse.csr_array) -> float | None:
-    """The first finite value that is not a whole number, or None."""
-    finite = values.data[np.isfinite(values.data)]
-    wrong = finite != np.floor(finite)
-    return float(finite[np.argmax(wrong)]) if wrong.any() else None
 
 
 def _lognorm(table: SpotTable, rows: NDArray[np.bool_]) -> Counts:
@@ -70,7 +64,7 @@ def _lognorm(table: SpotTable, rows: NDArray[np.bool_]) -> Counts:
         raise CountsError("there is no X.")
     matrix = table.matrices[0]
     values = _values(matrix, table, rows)
-    if first_fraction(values) is None:
+    if first_that_is_no_count(values) is None:
         raise CountsError("X holds whole numbers: these are counts; leave out --values lognorm.")
     return _made(matrix, table, rows, values, "lognorm")
 

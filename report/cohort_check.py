@@ -97,7 +97,7 @@ def check_slide(row: CohortSlide) -> SlideCheck:
     """Check one slide."""
     look = survey_slide(row, counts=True)
     problems, notes = list(look.problems), list(look.notes)
-    size = mpp = on_tissue = None
+    size = mpp = on_tissue = doubted = None
     outside = 0
     try:
         slide = open_slide(row.image) if row.image is not None and row.image.exists() else None
@@ -107,7 +107,11 @@ def check_slide(row: CohortSlide) -> SlideCheck:
     try:
         known = known_mpps(row, slide.mpp if slide else None, look.spots)
         if known or slide is not None:
+            doubtful = [one for one in known if not one.plausible and one.key != row.mpp_from]
+            if len(doubtful) == len(known):  # shown, not used
+                doubted = next((SourceMpp(one.mpp, f"{one.source}, implausible") for one in doubtful), None)
             mpp = choose_mpp(known, row.mpp_from)
+            notes += [one.doubt for one in doubtful]
     except SlideError as error:
         problems.append(str(error))
     if slide is not None:
@@ -128,7 +132,7 @@ def check_slide(row: CohortSlide) -> SlideCheck:
         row=row,
         technology=_technology(row, look),
         size_px=size,
-        mpp=mpp,
+        mpp=mpp or doubted,
         spots=None if look.spots is None else len(look.spots),
         unmatched=look.unmatched,
         outside=outside,

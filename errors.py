@@ -142,6 +142,10 @@ class CountsError(SlideError):
     """A slide's counts are missing or are not counts."""
 
 
+class NotCountsError(CountsError):
+    """A slide's values can be read, and are not counts: they were normalised or scaled."""
+
+
 class LabelsError(SlideError):
     """A pathologist's labels of a slide cannot be read."""
 

@@ -58,7 +58,7 @@ def write(
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import check_cohort_out, survey_cohort, write_cohort
+    from mmap_st.data import alike_patients, check_cohort_out, survey_cohort, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -70,13 +70,16 @@ def write(
     found = workflows.read_cohort(source, image=image, values=values)
     rows, problems, notes = [], {}, {}
     with workflows.show_progress() as progress:
-        for look in survey_cohort(found):
+        for look in survey_cohort(found, counts=True):
             row = look.row
             progress(f"looking at {row.slide}")
-            if look.problems:
-                problems[row.slide] = " ".join(look.problems)
-            if look.spots is not None and look.spots.notes:
-                notes[row.slide] = "; ".join(look.spots.notes)
+            # Values that are no counts can be meant: --values says so, now or later.
+            hindering = [problem for problem in look.problems if problem != look.not_counts]
+            if hindering:
+                problems[row.slide] = " ".join(hindering)
+            seen = [*look.notes, *([look.not_counts] if look.not_counts else [])]
+            if seen:
+                notes[row.slide] = "; ".join(seen)
             scale = "" if look.mpp is None else f"{look.mpp.mpp:.4f} ± {look.mpp.standard_error:.4f}"
             rows.append(
                 (
@@ -94,6 +97,8 @@ def write(
     console.show_table(f"{len(found.slides)} slides", columns, rows)
     for name, note in notes.items():
         console.warn(f"{name}: {note}")
+    for note in alike_patients(row.patient for row in found.slides):
+        console.warn(note)
     console.show_reasons("cannot be used", problems)
     console.show_paths([out])
     raise typer.Exit(1 if problems else 0)
@@ -112,6 +117,7 @@ def check(
 ) -> None:
     """Read all tables and a thumbnail of each image; show what each slide is and what is wrong."""
     from mmap_st import workflows
+    from mmap_st.data import alike_patients
     from mmap_st.extract.engine import preview_cohort
     from mmap_st.report import CohortCheck, check_cohort, summarise_genes
 
@@ -124,6 +130,7 @@ def check(
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
+        result.notes += alike_patients(row.patient for row in slides.slides)
         drawn = None
         if pictures is not None:
             drawn = preview_cohort(slides, None, pictures, progress=progress, option=_PICTURES)

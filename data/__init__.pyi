@@ -19,12 +19,14 @@ __all__ = [
     "Split",
     "Spots",
     "Targets",
+    "alike_patients",
     "check_cohort_out",
     "choose_panel",
     "duplicates",
     "gene_naming",
     "harmonise_genes",
     "inner_folds",
+    "known_patient",
     "make_folds",
     "mpp_from_pitch",
     "named_by_id",
@@ -46,7 +48,15 @@ __all__ = [
 ]
 
 from .arrays import mpp_from_pitch
-from .cohort import VALUES, Cohort, CohortSlide, check_cohort_out, write_cohort
+from .cohort import (
+    VALUES,
+    Cohort,
+    CohortSlide,
+    alike_patients,
+    check_cohort_out,
+    known_patient,
+    write_cohort,
+)
 from .counts import Counts, gene_naming, harmonise_genes, named_by_id, shared_genes, union_of_genes
 from .hdf5 import open_hdf5
 from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel

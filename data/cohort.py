@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +13,23 @@ from pathlib import Path
 
 import polars as pl
 
+from mmap_st.data.tables import DECIMAL_COMMA, THOUSANDS, read_table
 from mmap_st.errors import CohortError, WriteError, did_you_mean, first_line, printable
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
     "mpp_from", "pitch_um", "scale", "values", "labels",
+    "where",
 )  # fmt: skip
 _ALWAYS_WRITTEN = COLUMNS[:7]
 #: Of a cohort file's name; all but Parquet are CSV.
 _ENDINGS = (".csv", ".parquet", ".txt", "")
 _PATH_COLUMNS = ("image", "spots", "counts", "labels")
+
+# What pandas, R, JSON and spreadsheets write for a missing value.
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "none", "null", "<na>", "nat"})
+_UNKNOWN_PATIENT = frozenset({"unknown", "not known", "not available", "missing", "?", "-"})
 
 #: Values of the column `values`: raw counts, or counts scaled to a library size and log1p-transformed.
 VALUES = ("counts", "lognorm")
@@ -55,6 +63,8 @@ class CohortSlide:
         What the count table holds, see `VALUES`; None means counts.
     labels
         Path of a pathologist's labels.
+    where
+        Of a table of several sections the one to use, by a column of AnnData's ``obs``: ``batch=A``.
     """
 
     slide: str
@@ -69,6 +79,7 @@ class CohortSlide:
     scale: float | None = None
     values: str | None = None
     labels: Path | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,6 +138,36 @@ class Cohort:
         return tuple(slide.slide for slide in self.slides if slide.patient in wanted)
 
 
+def known_text(value: object) -> str | None:
+    """Text without surrounding blanks; None for what tools write where a value is missing, such as NA."""
+    text = "" if value is None else str(value).strip()
+    return None if text.lower() in _MISSING else text
+
+
+def known_patient(name: str | None) -> str | None:
+    """A patient's name; None for words that say that it is not known, which name nobody."""
+    text = known_text(name)
+    return None if text is None or text.lower() in _UNKNOWN_PATIENT else text
+
+
+def patient_key(name: str) -> str:
+    """What is the same for names that differ in case and blanks only, and likely are one person's."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def alike_patients(names: Iterable[str | None]) -> list[str]:
+    """For patients whose names differ in case and blanks only, what is to be done, in a sentence each."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for name in names if name is not None):
+        groups.setdefault(patient_key(name), []).append(name)
+    return [
+        f"patients {' and '.join(map(repr, group))} differ in case or blanks only, and a split by patient"
+        " takes them for different persons; give one person one name"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
 def read_cohort(path: Path) -> Cohort:
     """Read a cohort file.
 
@@ -146,14 +187,12 @@ def read_cohort(path: Path) -> Cohort:
         raise CohortError(
             f"The cohort {path} does not exist; `mmap cohort READER:PATH --out FILE` writes one."
         )
+    table = read_table(path, CohortError, once=COLUMNS)
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pl.read_parquet(path, glob=False).cast(pl.String)
-        else:
-            table = pl.read_csv(path, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        texts = table.cast(pl.String)
+    except pl.exceptions.PolarsError as error:
         raise CohortError(f"{path} cannot be read as a table: {first_line(error)}") from error
-    return cohort_from_table(table, str(path), path.parent)
+    return cohort_from_table(texts, str(path), path.parent)
 
 
 def cohort_from_table(table: pl.DataFrame, source: str, folder: Path) -> Cohort:
@@ -268,8 +307,8 @@ def _cell(value: object, folder: Path | None) -> str | None:
 
 
 def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: int) -> CohortSlide:
-    cells = {column: (text or "").strip() or None for column, text in row.items()}
-    slide = cells["slide"]
+    cells = {column: known_text(text) for column, text in row.items()}
+    slide = (row["slide"] or "").strip() or None  # any name is one
     if slide is None:
         raise CohortError(f"{source}, row {number}: the slide has no name; fill in the column `slide`.")
 
@@ -280,7 +319,7 @@ def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: in
     where = f"{source}, row {number} ({slide})"
     return CohortSlide(
         slide=slide,
-        patient=cells.get("patient"),
+        patient=known_patient(cells.get("patient")),
         image=located("image"),
         spots=located("spots"),
         counts=located("counts"),
@@ -291,6 +330,7 @@ def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: in
         scale=_number(cells.get("scale"), "scale", where, 1e-4, 1e4, "a factor, such as 0.15"),
         values=_word(cells.get("values"), "values", where, VALUES),
         labels=located("labels"),
+        where=cells.get("where"),
     )
 
 
@@ -299,6 +339,8 @@ def _number(
 ) -> float | None:
     if text is None:
         return None
+    if re.match(DECIMAL_COMMA, text) and not re.match(THOUSANDS, text):
+        text = text.replace(",", ".")
     try:
         number = float(text)
     except ValueError:

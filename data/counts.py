@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from mmap_st.data.spots import duplicates, some
-from mmap_st.errors import CountsError, PanelError
+from mmap_st.data.tables import duplicates, some
+from mmap_st.data.values import notes_on_values, what_they_are
+from mmap_st.errors import CountsError, NotCountsError, PanelError
 
 # ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
+
+# 1-Mar and Mar-01: what spreadsheets make of MARCH1 and MARC1, SEPT2, DEC1 and OCT4.
+_MONTH = "(feb|mar|apr|sep|oct|nov|dec)"
+_DATE = re.compile(rf"\d{{1,2}}-{_MONTH}|{_MONTH}-\d{{1,2}}", re.IGNORECASE)
 
 
 def canonical_gene(name: str) -> str:
@@ -50,9 +55,6 @@ def union_of_genes(tables: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(gene for table in tables for gene in table))
 
 
-_NOT_WHOLE = "give raw transcript counts, or give --values lognorm if they are log-normalised on purpose"
-
-
 @dataclass(frozen=True)
 class Counts:
     """Counts of one slide.
@@ -73,6 +75,8 @@ class Counts:
         (n,) rows that the count table has; None means all. The others are empty and were not measured.
     values
         ``counts``, or ``lognorm``: counts that were scaled to a library size and then log1p-transformed.
+    notes
+        What the user should know about how they were read.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +86,7 @@ class Counts:
     gene_ids: tuple[str, ...] | None = None
     values: str = "counts"
     known: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def library(self) -> NDArray[np.float64]:
@@ -123,6 +128,7 @@ def make_counts(
     *,
     gene_ids: Sequence[str] | None = None,
     kind: str = "counts",
+    notes: Sequence[str] = (),
 ) -> Counts:
     """Check a table of counts and make it sparse; columns of one gene are added up.
 
@@ -136,6 +142,8 @@ def make_counts(
         An Ensembl id for each column, or "".
     kind
         ``counts``: whole numbers only; ``lognorm``: any finite number of zero or more.
+    notes
+        What the user should know about how they were read.
 
     Raises
     ------
@@ -152,9 +160,10 @@ def make_counts(
             f"the count table has {len(ids)} spots and {len(genes)} genes; it needs at least one of each."
         )
     matrix = sparse.csr_array(values, dtype=np.float32)
-    _check_values(matrix, ids, genes, whole=kind == "counts")
+    _check_values(matrix, ids, genes, kind)
     canonical = [canonical_gene(gene) for gene in genes]
     names = tuple(dict.fromkeys(canonical))
+    notes = (*notes, *_notes_on_names(canonical), *notes_on_values(matrix, kind))
     if len(names) < len(canonical):
         if kind != "counts":
             raise CountsError(
@@ -177,7 +186,24 @@ def make_counts(
         merged_genes=len(genes) - len(names),
         gene_ids=tuple(known[name] for name in names) if known else None,
         values=kind,
+        notes=notes,
     )
+
+
+def _notes_on_names(genes: Sequence[str]) -> tuple[str, ...]:
+    """Which columns of one gene are added up, and which names are no longer those of genes."""
+    notes = []
+    repeated = duplicates(genes)
+    if repeated:
+        added = len(genes) - len(set(genes))
+        notes.append(f"{added} columns were added to another column of the same gene ({some(repeated)})")
+    dates = [gene for gene in dict.fromkeys(genes) if _DATE.fullmatch(gene)]
+    if dates:
+        notes.append(
+            f"{len(dates)} genes have dates for names ({some(dates)}), as spreadsheets make of MARCH1 or"
+            " SEPT2: two genes may be one now; take names from the file that was not opened in one"
+        )
+    return tuple(notes)
 
 
 def check_sparse(matrix: Any) -> Any:
@@ -194,20 +220,25 @@ def check_sparse(matrix: Any) -> Any:
     return matrix
 
 
-def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], *, whole: bool) -> None:
+def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], kind: str) -> None:
     values = matrix.data
-    for wrong, what, advice in (
-        (~np.isfinite(values), "are missing or not numbers", "give raw transcript counts"),
-        (values < 0, "are negative", "give raw transcript counts"),
-        (values != np.floor(values) if whole else None, "are not whole numbers", _NOT_WHOLE),
+    whole = kind == "counts"
+    for wrong, what in (
+        (~np.isfinite(values), "are missing or not numbers"),
+        (values < 0, "are negative"),
+        (values != np.floor(values) if whole else None, "are not whole numbers"),
     ):
-        if wrong is not None and wrong.any():
-            entry = int(np.flatnonzero(wrong)[0])
-            row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
-            raise CountsError(
-                f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
-                f" {genes[int(matrix.indices[entry])]}; {advice}."
-            )
+        if wrong is None or not wrong.any():
+            continue
+        entry = int(np.flatnonzero(wrong)[0])
+        row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
+        seen = (
+            f"{int(wrong.sum())} counts {what}, the first {values[entry]:g} for spot {ids[row]}, gene"
+            f" {genes[int(matrix.indices[entry])]}"
+        )
+        if np.isfinite(values[entry]):
+            raise NotCountsError(f"{seen}; {what_they_are(matrix, kind)}.")
+        raise CountsError(f"{seen}; give raw transcript counts.")
 
 
 _BY_IDS = "Ensembl ids"
@@ -244,4 +275,6 @@ def named_by_id(counts: Counts) -> Counts:
     ids = [gene_id for gene_id in counts.gene_ids if gene_id]
     renamed = make_counts(counts.ids, ids, counts.matrix[:, np.flatnonzero(keep)], kind=counts.values)
     merged = renamed.merged_genes + counts.merged_genes
-    return replace(renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known)
+    return replace(
+        renamed, merged_genes=merged, gene_ids=renamed.genes, known=counts.known, notes=counts.notes
+    )

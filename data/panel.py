@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from mmap_st.data.counts import Counts, canonical_gene, is_ensembl, shared_genes, union_of_genes
-from mmap_st.data.spots import duplicates, some
+from mmap_st.data.tables import duplicates, open_text, reading, some
 from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
 from mmap_st.errors import PanelError
 from mmap_st.files import refuse_special
@@ -275,10 +275,8 @@ def read_panel(path: Path, known: set[str]) -> Panel:
             f"--genes {path}: no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
             " one gene a line."
         )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PanelError(f"--genes {path} cannot be read as text ({error}).") from error
+    with reading(path, "text", PanelError), open_text(path, PanelError) as text:
+        lines = text.read().splitlines()
     genes = [canonical_gene(line) for line in lines if line.strip()]
     if not genes:
         raise PanelError(f"{path} lists no genes; write one gene a line.")

@@ -13,11 +13,10 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from mmap_st.data.cohort import Cohort
-from mmap_st.data.spots import some
+from mmap_st.data.cohort import Cohort, alike_patients, patient_key
+from mmap_st.data.tables import open_text, read_table, reading, some
 from mmap_st.errors import SplitError, did_you_mean
 from mmap_st.files import refuse_special
 
@@ -86,7 +85,8 @@ def slides_where(cohort: Cohort, text: str) -> tuple[str, ...]:
         known = cohort.names if kind == "slide" else tuple(s.patient for s in cohort.slides if s.patient)
     elif os.path.isfile(text):
         kind, known = "slide", cohort.names
-        wanted = [line.strip() for line in Path(text).read_text("utf-8").splitlines() if line.strip()]
+        with reading(Path(text), "text", SplitError), open_text(Path(text), SplitError) as lines:
+            wanted = [line.strip() for line in lines.read().splitlines() if line.strip()]
     else:
         raise SplitError(
             f"{text!r} names no slides; give patient=NAME, slide=NAME,NAME or a file with one slide per line."
@@ -170,7 +170,7 @@ def inner_folds(names: Sequence[str], patients: Sequence[str | None]) -> tuple[s
     By patient where at least 3 are known for all slides, else by slide where there are at least 2, else
     none: one slide is cut into `spatial_blocks`. At most 5 folds, of about equal numbers of slides.
     """
-    known = [patient for patient in patients if patient is not None]
+    known = [patient_key(patient) for patient in patients if patient is not None]
     groups: dict[str, list[str]] = {}
     if len(known) == len(names) and len(set(known)) >= 3:
         rule = "inner folds by patient"
@@ -207,8 +207,11 @@ def spatial_blocks(xy: NDArray[np.float64], blocks: int = 3) -> NDArray[np.int64
 def shared_patients(cohort: Cohort, fitted_on: Sequence[str], test: Sequence[str]) -> tuple[str, ...]:
     """Patients who have slides on both sides, in the order of `test`."""
     patient_of = _patient_of(cohort)
-    fitted = {patient_of[name] for name in fitted_on}
-    return _distinct(patient_of[name] for name in test if patient_of[name] in fitted)
+    # Names that differ in case only are likely one person's.
+    fitted = {patient_key(patient) for name in fitted_on if (patient := patient_of[name]) is not None}
+    return _distinct(
+        patient for name in test if (patient := patient_of[name]) and patient_key(patient) in fitted
+    )
 
 
 def _patient_of(cohort: Cohort) -> dict[str, str | None]:
@@ -275,6 +278,9 @@ def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, list[str]]:
             f"folds are by patient, and {cohort.source} names none for {some(unknown)}; fill its column"
             " patient, or give --folds slide."
         )
+    alike = alike_patients(patient_of[name] for name in names)
+    if alike:
+        raise SplitError(f"folds are by patient, and {alike[0]}, and others names that differ more.")
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(str(patient_of[name]), []).append(name)
@@ -284,10 +290,7 @@ def _by_patient(cohort: Cohort, names: Sequence[str]) -> dict[str, list[str]]:
 def _read_folds(cohort: Cohort, names: Sequence[str], path: Path) -> dict[str, list[str]]:
     """Slides by fold, as a CSV file says."""
     refuse_special(path, SplitError, "--folds")
-    try:
-        table = pl.read_csv(path, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SplitError(f"--folds {path} is not a CSV file ({error}).") from error
+    table = read_table(path, SplitError, once=("slide", "patient", "fold"))
     key = next((column for column in ("slide", "patient") if column in table.columns), None)
     if key is None or "fold" not in table.columns:
         raise SplitError(f"--folds {path} needs the columns slide (or patient) and fold.")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,108 +10,45 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mmap_st.errors import LabelsError, MmapError, SlideError, SpotsError, first_line
-from mmap_st.files import refuse_special
+from mmap_st.data.tables import (
+    TABLE_SUFFIXES,
+    duplicates,
+    find_column,
+    number_column,
+    read_table,
+    reading,
+    some,
+    text_column,
+)
+from mmap_st.errors import LabelsError, SpotsError
 
-#: Suffixes of the files that `read_table` understands.
-TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
+__all__ = [
+    "PIXEL_COLUMNS",
+    "TABLE_SUFFIXES",
+    "Spots",
+    "duplicates",
+    "find_column",
+    "number_column",
+    "read_labels",
+    "read_table",
+    "reading",
+    "some",
+    "text_column",
+]
 
-
-def read_table(path: Path, error: type[SlideError], *, header: bool = True) -> pl.DataFrame:
-    """Read a table; the columns of a text file are text, see `number_column`.
-
-    Parameters
-    ----------
-    path
-        .parquet; .csv (commas); .tsv (tabs); .txt (whichever its first line has more of); may be gzipped.
-    error
-        What to raise if it cannot be read.
-    header
-        Whether the first line names the columns; if not, they are ``column_1`` and so on.
-    """
-    with reading(path, "a table", error):
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path, glob=False)
-        try:
-            return pl.read_csv(
-                path, separator=separator_of(path), has_header=header, infer_schema=False, glob=False
-            )
-        except pl.exceptions.NoDataError as nothing:
-            raise error(f"{path} is empty; copy it again.") from nothing
-
-
-def separator_of(path: Path) -> str:
-    """Tab or comma: by the suffix of a text file, else whichever its first line has more of."""
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".csv"):
-        return ","
-    if name.endswith(".tsv"):
-        return "\t"
-    line = pl.read_csv(
-        path, separator="\x01", has_header=False, n_rows=1, infer_schema=False, quote_char=None, glob=False
-    )
-    text = str(line.item(0, 0))
-    return "\t" if text.count("\t") >= text.count(",") else ","
-
-
-def find_column(table: pl.DataFrame, names: Iterable[str]) -> str | None:
-    """The first of `names` (lower case) that is a column, ignoring case."""
-    by_lower = {column.strip().lower(): column for column in reversed(table.columns)}
-    return next((by_lower[name] for name in names if name in by_lower), None)
-
-
-def number_column(table: pl.DataFrame, column: str, path: Path, error: type[SlideError]) -> pl.Series:
-    """A column as float64; empty cells and NA are NaN.
-
-    Raises
-    ------
-    SlideError
-        Of the given type, naming the first cell that is not a number.
-    """
-    series = table.get_column(column)
-    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Null)):
-        raise error(f"{path}, column {column} is of type {series.dtype}; it should hold numbers.")
-    if series.dtype == pl.String:
-        series = series.str.strip_chars()
-        series = series.set(series.is_in(["", "NA", "NaN", "nan", "null"]), None)
-    numbers = series.cast(pl.Float64, strict=False)
-    wrong = (numbers.is_null() & series.is_not_null()).arg_true()
-    if len(wrong):
-        row = int(wrong[0])
-        raise error(f"{path}, column {column}, row {row + 1}: {series[row]!r} is not a number; correct it.")
-    return numbers.fill_null(float("nan"))
-
-
-def text_column(table: pl.DataFrame, column: str, path: Path, error: type[SlideError]) -> list[str]:
-    """A column of names as text; empty cells are refused."""
-    series = table.get_column(column)
-    if series.dtype in (pl.List, pl.Struct, pl.Object, pl.Binary):
-        raise error(f"{path}, column {column} is of type {series.dtype}; it should hold names.")
-    texts = series.cast(pl.String).str.strip_chars()
-    empty = (texts.is_null() | (texts == "")).arg_true()
-    if len(empty):
-        raise error(f"{path}, column {column}, row {int(empty[0]) + 1} is empty; every row needs a name.")
-    return texts.to_list()
-
-
-@contextmanager
-def reading(path: Path, what: str, error: type[SlideError]) -> Iterator[None]:
-    """Turn whatever error another library raises on a damaged file into one sentence.
-
-    Parameters
-    ----------
-    path, what
-        The file, and what it should be, such as ``a table of counts``.
-    error
-        What to raise.
-    """
-    refuse_special(path, error)
-    try:
-        yield
-    except MmapError:
-        raise
-    except (Exception, pl.exceptions.PanicException) as reason:
-        raise error(f"{path} cannot be read as {what}: {first_line(reason)}") from reason
+#: Columns of x and y, in lower case, whose names can only mean pixels of the full-resolution image.
+PIXEL_COLUMNS = (
+    ("pixel_x", "pixel_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("x_pixel", "y_pixel"),
+    ("x_pixels", "y_pixels"),
+    ("x_px", "y_px"),
+    ("pixel_col", "pixel_row"),
+    ("pxl_col", "pxl_row"),
+    ("pxl_x", "pxl_y"),
+    ("x_fullres", "y_fullres"),
+    ("imagecol", "imagerow"),
+)
 
 
 @dataclass(frozen=True)
@@ -166,17 +100,6 @@ class Spots:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def duplicates(names: Sequence[str]) -> list[str]:
-    """Names that occur more than once, in order of first occurrence."""
-    return [name for name, n in Counter(names).items() if n > 1]
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of many names, such as ``"a, b, c and 4 more"``."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 _IDS = ("id", "spot", "spot_id", "barcode")

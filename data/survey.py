@@ -11,7 +11,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import SlideError
+from mmap_st.errors import NotCountsError, SlideError
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class SlideSurvey:
         Micrometres per pixel from the distance between spots.
     problems
         Why the slide cannot be used.
+    not_counts
+        That of them which says that its values are no counts; "" where they are.
     """
 
     row: CohortSlide
@@ -37,6 +39,12 @@ class SlideSurvey:
     counts: Counts | None = None
     mpp: MppEstimate | None = None
     problems: tuple[str, ...] = field(default=())
+    not_counts: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how its tables were read."""
+        return (*(self.spots.notes if self.spots else ()), *(self.counts.notes if self.counts else ()))
 
     @property
     def unmatched(self) -> int:
@@ -55,7 +63,7 @@ def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
     problems = []
     if row.image is not None and not os.path.exists(row.image):
         problems.append(f"the image {row.image} does not exist; correct the path.")
-    spots, table = None, None
+    spots, table, not_counts = None, None, ""
     if row.spots is not None:
         try:
             spots = read_spots(row)
@@ -65,6 +73,8 @@ def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
         try:
             table = read_counts(row)
         except SlideError as error:
+            not_counts = str(error) if isinstance(error, NotCountsError) else ""
             if str(error) not in problems:
                 problems.append(str(error))
-    return SlideSurvey(row, spots, table, mpp_from_pitch(spots) if spots else None, tuple(problems))
+    mpp = mpp_from_pitch(spots) if spots else None
+    return SlideSurvey(row, spots, table, mpp, tuple(problems), not_counts)

@@ -12,6 +12,7 @@ from mmap_st.data import (
     Counts,
     Split,
     gene_naming,
+    known_patient,
     named_by_id,
     some,
     split_of,
@@ -137,7 +138,7 @@ def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
         if row.patient is not None or not store.has_slide(row.slide):
             return row.patient
         try:
-            return store.slide(row.slide).patient
+            return known_patient(store.slide(row.slide).patient)
         except DamagedSlideError:
             return None  # whoever uses the slide learns that it is damaged
 

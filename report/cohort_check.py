@@ -97,10 +97,10 @@ def check_cohort(cohort: Cohort) -> Iterator[SlideCheck]:
 def check_slide(row: CohortSlide) -> SlideCheck:
     """Check one slide."""
     look = survey_slide(row, counts=True)
-    problems, notes = list(look.problems), list(look.spots.notes if look.spots else ())
+    problems, notes = list(look.problems), list(look.notes)
     if row.image is None and row.spots is None and row.counts is None:
         problems.append("the cohort names neither an image nor tables for it; fill in its row or remove it.")
-    size = mpp = on_tissue = None
+    size = mpp = on_tissue = doubted = None
     outside = 0
     try:
         slide = open_slide(row.image) if row.image is not None and os.path.exists(row.image) else None
@@ -110,7 +110,11 @@ def check_slide(row: CohortSlide) -> SlideCheck:
     try:
         known = known_mpps(row, slide.mpp if slide else None, look.spots)
         if known or slide is not None:
+            doubtful = [one for one in known if not one.plausible and one.key != row.mpp_from]
+            if len(doubtful) == len(known):  # shown, not used
+                doubted = next((SourceMpp(one.mpp, f"{one.source}, implausible") for one in doubtful), None)
             mpp = choose_mpp(known, row.mpp_from)
+            notes += [one.doubt for one in doubtful]
     except SlideError as error:
         problems.append(str(error))
     if slide is not None:
@@ -124,16 +128,14 @@ def check_slide(row: CohortSlide) -> SlideCheck:
         finally:
             slide.close()
     if look.counts is not None and look.counts.values != "counts":
-        notes.append(f"values are {look.counts.values}, not counts")
-    if look.counts is not None and look.counts.merged_genes:
-        notes.append(f"{look.counts.merged_genes} columns were added to another column of the same gene")
+        notes.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
     if row.patient is None and look.counts is not None:
         notes.append("no patient: fill in the column patient, splits are by patient")
     return SlideCheck(
         row=row,
         technology=_technology(row, look),
         size_px=size,
-        mpp=mpp,
+        mpp=mpp or doubted,
         spots=None if look.spots is None else len(look.spots),
         unmatched=look.unmatched,
         outside=outside,

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, known_patient, known_text
+from mmap_st.data.readers.annotated import positive
 from mmap_st.data.readers.finding import find_images
-from mmap_st.data.readers.h5ad import positive
-from mmap_st.data.spots import some
+from mmap_st.data.tables import read_table, some
 from mmap_st.errors import CohortError, first_line
 from mmap_st.files import absolute
 
@@ -74,7 +72,8 @@ def _samples(folder: Path) -> list[Path]:
 
 
 def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) -> CohortSlide:
-    patient, study = (_text(about.get(key)) for key in ("patient", "dataset_title"))
+    patient, study = (known_text(about.get(key)) for key in ("patient", "dataset_title"))
+    patient = known_patient(patient)
     if patient and study:  # "Patient 1" of another study is a different person
         patient = f"{study}: {patient}"
     mpp = positive(about.get(_ESTIMATED_MPP))
@@ -88,12 +87,6 @@ def _slide(name: str, file: Path, image: Path | None, about: Mapping[str, Any]) 
         mpp=None if mpp is None else float(f"{mpp:.6g}"),
         pitch_um=positive(about.get("inter_spot_dist")),
     )
-
-
-def _text(value: Any) -> str | None:
-    """Text; None for what pandas and JSON write for a missing value."""
-    text = "" if value is None else str(value).strip()
-    return None if text.lower() in ("", "nan", "none", "null") else text
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -111,10 +104,7 @@ def _metadata_table(folder: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(folder.glob("HEST_v*.csv")) or sorted(folder.glob("metadata.csv"))
     if not paths:
         return {}
-    try:
-        table = pl.read_csv(paths[-1], infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{paths[-1]} cannot be read as a table: {first_line(error)}") from error
+    table = read_table(paths[-1], CohortError, once=("id", "patient", "dataset_title", _ESTIMATED_MPP))
     if "id" not in table.columns:
         return {}
     return {str(row["id"]): {k: v for k, v in row.items() if v} for row in table.iter_rows(named=True)}

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import polars as pl
 
-from mmap_st.data.cohort import Cohort, CohortSlide, cohort_from_table, read_cohort
+from mmap_st.data.cohort import COLUMNS, Cohort, CohortSlide, cohort_from_table, read_cohort
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
+from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Reader:
         Reads a slide's spots, in the order of its count table.
     counts
         Reads a slide's counts, all rows and genes.
+    chooses
+        Whether it knows the cohort's column `where`.
     """
 
     name: str
@@ -47,12 +50,14 @@ class Reader:
     find: Callable[[Path], tuple[CohortSlide, ...]]
     spots: Callable[[CohortSlide], Spots]
     counts: Callable[[CohortSlide], Counts]
+    chooses: bool = False
 
 
 def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
     """A reader whose module finds slides, and reads tables unless `tables` does."""
     tables = tables or module
-    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts)
+    chooses = tables in (h5ad, spatialdata)
+    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses)
 
 
 _ALL = (
@@ -140,6 +145,9 @@ def as_cohort(source: CohortSource) -> Cohort:
     elif hasattr(source, "convert_dtypes"):  # pandas, which need not be imported here
         whole = source.convert_dtypes()  # whole numbers next to gaps are floats else: patient 1.0
         cells = whole.astype(object).where(whole.notna(), None)
+        repeated = [name for name in duplicates([str(name) for name in cells.columns]) if name in COLUMNS]
+        if repeated:
+            raise CohortError(f"the data frame has several columns {some(repeated)}; keep one of each.")
         columns = {str(name): cells.iloc[:, i].tolist() for i, name in enumerate(cells.columns)}
     else:
         raise CohortError(
@@ -229,4 +237,10 @@ def _reader_of(slide: CohortSlide) -> Reader:
             f"there is no reader {slide.reader!r}{did_you_mean(slide.reader, READERS)};"
             f" the readers are {', '.join(READERS)}."
         )
-    return READERS[slide.reader]
+    reader = READERS[slide.reader]
+    if slide.where is not None and not reader.chooses:
+        raise SpotsError(
+            f"the cohort's column where ({slide.where}) chooses rows of AnnData files, and the reader"
+            f" {slide.reader} reads none; leave it empty."
+        )
+    return reader

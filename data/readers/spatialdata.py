@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.readers.h5ad import SpotTable, counts_of, spots_of, table_of
+from mmap_st.data.readers.annotated import SpotTable, counts_of, spots_of, table_of
 from mmap_st.data.spots import Spots, reading, some
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SlideError, SpotsError
 
@@ -72,7 +72,7 @@ def read_spots(slide: CohortSlide) -> Spots:
             raise SpotsError(f"{store}: no row of {slide.counts.name} belongs to a shape of {region}.")
         xy = np.array([centres[key] for key in keys])
         kept = np.isin(np.asarray(rows, dtype=object), np.asarray(keys, dtype=object))
-        spots = spots_of(replace(table, obs=table.obs[kept], spatial=xy, matrices=()))
+        spots = spots_of(replace(table, obs=table.obs[kept], spatial=xy, matrices=()), slide.where)
         return replace(
             spots,
             positions_without_counts=len(centres) - len(keys),
@@ -88,7 +88,7 @@ def read_counts(slide: CohortSlide) -> Counts:
         raise CountsError(f"{slide.counts}: name the region in the cohort's column spots.")
     with reading(store, "a SpatialData store", CountsError):
         table, _ = _rows_of(_open(store), slide.counts.name, slide.spots.name)
-        return counts_of(table, slide.values or "counts")
+        return counts_of(table, slide.values or "counts", slide.where)
 
 
 def _is_store(path: Path) -> bool:

@@ -13,21 +13,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import IMAGE_SUFFIXES, in_order_of_counts, without_suffix
-from mmap_st.data.spots import (
+from mmap_st.data.spots import Spots
+from mmap_st.data.tables import (
     TABLE_SUFFIXES,
-    Spots,
     duplicates,
     find_column,
     number_column,
+    read_header,
+    read_names,
     read_table,
-    reading,
-    separator_of,
+    read_wide,
     some,
     text_column,
 )
@@ -37,7 +37,6 @@ PITCH_UM = 200.0  # 100 um spots, 200 um centre to centre
 TECHNOLOGY = "legacy ST"
 
 _SPOT_ID = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
-_MISSING = ["NA", "NaN", "nan", ""]
 
 
 def read_spots(slide: CohortSlide) -> Spots:
@@ -65,55 +64,22 @@ def read_counts(slide: CohortSlide) -> Counts:
     """All rows and genes of the count table; spots are rows, or columns if those have spots' names."""
     assert slide.counts is not None
     path, kind = slide.counts, slide.values or "counts"
-    separator = separator_of(path)
-    with reading(path, "a table of counts", CountsError):
-        header = pl.read_csv(
-            path, separator=separator, has_header=False, n_rows=1, infer_schema=False, glob=False
-        )
-        genes = [str(name) for name in header.row(0)[1:]]
-        types = [pl.String] + [pl.Float32] * len(genes)
-        table = pl.read_csv(
-            path,
-            separator=separator,
-            has_header=False,
-            skip_rows=1,
-            schema={f"column_{i}": kind for i, kind in enumerate(types)},
-            null_values=_MISSING,
-            glob=False,
-        )
-        values = table.select(pl.exclude("column_0").fill_null(float("nan"))).to_numpy()
-    ids = table.to_series(0).fill_null("").to_list()
+    table = read_wide(path, CountsError, lambda header: (0, list(range(1, len(header)))))
+    ids, genes, values = table.rows, table.columns, table.values
     if _are_spots(genes) and not _are_spots(ids):
         ids, genes, values = genes, ids, values.T
     try:
         return make_counts(ids, genes, values, kind=kind)
     except CountsError as error:
-        raise CountsError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
 def read_count_ids(path: Path) -> list[str]:
     """Spot ids of a count table; its values are not read."""
-    with reading(path, "a table of counts", CountsError):
-        separator = separator_of(path)
-        try:
-            first = pl.read_csv(
-                path,
-                separator=separator,
-                has_header=False,
-                skip_rows=1,
-                columns=[0],
-                infer_schema=False,
-                glob=False,
-            )
-            names = [str(name) for name in first.to_series(0).fill_null("")]
-        except pl.exceptions.NoDataError:
-            names = []
-        if not _are_spots(names):
-            header = pl.read_csv(
-                path, separator=separator, has_header=False, n_rows=1, infer_schema=False, glob=False
-            )
-            across = [str(name) for name in header.row(0)[1:]]
-            names = across if _are_spots(across) else names
+    names = read_names(path, CountsError, lambda header: 0)
+    if not _are_spots(names):
+        across = list(read_header(path, CountsError).header[1:])
+        names = across if _are_spots(across) else names
     repeated = duplicates(names)
     if repeated:
         raise CountsError(f"{path} repeats spots: {some(repeated)}; each spot needs one row.")

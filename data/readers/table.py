@@ -6,6 +6,7 @@ Below a folder: ``NAME_spots.csv``, ``NAME_counts.csv`` and ``NAME.jpg`` (or ano
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,18 @@ from mmap_st.data.arrays import array_positions
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
-from mmap_st.data.spots import (
+from mmap_st.data.spots import PIXEL_COLUMNS, Spots
+from mmap_st.data.tables import (
     TABLE_SUFFIXES,
-    Spots,
+    WideTable,
     duplicates,
     find_column,
     number_column,
+    read_columns,
+    read_header,
+    read_names,
     read_table,
+    read_wide,
     some,
     text_column,
 )
@@ -30,13 +36,7 @@ from mmap_st.errors import CohortError, CountsError, SpotsError
 
 _ID_COLUMNS = ("id", "spot", "spot_id", "barcode", "", "__index_level_0__")
 # Names that can only mean pixels come first: next to them, x and y are positions on the array.
-_XY = (
-    ("pixel_x", "pixel_y"),
-    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
-    ("x_px", "y_px"),
-    ("x", "y"),
-    ("imagecol", "imagerow"),
-)
+_XY = (*PIXEL_COLUMNS[:-1], ("x", "y"), PIXEL_COLUMNS[-1])
 _ARRAY_XY = ("array_x", "array_y")
 _ROW_COLUMN = ("array_row", "array_col")
 # What tables of counts may have in addition to genes: a saved index, and columns of spot tables.
@@ -77,28 +77,23 @@ def read_spots(slide: CohortSlide) -> Spots:
     spots = read_spot_table(slide.spots)
     if slide.counts is None:
         return spots
-    ids, _ = _count_ids(slide.counts)
-    return in_order_of_counts(spots, ids, slide.spots, slide.counts)
+    return in_order_of_counts(spots, _count_ids(slide.counts), slide.spots, slide.counts)
 
 
 def read_counts(slide: CohortSlide) -> Counts:
     """Counts: one row a spot and one column a gene; or one row a spot and gene (columns id, gene, count)."""
     assert slide.counts is not None
     path = slide.counts
-    ids, table = _count_ids(path)
     kind = slide.values or "counts"
     try:
-        if _is_long(table):
-            return _from_long(table, ids, path, kind)
-        genes = table.columns[1:]
-        values = [number_column(table, gene, path, CountsError).cast(pl.Float32) for gene in genes]
-        matrix = np.column_stack(values) if values else np.empty((len(ids), 0), np.float32)
-        # polars numbers columns of the same name: they belong to one gene.
-        names = [_DUPLICATE.sub("", gene) for gene in genes]
-        return make_counts(ids, names, matrix, kind=kind)
+        table = _long_or_none(path)
+        if table is not None:
+            return _from_long(table, path, kind)
+        wide = _wide(path)
+        return make_counts(_named(wide.rows, path), wide.columns, wide.values, kind=kind)
     except CountsError as error:
         message = str(error)
-        raise CountsError(message if str(path) in message else f"{path}: {message}") from error
+        raise type(error)(message if str(path) in message else f"{path}: {message}") from error
 
 
 def read_spot_table(path: Path) -> Spots:
@@ -148,32 +143,76 @@ def _tables(folder: Path, ending: str) -> dict[str, Path]:
     return found
 
 
-def _count_ids(path: Path) -> tuple[list[str], pl.DataFrame]:
-    """Spot ids in order of first occurrence, and the table with the ids first."""
+def _count_ids(path: Path) -> list[str]:
+    """Spot ids of a table of counts, in order of first occurrence; a wide table's values are not read."""
+    table = _long_or_none(path)
+    if table is not None:
+        return list(dict.fromkeys(text_column(table, table.columns[0], path, CountsError)))
+    if _is_parquet(path):
+        return _named(_wide(path).rows, path)
+    return _named(read_names(path, CountsError, lambda header: _choose(header)[0]), path)
+
+
+def _long_or_none(path: Path) -> pl.DataFrame | None:
+    """A table with the columns id, gene and count, the id first; None if it has a column for each gene."""
+    names = read_columns(path, CountsError) if _is_parquet(path) else read_header(path, CountsError).header
+    identity, genes = _choose(names)
+    columns = list(dict.fromkeys(names[i] for i in (identity, *genes)))
+    if len(columns) != 3 or not all(find_column(pl.DataFrame(schema=columns), given) for given in _LONG):
+        return None
+    return read_table(path, CountsError).select(columns)
+
+
+def _wide(path: Path) -> WideTable:
+    if not _is_parquet(path):
+        wide = read_wide(path, CountsError, _choose)
+        # polars numbers columns of the same name, and tables may be saved again with these.
+        there = set(wide.columns)
+        names = [base if (base := _DUPLICATE.sub("", name)) in there else name for name in wide.columns]
+        return WideTable(wide.rows, names, wide.values)
     table = read_table(path, CountsError)
-    if not table.columns:
-        raise CountsError(f"{path} has no columns; it needs a column of spot ids and one for each gene.")
-    identity = find_column(table, _ID_COLUMNS) or table.columns[0]
-    genes = [c for c in table.columns if not _SAVED_INDEX.fullmatch(c) and c not in _SPOT_COLUMNS]
-    table = table.select(identity, *(gene for gene in genes if gene != identity))
-    ids = text_column(table, identity, path, CountsError)
-    if _is_long(table):
-        return list(dict.fromkeys(ids)), table
+    identity, places = _choose(table.columns)
+    genes = [table.columns[i] for i in places]
+    ids = text_column(table, table.columns[identity], path, CountsError)
+    if all(table.schema[gene].is_numeric() for gene in genes):
+        values = table.select(pl.col(genes).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
+    else:
+        numbers = [number_column(table, gene, path, CountsError).cast(pl.Float32) for gene in genes]
+        values = np.column_stack(numbers) if numbers else np.empty((len(ids), 0), np.float32)
+    return WideTable(ids, genes, values)
+
+
+def _choose(names: Sequence[str]) -> tuple[int, list[int]]:
+    """Places of the column of spot ids and of those of genes: no saved index, and no column of spots."""
+    lower = [name.strip().lower() for name in names]
+    identity = next((lower.index(name) for name in _ID_COLUMNS if name in lower), 0)
+    genes = [
+        place
+        for place, name in enumerate(names)
+        if place != identity and not _SAVED_INDEX.fullmatch(name) and name not in _SPOT_COLUMNS
+    ]
+    return identity, genes
+
+
+def _named(ids: list[str], path: Path) -> list[str]:
+    """Spot ids, if each row has one and none has that of another."""
+    if "" in ids:
+        raise CountsError(f"{path}, row {ids.index('') + 1} has no spot id; every row needs one.")
     if duplicates(ids):
         raise CountsError(f"{path} repeats spots: {some(duplicates(ids))}; each spot needs one row.")
-    return ids, table
+    return ids
 
 
-def _is_long(table: pl.DataFrame) -> bool:
-    return len(table.columns) == 3 and all(find_column(table, names) for names in _LONG)
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
-def _from_long(table: pl.DataFrame, ids: list[str], path: Path, kind: str) -> Counts:
+def _from_long(table: pl.DataFrame, path: Path, kind: str) -> Counts:
     gene_column, count_column = (find_column(table, names) or "" for names in _LONG)
     spot = text_column(table, table.columns[0], path, CountsError)
     gene = text_column(table, gene_column, path, CountsError)
     values = number_column(table, count_column, path, CountsError).to_numpy()
-    genes = list(dict.fromkeys(gene))
+    ids, genes = list(dict.fromkeys(spot)), list(dict.fromkeys(gene))
     row_of = {name: row for row, name in enumerate(ids)}
     column_of = {name: column for column, name in enumerate(genes)}
     rows = np.fromiter((row_of[name] for name in spot), np.int64, len(spot))

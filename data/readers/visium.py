@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from mmap_st.data.arrays import hexagonal_positions, square_positions
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.hdf5 import check_hdf5, open_hdf5
+from mmap_st.data.readers.annotated import VISIUM, VISIUM_PITCH_UM, features_of, positive
 from mmap_st.data.readers.finding import in_order_of_counts
-from mmap_st.data.readers.h5ad import VISIUM, VISIUM_PITCH_UM, gene_names, positive
+from mmap_st.data.readers.mtx import read_mtx, read_mtx_barcodes
 from mmap_st.data.spots import Spots, number_column, read_table, reading, some, text_column
 from mmap_st.errors import CohortError, CountsError, MissingDependencyError, SpotsError, first_line
 from mmap_st.files import absolute
@@ -93,8 +95,16 @@ def read_spots(slide: CohortSlide) -> Spots:
         raise SpotsError(
             f"{path} is missing the columns {', '.join(missing)}; it has {', '.join(table.columns)}."
         )
-    if slide.counts is None:
-        table = table.filter(number_column(table, "in_tissue", path, SpotsError) == 1)
+    on_tissue = number_column(table, "in_tissue", path, SpotsError) == 1
+    barcodes = None if slide.counts is None else _barcodes(slide.counts)
+    beside: set[str] = set()
+    if barcodes is None:
+        table = table.filter(on_tissue)
+    else:  # a matrix that is not filtered has spots beside the tissue too
+        beside = set(text_column(table.filter(~on_tissue), "barcode", path, SpotsError)) & set(barcodes)
+        barcodes = [name for name in barcodes if name not in beside]
+    if not len(table) or (beside and not barcodes):
+        raise SpotsError(f"{path} has no spot on tissue (in_tissue 1); give the positions of this sample.")
     row, column, y, x = (number_column(table, c, path, SpotsError).to_numpy() for c in _COLUMNS[2:])
     factors = read_scale_factors(path.parent)
     bin_um = positive(factors.get("bin_size_um"))
@@ -112,38 +122,43 @@ def read_spots(slide: CohortSlide) -> Spots:
         raise SpotsError(f"{path}: {error}") from error
     if not np.isfinite(place).all():
         raise SpotsError(f"{path} has spots without a position on the array (array_row, array_col).")
-    return (
-        spots
-        if slide.counts is None
-        else in_order_of_counts(spots, _barcodes(slide.counts), path, slide.counts)
-    )
+    if barcodes is None or slide.counts is None:
+        return spots
+    spots = in_order_of_counts(spots, barcodes, path, slide.counts)
+    if not beside:
+        return spots
+    note = f"spots beside the tissue (in_tissue 0), left out: {len(beside)}"
+    return replace(spots, notes=(*spots.notes, note))
 
 
 def read_counts(slide: CohortSlide) -> Counts:
     """Counts of the genes (other features are left out)."""
     assert slide.counts is not None
     path = slide.counts
-    scanpy = _scanpy()
-    with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
-        # Genes with the same symbol are distinguished by their ids, or added up.
-        warnings.filterwarnings("ignore", message="Variable names are not unique")
-        # Genes are selected below: scanpy's selection would trust a damaged file's indices.
+    kind = slide.values or "counts"
+    try:
         if path.is_dir():
-            adata = scanpy.read_10x_mtx(path, var_names="gene_symbols", make_unique=False, gex_only=False)
-        else:
+            return read_mtx(path, kind)
+        scanpy = _scanpy()
+        with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
+            # Genes with the same symbol are distinguished by their ids, or added up.
+            warnings.filterwarnings("ignore", message="Variable names are not unique")
             check_hdf5(path)
+            # Genes are selected below: scanpy's selection would trust a damaged file's indices.
             adata = scanpy.read_10x_h5(path, gex_only=False)
-        matrix = check_sparse(adata.X)
-        var = adata.var
-        if "feature_types" in var:
-            is_gene = (var["feature_types"].astype(str) == "Gene Expression").to_numpy()
-            var, matrix = var[is_gene], matrix[:, np.flatnonzero(is_gene)]
-        genes, gene_ids = gene_names(var)
-        ids = [str(name) for name in adata.obs_names]
-        try:
-            return make_counts(ids, genes, matrix, gene_ids=gene_ids, kind=slide.values or "counts")
-        except CountsError as error:
-            raise CountsError(f"{path}: {error}") from error
+            matrix = check_sparse(adata.X)
+            features = features_of(adata.var)
+            return make_counts(
+                [str(name) for name in adata.obs_names],
+                features.genes,
+                matrix[:, np.flatnonzero(features.columns)],
+                gene_ids=features.gene_ids,
+                kind=kind,
+                notes=(features.note,) if features.note else (),
+            )
+    except CountsError as error:
+        message = str(error)
+        raise type(error)(message if str(path) in message else f"{path}: {message}") from error
 
 
 def read_scale_factors(spatial: Path) -> dict[str, Any]:
@@ -164,10 +179,7 @@ def _barcodes(path: Path) -> list[str]:
     """Names of a matrix's spots; its values are not read."""
     with reading(path, "a matrix of Space Ranger", CountsError):
         if path.is_dir():
-            file = next((p for p in (path / "barcodes.tsv.gz", path / "barcodes.tsv") if p.is_file()), None)
-            if file is None:
-                raise CountsError(f"{path} has no barcodes.tsv.gz.")
-            return [str(name) for name in read_table(file, CountsError, header=False).to_series(0)]
+            return read_mtx_barcodes(path)
         with open_hdf5(path) as file:
             group = (
                 file["matrix"] if "matrix" in file else next(iter(file.values()))

@@ -103,7 +103,7 @@ def _cohort_slide(row: CohortSlide) -> ImportSlide:
             size, metadata = slide.size, slide.mpp
         finally:
             slide.close()
-    known = known_mpps(row, metadata, spots)
+    known = tuple(one for one in known_mpps(row, metadata, spots) if one.plausible or one.key == row.mpp_from)
     mpp = choose_mpp(known, row.mpp_from) if known else None
     return ImportSlide(_new_info(row.slide, row.patient, mpp), spots, size)
 

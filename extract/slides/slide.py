@@ -28,6 +28,8 @@ from mmap_st.extract.slides.formats import (
 from mmap_st.files import refuse_special
 
 _LARGEST_DISAGREEMENT = 0.05
+#: Of a slide's image: finer than light resolves, and coarser than tissue can be told by.
+_FINEST_MPP, _COARSEST_MPP = 0.05, 20.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ class KnownMpp:
     key: str
     source: str
     shown: str
+
+    @property
+    def plausible(self) -> bool:
+        """Whether it can be the scale of a slide; what the user gives, or the spots measure, is believed."""
+        return self.key in ("cohort", "pitch") or _FINEST_MPP <= self.mpp <= _COARSEST_MPP
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not believed."""
+        return (
+            f"its micrometres per pixel, {self.shown}, are implausible: slides have {_FINEST_MPP:g} to"
+            f" {_COARSEST_MPP:g}, so they were likely written in another unit"
+        )
 
 
 def known_mpps(row: CohortSlide, image_mpp: float | None, spots: Spots | None) -> tuple[KnownMpp, ...]:
@@ -91,17 +106,26 @@ def known_mpps(row: CohortSlide, image_mpp: float | None, spots: Spots | None) -
 def choose_mpp(known: tuple[KnownMpp, ...], believed: str | None = None) -> SourceMpp:
     """The most trusted value; or that of the source that the cohort's column `mpp_from` says to believe.
 
+    Implausible values of files are not used, unless `believed` names their source.
+
     Raises
     ------
     ResolutionError
-        If none is known, or two differ by more than 5% and the cohort does not say which to believe.
+        If none is plausible, or two differ by more than 5% and the cohort does not say which to believe.
     """
+    doubtful = [one for one in known if not one.plausible and one.key != believed]
+    known = tuple(one for one in known if one not in doubtful)
     if believed is not None:
         known = tuple(one for one in known if one.key == believed)
         if not known:
             raise ResolutionError(
                 f"the cohort's mpp_from says {believed}, which does not know its micrometres per pixel."
             )
+    if not known and doubtful:
+        raise ResolutionError(
+            f"{doubtful[0].doubt}; give them in the cohort's column mpp, or say {doubtful[0].key} in its"
+            " column mpp_from if they are right."
+        )
     if not known:
         raise ResolutionError(
             "its micrometres per pixel are not known; give them in the cohort's column mpp."

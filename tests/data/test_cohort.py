@@ -45,7 +45,7 @@ def test_only_the_slide_column_is_required(tmp_path: Path) -> None:
         ("slide,patient\n,P\n", "has no name"),
         ("name\nA1\n", "no column `slide`"),
         ("slide\n", "lists no slides"),
-        ("", "cannot be read"),
+        ("", "is empty; copy it again"),
     ],
 )
 def test_a_bad_cohort_is_one_sentence(tmp_path: Path, text: str, part: str) -> None:

@@ -172,7 +172,7 @@ def test_cohorts_that_cannot_be_cross_validated_are_one_sentence() -> None:
         ("slide,fold\nS0,1\nS1,\n", "a fold in it"),
         ("slide,fold\nS0,1\nQ7,2\n", "has no slide Q7"),
         ("slide,fold\nS0,1\n", "not two folds"),
-        ("", "is not a CSV file"),
+        ("", "is empty; copy it again"),
     ],
 )
 def test_bad_files_of_folds_are_one_sentence(content: str, message: str, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_columns_of_one_gene_are_added_up_and_said(section: CohortSlide) -> None
     section.counts.write_text("\n".join(lines) + "\n")
     found = check_slide(section)
     assert len(found.genes) == len(layouts.GENES) - 2
-    assert found.notes == ("2 columns were added to another column of the same gene",)
+    assert found.notes == ("2 columns were added to another column of the same gene (ERBB2)",)
 
 
 def test_all_slides_are_checked_whatever_is_wrong_with_one(section: CohortSlide, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mmap_st.extract.slides.formats.pixels import (
     Level,
     Pyramid,
     flatten,
+    is_of_a_printer,
     levels_of,
     on_white,
     pasted,
@@ -163,5 +164,7 @@ def _mpp(properties: Any) -> float | None:
     try:
         x, y = (float(value) for value in values if value is not None)
     except ValueError:
+        return None
+    if properties.get("openslide.vendor") == "generic-tiff" and is_of_a_printer(x):
         return None
     return plausible_mpp(x, y)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.units import micrometres_of
 
 WHITE = (255, 255, 255)
-#: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
-#: light resolves, it was written in another unit.
+#: Coarser than this, a whole number of pixels per inch or centimetre is a printer's (72 dpi is 353 um/px).
 _COARSEST_MPP = 20.0
-_FINEST_MPP = 0.01
+_WHOLE = 0.02
 _OPENING = threading.Lock()
 #: What is read at a time of an image that has no tiles of its own.
 TILE_PX = 256
@@ -176,18 +176,25 @@ def within(box: tuple[int, int, int, int], around: tuple[int, int, int, int]) ->
 
 
 def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
-    """Mean of the micrometres per pixel along both axes; None where they are unknown or cannot be a scale."""
+    """Mean of the micrometres per pixel along both axes; None where they are unknown or not above zero."""
     values = [value for value in (x, x if y is None else y) if value is not None and math.isfinite(value)]
     if len(values) < 2 or min(values) <= 0:
         return None
-    mean = sum(values) / 2
-    return mean if _FINEST_MPP <= mean <= _COARSEST_MPP else None
+    return sum(values) / 2
 
 
 def mpp_of_resolution(per_unit: float, unit: str) -> float | None:
-    """Micrometres per pixel of a resolution tag, pixels per ``centimeter`` or ``inch``."""
-    micrometres = {"centimeter": 10_000.0, "inch": 25_400.0}.get(unit.lower())
-    return plausible_mpp(micrometres / per_unit) if micrometres is not None and per_unit > 0 else None
+    """Micrometres per pixel of a resolution, pixels per ``centimeter`` or ``inch``; None for a printer's."""
+    micrometres = micrometres_of(unit)
+    if micrometres is None or not per_unit > 0:
+        return None
+    return None if is_of_a_printer(micrometres / per_unit) else plausible_mpp(micrometres / per_unit)
+
+
+def is_of_a_printer(mpp: float) -> bool:
+    """Whether a resolution tag says how large an image is printed, and nothing of tissue."""
+    dots = [length / mpp for length in (25_400.0, 10_000.0)]
+    return mpp > _COARSEST_MPP and any(abs(number - round(number)) < _WHOLE for number in dots)
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -336,9 +343,6 @@ class ArraySlide(Pyramid):
         self._arrays = []
 
 
-_MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
-
-
 class OmeZarrSlide(ArraySlide):
     """An OME-Zarr image opened by zarr."""
 
@@ -369,7 +373,7 @@ def _mpp(scales: dict[str, Any], axes: str) -> float | None:
     units = {str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
     steps = scales["datasets"][0].get("coordinateTransformations", [])
     scale = next((step["scale"] for step in steps if step.get("type") == "scale"), None)
-    factors = [_MICROMETRES.get(str(units.get(axis))) for axis in "XY"]
+    factors = [micrometres_of(units.get(axis)) for axis in "XY"]
     if scale is None or factors[0] is None or factors[1] is None:
         return None
     return plausible_mpp(

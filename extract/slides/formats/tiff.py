@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
 from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, mpp_of_resolution, plausible_mpp
+from mmap_st.extract.slides.formats.units import micrometres_of
 
 JPEG, _RGB, _YCBCR = 7, 2, 6
 _START = b"\xff\xd8"
@@ -234,7 +235,6 @@ def _parse(jpeg: bytes) -> tuple[bytes, _Frame | None, bytes]:
         at = end
 
 
-_MICROMETRES = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 _COLOURS = frozenset({"red", "green", "blue", "alpha", "r", "g", "b", "a", "rgb"})
 #: Names of channels that say nothing, such as Channel:0:0, C1 or 2.
 _NO_NAME = re.compile(r"(channel|ch|c)?[\s_:#.-]*\d+([\s_:.-]+\d+)*")
@@ -318,12 +318,13 @@ def _refuse_stains(pixels: dict[str, Any]) -> None:
 def _ome_mpp(pixels: dict[str, Any]) -> float | None:
     try:
         sizes = [
-            float(pixels[f"PhysicalSize{axis}"]) * _MICROMETRES[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
+            float(pixels[f"PhysicalSize{axis}"]) * unit
             for axis in "XY"
+            if (unit := micrometres_of(pixels.get(f"PhysicalSize{axis}Unit", "um"))) is not None
         ]
     except (KeyError, TypeError, ValueError):
         return None
-    return plausible_mpp(*sizes)
+    return plausible_mpp(*sizes) if len(sizes) == 2 else None
 
 
 def ome_mpp_of(path: Path) -> float | None:

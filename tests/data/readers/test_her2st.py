@@ -61,9 +61,9 @@ def test_sections_that_lack_an_image_or_counts_keep_their_row(write_section) -> 
         ("\tA\tB\n1x1\t1\tNA\n", "missing or not numbers, the first nan for spot 1x1, gene B"),
         ("\tA\n1x1\t0.5\n", "are not whole numbers"),
         ("\tA\n1x1\t1\n1x1\t2\n", "not unique: 1x1"),
-        ("\tA\n1x1\tmany\n", "cannot be read as a table of counts"),
+        ("\tA\n1x1\tmany\n", "column A, row 1: 'many' is not a number"),
         ("\tA\n", "has 0 spots and 1 genes"),
-        ("", "cannot be read as a table of counts"),
+        ("", "is empty; copy it again"),
     ],
 )
 def test_what_is_no_count_is_refused_with_its_place(write_section, counts: str, part: str) -> None:

@@ -76,13 +76,8 @@ def test_columns_that_hold_no_counts_are_no_genes(tmp_path: Path, form: str) -> 
     assert table.matrix.toarray().tolist() == [[1, 0], [2, 2], [3, 5]]
 
 
-@pytest.mark.parametrize("column", [None, "library_id"])
-def test_sections_that_were_put_together_are_refused(tmp_path: Path, column: str | None) -> None:
+def test_sections_that_were_put_together_without_a_name_are_refused(tmp_path: Path) -> None:
     one, other = layouts.make_adata(), layouts.make_adata(seed=1)
-    if column is not None:
-        one.obs[column], other.obs[column] = "a", "b"
-        for part in (one, other):
-            part.obs = part.obs[[column]]
     anndata.concat([one, other], index_unique="-").write_h5ad(tmp_path / "S.h5ad")
     with pytest.raises(SpotsError, match="write one file per section"):
         read_spots(open_cohort(f"h5ad:{tmp_path}")["S"])

@@ -16,13 +16,13 @@ from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStora
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.readers import open_cohort
-from mmap_st.errors import ImageError, RegionError
+from mmap_st.errors import ImageError, RegionError, ResolutionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.slides.formats.openslide_format import OpenSlideSlide
 from mmap_st.extract.slides.formats.pixels import levels_of
 from mmap_st.extract.slides.formats.tiff import TiffSlide
-from mmap_st.extract.slides.slide import open_slide
+from mmap_st.extract.slides.slide import open_slide, resolve_source_mpp
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.windows.geometry import level_for
 from mmap_st.extract.windows.reader import read_window
@@ -341,7 +341,8 @@ def test_the_largest_image_of_an_ome_tiff_is_the_slide(tmp_path: Path, pixels: n
 def test_a_scale_finer_than_light_is_one_in_another_unit(tmp_path: Path, pixels: np.ndarray) -> None:
     about = {"PhysicalSizeX": MPP / 1000, "PhysicalSizeY": MPP / 1000}  # mm, said to be um
     tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", metadata=about, ome=True)
-    assert open_slide(tmp_path / "a.ome.tif").mpp is None
+    with pytest.raises(ResolutionError, match=r"0\.0005 \(from the image's metadata\), are implausible"):
+        resolve_source_mpp(CohortSlide("S"), open_slide(tmp_path / "a.ome.tif").mpp, None)
 
 
 def test_two_dicom_slides_in_one_folder_are_told_apart(tmp_path: Path, pixels: np.ndarray) -> None:

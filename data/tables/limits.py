@@ -1,0 +1,56 @@
+"""How large a table may be: what a file claims or expands to is compared with memory before it is taken."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mmap_st.errors import MmapError
+
+_SHARE = 0.25
+_LEAST = 1 << 28
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def largest_table() -> int:
+    """Bytes that one table may take: a quarter of the memory that is free, and at least 256 MiB."""
+    return max(_LEAST, int(_SHARE * _free_bytes()))
+
+
+def refuse_large(path: Path, size: int, what: str, error: type[MmapError]) -> None:
+    """Refuse a file that claims or becomes more than memory can hold.
+
+    Parameters
+    ----------
+    path, size
+        The file, and the bytes that it would take.
+    what
+        How it is that large, such as ``its matrix of 10 x 10 takes``.
+    error
+        What to raise.
+
+    Raises
+    ------
+    error
+        Saying so, with the limit.
+    """
+    most = largest_table()
+    if size > most:
+        raise error(
+            f"{path}: {what} {size / 1e9:,.1f} GB, and a table may take {most / 1e9:,.1f} GB, a quarter of"
+            " the memory that is free; check the file, or use a machine with more memory."
+        )
+
+
+def _free_bytes() -> int:
+    """Memory that this process can still take; where that cannot be told, what the machine has."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 << 30
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(one for one in _MEMINFO.read_text().splitlines() if one.startswith("MemAvailable:"))
+        free = int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError):  # a container may have less than its machine
+        most, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, most - used))
+    return free

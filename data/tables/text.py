@@ -1,0 +1,146 @@
+"""Text of tables: unpacked within a limit, decoded, and its separator found."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from mmap_st.data.tables.limits import largest_table
+from mmap_st.data.tables.words import reading
+from mmap_st.errors import MmapError
+
+_GZIP = b"\x1f\x8b"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+#: Separators by suffix; the first is taken where others fit no better.
+_SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;", ".txt": "\t,; "}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a table is written.
+
+    Attributes
+    ----------
+    separator
+        What stands between its cells.
+    header
+        Cells of its first line.
+    short
+        Whether the first line lacks the name of the first column, as R writes tables with row names; its
+        name in `header` is empty then.
+    extra
+        Number of empty cells at the end of the first row for which the first line has no name.
+    """
+
+    separator: str
+    header: tuple[str, ...]
+    short: bool = False
+    extra: int = 0
+
+
+class _Within(io.RawIOBase):
+    """A packed file as it is unpacked, up to a limit: a small file can become larger than any memory."""
+
+    def __init__(self, packed: BinaryIO, path: Path, error: type[MmapError]) -> None:
+        self._file = gzip.GzipFile(fileobj=packed)
+        self._left = self._most = largest_table()
+        self._path, self._error = path, error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise self._error(
+                f"{self._path} expands to more than {self._most / 1e9:,.1f} GB, a quarter of the memory that"
+                " is free; check the file, or use a machine with more memory."
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def open_bytes(path: Path, error: type[MmapError]) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked if it is gzipped, whatever its name says.
+
+    Raises
+    ------
+    error
+        Once more than `largest_table` bytes were read of a gzipped file.
+    """
+    with path.open("rb") as file:
+        if file.peek(2)[:2] != _GZIP:
+            yield file
+            return
+        with io.BufferedReader(_Within(file, path, error), 1 << 20) as unpacked:
+            yield cast("BinaryIO", unpacked)
+
+
+@contextmanager
+def open_text(path: Path, error: type[MmapError]) -> Iterator[TextIO]:
+    """The text of a file, gzipped or not: UTF-8, or UTF-16 with its mark, as spreadsheets write it."""
+    with open_bytes(path, error) as file:
+        start = cast("io.BufferedReader", file).peek(2)[:2]
+        with io.TextIOWrapper(file, "utf-16" if start in _UTF_16 else "utf-8-sig", newline="") as text:
+            yield text
+
+
+def is_utf_16(path: Path, error: type[MmapError]) -> bool:
+    """Whether a file begins with the mark of UTF-16."""
+    with open_bytes(path, error) as file:
+        return file.read(2) in _UTF_16
+
+
+def read_header(path: Path, error: type[MmapError]) -> Form:
+    """How a table is written, by its suffix and its first two lines.
+
+    Raises
+    ------
+    error
+        If it has no line at all.
+    """
+    with reading(path, "a table", error), open_text(path, error) as text:
+        lines = []
+        for line in text:
+            if line.strip():
+                lines.append(line.rstrip("\r\n"))
+            if len(lines) == 2:
+                break
+    if not lines:
+        raise error(f"{path} is empty; copy it again.")
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    forms = [_form(lines, separator) for separator in _SEPARATORS.get(suffix, _SEPARATORS[".txt"])]
+    # Of separators that split both lines alike the one that makes most cells; the suffix's own among equals.
+    return max(forms, key=lambda found: found[1])[0]
+
+
+def _form(lines: list[str], separator: str) -> tuple[Form, tuple[bool, bool, int]]:
+    """How two lines read with a separator, and how likely it is the one."""
+    header, *rows = (_cells(line, separator) for line in lines)
+    row = rows[0] if rows else header
+    width = len(row)
+    while width > len(header) and not row[width - 1]:
+        width -= 1
+    short = width == len(header) + 1 and len(header) > 1
+    form = Form(separator, tuple(["", *header] if short else header), short, len(row) - width)
+    return form, (len(header) > 1, width == len(header) or short, len(header))
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return [*next(csv.reader([line], delimiter=separator))]
+    except csv.Error:  # longer than any cell: this separator splits nothing
+        return [line]
+
+
+def is_packed(file: BinaryIO) -> bool:
+    """Whether a file of `open_bytes` is unpacked on the way."""
+    return isinstance(getattr(file, "raw", None), _Within)

@@ -196,6 +196,10 @@ class Slide(Protocol):
         """The whole slide as RGB, its longer side at most `longest_px`."""
         ...
 
+    def is_transparent(self) -> bool:
+        """Whether every pixel is wholly transparent, and so read as white; told from its coarsest level."""
+        ...
+
     def close(self) -> None:
         """Free the image."""
         ...

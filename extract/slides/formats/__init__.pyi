@@ -5,6 +5,7 @@ __all__ = [
     "PlainSlide",
     "TiffSlide",
     "dicom_series",
+    "is_cut_off",
     "is_misread_by_openslide",
     "is_ome",
     "is_ome_zarr",
@@ -15,3 +16,4 @@ from .openslide_format import OpenSlideSlide, dicom_series, is_misread_by_opensl
 from .pixels import Level, OmeZarrSlide, is_ome_zarr
 from .plain import PlainSlide
 from .tiff import TiffSlide, is_ome, ome_mpp_of
+from .whole import is_cut_off

@@ -27,6 +27,8 @@ from mmap_st.extract.slides.formats.tiff import JPEG, JpegTiles, jpeg_colours, j
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 #: Larger ones, in pixels, are not what is decoded at a time: the format has no tiles.
 _LARGEST_CHUNK_PX = 1 << 26
+#: Rows that are looked at a time for anything that is not transparent.
+_BAND_PX = 1024
 
 
 class OpenSlideSlide(Pyramid):
@@ -88,6 +90,23 @@ class OpenSlideSlide(Pyramid):
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         tile = self._tiles.read(level, column, row) if self._tiles is not None else None
         return super().read_tile(level, column, row) if tile is None else tile
+
+    def is_transparent(self) -> bool:
+        """See `Slide`."""
+        import openslide
+
+        coarsest = len(self._levels) - 1
+        width, height = self._levels[coarsest].size
+        own = self._downsamples[coarsest]
+        for y in range(0, height, _BAND_PX):
+            where = (0, round(y * own)), coarsest, (width, min(_BAND_PX, height - y))
+            try:
+                alpha = self._slide.read_region(*where).getchannel("A")
+            except openslide.OpenSlideError:
+                return False
+            if alpha.getextrema() != (0, 0):
+                return False
+        return True
 
     def close(self) -> None:
         self._slide.close()

@@ -109,6 +109,10 @@ class Pyramid(ABC):
                 small.paste(block.reduce(reduction), (x // reduction, y // reduction))
         return shrunk(small, longest_px)
 
+    def is_transparent(self) -> bool:
+        """See `mmap_st.extract.slides.slide.Slide`."""
+        return False
+
     @property
     def size(self) -> tuple[int, int]:
         return self._levels[0].size
@@ -190,9 +194,14 @@ def mpp_of_resolution(per_unit: float, unit: str) -> float | None:
     return plausible_mpp(micrometres / per_unit) if micrometres is not None and per_unit > 0 else None
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether parts of an image may be transparent."""
+    return image.mode in ("RGBA", "LA") or "transparency" in image.info
+
+
 def flatten(image: Image.Image) -> Image.Image:
     """RGB, decoded, transparent parts white."""
-    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", image.size, WHITE)
         flat.paste(rgba, mask=rgba.getchannel("A"))
@@ -331,6 +340,19 @@ class ArraySlide(Pyramid):
                     " pip install 'mmap-st[tiff]'."
                 ) from error
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+
+    def is_transparent(self) -> bool:
+        """See `Slide`."""
+        colour = next((axis for axis in "SC" if axis in self._axes), None)
+        coarsest = self._arrays[-1]
+        if colour is None or coarsest.shape[self._axes.index(colour)] != 4:
+            return False
+        rest = {"X": slice(None), "Y": slice(None), colour: 3}
+        try:
+            with self._reading:
+                return not np.any(coarsest[tuple(rest.get(axis, 0) for axis in self._axes)])
+        except Exception:  # noqa: BLE001 - of many kinds, by the codec; then it is not known to be
+            return False
 
     def close(self) -> None:
         self._arrays = []

@@ -14,6 +14,7 @@ from mmap_st.extract.slides.formats.pixels import (
     Pyramid,
     any_size,
     flatten,
+    has_alpha,
     levels_of,
     mpp_of_resolution,
     on_white,
@@ -50,6 +51,13 @@ class PlainSlide(Pyramid):
 
     def thumbnail(self, longest_px: int) -> Image.Image:
         return shrunk(self._picture(), longest_px)
+
+    def is_transparent(self) -> bool:
+        """See `Slide`; decoded once more, since what is held has no alpha."""
+        with self._image() as image:
+            if not has_alpha(image):
+                return False
+            return image.convert("RGBA").getchannel("A").getextrema() == (0, 0)
 
     def close(self) -> None:
         self._decoded = None

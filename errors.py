@@ -6,8 +6,11 @@ Every message is one sentence for a person: what is wrong, where, and what to do
 from __future__ import annotations
 
 import difflib
+import logging
 import signal
 from collections.abc import Iterable, Mapping
+
+_LOG = logging.getLogger(__name__)
 
 
 class MmapError(Exception):
@@ -156,6 +159,25 @@ class SlideRecipeError(SlideError):
 
 class SlideLockedError(SlideError):
     """Another process is writing this slide."""
+
+
+#: Errors that end one slide and leave the others.
+_OF_ONE_SLIDE = (SlideError, RegionError, StoreError, RecipeMismatchError)
+
+
+def of_one_slide(error: Exception) -> MmapError:
+    """The error that ends one slide; a defect of the program is named as one, and logged."""
+    if isinstance(error, _OF_ONE_SLIDE):
+        return error
+    if isinstance(error, MemoryError):
+        too_large: MmapError = ImageError("there is not enough memory for it; close other programs.")
+        too_large.__cause__ = error
+        return too_large
+    _LOG.error("a defect of the program", exc_info=error)
+    what = f"{type(error).__name__}: {first_line(error)}"
+    defect = ImageError(f"the program failed on it ({what}); please report this with the log.")
+    defect.__cause__ = error
+    return defect
 
 
 def first_line(error: BaseException) -> str:

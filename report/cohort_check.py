@@ -15,7 +15,7 @@ from mmap_st.data import (
     survey_slide,
     union_of_genes,
 )
-from mmap_st.errors import SlideError
+from mmap_st.errors import SlideError, of_one_slide
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
     NO_TISSUE,
@@ -113,7 +113,11 @@ class CohortCheck:
 def check_cohort(cohort: Cohort, *, full: bool = False) -> Iterator[SlideCheck]:
     """Check the slides one by one; all tables are read, and of each image what `inspect_image` looks at."""
     for row in cohort.slides:
-        yield check_slide(row, full=full)
+        try:
+            found = check_slide(row, full=full)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            found = SlideCheck(row, technology="", problems=(str(of_one_slide(error)),))
+        yield found
 
 
 def check_slide(row: CohortSlide, *, full: bool = False) -> SlideCheck:
@@ -182,7 +186,8 @@ def _look_at(slide: Slide, row: CohortSlide, spots: Spots | None, mpp: float | N
     if spots is None:
         return _Image(slide.size, findings=seen.findings)
     # Spots say where its tissue is, and are embedded without; a grid would not be.
-    notes = [one for one in seen.findings if one.state == NO_TISSUE]
+    bare = any(one.state == NO_TISSUE for one in seen.findings)
+    notes = [Finding(NO_TISSUE, "no tissue found on its image; look at --pictures")] if bare else []
     findings = [one for one in seen.findings if one.state != NO_TISSUE]
     try:
         check_inside(spots, slide.size)

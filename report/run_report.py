@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmap_st.errors import ImageError, RequestError, did_you_mean
+from mmap_st.errors import RequestError, SlideError, SlidesFailedError, did_you_mean, first_line, of_one_slide
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head import prototype_settings
@@ -39,6 +40,14 @@ _THUMBNAIL_PX = 1600
 _FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"}
 
 
+@dataclass
+class RunFigures:
+    """Figures written, and why slides of which there are none could not be drawn."""
+
+    written: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 def report_run(
     run: Path,
     out: Path,
@@ -47,6 +56,29 @@ def report_run(
     number: int = 4,
     store: FeatureStore | None = None,
 ) -> list[Path]:
+    """`draw_run`, for runs of which every slide can be drawn.
+
+    Raises
+    ------
+    RequestError
+        As of `draw_run`.
+    SlidesFailedError
+        If a slide cannot be drawn; the others are.
+    """
+    drawn = draw_run(run, out, genes, number=number, store=store)
+    if drawn.failed:
+        raise SlidesFailedError(drawn.failed)
+    return drawn.written
+
+
+def draw_run(
+    run: Path,
+    out: Path,
+    genes: Sequence[str] | None = None,
+    *,
+    number: int = 4,
+    store: FeatureStore | None = None,
+) -> RunFigures:
     """Draw measured next to predicted maps of every slide that a run predicted.
 
     Parameters
@@ -59,6 +91,10 @@ def report_run(
         Which to draw; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
+
+    Returns
+    -------
+    What was drawn. A slide that cannot be drawn does not stop the others; its reason is there.
 
     Raises
     ------
@@ -74,20 +110,37 @@ def report_run(
             f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
             " writes them."
         )
-    written = []
+    figures = RunFigures()
     for file in files:
-        slide = load_map(file)
-        unknown = [gene for gene in genes or () if gene not in slide.genes]
-        if unknown:
-            raise RequestError(
-                f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
-            )
-        chosen = genes or best_genes(slide, min(number, len(slide.genes)))
-        figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
-        written.append(save_figure(figure, out / f"{file.stem}_maps.png"))
-        if store is not None:
-            figure = _prototypes_of(store, slide, _some_card(run))
-            written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
+        try:
+            figures.written += _draw_slide(run, file, out, genes, number, store)
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            figures.failed[file.stem] = str(of_one_slide(error))
+    return figures
+
+
+def _draw_slide(
+    run: Path,
+    file: Path,
+    out: Path,
+    genes: Sequence[str] | None,
+    number: int,
+    store: FeatureStore | None,
+) -> list[Path]:
+    slide = load_map(file)
+    unknown = [gene for gene in genes or () if gene not in slide.genes]
+    if unknown:
+        raise RequestError(
+            f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
+        )
+    chosen = genes or best_genes(slide, min(number, len(slide.genes)))
+    figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
+    written = [save_figure(figure, out / f"{file.stem}_maps.png")]
+    if store is not None:
+        figure = _prototypes_of(store, slide, _some_card(run))
+        written.append(save_figure(figure, out / f"{file.stem}_prototypes.png"))
     return written
 
 
@@ -115,8 +168,22 @@ def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figu
 
 
 def load_map(file: Path) -> SlideMap:
-    """Read a prediction and the thumbnail of its image, if that can be found."""
-    return map_of(read_prediction(file))
+    """Read a prediction and the thumbnail of its image, if that can be found.
+
+    Raises
+    ------
+    SlideError
+        If it is damaged, or no prediction.
+    """
+    try:
+        table = read_prediction(file)
+    except Exception as error:  # of many kinds, by what is damaged
+        raise SlideError(f"{file} cannot be read ({first_line(error)}); predict the slide again.") from error
+    if UNS not in table.uns:
+        raise SlideError(
+            f"{file} is not a prediction of mmap: it has no uns[{UNS!r}]; name the folder of some."
+        )
+    return map_of(table)
 
 
 def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
@@ -155,7 +222,7 @@ def thumbnail_of(image: Path | None) -> tuple[Image.Image, float] | None:
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         scale = slide.size[0] / thumbnail.width
         slide.close()
-    except ImageError as error:
-        _LOG.warning("no picture behind the map: %s", error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the map is worth having without
+        _LOG.warning("no picture behind the map: %s", of_one_slide(error))
         return None
     return thumbnail, scale

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide
-from mmap_st.errors import ImageError, RequestError, SlideError, TissueError
+from mmap_st.errors import ImageError, RequestError, TissueError, of_one_slide
 from mmap_st.extract.engine.placement import Placement, has_spots, place_spots_on
 from mmap_st.extract.slides import (
     GridRequest,
@@ -84,8 +84,8 @@ def preview_cohort(
         progress(f"drawing {row.slide}")
         try:
             picture = _preview_slide(row, store, grid)
-        except SlideError as error:
-            report.failed[row.slide] = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            report.failed[row.slide] = str(of_one_slide(error))
             continue
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{encode_name(row.slide)}.jpg"

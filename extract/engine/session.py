@@ -16,10 +16,7 @@ from mmap_st.errors import (
     ImageError,
     MmapError,
     OverviewError,
-    RecipeMismatchError,
-    SlideError,
     StoppedError,
-    StoreError,
     TissueError,
 )
 from mmap_st.extract.encoders import Encoder
@@ -120,20 +117,6 @@ _BATCH_BYTES = 64 << 20
 #: Most windows that one thread reads at a time: the parts of a batch are read side by side, so that the first
 #: batch is ready soon and the tiles of all threads fit into little memory.
 _STEP_WINDOWS = 64
-#: Errors that end one slide and leave the others.
-OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
-
-
-def of_one_slide(error: Exception) -> MmapError:
-    """The error that ends one slide; a defect of the program is named as one, and logged."""
-    if isinstance(error, OF_ONE_SLIDE):
-        return error
-    _LOG.error("a defect of the program", exc_info=error)
-    defect = ImageError(
-        f"the program failed on it ({type(error).__name__}: {error}); please report this with the log."
-    )
-    defect.__cause__ = error
-    return defect
 
 
 @dataclass

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import NORMALISATIONS, Cohort, CohortSlide
-from mmap_st.errors import HeadError, RequestError, SlideError, WriteError, did_you_mean, first_line
+from mmap_st.errors import (
+    HeadError,
+    RequestError,
+    SlideError,
+    WriteError,
+    did_you_mean,
+    first_line,
+    of_one_slide,
+)
 from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, replacing
@@ -305,8 +313,10 @@ def _predictions(
         row = cohort[name] if cohort is not None and name in cohort.names else None
         try:
             table = _predict(saved, store, name, row)
-        except SlideError as error:
-            found.failed[name] = str(error)
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            found.failed[name] = str(of_one_slide(error))
             continue
         predicted += 1
         yield name, table

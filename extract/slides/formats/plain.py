@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -54,7 +54,7 @@ class PlainSlide(Pyramid):
 
     def is_transparent(self) -> bool:
         """See `Slide`; decoded once more, since what is held has no alpha."""
-        with self._image() as image:
+        with self._image() as image, any_size() if self._is_large else nullcontext():
             if not has_alpha(image):
                 return False
             return image.convert("RGBA").getchannel("A").getextrema() == (0, 0)
@@ -65,9 +65,16 @@ class PlainSlide(Pyramid):
     def _picture(self) -> Image.Image:
         with self._decoding:
             if self._decoded is None:
-                with self._image() as image:
+                # Pillow looks at its limit once more when it decodes a TIFF in strips.
+                with self._image() as image, any_size() if self._is_large else nullcontext():
                     self._decoded = flatten(image)
             return self._decoded
+
+    @property
+    def _is_large(self) -> bool:
+        """Whether Pillow would refuse it: its limit is the whole process's, and lifted only for these."""
+        limit = Image.MAX_IMAGE_PIXELS
+        return limit is None or self.size[0] * self.size[1] > limit
 
     @contextmanager
     def _image(self) -> Iterator[Image.Image]:
@@ -80,7 +87,9 @@ class PlainSlide(Pyramid):
             raise ImageError(
                 f"{self._path} is not an image that OpenSlide, tifffile or Pillow can read."
             ) from error
-        except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+        except ImageError:
+            raise
+        except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(
                 f"{self._path} is damaged and cannot be decoded ({error}); copy it again."
             ) from error

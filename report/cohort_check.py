@@ -183,11 +183,13 @@ class _Image:
 def _look_at(slide: Slide, row: CohortSlide, spots: Spots | None, mpp: float | None, *, full: bool) -> _Image:
     assert row.image is not None
     seen = inspect_image(slide, row.image, mpp, full=full)
+    notes = [Finding("", text) for text in slide.notes]
     if spots is None:
-        return _Image(slide.size, findings=seen.findings)
+        return _Image(slide.size, findings=seen.findings, notes=tuple(notes))
     # Spots say where its tissue is, and are embedded without; a grid would not be.
     bare = any(one.state == NO_TISSUE for one in seen.findings)
-    notes = [Finding(NO_TISSUE, "no tissue found on its image; look at --pictures")] if bare else []
+    if bare:
+        notes.append(Finding(NO_TISSUE, "no tissue found on its image; look at --pictures"))
     findings = [one for one in seen.findings if one.state != NO_TISSUE]
     try:
         check_inside(spots, slide.size)

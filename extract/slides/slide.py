@@ -145,6 +145,8 @@ class Slide(Protocol):
         Micrometres per pixel from the image's own metadata, or None.
     levels
         Of its pyramid, finest first; one where it has none.
+    notes
+        What users should know of its file: that it asks to be turned, or has pixels that are not square.
     """
 
     @property
@@ -155,6 +157,9 @@ class Slide(Protocol):
 
     @property
     def levels(self) -> tuple[Level, ...]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         """Read x0, y0, x1, y1 in pixels of a level as RGB; white outside. Safe to call from threads.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.notes import are_square
 
 WHITE = (255, 255, 255)
 #: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
@@ -114,6 +115,11 @@ class Pyramid(ABC):
         return False
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """See `mmap_st.extract.slides.slide.Slide`."""
+        return ()
+
+    @property
     def size(self) -> tuple[int, int]:
         return self._levels[0].size
 
@@ -180,18 +186,18 @@ def within(box: tuple[int, int, int, int], around: tuple[int, int, int, int]) ->
 
 
 def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
-    """Mean of the micrometres per pixel along both axes; None where they are unknown or cannot be a scale."""
+    """Mean of the micrometres per pixel along both axes; None if unknown, unequal, or no scale of tissue."""
     values = [value for value in (x, x if y is None else y) if value is not None and math.isfinite(value)]
-    if len(values) < 2 or min(values) <= 0:
+    if len(values) < 2 or min(values) <= 0 or not are_square(*values):
         return None
     mean = sum(values) / 2
     return mean if _FINEST_MPP <= mean <= _COARSEST_MPP else None
 
 
-def mpp_of_resolution(per_unit: float, unit: str) -> float | None:
-    """Micrometres per pixel of a resolution tag, pixels per ``centimeter`` or ``inch``."""
+def um_of_resolution(per_unit: float, unit: str) -> float | None:
+    """Micrometres per pixel of a resolution tag, in pixels per ``centimeter`` or ``inch``."""
     micrometres = {"centimeter": 10_000.0, "inch": 25_400.0}.get(unit.lower())
-    return plausible_mpp(micrometres / per_unit) if micrometres is not None and per_unit > 0 else None
+    return micrometres / per_unit if micrometres is not None and per_unit > 0 else None
 
 
 def has_alpha(image: Image.Image) -> bool:

@@ -13,13 +13,17 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
-from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, mpp_of_resolution, plausible_mpp
+from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, shape_notes
+from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, plausible_mpp, um_of_resolution
+
+#: Micrometres that a pixel is wide and high, where known.
+Sides: TypeAlias = tuple[float | None, float | None]
 
 JPEG, _RGB, _YCBCR = 7, 2, 6
 _START = b"\xff\xd8"
@@ -257,8 +261,11 @@ class TiffSlide(ArraySlide):
             arrays = [
                 zarr.open_array(series.aszarr(level=index), mode="r") for index in range(len(series.levels))
             ]
-            mpp = _ome_mpp(about) or _resolution_mpp(series.keyframe)
+            page = series.keyframe
+            sides = _ome_sides(about) if _ome_sides(about)[0] is not None else _resolution_sides(page)
+            mpp = plausible_mpp(*sides)
             axes = str(series.axes)
+            self._notes = (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         except UnsuitableImageError as error:
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
@@ -267,6 +274,10 @@ class TiffSlide(ArraySlide):
         own = [level.keyframe for level in series.levels if len(level) == 1]
         pages = jpeg_pages([page for page in own if page.parent is self._file], self.levels)
         self._tiles = None if pages is None else JpegTiles(path, pages)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
 
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         tile = self._tiles.read(level, column, row) if self._tiles is not None else None
@@ -315,15 +326,16 @@ def _refuse_stains(pixels: dict[str, Any]) -> None:
         )
 
 
-def _ome_mpp(pixels: dict[str, Any]) -> float | None:
+def _ome_sides(pixels: dict[str, Any]) -> Sides:
+    """Micrometres that a pixel is wide and high, by an OME-XML."""
     try:
-        sizes = [
+        x, y = (
             float(pixels[f"PhysicalSize{axis}"]) * _MICROMETRES[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
             for axis in "XY"
-        ]
+        )
     except (KeyError, TypeError, ValueError):
-        return None
-    return plausible_mpp(*sizes)
+        return None, None
+    return x, y
 
 
 def ome_mpp_of(path: Path) -> float | None:
@@ -331,7 +343,7 @@ def ome_mpp_of(path: Path) -> float | None:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return _ome_mpp(_ome_image(file.ome_metadata, 0))
+        return plausible_mpp(*_ome_sides(_ome_image(file.ome_metadata, 0)))
 
 
 def is_ome(path: Path) -> bool:
@@ -345,10 +357,30 @@ def is_ome(path: Path) -> bool:
         return False
 
 
-def _resolution_mpp(page: Any) -> float | None:
-    """From the resolution tags."""
-    x, unit = page.tags.get("XResolution"), page.tags.get("ResolutionUnit")
+def _resolution_sides(page: Any) -> Sides:
+    """The same by the resolution tags."""
+    unit = page.tags.get("ResolutionUnit")
+    x = page.tags.get("XResolution")
+    y = page.tags.get("YResolution", x)
     if x is None or unit is None:
+        return None, None
+    name = _UNITS.get(int(unit.value), "")
+    across, down = (um_of_resolution(tag.value[0] / max(tag.value[1], 1), name) for tag in (x, y))
+    return across, down
+
+
+def orientation_of(path: Path) -> int | None:
+    """The orientation tag of a TIFF's first page; None where there is none, or it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return orientation_of_page(file.pages.first)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    numerator, denominator = x.value
-    return mpp_of_resolution(numerator / max(denominator, 1), _UNITS.get(int(unit.value), ""))
+
+
+def orientation_of_page(page: Any) -> int | None:
+    """The orientation tag of a page of tifffile."""
+    tag = page.tags.get(ORIENTATION)
+    return None if tag is None else int(tag.value)

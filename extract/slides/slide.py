@@ -25,7 +25,7 @@ from mmap_st.extract.slides.formats import (
     is_ome_zarr,
     ome_mpp_of,
 )
-from mmap_st.files import refuse_special
+from mmap_st.files import is_dicom, refuse_special
 
 _LARGEST_DISAGREEMENT = 0.05
 
@@ -266,7 +266,7 @@ def slide_files(path: Path) -> tuple[Path, ...]:
 def _one_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm" or is_dicom(p))
     if not dicom:
         raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
     # Annotations and the like are of no series that OpenSlide knows.

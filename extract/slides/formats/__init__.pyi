@@ -12,8 +12,9 @@ __all__ = [
     "ome_mpp_of",
 ]
 
+from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .openslide_format import OpenSlideSlide, dicom_series, is_misread_by_openslide
-from .pixels import Level, OmeZarrSlide, is_ome_zarr
+from .pixels import Level
 from .plain import PlainSlide
 from .tiff import TiffSlide, is_ome, ome_mpp_of
 from .whole import is_cut_off

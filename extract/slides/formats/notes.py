@@ -6,6 +6,11 @@ One rule for all formats: pixels, and the positions of spots, are as they are st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+#: Micrometres that a pixel is wide and high, where known.
+Sides: TypeAlias = tuple[float | None, float | None]
 
 ORIENTATION = 274
 _TURNS = {
@@ -17,6 +22,8 @@ _TURNS = {
     7: "with x and y swapped and turned by 180 degrees",
     8: "turned by 90 degrees counter-clockwise",
 }
+#: What the axes of a stack are, by the letters of OME and tifffile.
+_PLANES = {"Z": "focal planes", "T": "time points", "C": "groups of channels"}
 #: Pixels whose sides differ by no more count as square.
 _SQUARE = 1.05
 
@@ -46,3 +53,20 @@ def shape_notes(x: float | None, y: float | None, unit: str = " um") -> tuple[st
         f"its metadata says that pixels are {x:.4g} x {y:.4g}{unit}, which are not square: no scale is taken"
         " from it; resample the image, or give the cohort's column mpp if the metadata is wrong",
     )
+
+
+def plane_notes(sizes: Mapping[str, int], colour: str | None) -> tuple[str, ...]:
+    """What to say of an image of several planes.
+
+    Parameters
+    ----------
+    sizes
+        Of each axis that is neither x nor y, by its letter.
+    colour
+        The axis whose values are colours.
+    """
+    stacked = [(_PLANES.get(axis, "pages"), n) for axis, n in sizes.items() if axis != colour and n > 1]
+    if not stacked:
+        return ()
+    kinds = " and ".join(f"{n} {kind}" for kind, n in stacked)
+    return (f"it has {kinds}; the first {'of each ' if len(stacked) > 1 else ''}is read",)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, RegionError
-from mmap_st.extract.slides.formats.notes import orientation_notes, shape_notes
+from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.notes import Sides, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
     TILE_PX,
     Level,
@@ -29,12 +29,14 @@ from mmap_st.extract.slides.formats.tiff import (
     jpeg_pages,
     orientation_of,
     orientation_of_page,
+    pages_alike,
 )
 
 #: Formats whose levels are a TIFF's pages, pixel for pixel.
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 #: Larger ones, in pixels, are not what is decoded at a time: the format has no tiles.
 _LARGEST_CHUNK_PX = 1 << 26
+_FOCAL_PLANES = "TotalPixelMatrixFocalPlanes"
 #: Rows that are looked at a time for anything that is not transparent.
 _BAND_PX = 1024
 
@@ -64,6 +66,10 @@ class OpenSlideSlide(Pyramid):
         try:
             return openslide.OpenSlide(self._path)
         except (openslide.OpenSlideError, OSError) as error:
+            if _FOCAL_PLANES in str(error):
+                raise UnsuitableImageError(
+                    f"{self._path} has several focal planes, and DICOM is read of one; export one of them."
+                ) from error
             raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
@@ -123,8 +129,11 @@ class OpenSlideSlide(Pyramid):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        turned = orientation_notes(orientation_of(self._path))
-        return (*turned, *shape_notes(*_sides(self._slide.properties)))
+        return (
+            *plane_notes({"I": pages_alike(self._path)}, None),
+            *orientation_notes(orientation_of(self._path)),
+            *shape_notes(*_sides(self._slide.properties)),
+        )
 
     def close(self) -> None:
         self._slide.close()
@@ -204,7 +213,7 @@ def _mpp(properties: Any) -> float | None:
     return plausible_mpp(*_sides(properties)) if None not in _sides(properties) else None
 
 
-def _sides(properties: Any) -> tuple[float | None, float | None]:
+def _sides(properties: Any) -> Sides:
     """Micrometres that a pixel is wide and high."""
     values = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
     try:

@@ -1,4 +1,4 @@
-"""What formats share: levels, pixels as RGB on white ground, and regions of chunked arrays (OME-Zarr)."""
+"""What formats share: levels, pixels as RGB on white ground, and regions of chunked arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
-from mmap_st.extract.slides.formats.notes import are_square
+from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 
 WHITE = (255, 255, 255)
 #: Coarser than this, an image's resolution is a printer's (72 dpi is 353 um/px) and not its scale; finer than
@@ -302,6 +302,11 @@ class ArraySlide(Pyramid):
     def __init__(self, path: Path, arrays: Sequence[Any], axes: str, mpp: float | None) -> None:
         self._path, self._arrays, self._axes, self._mpp = path, arrays, axes, mpp
         self._reading = threading.Lock()
+        self._colour = next((axis for axis in "SC" if axis in axes), None)
+        self._notes = plane_notes(
+            {axis: int(n) for axis, n in zip(axes, arrays[0].shape, strict=True) if axis not in "XY"},
+            self._colour,
+        )
         across, down = axes.index("X"), axes.index("Y")
         self._levels = levels_of(
             [(int(a.shape[across]), int(a.shape[down])) for a in arrays],
@@ -335,7 +340,8 @@ class ArraySlide(Pyramid):
     def _pixels(self, box: tuple[int, int, int, int], level: int) -> NDArray[np.generic]:
         """What the level's array holds of a box that lies inside."""
         x0, y0, x1, y1 = box
-        where = tuple({"X": slice(x0, x1), "Y": slice(y0, y1)}.get(axis, slice(None)) for axis in self._axes)
+        wanted = {"X": slice(x0, x1), "Y": slice(y0, y1), self._colour: slice(None)}
+        where = tuple(wanted.get(axis, slice(0, 1)) for axis in self._axes)
         try:
             with self._reading:
                 return np.asarray(self._arrays[level][where])
@@ -349,57 +355,19 @@ class ArraySlide(Pyramid):
 
     def is_transparent(self) -> bool:
         """See `Slide`."""
-        colour = next((axis for axis in "SC" if axis in self._axes), None)
         coarsest = self._arrays[-1]
-        if colour is None or coarsest.shape[self._axes.index(colour)] != 4:
+        if self._colour is None or coarsest.shape[self._axes.index(self._colour)] != 4:
             return False
-        rest = {"X": slice(None), "Y": slice(None), colour: 3}
+        rest = {"X": slice(None), "Y": slice(None), self._colour: 3}
         try:
             with self._reading:
                 return not np.any(coarsest[tuple(rest.get(axis, 0) for axis in self._axes)])
         except Exception:  # noqa: BLE001 - of many kinds, by the codec; then it is not known to be
             return False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
     def close(self) -> None:
         self._arrays = []
-
-
-_MICROMETRES = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
-
-
-class OmeZarrSlide(ArraySlide):
-    """An OME-Zarr image opened by zarr."""
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        try:
-            group = zarr.open_group(path, mode="r")
-            attributes: dict[str, Any] = dict(group.attrs)
-            scales = attributes.get("ome", attributes)["multiscales"][0]
-            axes = "".join(
-                str(axis["name"] if isinstance(axis, dict) else axis).upper() for axis in scales["axes"]
-            )
-            arrays: list[Any] = [group[dataset["path"]] for dataset in scales["datasets"]]
-            mpp = _mpp(scales, axes)
-        except Exception as error:  # of many kinds, by what is damaged
-            raise ImageError(f"{path} cannot be opened as OME-Zarr ({error}).") from error
-        super().__init__(path, arrays, axes, mpp)
-
-
-def is_ome_zarr(path: Path) -> bool:
-    """Whether a folder looks like a Zarr group."""
-    return path.is_dir() and ((path / "zarr.json").is_file() or (path / ".zattrs").is_file())
-
-
-def _mpp(scales: dict[str, Any], axes: str) -> float | None:
-    """From the first dataset's scale, where its axes are in a unit of length."""
-    units = {str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
-    steps = scales["datasets"][0].get("coordinateTransformations", [])
-    scale = next((step["scale"] for step in steps if step.get("type") == "scale"), None)
-    factors = [_MICROMETRES.get(str(units.get(axis))) for axis in "XY"]
-    if scale is None or factors[0] is None or factors[1] is None:
-        return None
-    return plausible_mpp(
-        float(scale[axes.index("X")]) * factors[0], float(scale[axes.index("Y")]) * factors[1]
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from mmap_st.errors import ImageError, UnsuitableImageError
-from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, shape_notes
+from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
     Pyramid,
     any_size,
@@ -39,13 +40,14 @@ class PlainSlide(Pyramid):
         self._decoded: Image.Image | None = None
         self._frame = 0
         with self._image() as image:
-            self._frame = _largest_frame(image)
+            self._frame, alike = _largest_frame(image)
             image.seek(self._frame)
             self._levels = levels_of([_stored_size(image)])
             sides = _tiff_sides(image)
             self._mpp = plausible_mpp(*sides)
             self._notes = (
                 # PNG's own getexif decodes all of it.
+                *plane_notes({"I": alike}, None),
                 *orientation_notes(Image.Image.getexif(image).get(ORIENTATION)),
                 *shape_notes(*sides),
                 *shape_notes(*_printed_sides(image), " units"),
@@ -115,16 +117,19 @@ class PlainSlide(Pyramid):
             ) from error
 
 
-def _largest_frame(image: Image.Image) -> int:
-    """The page of a TIFF that is the slide: scanners may put a label or an overview first."""
+def _largest_frame(image: Image.Image) -> tuple[int, int]:
+    """The page of a TIFF that is the slide, and how many there are of its size.
+
+    Scanners may put a label or an overview first.
+    """
     if image.format != "TIFF":
-        return 0
+        return 0, 1
     sizes = []
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
-        width, height = _stored_size(image)
-        sizes.append(width * height)
-    return sizes.index(max(sizes))
+        sizes.append(_stored_size(image))
+    largest = max(sizes, key=math.prod)
+    return sizes.index(largest), sizes.count(largest)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:

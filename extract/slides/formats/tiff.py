@@ -13,17 +13,19 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
-from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, shape_notes
+from mmap_st.extract.slides.formats.notes import (
+    ORIENTATION,
+    Sides,
+    orientation_notes,
+    shape_notes,
+)
 from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, plausible_mpp, um_of_resolution
-
-#: Micrometres that a pixel is wide and high, where known.
-Sides: TypeAlias = tuple[float | None, float | None]
 
 JPEG, _RGB, _YCBCR = 7, 2, 6
 _START = b"\xff\xd8"
@@ -256,28 +258,24 @@ class TiffSlide(ArraySlide):
             self._file = tifffile.TiffFile(path)
             # Scanners may put the label or an overview first.
             number, series = max(enumerate(self._file.series), key=lambda one: _pixels(one[1]))
-            about = _ome_image(self._file.ome_metadata, number)
+            about = ome_image(self._file.ome_metadata, number)
             _refuse_stains(about)
             arrays = [
                 zarr.open_array(series.aszarr(level=index), mode="r") for index in range(len(series.levels))
             ]
             page = series.keyframe
-            sides = _ome_sides(about) if _ome_sides(about)[0] is not None else _resolution_sides(page)
+            sides = ome_sides(about) if ome_sides(about)[0] is not None else _resolution_sides(page)
             mpp = plausible_mpp(*sides)
             axes = str(series.axes)
-            self._notes = (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         except UnsuitableImageError as error:
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(f"{path} cannot be opened as TIFF ({error}).") from error
         super().__init__(path, arrays, axes, mpp)
+        self._notes += (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         own = [level.keyframe for level in series.levels if len(level) == 1]
         pages = jpeg_pages([page for page in own if page.parent is self._file], self.levels)
         self._tiles = None if pages is None else JpegTiles(path, pages)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._notes
 
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         tile = self._tiles.read(level, column, row) if self._tiles is not None else None
@@ -296,7 +294,7 @@ def _pixels(series: Any) -> int:
     return int(sizes.get("X", 0)) * int(sizes.get("Y", 0))
 
 
-def _ome_image(xml: str | None, number: int) -> dict[str, Any]:
+def ome_image(xml: str | None, number: int) -> dict[str, Any]:
     """What an OME-XML says of the pixels of one of its images; nothing where there is none."""
     import tifffile
 
@@ -326,7 +324,7 @@ def _refuse_stains(pixels: dict[str, Any]) -> None:
         )
 
 
-def _ome_sides(pixels: dict[str, Any]) -> Sides:
+def ome_sides(pixels: dict[str, Any]) -> Sides:
     """Micrometres that a pixel is wide and high, by an OME-XML."""
     try:
         x, y = (
@@ -343,7 +341,7 @@ def ome_mpp_of(path: Path) -> float | None:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return plausible_mpp(*_ome_sides(_ome_image(file.ome_metadata, 0)))
+        return plausible_mpp(*ome_sides(ome_image(file.ome_metadata, 0)))
 
 
 def is_ome(path: Path) -> bool:
@@ -378,6 +376,18 @@ def orientation_of(path: Path) -> int | None:
             return orientation_of_page(file.pages.first)
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
+
+
+def pages_alike(path: Path) -> int:
+    """How many pages of a TIFF are as large as its first; 1 where it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            shapes = [page.shape for page in file.pages]
+            return max(shapes.count(shapes[0]), 1)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return 1
 
 
 def orientation_of_page(page: Any) -> int | None:

@@ -78,6 +78,12 @@ def extract(
     spots: Annotated[
         str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
     ] = None,
+    unchecked: Annotated[
+        bool,
+        typer.Option(
+            "--unchecked", help="Embed spots that would fit the tissue better swapped, mirrored or scaled."
+        ),
+    ] = False,
     preview: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
     ] = None,
@@ -111,6 +117,7 @@ def extract(
             overwrite=overwrite,
             tissue_min=tissue_min,
             spots=spots,
+            unchecked=unchecked,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report

@@ -18,6 +18,7 @@ from mmap_st.data import (
 from mmap_st.errors import SlideError, of_one_slide
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
+    FEWEST_SPOTS,
     NO_TISSUE,
     Finding,
     Slide,
@@ -33,7 +34,6 @@ from mmap_st.extract.slides import (
 )
 from mmap_st.extract.windows import MOST_ENLARGED
 
-_FEWEST_SPOTS = 20  # fewer are no evidence of an orientation
 _FEWEST_ON_TISSUE = 0.5
 _USUAL_ON_TISSUE = 0.85
 _MOST_UNMATCHED = 0.5
@@ -268,7 +268,7 @@ def _placement(
     """Fraction of spots on tissue, likely problems with their positions, and notes on them."""
     own, turned = better_orientation(tissue, spots.xy, size_px)
     share = own.on_tissue
-    if len(spots) < _FEWEST_SPOTS:
+    if len(spots) < FEWEST_SPOTS:
         return share, (), ()
     shifted = better_shift(tissue, spots.xy)
     if turned is not None and (shifted is None or shifted.fit < turned.fit + _LEAST_GAIN_OF_A_SHIFT):

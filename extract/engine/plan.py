@@ -304,6 +304,8 @@ class ExtractOptions:
         keeps all reading threads busy, see `cache_bytes`.
     tissue_min
         Windows with a smaller share of tissue are not embedded.
+    unchecked
+        Take spots also where they would plainly fit the tissue better turned, mirrored or scaled.
     """
 
     batch_size: int | None = None
@@ -312,6 +314,7 @@ class ExtractOptions:
     overwrite: bool = False
     cache_mb: int | None = None
     tissue_min: float = 0.0
+    unchecked: bool = False
 
     @property
     def threads(self) -> int:

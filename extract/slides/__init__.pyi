@@ -1,4 +1,5 @@
 __all__ = [
+    "FEWEST_SPOTS",
     "METHOD",
     "NO_TISSUE",
     "Finding",
@@ -23,7 +24,15 @@ __all__ = [
     "unreadable",
 ]
 
-from .grid import GridRequest, better_orientation, better_shift, grid_spots, parse_grid, stored_grid
+from .grid import (
+    FEWEST_SPOTS,
+    GridRequest,
+    better_orientation,
+    better_shift,
+    grid_spots,
+    parse_grid,
+    stored_grid,
+)
 from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
 from .slide import Slide, SourceMpp, choose_mpp, known_mpps, open_slide, resolve_source_mpp, slide_files
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

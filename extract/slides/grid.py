@@ -20,9 +20,13 @@ Points = NDArray[np.float64]
 
 #: Reported only where it is clear: most spots lie off the tissue as they are, and almost none otherwise.
 _WELL_PLACED = 0.9
+#: Fewer spots are no evidence of an orientation.
+FEWEST_SPOTS = 20
 _LEAST_GAIN = 0.1
 _MASK_POINTS = 4000
 _LEAST_RESCALING = 1.1
+#: Spots reach less far than the tissue that they lie on, by part of the distance between them.
+_NEARLY = (0.85, 0.88, 0.91, 0.94, 0.97, 1.0, 1.03)
 _REACH_OF_A_SPOT = 1.5  # times the distance between neighbouring spots
 #: Side of the mask on which shifts are tried, at most.
 _SHIFT_PX = 256
@@ -81,11 +85,18 @@ def better_orientation(
     """
     width, height = size_px
     points = _points_of(tissue)
-    found = [_fit(name, turn(xy, width, height), tissue, points) for name, turn in TRANSFORMS.items()]
-    factor = _spread(points) / max(_spread(xy), 1e-9)
-    if not 1 / _LEAST_RESCALING < factor < _LEAST_RESCALING:
-        found.append(_fit(f"multiplied by about {factor:.2g}", xy * factor, tissue, points))
-    own, best = found[0], max(found, key=lambda one: one.fit)
+    own = _fit("as they are", xy, tissue, points)
+    if own.on_tissue >= _WELL_PLACED:
+        return own, None
+    found = [own]
+    found += [
+        _fit(name, turn(xy, width, height), tissue, points) for name, turn in list(TRANSFORMS.items())[1:]
+    ]
+    rough = _spread(points) / max(_spread(xy), 1e-9)
+    if not 1 / _LEAST_RESCALING < rough < _LEAST_RESCALING:
+        factors = [rough * nearly for nearly in _NEARLY]
+        found += [_fit(f"multiplied by about {by:.2g}", xy * by, tissue, points) for by in factors]
+    best = max(found, key=lambda one: one.fit)
     return own, best if _plainly_better(best, own) else None
 
 

@@ -84,6 +84,9 @@ def extract(
             "--unchecked", help="Embed spots that would fit the tissue better swapped, mirrored or scaled."
         ),
     ] = False,
+    enlarge: Annotated[
+        bool, typer.Option("--enlarge", help="Embed windows that are enlarged more than 4 times too.")
+    ] = False,
     preview: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
     ] = None,
@@ -118,6 +121,7 @@ def extract(
             tissue_min=tissue_min,
             spots=spots,
             unchecked=unchecked,
+            enlarge=enlarge,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report

@@ -120,6 +120,7 @@ def embed(
     tissue_min: float = 0.0,
     spots: str | None = None,
     unchecked: bool = False,
+    enlarge: bool = False,
     progress: bool = True,
 ) -> EmbeddedStore:
     """Embed every spot of every slide at several magnifications.
@@ -174,6 +175,9 @@ def embed(
     unchecked
         Embed spots also where they would fit the tissue better by at least 20% of them if x and y were
         swapped, or if they were mirrored, turned or scaled. False: such slides fail.
+    enlarge
+        Embed windows also of slides so coarse that they are enlarged more than 4 times. False: such slides
+        fail.
     progress
         Whether to show it.
 
@@ -221,7 +225,7 @@ def embed(
         tokens,
         trust_remote_code,
     )
-    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked)
+    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge)
     path = store.path if isinstance(store, FeatureStore) else Path(store)
     with show_progress(progress) as display, stop_on_signals() as stop:
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)

@@ -159,7 +159,9 @@ def extract_cohort(
             report.skipped_slides.append(row.slide)
             continue
         try:
-            plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
+            plan = plan_slide(
+                row, store, shared, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             _fail(report, row.slide, of_one_slide(error))
             continue

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data import CohortSlide, Spots
-from mmap_st.errors import RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import RecipeMismatchError, ResolutionError, SlideRecipeError, StoreError
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
@@ -29,7 +29,7 @@ from mmap_st.extract.store import (
     sha256_of_spots,
     slide_part,
 )
-from mmap_st.extract.windows import FILL, RESAMPLING, mpp_key
+from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, mpp_key
 from mmap_st.files import sha256_of_json
 
 #: Raised only when the numbers change.
@@ -141,8 +141,11 @@ def plan_slide(
     *,
     overwrite: bool,
     grid: GridRequest | None = None,
+    enlarge: bool = False,
 ) -> SlidePlan:
     """Check one slide's inputs and find what of it is still to be done.
+
+    With `enlarge`, windows may be made of fewer pixels than a quarter of theirs along each side.
 
     Raises
     ------
@@ -171,8 +174,27 @@ def plan_slide(
         incomplete = there is None or not there.complete
         if incomplete or different or (overwrite and there is not None and there.unreadable().any()):
             recipes[mpp] = recipe
+    if recipes and not enlarge:
+        _check_enlargement(min(recipes), source)
     kept = len(mpps) - len(recipes)
     return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
+
+
+def _check_enlargement(finest: float, source: SourceMpp) -> None:
+    """Refuse windows that would be a blur: of far fewer pixels than the encoder is shown.
+
+    Raises
+    ------
+    ResolutionError
+        Saying how coarse the image is.
+    """
+    times = source.mpp / finest
+    if times > MOST_ENLARGED * (1 + 1e-6):
+        raise ResolutionError(
+            f"windows at {mpp_key(finest)} um/px would be enlarged {times:.2g} times from its image of"
+            f" {source.mpp:.4g} um/px ({source.source}): name its full-resolution image, take windows of at"
+            f" least {source.mpp / MOST_ENLARGED:.2g} um/px, or give --enlarge."
+        )
 
 
 def _check_one_picture(
@@ -306,6 +328,8 @@ class ExtractOptions:
         Windows with a smaller share of tissue are not embedded.
     unchecked
         Take spots also where they would plainly fit the tissue better turned, mirrored or scaled.
+    enlarge
+        Make windows also where they are enlarged more than 4 times from the pixels of the slide.
     """
 
     batch_size: int | None = None
@@ -315,6 +339,7 @@ class ExtractOptions:
     cache_mb: int | None = None
     tissue_min: float = 0.0
     unchecked: bool = False
+    enlarge: bool = False
 
     @property
     def threads(self) -> int:

@@ -20,6 +20,7 @@ from mmap_st.extract.store.recipe import (
     Recipe,
     differences,
     encode_name,
+    enlargement,
     head_part,
     is_imported,
     matched_by,
@@ -327,6 +328,8 @@ def list_contents(store: FeatureStore) -> Iterator[ContentLine]:
                     state += f", {magnification.tokens} x {magnification.tokens} tokens"
                 if is_imported(magnification.recipe):
                     state += f", imported {matched_by(magnification.recipe)}"
+                if (times := enlargement(magnification.recipe)) is not None:
+                    state += f", enlarged {times:.2g} times"
                 yield ContentLine(
                     *shared,
                     state=state,

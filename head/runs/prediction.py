@@ -26,7 +26,14 @@ from mmap_st.errors import (
     first_line,
     of_one_slide,
 )
-from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part
+from mmap_st.extract.store import (
+    FeatureStore,
+    StoredSlide,
+    differences,
+    encode_name,
+    enlargement,
+    head_part,
+)
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
@@ -169,6 +176,16 @@ def prediction_table(
         **known,
     }
     return table
+
+
+def enlarged(slide: StoredSlide, encoder: str, mpps: Sequence[float]) -> dict[str, float] | None:
+    """How many times the windows of a slide were enlarged from its pixels, by um/px; None where none was."""
+    found = {
+        mpp_key(mpp): times
+        for mpp, one in slide.complete(encoder).items()
+        if mpp in mpps and (times := enlargement(one.recipe)) is not None
+    }
+    return found or None
 
 
 def write_prediction(path: Path, table: anndata.AnnData) -> None:
@@ -368,6 +385,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         "encoder": saved.encoder,
         "normalisation": normalisation,
         "source_mpp": stored.source_mpp,
+        "enlarged": enlarged(stored, saved.encoder, saved.mpps),
         HEAD_SHA256: saved.sha256,
     }
     if row is not None:

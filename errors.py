@@ -137,6 +137,10 @@ class UnsuitableImageError(ImageError):
     """An image that can be read and is no H&E picture of 8 bits: another reader is not to make one of it."""
 
 
+class ImageTooLargeError(UnsuitableImageError):
+    """An image declares more pixels than can be decoded here, or than its file can hold."""
+
+
 class RegionError(MmapError):
     """One region of an image cannot be read; the rest of it may be."""
 

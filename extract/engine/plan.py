@@ -14,6 +14,7 @@ from mmap_st.errors import RecipeMismatchError, ResolutionError, SlideRecipeErro
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
+from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
 from mmap_st.extract.store import (
     FeatureStore,
     Magnification,
@@ -373,12 +374,3 @@ class ExtractOptions:
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that a process may still get; without limit where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 60

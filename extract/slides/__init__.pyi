@@ -11,6 +11,7 @@ __all__ = [
     "better_shift",
     "choose_mpp",
     "find_tissue",
+    "free_memory",
     "grid_spots",
     "inspect_image",
     "known_mpps",
@@ -24,6 +25,7 @@ __all__ = [
     "unreadable",
 ]
 
+from .formats import free_memory
 from .grid import (
     FEWEST_SPOTS,
     GridRequest,

@@ -5,6 +5,7 @@ __all__ = [
     "PlainSlide",
     "TiffSlide",
     "dicom_series",
+    "free_memory",
     "is_cut_off",
     "is_misread_by_openslide",
     "is_ome",
@@ -12,6 +13,7 @@ __all__ = [
     "ome_mpp_of",
 ]
 
+from .memory import free_memory
 from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .openslide_format import OpenSlideSlide, dicom_series, is_misread_by_openslide
 from .pixels import Level

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import Sides, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
     TILE_PX,
@@ -37,6 +38,8 @@ _PLAIN_TIFF = ("aperio", "generic-tiff")
 #: Larger ones, in pixels, are not what is decoded at a time: the format has no tiles.
 _LARGEST_CHUNK_PX = 1 << 26
 _FOCAL_PLANES = "TotalPixelMatrixFocalPlanes"
+#: A tile as decoded, as OpenSlide keeps it, and as RGB.
+_BYTES_PER_PX = 11
 #: Rows that are looked at a time for anything that is not transparent.
 _BAND_PX = 1024
 
@@ -54,7 +57,7 @@ class OpenSlideSlide(Pyramid):
         self._numbers = [number for number, size in enumerate(sizes) if _shows_the_same(size, sizes[0])]
         self._levels = levels_of(
             [sizes[number] for number in self._numbers],
-            [_chunk(properties, number) for number in self._numbers],
+            [_chunk(path, properties, number) for number in self._numbers],
         )
         self._downsamples = tuple(float(self._slide.level_downsamples[number]) for number in self._numbers)
         self._mpp = _mpp(properties) or mpp
@@ -163,6 +166,7 @@ def is_misread_by_openslide(path: Path) -> bool:
 
     It goes by the photometric tag where tiles are JFIF, takes 16 bits for 8, of planes shows the first, turns
     every tile for itself where the file asks to be turned, and takes a label for the slide that comes first.
+    Tiles that are huge it would decode again for every part of them.
     """
     import openslide
     import tifffile
@@ -176,6 +180,7 @@ def is_misread_by_openslide(path: Path) -> bool:
             largest = max(one.imagewidth * one.imagelength for one in keyframes if one is not None)
             return bool(
                 page.imagewidth * page.imagelength < largest
+                or page.tilewidth * page.tilelength > _LARGEST_CHUNK_PX
                 or orientation_notes(orientation_of_page(page))
                 or page.bitspersample != 8
                 or page.samplesperpixel not in (1, 3, 4)
@@ -186,11 +191,14 @@ def is_misread_by_openslide(path: Path) -> bool:
         return False
 
 
-def _chunk(properties: Any, level: int) -> tuple[int, int]:
+def _chunk(path: Path, properties: Any, level: int) -> tuple[int, int]:
     """Width and height of a level's own tiles; `TILE_PX` where it has none, or huge ones."""
     width, height = (
         int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")
     )
+    # Others call tiles what they decode in parts.
+    if properties.get("openslide.vendor") in _PLAIN_TIFF:
+        refuse_too_large(path, (width, height), _BYTES_PER_PX, "tiles")
     return (width, height) if 0 < width * height <= _LARGEST_CHUNK_PX else (TILE_PX, TILE_PX)
 
 

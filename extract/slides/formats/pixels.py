@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 
 WHITE = (255, 255, 255)
@@ -308,6 +309,10 @@ class ArraySlide(Pyramid):
             self._colour,
         )
         across, down = axes.index("X"), axes.index("Y")
+        for array in arrays:
+            # As stored, as a part of it, and as RGB.
+            values = math.prod(array.chunks) // (array.chunks[across] * array.chunks[down])
+            refuse_too_large(path, (array.chunks[across], array.chunks[down]), 2 * values + 3, "tiles")
         self._levels = levels_of(
             [(int(a.shape[across]), int(a.shape[down])) for a in arrays],
             [(int(a.chunks[across]), int(a.chunks[down])) for a in arrays],

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from mmap_st.errors import ImageError, UnsuitableImageError
+from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
     Pyramid,
@@ -42,7 +43,10 @@ class PlainSlide(Pyramid):
         with self._image() as image:
             self._frame, alike = _largest_frame(image)
             image.seek(self._frame)
-            self._levels = levels_of([_stored_size(image)])
+            size = _stored_size(image)
+            # Decoded, converted, and on white ground.
+            refuse_too_large(path, size, 2 * len(image.getbands()) + 3)
+            self._levels = levels_of([size])
             sides = _tiff_sides(image)
             self._mpp = plausible_mpp(*sides)
             self._notes = (

@@ -140,7 +140,7 @@ def _preview(cohort: str, store: Path, folder: Path, spots: str | None) -> NoRet
     with show_progress() as progress:
         drawn = preview_cohort(open_cohort(cohort), store, folder, grid, progress)
     results.show_preview(drawn)
-    raise typer.Exit(1 if drawn.failed else 0)
+    raise typer.Exit(1 if drawn.failed or drawn.unscaled else 0)
 
 
 def import_(

@@ -62,7 +62,8 @@ extract.imports.jobs <- extract.imports.request extract.imports.slides
 extract.imports.matching <- extract.imports.match extract.imports.coordinates
 extract.slides.formats <- extract.formats
 extract.slides.formats.openslide_format <- extract.formats.openslide_format
-extract.slides.formats.pixels <- extract.formats.ome_zarr extract.formats.pixels extract.formats.arrays
+extract.slides.formats.ome_zarr extract.slides.formats.pixels <- extract.formats.ome_zarr
+extract.slides.formats.pixels <- extract.formats.pixels extract.formats.arrays
 extract.slides.formats.plain <- extract.formats.plain
 extract.slides.formats.tiff <- extract.formats.jpeg_tiles extract.formats.tiff
 extract.slides.grid <- extract.grid extract.orientation

@@ -6,6 +6,7 @@ Every message is one sentence for a person: what is wrong, where, and what to do
 from __future__ import annotations
 
 import difflib
+import logging
 import signal
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,9 @@ def printable(text: str, *, lines: bool = False) -> str:
         else character
         for character in text
     )
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class MmapError(Exception):
@@ -170,6 +174,10 @@ class UnsuitableImageError(ImageError):
     """An image that can be read and is no H&E picture of 8 bits: another reader is not to make one of it."""
 
 
+class ImageTooLargeError(UnsuitableImageError):
+    """An image declares more pixels than can be decoded here, or than its file can hold."""
+
+
 class RegionError(MmapError):
     """One region of an image cannot be read; the rest of it may be."""
 
@@ -196,6 +204,25 @@ class SlideLockedError(SlideError):
 
 class DamagedSlideError(StoreError, SlideError):
     """What a store holds of one slide is not what was written."""
+
+
+#: Errors that end one slide and leave the others.
+_OF_ONE_SLIDE = (SlideError, RegionError, StoreError, RecipeMismatchError)
+
+
+def of_one_slide(error: Exception) -> MmapError:
+    """The error that ends one slide; a defect of the program is named as one, and logged."""
+    if isinstance(error, _OF_ONE_SLIDE):
+        return error
+    if isinstance(error, MemoryError):
+        too_large: MmapError = ImageError("there is not enough memory for it; close other programs.")
+        too_large.__cause__ = error
+        return too_large
+    _LOG.error("a defect of the program", exc_info=error)
+    what = f"{type(error).__name__}: {first_line(error)}"
+    defect = ImageError(f"the program failed on it ({what}); please report this with the log.")
+    defect.__cause__ = error
+    return defect
 
 
 def first_line(error: BaseException) -> str:

@@ -282,3 +282,14 @@ def has_no_file_locks(error: Exception) -> bool:
     """Whether an error says that a file system has no locks."""
     known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, whatever its name: archives often give theirs none with a suffix."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

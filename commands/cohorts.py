@@ -114,8 +114,11 @@ def check(
     ] = None,
     image: ImageOption = None,
     values: ValuesOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every tile of every image (default: 32 tiles of each).")
+    ] = False,
 ) -> None:
-    """Read all tables and a thumbnail of each image; show what each slide is and what is wrong."""
+    """Read all tables and look at each image; show what each slide is and what is wrong with it."""
     from mmap_st import workflows
     from mmap_st.data import alike_patients
     from mmap_st.extract.engine import preview_cohort
@@ -126,7 +129,7 @@ def check(
     slides = workflows.read_cohort(cohort, image=image, values=values)
     result = CohortCheck()
     with workflows.show_progress() as progress:
-        for number, one in enumerate(check_cohort(slides), start=1):
+        for number, one in enumerate(check_cohort(slides, full=full), start=1):
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
@@ -146,13 +149,13 @@ def check(
             str(one.unmatched) if one.unmatched else "",
             str(one.outside) if one.outside else "",
             "" if one.on_tissue is None else f"{one.on_tissue:.0%}",
-            "problem" if one.problems else "ok",
+            one.state,
         )
         for one in result.slides
     ]
     columns = (
         "slide", "patient", "technology", "px", "um/px", "spots", "genes", "unmatched", "outside",
-        "on tissue", "",
+        "on tissue", "state",
     )  # fmt: skip
     console.show_table(f"{len(rows)} slides", columns, rows)
     for one in result.slides:

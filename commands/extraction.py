@@ -78,6 +78,15 @@ def extract(
     spots: Annotated[
         str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
     ] = None,
+    unchecked: Annotated[
+        bool,
+        typer.Option(
+            "--unchecked", help="Embed spots that would fit the tissue better swapped, mirrored or scaled."
+        ),
+    ] = False,
+    enlarge: Annotated[
+        bool, typer.Option("--enlarge", help="Embed windows that are enlarged more than 4 times too.")
+    ] = False,
     preview: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
     ] = None,
@@ -111,6 +120,8 @@ def extract(
             overwrite=overwrite,
             tissue_min=tissue_min,
             spots=spots,
+            unchecked=unchecked,
+            enlarge=enlarge,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report
@@ -131,7 +142,7 @@ def _preview(cohort: str, store: Path, folder: Path, spots: str | None) -> NoRet
     with show_progress() as progress:
         drawn = preview_cohort(slides, store, folder, grid, progress)
     results.show_preview(drawn)
-    raise typer.Exit(1 if drawn.failed else 0)
+    raise typer.Exit(1 if drawn.failed or drawn.unscaled else 0)
 
 
 def import_(

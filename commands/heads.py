@@ -138,17 +138,16 @@ def report(
 ) -> None:
     """Draw measured next to predicted maps, and where the prototypes are."""
     from mmap_st.extract.store import FeatureStore
-    from mmap_st.report import report_run
+    from mmap_st.report import draw_run
     from mmap_st.workflows import show_progress
 
     opened = None if store is None else FeatureStore(store)
-    failed: dict[str, str] = {}
     with show_progress() as progress:
         progress("drawing")
-        paths = report_run(run, out, split_words(genes), store=opened, failed=failed)
-    console.show_reasons("failed", failed, "file")
-    console.show_paths(paths)
-    raise typer.Exit(1 if failed else 0)
+        drawn = draw_run(run, out, split_words(genes), store=opened)
+    console.show_reasons("failed", drawn.failed)
+    console.show_paths(drawn.written)
+    raise typer.Exit(1 if drawn.failed else 0)
 
 
 def demo(

@@ -150,6 +150,7 @@ def show_preview(report: PreviewReport) -> None:
     if report.skipped_slides:
         console.say(f"{len(report.skipped_slides)} slides skipped (no image or no spots)")
     console.show_reasons("failed", report.failed)
+    console.show_reasons("drawn, and cannot be embedded", report.unscaled)
     console.show_paths(list(report.written.values()))
 
 

@@ -11,7 +11,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import NotCountsError, SlideError
+from mmap_st.errors import NotCountsError, SlideError, of_one_slide
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,11 @@ class SlideSurvey:
 def survey_cohort(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurvey]:
     """Survey the slides one by one; with `counts`, read the values of their count tables too."""
     for row in cohort.slides:
-        yield survey_slide(row, counts=counts)
+        try:
+            look = survey_slide(row, counts=counts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            look = SlideSurvey(row, problems=(str(of_one_slide(error)),))
+        yield look
 
 
 def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:

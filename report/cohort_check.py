@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmap_st.data import (
     Cohort,
@@ -16,21 +16,35 @@ from mmap_st.data import (
     survey_slide,
     union_of_genes,
 )
-from mmap_st.errors import SlideError, TissueError
+from mmap_st.errors import SlideError, of_one_slide
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
+    FEWEST_SPOTS,
+    NO_TISSUE,
+    Finding,
     Slide,
     SourceMpp,
     Tissue,
     better_orientation,
+    better_shift,
     choose_mpp,
-    find_tissue,
+    inspect_image,
     known_mpps,
     open_slide,
+    unreadable,
 )
+from mmap_st.extract.windows import MOST_ENLARGED
 
-_FEWEST_SPOTS = 20  # fewer are no evidence of an orientation
 _FEWEST_ON_TISSUE = 0.5
+_USUAL_ON_TISSUE = 0.85
+_MOST_UNMATCHED = 0.5
+#: A shift explains what a mirrored or turned array does too, and is said only where it fits better by this.
+_LEAST_GAIN_OF_A_SHIFT = 0.05
+#: Of the windows at 20x, the finest that are usual.
+_USUAL_MPP = 0.5
+
+_OK, _PROBLEM, _NO_IMAGE, _TOO_COARSE = "ok", "problem", "no image", "too coarse"
+_UNMATCHED, _MISPLACED = "unmatched", "misplaced"
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,9 @@ class SlideCheck:
         Why the slide cannot be used, or what is likely wrong with it.
     notes
         What else the user should know.
+    states
+        What is wrong with it in a word or two each, such as ``grey``; empty where nothing is, or where it is
+        one of the many things that have no word.
     """
 
     row: CohortSlide
@@ -73,6 +90,12 @@ class SlideCheck:
     on_tissue: float | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """All states in one text; ``ok`` where nothing is wrong."""
+        return ", ".join(self.states) or (_PROBLEM if self.problems else _OK)
 
 
 @dataclass
@@ -88,25 +111,35 @@ class CohortCheck:
         return {one.row.slide: " ".join(one.problems) for one in self.slides if one.problems}
 
 
-def check_cohort(cohort: Cohort) -> Iterator[SlideCheck]:
-    """Check the slides one by one; all tables are read, and a thumbnail of each image."""
+def check_cohort(cohort: Cohort, *, full: bool = False) -> Iterator[SlideCheck]:
+    """Check the slides one by one; all tables are read, and of each image what `inspect_image` looks at."""
     for row in cohort.slides:
-        yield check_slide(row)
+        try:
+            found = check_slide(row, full=full)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            found = SlideCheck(row, technology="", problems=(str(of_one_slide(error)),))
+        yield found
 
 
-def check_slide(row: CohortSlide) -> SlideCheck:
-    """Check one slide."""
+def check_slide(row: CohortSlide, *, full: bool = False) -> SlideCheck:
+    """Check one slide; with `full`, every tile of its image is decoded."""
     look = survey_slide(row, counts=True)
-    problems, notes = list(look.problems), list(look.notes)
+    findings, notes = [Finding("", text) for text in look.problems], _notes(row, look)
+    image = _Image()
+    slide = None
     if row.image is None and row.spots is None and row.counts is None:
-        problems.append("the cohort names neither an image nor tables for it; fill in its row or remove it.")
-    size = mpp = on_tissue = doubted = None
-    outside = 0
-    try:
-        slide = open_slide(row.image) if row.image is not None and os.path.exists(row.image) else None
-    except SlideError as error:
-        problems.append(str(error))
-        slide = None
+        what = "the cohort names neither an image nor tables for it; fill in its row or remove it."
+        findings.append(Finding(_NO_IMAGE, what))
+    elif row.image is None:
+        notes.append(Finding(_NO_IMAGE, ""))
+    elif not os.path.exists(row.image):
+        findings = [replace(one, state=_NO_IMAGE if str(row.image) in one.reason else "") for one in findings]
+    else:
+        try:
+            slide = open_slide(row.image)
+        except SlideError as error:
+            findings.append(unreadable(row.image, error))
+    mpp = doubted = None
     try:
         known = known_mpps(row, slide.mpp if slide else None, look.spots)
         if known or slide is not None:
@@ -114,36 +147,104 @@ def check_slide(row: CohortSlide) -> SlideCheck:
             if len(doubtful) == len(known):  # shown, not used
                 doubted = next((SourceMpp(one.mpp, f"{one.source}, implausible") for one in doubtful), None)
             mpp = choose_mpp(known, row.mpp_from)
-            notes += [one.doubt for one in doubtful]
+            notes += [Finding("", one.doubt) for one in doubtful]
     except SlideError as error:
-        problems.append(str(error))
-    if slide is not None:
+        findings.append(Finding("", str(error)))
+    if slide is not None and row.image is not None:
         try:
-            size = slide.size
-            if look.spots is not None:
-                outside, on_tissue, found = _placement(slide, look.spots, None if mpp is None else mpp.mpp)
-                problems += found
-        except SlideError as error:
-            problems.append(str(error))
+            image = _look_at(slide, row, look.spots, None if mpp is None else mpp.mpp, full=full)
         finally:
             slide.close()
-    if look.counts is not None and look.counts.values != "counts":
-        notes.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
-    if row.patient is None and look.counts is not None:
-        notes.append("no patient: fill in the column patient, splits are by patient")
+    if mpp is not None and row.image is not None and mpp.mpp > _USUAL_MPP * MOST_ENLARGED:
+        notes.append(_coarse(mpp.mpp))
+    findings += image.findings
+    notes += image.notes
+    found = dict.fromkeys(one.state for one in (*findings, *notes) if one.state)
     return SlideCheck(
         row=row,
         technology=_technology(row, look),
-        size_px=size,
+        size_px=image.size_px,
         mpp=mpp or doubted,
         spots=None if look.spots is None else len(look.spots),
         unmatched=look.unmatched,
-        outside=outside,
+        outside=image.outside,
         genes=None if look.counts is None else look.counts.genes,
         merged_genes=0 if look.counts is None else look.counts.merged_genes,
-        on_tissue=on_tissue,
-        problems=tuple(problems),
-        notes=tuple(notes),
+        on_tissue=image.on_tissue,
+        problems=tuple(one.reason for one in findings),
+        notes=tuple(one.reason for one in notes if one.reason),
+        states=tuple(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What was found about a slide's image, and its spots on it."""
+
+    size_px: tuple[int, int] | None = None
+    outside: int = 0
+    on_tissue: float | None = None
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
+
+
+def _look_at(slide: Slide, row: CohortSlide, spots: Spots | None, mpp: float | None, *, full: bool) -> _Image:
+    assert row.image is not None
+    seen = inspect_image(slide, row.image, mpp, full=full)
+    notes = [Finding("", text) for text in slide.notes]
+    if spots is None:
+        return _Image(slide.size, findings=seen.findings, notes=tuple(notes))
+    # Spots say where its tissue is, and are embedded without; a grid would not be.
+    bare = any(one.state == NO_TISSUE for one in seen.findings)
+    if bare:
+        notes.append(Finding(NO_TISSUE, "no tissue found on its image; look at --pictures"))
+    findings = [one for one in seen.findings if one.state != NO_TISSUE]
+    try:
+        check_inside(spots, slide.size)
+    except SlideError as error:
+        findings.append(Finding(_MISPLACED, str(error)))
+    outside = count_outside(spots, slide.size)
+    if seen.tissue is None:
+        return _Image(slide.size, outside, None, tuple(findings), tuple(notes))
+    share, misplaced, off = _placement(seen.tissue, spots, slide.size)
+    return _Image(slide.size, outside, share, (*findings, *misplaced), (*notes, *off))
+
+
+def _notes(row: CohortSlide, look: SlideSurvey) -> list[Finding]:
+    """What the tables say that is no reason to leave the slide out."""
+    texts = list(look.notes)
+    if look.counts is not None and look.counts.values != "counts":
+        texts.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
+    if look.counts is not None and look.counts.merged_genes:
+        texts.append(f"{look.counts.merged_genes} columns were added to another column of the same gene")
+    if row.patient is None and look.counts is not None:
+        texts.append("no patient: fill in the column patient, splits are by patient")
+    return [*(Finding("", text) for text in texts), *_unmatched(look.spots)]
+
+
+def _unmatched(spots: Spots | None) -> Iterator[Finding]:
+    """Said where half of either table has no partner in the other: they may be of two slides."""
+    if spots is None:
+        return
+    sides = (
+        (spots.counts_without_position, "rows of its counts have no position"),
+        (spots.positions_without_counts, "of its positions have no counts"),
+    )
+    for alone, what in sides:
+        whole = len(spots) + alone
+        if alone >= _MOST_UNMATCHED * whole:
+            yield Finding(
+                _UNMATCHED,
+                f"{alone} of {whole} {what}, and are left out; check that the two tables belong together",
+            )
+
+
+def _coarse(mpp: float) -> Finding:
+    finest = mpp / MOST_ENLARGED
+    return Finding(
+        _TOO_COARSE,
+        f"at {mpp:.4g} um/px its image is too coarse for the usual windows (20x is {_USUAL_MPP:g} um/px):"
+        f" name the full-resolution image, or take windows of at least {finest:.2g} um/px",
     )
 
 
@@ -169,35 +270,35 @@ def _technology(row: CohortSlide, look: SlideSurvey) -> str:
     return (look.spots.technology if look.spots else None) or "unknown"
 
 
-def _placement(slide: Slide, spots: Spots, mpp: float | None) -> tuple[int, float | None, list[str]]:
-    """Number of spots outside the image, fraction of spots on tissue, and likely problems with positions."""
-    size = slide.size
-    outside = count_outside(spots, size)
-    tissue = _tissue_or_none(slide, mpp)
-    problems: list[str] = []
-    try:
-        check_inside(spots, size)
-    except SlideError as error:
-        problems.append(str(error))
-    if tissue is None:
-        return outside, None, problems
-    own, better = better_orientation(tissue, spots.xy, size)
-    if better is not None and len(spots) >= _FEWEST_SPOTS:
-        problems.append(
-            f"{own.on_tissue:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if"
-            f" {better.name}: the positions likely have another orientation or resolution than the image;"
-            " correct them."
+def _placement(
+    tissue: Tissue, spots: Spots, size_px: tuple[int, int]
+) -> tuple[float, tuple[Finding, ...], tuple[Finding, ...]]:
+    """Fraction of spots on tissue, likely problems with their positions, and notes on them."""
+    own, turned = better_orientation(tissue, spots.xy, size_px)
+    share = own.on_tissue
+    if len(spots) < FEWEST_SPOTS:
+        return share, (), ()
+    shifted = better_shift(tissue, spots.xy)
+    if turned is not None and (shifted is None or shifted.fit < turned.fit + _LEAST_GAIN_OF_A_SHIFT):
+        better, why = turned, "the positions likely have another orientation or resolution than the image;"
+    elif shifted is not None:
+        better, why = (
+            shifted,
+            "the positions likely have another origin than the image, which may be a crop;",
         )
-    elif own.on_tissue < _FEWEST_ON_TISSUE and len(spots) >= _FEWEST_SPOTS:
-        problems.append(
-            f"only {own.on_tissue:.0%} of its spots lie on tissue: positions and image likely do not belong"
-            " together; look at --pictures."
+    elif share < _FEWEST_ON_TISSUE:
+        sentence = (
+            f"only {share:.0%} of its spots lie on tissue: positions and image likely do not belong together;"
+            " look at --pictures."
         )
-    return outside, own.on_tissue, problems
-
-
-def _tissue_or_none(slide: Slide, mpp: float | None) -> Tissue | None:
-    try:
-        return find_tissue(slide, mpp)
-    except TissueError:
-        return None
+        return share, (Finding(_MISPLACED, sentence),), ()
+    elif share < _USUAL_ON_TISSUE:
+        note = f"only {share:.0%} of its spots lie on tissue; look at --pictures"
+        return share, (), (Finding("", note),)
+    else:
+        return share, (), ()
+    sentence = (
+        f"{share:.0%} of its spots lie on tissue as they are, {better.on_tissue:.0%} if {better.name}: {why}"
+        " correct them."
+    )
+    return share, (Finding(_MISPLACED, sentence),), ()

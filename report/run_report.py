@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmap_st.errors import ImageError, RequestError, SlideError, StoreError, did_you_mean, first_line
+from mmap_st.errors import (
+    DamagedSlideError,
+    RequestError,
+    SlideError,
+    SlidesFailedError,
+    did_you_mean,
+    first_line,
+    of_one_slide,
+)
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_folder_out, file_name
@@ -42,6 +51,14 @@ _THUMBNAIL_PX = 1600
 _FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"}
 
 
+@dataclass
+class RunFigures:
+    """Figures written, and why slides of which there are none could not be drawn."""
+
+    written: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 def report_run(
     run: Path,
     out: Path,
@@ -49,8 +66,30 @@ def report_run(
     *,
     number: int = 4,
     store: FeatureStore | None = None,
-    failed: dict[str, str] | None = None,
 ) -> list[Path]:
+    """`draw_run`, for runs of which every slide can be drawn.
+
+    Raises
+    ------
+    RequestError
+        As of `draw_run`.
+    SlidesFailedError
+        If a slide cannot be drawn; the others are.
+    """
+    drawn = draw_run(run, out, genes, number=number, store=store)
+    if drawn.failed:
+        raise SlidesFailedError(drawn.failed)
+    return drawn.written
+
+
+def draw_run(
+    run: Path,
+    out: Path,
+    genes: Sequence[str] | None = None,
+    *,
+    number: int = 4,
+    store: FeatureStore | None = None,
+) -> RunFigures:
     """Draw measured next to predicted maps of every slide that a run predicted.
 
     Parameters
@@ -63,8 +102,10 @@ def report_run(
         Which to draw; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
-    failed
-        Takes the reason of each file that cannot be drawn; None: the first one raises.
+
+    Returns
+    -------
+    What was drawn. A slide that cannot be drawn does not stop the others; its reason is there.
 
     Raises
     ------
@@ -84,21 +125,35 @@ def report_run(
             f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
             " writes them."
         )
-    written: list[Path] = []
+    figures = RunFigures()
     for file in files:
         try:
-            slide = load_map(file)
-            _check_genes(file, slide, genes or ())
-            chosen = genes or best_genes(slide, min(number, len(slide.genes)))
-            figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
-            written.append(save_figure(figure, out / file_name(file.stem, "_maps.png")))
-            if store is not None:
-                figure = _prototypes_of(store, slide, _some_card(run))
-                written.append(save_figure(figure, out / file_name(file.stem, "_prototypes.png")))
-        except (SlideError, StoreError) as error:
-            if failed is None:
-                raise
-            failed[file.name] = str(error)
+            figures.written += _draw_slide(run, file, out, genes, number, store)
+        except DamagedSlideError as error:
+            figures.failed[file.stem] = str(error)
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            figures.failed[file.stem] = str(of_one_slide(error))
+    return figures
+
+
+def _draw_slide(
+    run: Path,
+    file: Path,
+    out: Path,
+    genes: Sequence[str] | None,
+    number: int,
+    store: FeatureStore | None,
+) -> list[Path]:
+    slide = load_map(file)
+    _check_genes(file, slide, genes or ())
+    chosen = genes or best_genes(slide, min(number, len(slide.genes)))
+    figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
+    written = [save_figure(figure, out / file_name(file.stem, "_maps.png"))]
+    if store is not None:
+        figure = _prototypes_of(store, slide, _some_card(run))
+        written.append(save_figure(figure, out / file_name(file.stem, "_prototypes.png")))
     return written
 
 
@@ -139,14 +194,17 @@ def load_map(file: Path) -> SlideMap:
     Raises
     ------
     SlideError
-        If it is not a prediction, or is damaged.
+        If it is damaged, or no prediction.
     """
     try:
-        return map_of(read_prediction(file))
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        table = read_prediction(file)
+    except Exception as error:  # of many kinds, by what is damaged
+        raise SlideError(f"{file} cannot be read ({first_line(error)}); predict the slide again.") from error
+    if UNS not in table.uns:
         raise SlideError(
-            f"{file} is not a prediction that can be read ({first_line(error)}); predict it again."
-        ) from error
+            f"{file} is not a prediction of mmap: it has no uns[{UNS!r}]; name the folder of some."
+        )
+    return map_of(table)
 
 
 def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
@@ -185,7 +243,7 @@ def thumbnail_of(image: Path | None) -> tuple[Image.Image, float] | None:
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         scale = slide.size[0] / thumbnail.width
         slide.close()
-    except ImageError as error:
-        _LOG.warning("no picture behind the map: %s", error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the map is worth having without
+        _LOG.warning("no picture behind the map: %s", of_one_slide(error))
         return None
     return thumbnail, scale

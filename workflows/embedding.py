@@ -127,6 +127,8 @@ def embed(
     overwrite: bool = False,
     tissue_min: float = 0.0,
     spots: str | None = None,
+    unchecked: bool = False,
+    enlarge: bool = False,
     progress: bool = True,
 ) -> EmbeddedStore:
     """Embed every spot of every slide at several magnifications.
@@ -178,6 +180,12 @@ def embed(
         Leave out windows with a smaller share of tissue, from 0 to 1.
     spots
         For slides without spots: ``grid:100`` or ``hex:100`` lays spots 100 micrometres apart on the tissue.
+    unchecked
+        Embed spots also where they would fit the tissue better by at least 20% of them if x and y were
+        swapped, or if they were mirrored, turned or scaled. False: such slides fail.
+    enlarge
+        Embed windows also of slides so coarse that they are enlarged more than 4 times. False: such slides
+        fail.
     progress
         Whether to show it.
 
@@ -227,7 +235,7 @@ def embed(
         tokens,
         trust_remote_code,
     )
-    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min)
+    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge)
     with show_progress(progress) as display, stop_on_signals() as stop:
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
     if report.failed and not report.done and not report.unchanged:

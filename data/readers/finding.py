@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,26 @@ import numpy as np
 
 from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CohortError, SpotsError
+from mmap_st.files import is_dicom
 
 #: Suffixes of images that the program can open.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs",
     ".svslide", ".bif", ".czi", ".dcm",
 )  # fmt: skip
+#: Of files beside slides, in which no DICOM is looked for.
+_OTHER_SUFFIXES = (
+    *IMAGE_SUFFIXES,
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".gz",
+    ".h5",
+    ".h5ad",
+    ".parquet",
+    ".json",
+    ".xml",
+)
 
 
 def without_suffix(path: Path, suffixes: Sequence[str]) -> str | None:
@@ -49,10 +64,33 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def is_slide_folder(path: Path) -> bool:
-    """Whether a folder is one slide: it has DICOM files, or is an OME-Zarr."""
+    """Whether a folder is one slide: it has DICOM files, or is an OME-Zarr, whatever their names."""
     if not path.is_dir():
         return False
-    return path.name.lower().endswith(".ome.zarr") or any(p.suffix.lower() == ".dcm" for p in path.iterdir())
+    if path.name.lower().endswith(".ome.zarr") or _is_ome_zarr(path):
+        return True
+    return any(is_dicom_file(file) for file in path.iterdir())
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix, or by its contents where it has none that says otherwise."""
+    suffix = path.suffix.lower()
+    # A UID is no name with a suffix, though it has dots.
+    return suffix == ".dcm" or (suffix not in _OTHER_SUFFIXES and is_dicom(path))
+
+
+def _is_ome_zarr(path: Path) -> bool:
+    """Whether a Zarr group is an image, or holds images as bioformats2raw writes them."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            about = json.loads((path / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        about = about.get("attributes", about) if isinstance(about, dict) else {}
+        about = about.get("ome", about)
+        if isinstance(about, dict) and ("multiscales" in about or "bioformats2raw.layout" in about):
+            return True
+    return False
 
 
 def in_order_of_counts(spots: Spots, wanted: Sequence[str], spot_path: Path, count_path: Path) -> Spots:

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmap_st.data.cohort import CohortSlide
-from mmap_st.data.readers.finding import IMAGE_SUFFIXES, find_images, is_slide_folder, without_suffix
+from mmap_st.data.readers.finding import (
+    IMAGE_SUFFIXES,
+    find_images,
+    is_dicom_file,
+    is_slide_folder,
+    without_suffix,
+)
 from mmap_st.errors import CohortError, SpotsError
 from mmap_st.files import absolute
 
@@ -19,7 +25,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
     CohortError
         If there is no image.
     """
-    if path.is_file() and without_suffix(path, IMAGE_SUFFIXES) is None:
+    if path.is_file() and without_suffix(path, IMAGE_SUFFIXES) is None and not is_dicom_file(path):
         raise CohortError(
             f"{path} does not have the name of an image; the suffixes are {', '.join(IMAGE_SUFFIXES)}."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data import Cohort
-from mmap_st.errors import MmapError, StoppedError
+from mmap_st.errors import MmapError, StoppedError, of_one_slide
 from mmap_st.extract.encoders import (
     Encoder,
     EncoderSpec,
@@ -29,7 +29,7 @@ from mmap_st.extract.engine.plan import (
     stored_precision,
     stored_tokens,
 )
-from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, of_one_slide, open_session
+from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, open_session
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (
     FeatureStore,
@@ -167,7 +167,9 @@ def extract_cohort(
             report.skipped_slides.append(row.slide)
             continue
         try:
-            plan = plan_slide(row, store, shared, mpps, overwrite=options.overwrite, grid=grid)
+            plan = plan_slide(
+                row, store, shared, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             _fail(report, row.slide, of_one_slide(error))
             continue

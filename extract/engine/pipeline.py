@@ -20,11 +20,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import StoppedError
+from mmap_st.errors import StoppedError, of_one_slide
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.plan import SlidePlan
-from mmap_st.extract.engine.session import Outcome, SlideSession, of_one_slide
+from mmap_st.extract.engine.session import Outcome, SlideSession
 from mmap_st.extract.windows import Windows
 
 _WAITING_BATCHES = 8

@@ -11,17 +11,23 @@ from mmap_st.data import Cohort, CohortSlide, Spots
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import ImageError, RequestError, SlideRecipeError, SpotsError
 from mmap_st.extract.slides import (
+    FEWEST_SPOTS,
     GridRequest,
     Slide,
     SourceMpp,
     Tissue,
+    better_orientation,
     find_tissue,
     grid_spots,
     open_slide,
     resolve_source_mpp,
+    share_on_tissue,
     stored_grid,
 )
 from mmap_st.extract.store import FeatureStore
+
+#: Of the spots: what another orientation must bring onto tissue to be plainly the right one.
+_LEAST_GAIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,26 @@ def check_inside(spots: Spots, size_px: tuple[int, int]) -> None:
             f"{outside} of {len(spots)} spots lie outside the image ({size_px[0]} x {size_px[1]} px; spots"
             f" reach {x:.0f}, {y:.0f}): it is not the image that they were placed on, or not at full"
             " resolution; name that image, or give the cohort's column scale."
+        )
+
+
+def check_orientation(spots: Spots, tissue: Tissue, size_px: tuple[int, int]) -> None:
+    """Refuse spots that would fit the tissue far better turned, mirrored or scaled.
+
+    Raises
+    ------
+    SpotsError
+        Saying how they would fit.
+    """
+    own = share_on_tissue(tissue, spots.xy)
+    if len(spots) < FEWEST_SPOTS or own > 1 - _LEAST_GAIN:
+        return
+    _, better = better_orientation(tissue, spots.xy, size_px)
+    if better is not None and better.on_tissue - own >= _LEAST_GAIN:
+        raise SpotsError(
+            f"{own:.0%} of its spots lie on tissue as they are, and {better.on_tissue:.0%} if {better.name}:"
+            " correct the positions, or name the image that they were placed on; --unchecked embeds them as"
+            " they are."
         )
 
 

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data import CohortSlide, Spots
-from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import (
+    DamagedSlideError,
+    RecipeMismatchError,
+    ResolutionError,
+    SlideRecipeError,
+    StoreError,
+)
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
+from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
 from mmap_st.extract.store import (
     FeatureStore,
     Magnification,
@@ -30,7 +37,7 @@ from mmap_st.extract.store import (
     slide_part,
     undamaged_slides,
 )
-from mmap_st.extract.windows import FILL, RESAMPLING, mpp_key
+from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, mpp_key
 from mmap_st.files import sha256_of_json
 
 #: Raised only when the numbers change.
@@ -142,8 +149,11 @@ def plan_slide(
     *,
     overwrite: bool,
     grid: GridRequest | None = None,
+    enlarge: bool = False,
 ) -> SlidePlan:
     """Check one slide's inputs and find what of it is still to be done.
+
+    With `enlarge`, windows may be made of fewer pixels than a quarter of theirs along each side.
 
     Raises
     ------
@@ -175,6 +185,8 @@ def plan_slide(
             or (overwrite and there.unreadable().any())
         ):
             recipes[mpp] = recipe
+    if recipes and not enlarge:
+        _check_enlargement(min(recipes), source)
     kept = len(mpps) - len(recipes)
     return SlidePlan(info, row.image, spots, source, recipes, kept, placed.made_by)
 
@@ -201,6 +213,23 @@ def _is_sound(magnification: Magnification) -> bool:
         _LOG.warning("%s", error)
         return False
     return True
+
+
+def _check_enlargement(finest: float, source: SourceMpp) -> None:
+    """Refuse windows that would be a blur: of far fewer pixels than the encoder is shown.
+
+    Raises
+    ------
+    ResolutionError
+        Saying how coarse the image is.
+    """
+    times = source.mpp / finest
+    if times > MOST_ENLARGED * (1 + 1e-6):
+        raise ResolutionError(
+            f"windows at {mpp_key(finest)} um/px would be enlarged {times:.2g} times from its image of"
+            f" {source.mpp:.4g} um/px ({source.source}): name its full-resolution image, take windows of at"
+            f" least {source.mpp / MOST_ENLARGED:.2g} um/px, or give --enlarge."
+        )
 
 
 def _check_one_picture(
@@ -327,6 +356,10 @@ class ExtractOptions:
         keeps all reading threads busy, see `cache_bytes`.
     tissue_min
         Windows with a smaller share of tissue are not embedded.
+    unchecked
+        Take spots also where they would plainly fit the tissue better turned, mirrored or scaled.
+    enlarge
+        Make windows also where they are enlarged more than 4 times from the pixels of the slide.
     """
 
     batch_size: int | None = None
@@ -335,6 +368,8 @@ class ExtractOptions:
     overwrite: bool = False
     cache_mb: int | None = None
     tissue_min: float = 0.0
+    unchecked: bool = False
+    enlarge: bool = False
 
     @property
     def threads(self) -> int:
@@ -368,12 +403,3 @@ class ExtractOptions:
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that a process may still get; without limit where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 60

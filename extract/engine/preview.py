@@ -10,10 +10,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from mmap_st.data import Cohort, CohortSlide
-from mmap_st.errors import ImageError, SlideError, TissueError, printable
+from mmap_st.data import Cohort, CohortSlide, Spots
+from mmap_st.data.readers import read_spots
+from mmap_st.errors import (
+    ImageError,
+    ResolutionError,
+    TissueError,
+    of_one_slide,
+    printable,
+)
 from mmap_st.extract.engine.placement import (
-    Placement,
     has_spots,
     lacks_image,
     place_spots_on,
@@ -21,6 +27,7 @@ from mmap_st.extract.engine.placement import (
 from mmap_st.extract.slides import (
     GridRequest,
     Slide,
+    SourceMpp,
     Tissue,
     find_tissue,
     open_slide,
@@ -44,11 +51,36 @@ _FINER = 3
 
 @dataclass
 class PreviewReport:
-    """Pictures written, slides without an image or spots, and why others failed."""
+    """Pictures written, slides without an image or spots, and why others failed.
+
+    Attributes
+    ----------
+    unscaled
+        Why the um/px of slides is not known; they are drawn, and would not be embedded.
+    """
 
     written: dict[str, Path] = field(default_factory=dict)
     skipped_slides: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    unscaled: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn over a slide; see `Placement`.
+
+    Attributes
+    ----------
+    source
+        None where the slide's micrometres per pixel are not known: it is drawn without a scale bar.
+    spots
+        None where a grid was to be laid, which needs them.
+    """
+
+    size_px: tuple[int, int]
+    source: SourceMpp | None
+    spots: Spots | None
+    made_by: dict[str, object] | None = None
 
 
 def preview_cohort(
@@ -93,47 +125,62 @@ def preview_cohort(
             continue
         progress(f"drawing {row.slide}")
         try:
-            picture = _preview_slide(row, store, grid)
-        except SlideError as error:
-            report.failed[row.slide] = str(error)
+            picture, unscaled = _preview_slide(row, store, grid)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            report.failed[row.slide] = str(of_one_slide(error))
             continue
         path = folder / file_name(encode_name(row.slide), ".jpg")
         with writing(folder, option):
             folder.mkdir(parents=True, exist_ok=True)
             picture.save(path, "JPEG", quality=88, subsampling=0)
         report.written[row.slide] = path
+        if unscaled is not None:
+            report.unscaled[row.slide] = unscaled
     return report
 
 
-def _preview_slide(row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None) -> Image.Image:
+def _preview_slide(
+    row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None
+) -> tuple[Image.Image, str | None]:
+    """The picture of a slide, and why its um/px are not known if they are not."""
     if row.image is None:
         raise ImageError("the cohort names no image for it.")
     slide = open_slide(row.image)
     try:
-        placed = place_spots_on(slide, row, store, grid)
-        tissue = placed.tissue or _tissue_or_none(slide, placed.source.mpp)
-        return draw_preview(slide.thumbnail(_LONGEST_PX), row.slide, placed, tissue)
+        tissue = unscaled = None
+        try:
+            placed = place_spots_on(slide, row, store, grid)
+        except ResolutionError as error:
+            unscaled = str(error)
+            drawing = Drawing(slide.size, None, None if row.spots is None else read_spots(row))
+        else:
+            tissue = placed.tissue
+            drawing = Drawing(placed.size_px, placed.source, placed.spots, placed.made_by)
+        tissue = tissue or _tissue_or_none(slide, drawing.source)
+        return draw_preview(slide.thumbnail(_LONGEST_PX), row.slide, drawing, tissue), unscaled
     finally:
         slide.close()
 
 
-def _tissue_or_none(slide: Slide, mpp: float) -> Tissue | None:
+def _tissue_or_none(slide: Slide, source: SourceMpp | None) -> Tissue | None:
     """Spots of a slide's spot table are shown also where no tissue is found."""
     try:
-        return find_tissue(slide, mpp)
+        return find_tissue(slide, None if source is None else source.mpp)
     except TissueError:
         return None
 
 
-def draw_preview(thumbnail: Image.Image, name: str, placed: Placement, tissue: Tissue | None) -> Image.Image:
+def draw_preview(thumbnail: Image.Image, name: str, drawing: Drawing, tissue: Tissue | None) -> Image.Image:
     """Draw the outline of the tissue and the spots over a thumbnail, with a caption and a scale bar below."""
     enlarged = math.ceil(_SHORTEST_PX / max(thumbnail.size))
     picture = thumbnail.resize((thumbnail.width * enlarged, thumbnail.height * enlarged))
-    scale = placed.size_px[0] / picture.width
+    scale = drawing.size_px[0] / picture.width
     if tissue is not None:
         _draw_outline(picture, tissue)
-    _draw_spots(picture, placed, scale)
-    return _with_caption(picture, name, placed, tissue, placed.source.mpp * scale)
+    if drawing.spots is not None:
+        _draw_spots(picture, drawing.spots, _radius(drawing, scale), scale)
+    um_per_px = None if drawing.source is None else drawing.source.mpp * scale
+    return _with_caption(picture, name, _facts(drawing, tissue), um_per_px)
 
 
 def _draw_outline(picture: Image.Image, tissue: Tissue) -> None:
@@ -145,35 +192,39 @@ def _draw_outline(picture: Image.Image, tissue: Tissue) -> None:
     picture.paste(_OUTLINE, mask=Image.fromarray((255 * strength).astype(np.uint8)))
 
 
-def _draw_spots(picture: Image.Image, placed: Placement, scale: float) -> None:
-    pitch_um = _pitch_um(placed)
-    radius = 4.0
-    if pitch_um is not None:
-        radius = min(max(0.16 * pitch_um / placed.source.mpp / scale, 0.8), 7.0)
+def _draw_spots(picture: Image.Image, spots: Spots, radius: float, scale: float) -> None:
     rim = max(radius * 0.3, 0.4)
     finer = picture.width * _FINER, picture.height * _FINER
     for colour, reach in ((_RIM, (radius + rim) * _FINER), (_SPOT, radius * _FINER)):
         dots = Image.new("L", finer)
         pen = ImageDraw.Draw(dots)
-        for x, y in (placed.spots.xy / scale * _FINER).tolist():
+        for x, y in (spots.xy / scale * _FINER).tolist():
             pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
         picture.paste(colour, mask=dots.resize(picture.size, Image.Resampling.BOX))
 
 
-def _pitch_um(placed: Placement) -> float | None:
-    grid = stored_grid(placed.made_by)
-    return placed.spots.pitch_um if grid is None else grid.pitch_um
+def _radius(drawing: Drawing, scale: float) -> float:
+    """Of a dot, in pixels of the picture."""
+    pitch_um = _pitch_um(drawing)
+    if pitch_um is None or drawing.source is None:
+        return 4.0
+    return min(max(0.16 * pitch_um / drawing.source.mpp / scale, 0.8), 7.0)
 
 
-def _with_caption(
-    picture: Image.Image, name: str, placed: Placement, tissue: Tissue | None, um_per_px: float
-) -> Image.Image:
+def _pitch_um(drawing: Drawing) -> float | None:
+    grid = stored_grid(drawing.made_by)
+    if grid is not None:
+        return grid.pitch_um
+    return None if drawing.spots is None else drawing.spots.pitch_um
+
+
+def _with_caption(picture: Image.Image, name: str, facts: list[str], um_per_px: float | None) -> Image.Image:
     size = max(picture.size) // 75
     title, plain = ImageFont.load_default(size * 1.25), ImageFont.load_default(size)
     margin = size
-    bar_um = _nice_length(picture.width * um_per_px / 6)
-    bar_px = bar_um / um_per_px
-    lines = _wrapped(_facts(placed, tissue), plain, picture.width - 4 * margin - bar_px)
+    bar_um = 0.0 if um_per_px is None else _nice_length(picture.width * um_per_px / 6)
+    bar_px = 0.0 if um_per_px is None else bar_um / um_per_px
+    lines = _wrapped(facts, plain, picture.width - 4 * margin - bar_px)
     step = round(size * 1.5)
     height = 2 * margin + round(1.7 * size) + step * len(lines)
     canvas = Image.new("RGB", (picture.width, picture.height + height), "white")
@@ -184,6 +235,8 @@ def _with_caption(
     pen.text((margin, top), printable(name), fill=_INK, font=title)
     for number, line in enumerate(lines):
         pen.text((margin, top + round(1.9 * size) + step * number), line, fill=_QUIET, font=plain)
+    if not bar_px:
+        return canvas
     right = picture.width - margin
     text = f"{bar_um / 1000:g} mm" if bar_um >= 1000 else f"{bar_um:g} um"
     pen.text((right - bar_px / 2, top), text, fill=_INK, font=plain, anchor="ma")
@@ -192,21 +245,24 @@ def _with_caption(
     return canvas
 
 
-def _facts(placed: Placement, tissue: Tissue | None) -> list[str]:
-    width, height = placed.size_px
-    mpp, pitch_um, grid = placed.source.mpp, _pitch_um(placed), stored_grid(placed.made_by)
-    facts = [f"{width} x {height} px", f"{mpp:.4g} um/px ({placed.source.source})"]
-    if grid is not None:
-        facts.append(f"{len(placed.spots)} spots, {grid.layout} grid")
-    else:
-        facts.append(f"{len(placed.spots)} spots of its own")
+def _facts(drawing: Drawing, tissue: Tissue | None) -> list[str]:
+    width, height = drawing.size_px
+    source, spots = drawing.source, drawing.spots
+    pitch_um, grid = _pitch_um(drawing), stored_grid(drawing.made_by)
+    facts = [f"{width} x {height} px"]
+    facts.append("um/px not known" if source is None else f"{source.mpp:.4g} um/px ({source.source})")
+    if spots is not None:
+        facts.append(f"{len(spots)} spots{' of its own' if grid is None else f', {grid.layout} grid'}")
     if pitch_um is not None:
         facts.append(f"{pitch_um:g} um apart")
     if tissue is None:
         return [*facts, "no tissue found"]
-    area = np.count_nonzero(tissue.mask) * tissue.scale[0] * tissue.scale[1] * (mpp / 1000) ** 2
-    share = share_on_tissue(tissue, placed.spots.xy)
-    return [*facts, f"{area:.3g} mm2 of tissue", *([] if grid else [f"{share:.0%} of spots on it"])]
+    if source is not None:
+        area = np.count_nonzero(tissue.mask) * tissue.scale[0] * tissue.scale[1] * (source.mpp / 1000) ** 2
+        facts.append(f"{area:.3g} mm2 of tissue")
+    if spots is not None and grid is None:
+        facts.append(f"{share_on_tissue(tissue, spots.xy):.0%} of spots on it")
+    return facts
 
 
 def _wrapped(facts: list[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room: float) -> list[str]:

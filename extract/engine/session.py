@@ -16,15 +16,13 @@ from mmap_st.errors import (
     ImageError,
     MmapError,
     OverviewError,
-    RecipeMismatchError,
-    SlideError,
     StoppedError,
-    StoreError,
     TissueError,
 )
 from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
-from mmap_st.extract.slides import Slide, find_tissue, open_slide, share_of_tissue
+from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue
 from mmap_st.extract.store import (
     FeatureStore,
     Journal,
@@ -121,20 +119,6 @@ _BATCH_BYTES = 64 << 20
 #: Most windows that one thread reads at a time: the parts of a batch are read side by side, so that the first
 #: batch is ready soon and the tiles of all threads fit into little memory.
 _STEP_WINDOWS = 64
-#: Errors that end one slide and leave the others.
-OF_ONE_SLIDE = (SlideError, StoreError, RecipeMismatchError)
-
-
-def of_one_slide(error: Exception) -> MmapError:
-    """The error that ends one slide; a defect of the program is named as one, and logged."""
-    if isinstance(error, OF_ONE_SLIDE):
-        return error
-    _LOG.error("a defect of the program", exc_info=error)
-    defect = ImageError(
-        f"the program failed on it ({type(error).__name__}: {error}); please report this with the log."
-    )
-    defect.__cause__ = error
-    return defect
 
 
 @dataclass
@@ -272,19 +256,23 @@ def open_session(
     with ExitStack() as resources:
         resources.enter_context(present(store.path))
         lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name), stop=stop))
-        write_slide(store, plan.info, plan.spots, plan.made_by)
         slide = open_slide(plan.image)
         resources.callback(slide.close)
         _check_same_image(plan, slide)
+        tissue = _tissue(slide, plan, options.tissue_min)
+        if tissue is not None and not options.unchecked and _is_new(plan, store):
+            check_orientation(plan.spots, tissue, slide.size)
+        write_slide(store, plan.info, plan.spots, plan.made_by)
         mpps = sorted(plan.recipes)
         boxes = {
             mpp: window_boxes(plan.spots.xy, mpp, encoder.spec.input_px, plan.source.mpp) for mpp in mpps
         }
-        tissue = _tissue(slide, plan, boxes, options.tissue_min)
         rows = []
         for mpp in mpps:
             in_bounds = share_in_bounds(boxes[mpp], slide.size)
-            rows.append(_rows(plan, mpp, store, encoder, options, lock, in_bounds, tissue[mpp]))
+            rows.append(
+                _rows(plan, mpp, store, encoder, options, lock, in_bounds, _shares(tissue, boxes[mpp]))
+            )
             resources.callback(rows[-1].close)
         if stop():
             raise StoppedError("stopped while opening a slide")
@@ -362,15 +350,27 @@ def _check_same_image(plan: SlidePlan, slide: Slide) -> None:
         raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
 
 
-def _tissue(
-    slide: Slide, plan: SlidePlan, boxes: dict[float, NDArray[np.float64]], least: float
-) -> dict[float, NDArray[np.float32]]:
-    """(n,) share of tissue of every window, by mpp; NaN where tissue cannot be told from glass, or seen."""
+def _is_new(plan: SlidePlan, store: FeatureStore) -> bool:
+    """Whether the spots are those of a spot table, and nothing of the slide is complete with them yet."""
+    if plan.made_by is not None:
+        return False
+    if not store.has_slide(plan.info.name):
+        return True
+    slide = store.slide(plan.info.name)
+    return not any(one.complete for name in slide.encoders() for one in slide.magnifications(name))
+
+
+def _tissue(slide: Slide, plan: SlidePlan, least: float) -> Tissue | None:
+    """Where the slide has tissue; None where it cannot be told from glass, or seen, and `least` is 0."""
     try:
-        tissue = find_tissue(slide, plan.source.mpp)
+        return find_tissue(slide, plan.source.mpp)
     except (TissueError, OverviewError) as error:
         if least:
             raise
         _LOG.info("slide %s: %s", plan.info.name, error)
-        return {mpp: np.full(len(box), np.nan, np.float32) for mpp, box in boxes.items()}
-    return {mpp: share_of_tissue(tissue, box) for mpp, box in boxes.items()}
+        return None
+
+
+def _shares(tissue: Tissue | None, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n,) share of tissue of every window; NaN where that is not known."""
+    return np.full(len(boxes), np.nan, np.float32) if tissue is None else share_of_tissue(tissue, boxes)

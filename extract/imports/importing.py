@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import (
     FeaturesError,
+    MmapError,
     RecipeMismatchError,
     SlideError,
     SlideRecipeError,
     StoreError,
+    of_one_slide,
 )
 from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
@@ -190,6 +192,11 @@ def import_features(
         except (SlideError, StoreError, RecipeMismatchError) as error:
             _LOG.info("slide %s failed: %s", job.slide, error)
             report.failed[job.slide] = str(error)
+        except MmapError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            _LOG.info("slide %s failed: %s", job.slide, error)
+            report.failed[job.slide] = str(of_one_slide(error))
     here = [*report.done, *report.unchanged]
     report.failed |= lost_slides(store_path, here, request.encoder, [request.mpp]) if here else {}
     report.done = {name: done for name, done in report.done.items() if name not in report.failed}

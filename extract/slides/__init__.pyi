@@ -1,13 +1,19 @@
 __all__ = [
+    "FEWEST_SPOTS",
     "METHOD",
+    "NO_TISSUE",
+    "Finding",
     "GridRequest",
     "Slide",
     "SourceMpp",
     "Tissue",
     "better_orientation",
+    "better_shift",
     "choose_mpp",
     "find_tissue",
+    "free_memory",
     "grid_spots",
+    "inspect_image",
     "known_mpps",
     "open_slide",
     "parse_grid",
@@ -16,8 +22,19 @@ __all__ = [
     "share_on_tissue",
     "slide_files",
     "stored_grid",
+    "unreadable",
 ]
 
-from .grid import GridRequest, better_orientation, grid_spots, parse_grid, stored_grid
+from .formats import free_memory
+from .grid import (
+    FEWEST_SPOTS,
+    GridRequest,
+    better_orientation,
+    better_shift,
+    grid_spots,
+    parse_grid,
+    stored_grid,
+)
+from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
 from .slide import Slide, SourceMpp, choose_mpp, known_mpps, open_slide, resolve_source_mpp, slide_files
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.signal import fftconvolve
 from scipy.spatial import KDTree
 
 from mmap_st.data import Spots
@@ -18,10 +20,16 @@ Points = NDArray[np.float64]
 
 #: Reported only where it is clear: most spots lie off the tissue as they are, and almost none otherwise.
 _WELL_PLACED = 0.9
+#: Fewer spots are no evidence of an orientation.
+FEWEST_SPOTS = 20
 _LEAST_GAIN = 0.1
 _MASK_POINTS = 4000
 _LEAST_RESCALING = 1.1
+#: Spots reach less far than the tissue that they lie on, by part of the distance between them.
+_NEARLY = (0.85, 0.88, 0.91, 0.94, 0.97, 1.0, 1.03)
 _REACH_OF_A_SPOT = 1.5  # times the distance between neighbouring spots
+#: Side of the mask on which shifts are tried, at most.
+_SHIFT_PX = 256
 
 TRANSFORMS: dict[str, Callable[[Points, float, float], Points]] = {
     "as they are": lambda xy, w, h: xy,
@@ -77,21 +85,75 @@ def better_orientation(
     """
     width, height = size_px
     points = _points_of(tissue)
-    found = [_fit(name, turn(xy, width, height), tissue, points) for name, turn in TRANSFORMS.items()]
-    factor = _spread(points) / max(_spread(xy), 1e-9)
-    if not 1 / _LEAST_RESCALING < factor < _LEAST_RESCALING:
-        found.append(_fit(f"multiplied by about {factor:.2g}", xy * factor, tissue, points))
-    own, best = found[0], max(found, key=lambda one: one.fit)
-    plain = (
+    own = _fit("as they are", xy, tissue, points)
+    if own.on_tissue >= _WELL_PLACED:
+        return own, None
+    found = [own]
+    found += [
+        _fit(name, turn(xy, width, height), tissue, points) for name, turn in list(TRANSFORMS.items())[1:]
+    ]
+    rough = _spread(points) / max(_spread(xy), 1e-9)
+    if not 1 / _LEAST_RESCALING < rough < _LEAST_RESCALING:
+        factors = [rough * nearly for nearly in _NEARLY]
+        found += [_fit(f"multiplied by about {by:.2g}", xy * by, tissue, points) for by in factors]
+    best = max(found, key=lambda one: one.fit)
+    return own, best if _plainly_better(best, own) else None
+
+
+def better_shift(tissue: Tissue, xy: Points) -> Orientation | None:
+    """The shift that brings spots onto the tissue, where one fits so much better that it is plain.
+
+    Parameters
+    ----------
+    tissue
+        Of the slide.
+    xy
+        (n, 2) spots in level-0 pixels.
+    """
+    points = _points_of(tissue)
+    own = _fit("as they are", xy, tissue, points)
+    if own.on_tissue >= _WELL_PLACED:
+        return None
+    x, y = shift = _best_shift(tissue, xy)
+    best = _fit(f"shifted by about {x:+.0f} px in x and {y:+.0f} px in y", xy + shift, tissue, points)
+    return best if _plainly_better(best, own) else None
+
+
+def _plainly_better(best: Orientation, own: Orientation) -> bool:
+    return (
         own.on_tissue < _WELL_PLACED and best.on_tissue >= _WELL_PLACED and best.fit - own.fit >= _LEAST_GAIN
     )
-    return own, best if plain else None
+
+
+def _best_shift(tissue: Tissue, xy: Points) -> Points:
+    """(2,) level-0 pixels by which spots fit best: every shift at once, by correlation on a coarse mask."""
+    step = max(-(-max(tissue.mask.shape) // _SHIFT_PX), 1)
+    pixel = np.asarray(tissue.scale) * step
+    mask = tissue.mask[step // 2 :: step, step // 2 :: step].astype(np.float32)
+    reach = _REACH_OF_A_SPOT * _pitch(xy) / float(pixel.min())
+    pad = math.ceil(reach)
+    corner = np.floor(xy.min(axis=0) / pixel).astype(np.int64) - pad
+    column, row = (np.floor(xy / pixel).astype(np.int64) - corner).T
+    shape = int(row.max()) + pad + 1, int(column.max()) + pad + 1
+    if max(shape) > 4 * _SHIFT_PX:  # so much larger than the image that no shift brings them onto it
+        return np.zeros(2)
+    spots = np.zeros(shape, np.float32)
+    np.add.at(spots, (row, column), 1.0)
+    near = ndimage.distance_transform_edt(spots == 0) <= reach
+    on_it = fftconvolve(mask, spots[::-1, ::-1]) / len(xy)
+    covered = fftconvolve(mask, near[::-1, ::-1].astype(np.float32)) / max(float(mask.sum()), 1.0)
+    down, across = np.unravel_index(np.argmax(on_it * covered), on_it.shape)
+    place = np.array([across - (shape[1] - 1), down - (shape[0] - 1)])
+    return np.asarray((place - corner) * pixel, dtype=np.float64)
+
+
+def _pitch(xy: Points) -> float:
+    """Median distance to the nearest other spot."""
+    return float(np.median(KDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 1.0
 
 
 def _fit(name: str, xy: Points, tissue: Tissue, points: Points) -> Orientation:
-    tree = KDTree(xy)
-    neighbours = tree.query(xy, k=2)[0][:, 1] if len(xy) > 1 else np.array([1.0])
-    near = tree.query(points)[0] <= _REACH_OF_A_SPOT * float(np.median(neighbours))
+    near = KDTree(xy).query(points)[0] <= _REACH_OF_A_SPOT * _pitch(xy)
     return Orientation(name, share_on_tissue(tissue, xy), float(near.mean()))
 
 

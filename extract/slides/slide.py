@@ -25,7 +25,7 @@ from mmap_st.extract.slides.formats import (
     is_ome_zarr,
     ome_mpp_of,
 )
-from mmap_st.files import refuse_special
+from mmap_st.files import is_dicom, refuse_special
 
 _LARGEST_DISAGREEMENT = 0.05
 #: Of a slide's image: finer than light resolves, and coarser than tissue can be told by.
@@ -169,6 +169,8 @@ class Slide(Protocol):
         Micrometres per pixel from the image's own metadata, or None.
     levels
         Of its pyramid, finest first; one where it has none.
+    notes
+        What users should know of its file: that it asks to be turned, or has pixels that are not square.
     """
 
     @property
@@ -179,6 +181,9 @@ class Slide(Protocol):
 
     @property
     def levels(self) -> tuple[Level, ...]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         """Read x0, y0, x1, y1 in pixels of a level as RGB; white outside. Safe to call from threads.
@@ -218,6 +223,10 @@ class Slide(Protocol):
 
     def thumbnail(self, longest_px: int) -> Image.Image:
         """The whole slide as RGB, its longer side at most `longest_px`."""
+        ...
+
+    def is_transparent(self) -> bool:
+        """Whether every pixel is wholly transparent, and so read as white; told from its coarsest level."""
         ...
 
     def close(self) -> None:
@@ -281,7 +290,7 @@ def slide_files(path: Path) -> tuple[Path, ...]:
 def _one_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    dicom = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm" or is_dicom(p))
     if not dicom:
         raise ImageError(f"{path} is a folder that holds neither DICOM files nor an OME-Zarr image.")
     # Annotations and the like are of no series that OpenSlide knows.

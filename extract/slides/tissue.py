@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import isotropic_closing, isotropic_dilation
@@ -71,12 +72,27 @@ def find_tissue(slide: Slide, mpp: float | None) -> Tissue:
     ImageError
         If the slide cannot be decoded.
     """
-    width, height = slide.size
+    return tissue_of(tissue_thumbnail(slide, mpp), slide.size, mpp)
+
+
+def tissue_thumbnail(slide: Slide, mpp: float | None) -> Image.Image:
+    """The overview on which `find_tissue` finds tissue."""
     longest = _LONGEST_PX_WITHOUT_SCALE
     if mpp is not None:
-        longest = min(max(math.ceil(max(width, height) * mpp / _MPP), 1), _LONGEST_PX)
-    rgb = np.asarray(slide.thumbnail(longest), dtype=np.uint8)
-    scale = width / rgb.shape[1], height / rgb.shape[0]
+        longest = min(max(math.ceil(max(slide.size) * mpp / _MPP), 1), _LONGEST_PX)
+    return slide.thumbnail(longest)
+
+
+def tissue_of(thumbnail: Image.Image, size_px: tuple[int, int], mpp: float | None) -> Tissue:
+    """`find_tissue` of a slide of `size_px` (width, height) whose overview has been read.
+
+    Raises
+    ------
+    TissueError
+        If there is none.
+    """
+    rgb = np.asarray(thumbnail, dtype=np.uint8)
+    scale = size_px[0] / rgb.shape[1], size_px[1] / rgb.shape[0]
     um_per_px = _MPP if mpp is None else mpp * math.sqrt(scale[0] * scale[1])
     return Tissue(tissue_mask(rgb, um_per_px), scale)
 

@@ -13,7 +13,7 @@ from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
 from mmap_st.extract.store.nodes import array_in, folder_of, shape_in, subgroup, subgroups
 from mmap_st.extract.store.reader import FeatureStore, store_errors
-from mmap_st.extract.store.recipe import RANDOM, encode_name, is_imported, matched_by
+from mmap_st.extract.store.recipe import RANDOM, encode_name, enlargement, is_imported, matched_by
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, StoredSlide
 from mmap_st.extract.windows import mpp_key
 
@@ -182,6 +182,8 @@ def _state(magnification: Magnification) -> str:
         state += f", {magnification.tokens} x {magnification.tokens} tokens"
     if is_imported(magnification.recipe):
         state += f", imported {matched_by(magnification.recipe)}"
+    if (times := enlargement(magnification.recipe)) is not None:
+        state += f", enlarged {times:.2g} times"
     return state
 
 

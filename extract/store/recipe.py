@@ -18,6 +18,8 @@ from mmap_st.files import MOST_BYTES, canonical_json, refuse_clashes, shortened
 _SAFE = re.compile(r"[^A-Za-z0-9._-]")
 #: Of a shortened name: with it, endings of locks, pictures and predictions are not too long either.
 _SHORT = 200
+#: Times that windows may be enlarged and count as not: scales are measured, and rounded.
+_NOT_ENLARGED = 1.001
 
 
 def encode_name(name: str) -> str:
@@ -125,6 +127,15 @@ def imported_recipe(
             "rows_sha256": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest(),
         },
     }
+
+
+def enlargement(recipe: Mapping[str, object]) -> float | None:
+    """How many times windows are enlarged from their slide's pixels; None where they are not, or unknown."""
+    source, mpp = recipe.get("source_mpp"), recipe.get("mpp")
+    if source is None or mpp is None or is_imported(recipe):
+        return None
+    factor = float(str(source)) / float(str(mpp))
+    return factor if factor > _NOT_ENLARGED else None
 
 
 def is_imported(recipe: Mapping[str, object]) -> bool:

@@ -1,5 +1,6 @@
 __all__ = [
     "FILL",
+    "MOST_ENLARGED",
     "RESAMPLING",
     "ReadPlan",
     "WindowReader",
@@ -12,6 +13,13 @@ __all__ = [
     "window_boxes",
 ]
 
-from .geometry import canonical_mpp, mpp_key, parse_magnifications, share_in_bounds, window_boxes
+from .geometry import (
+    MOST_ENLARGED,
+    canonical_mpp,
+    mpp_key,
+    parse_magnifications,
+    share_in_bounds,
+    window_boxes,
+)
 from .read_plan import ReadPlan, plan_reading
 from .reader import FILL, RESAMPLING, WindowReader, Windows

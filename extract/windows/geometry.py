@@ -15,6 +15,8 @@ from mmap_st.errors import RequestError
 
 #: Micrometres per pixel of the magnifications that people name.
 _MPP_OF_1X = 10.0
+#: Windows are enlarged so many times from the pixels of a slide, at most: beyond, they are a blur.
+MOST_ENLARGED = 4.0
 _KEY_DECIMALS = 4
 _FINER_THAN_WINDOWS = 12.0
 #: Pixels of the result that the bicubic filter reaches to either side.

@@ -44,7 +44,13 @@ from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
-from mmap_st.head.runs.prediction import HEAD_SHA256, prediction_file, prediction_table, write_prediction
+from mmap_st.head.runs.prediction import (
+    HEAD_SHA256,
+    enlarged,
+    prediction_file,
+    prediction_table,
+    write_prediction,
+)
 from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
 from mmap_st.head.runs.run_folder import (
     GENES,
@@ -282,13 +288,14 @@ def _predict(head: FittedHead, slides: Sequence[HeadSlide]) -> dict[str, NDArray
 
 def _about(cohort: Cohort, store: FeatureStore, fitted: FittedRun, slide: HeadSlide) -> dict[str, object]:
     """What a prediction's file says of where it is from."""
-    image = cohort[slide.name].image
+    image, stored = cohort[slide.name].image, store.slide(slide.name)
     return {
         "head": fitted.request.method.name,
         "encoder": fitted.request.encoder,
         "normalisation": fitted.normalisation,
         "image": None if image is None else str(absolute(image)),
-        "source_mpp": store.slide(slide.name).source_mpp,
+        "source_mpp": stored.source_mpp,
+        "enlarged": enlarged(stored, fitted.request.encoder, fitted.mpps),
     }
 
 

@@ -25,8 +25,18 @@ from mmap_st.errors import (
     WriteError,
     did_you_mean,
     first_line,
+    of_one_slide,
 )
-from mmap_st.extract.store import FeatureStore, differences, encode_name, head_part, note_unsealed, staying
+from mmap_st.extract.store import (
+    FeatureStore,
+    StoredSlide,
+    differences,
+    encode_name,
+    enlargement,
+    head_part,
+    note_unsealed,
+    staying,
+)
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
@@ -168,6 +178,16 @@ def prediction_table(
         **known,
     }
     return table
+
+
+def enlarged(slide: StoredSlide, encoder: str, mpps: Sequence[float]) -> dict[str, float] | None:
+    """How many times the windows of a slide were enlarged from its pixels, by um/px; None where none was."""
+    found = {
+        mpp_key(mpp): times
+        for mpp, one in slide.complete(encoder).items()
+        if mpp in mpps and (times := enlargement(one.recipe)) is not None
+    }
+    return found or None
 
 
 def write_prediction(path: Path, table: anndata.AnnData) -> None:
@@ -319,6 +339,11 @@ def _predictions(
         except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            found.failed[name] = str(of_one_slide(error))
+            continue
         predicted.append(name)
         yield name, table
     note_unsealed(store, predicted, saved.encoder)
@@ -370,6 +395,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         "encoder": saved.encoder,
         "normalisation": normalisation,
         "source_mpp": stored.source_mpp,
+        "enlarged": enlarged(stored, saved.encoder, saved.mpps),
         HEAD_SHA256: saved.sha256,
     }
     if row is not None:

@@ -1,6 +1,8 @@
 """`mmap cohort check`: what each slide is, and what is wrong with it."""
 
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +116,106 @@ def test_an_image_of_another_resolution_is_a_problem(section: CohortSlide, scale
         assert any("lie outside the image (2000 x 1500 px" in problem for problem in found.problems)
     else:
         assert found.mpp.mpp == pytest.approx(MPP / scale, rel=1e-4)
+
+
+def moved(section: CohortSlide, dx: float, dy: float) -> CohortSlide:
+    table = pl.read_csv(section.spots).with_columns(pl.col("x") + dx, pl.col("y") + dy)
+    table.write_csv(section.spots)
+    return section
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(400, 0), (0, 350), (-300, 250), (600, -200), (2600, 0)])
+def test_shifted_spots_are_misplaced_and_the_shift_is_named(
+    section: CohortSlide, dx: float, dy: float
+) -> None:
+    found = check_slide(moved(section, dx, dy))
+    assert found.states == ("misplaced",)
+    *_, problem = found.problems
+    words = problem.split("shifted by about ")[1].split()
+    assert float(words[0]) == pytest.approx(-dx, abs=25)
+    assert float(words[5]) == pytest.approx(-dy, abs=25)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (20, 0), (0, -20)])
+def test_spots_that_are_hardly_shifted_are_ok(section: CohortSlide, dx: float, dy: float) -> None:
+    assert check_slide(moved(section, dx, dy)).state == "ok"
+
+
+def test_a_low_share_on_tissue_is_a_note_where_nothing_fits_better(section: CohortSlide) -> None:
+    """Every other place of the array lies beside the tissue, so that no turn and no shift helps."""
+    table = pl.read_csv(section.spots)
+    beside = table.head(len(table) // 4).with_columns(
+        pl.col("id") + "b", pl.col("x") * 0.2 + 1500, pl.col("y") * 0.2 + 1200
+    )
+    pl.concat([table, beside]).write_csv(section.spots)
+    found = check_slide(replace(section, pitch_um=None, mpp=MPP, counts=None))
+    assert found.on_tissue == pytest.approx(0.79, abs=0.02)
+    assert found.problems == ()
+    assert any("lie on tissue" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("side", ["counts", "spots"])
+@pytest.mark.parametrize(("kept", "state"), [(0.4, "unmatched"), (0.5, "unmatched"), (0.7, "ok")])
+def test_half_of_the_barcodes_unmatched_is_a_state(
+    section: CohortSlide, side: str, kept: float, state: str
+) -> None:
+    path = getattr(section, side)
+    table = pl.read_csv(path)
+    table = table.head(len(table) // 2 * 2)
+    for file in (section.counts, section.spots):
+        whole = pl.read_csv(file)
+        whole.head(len(table)).write_csv(file)
+    pl.read_csv(path).head(round(len(table) * kept)).write_csv(path)
+    found = check_slide(section)
+    assert found.state == state
+    assert any("belong together" in note for note in found.notes) == (state == "unmatched")
+
+
+@pytest.mark.parametrize(
+    ("mpp", "state"), [(1.9, "ok"), (2.0, "ok"), (2.2, "too coarse"), (4.8, "too coarse")]
+)
+def test_an_image_too_coarse_for_usual_windows_is_a_state(
+    section: CohortSlide, mpp: float, state: str
+) -> None:
+    found = check_slide(replace(section, pitch_um=None, mpp=mpp, spots=None, counts=None))
+    assert (found.state, found.problems) == (state, ())
+
+
+def test_the_table_shows_a_state_for_each_slide(
+    section: CohortSlide, tmp_path: Path, mmap: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    whole = Image.open(section.image).convert("RGB")
+    whole.convert("L").save(tmp_path / "grey.png")
+    Image.new("RGB", whole.size, "white").save(tmp_path / "white.png")
+    Image.new("RGB", whole.size, "black").save(tmp_path / "black.png")
+    Image.new("RGBA", whole.size, (214, 150, 195, 0)).save(tmp_path / "transparent.png")
+    (tmp_path / "truncated.png").write_bytes(section.image.read_bytes()[:20_000])
+    names = ["grey", "white", "black", "transparent", "truncated"]
+    for with_spots in (True, False):
+        spots = f"{section.spots},table" if with_spots else ","
+        lines = [f"{name},{name}.png,{spots},2" for name in names]
+        lines += [
+            f"ok,{section.image},{spots},2",
+            f"coarse,{section.image},,,3",
+            f"no image,,{section.spots},table,2",
+        ]
+        (tmp_path / "c.csv").write_text("\n".join(["slide,image,spots,reader,mpp", *lines]) + "\n")
+        shown = mmap("cohort", "check", tmp_path / "c.csv")
+        assert shown.returncode == 1
+        state = {
+            cells[1].strip(): cells[-2].strip()
+            for line in shown.stdout.splitlines()
+            if len(cells := line.split("│")) > 5
+        }
+        assert state == {**{name: name for name in [*names, "ok", "no image"]}, "coarse": "too coarse"}
+
+
+def test_a_slide_of_which_only_the_image_is_missing_is_no_problem(section: CohortSlide) -> None:
+    found = check_slide(replace(section, image=None))
+    assert (found.state, found.problems) == ("no image", ())
+    gone = check_slide(replace(section, image=section.image.with_name("gone.png")))
+    assert gone.state == "no image"
+    assert gone.problems
 
 
 def test_every_problem_of_a_slide_is_named(section: CohortSlide, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What formats share: levels, pixels as RGB on white ground, and regions of chunked arrays (OME-Zarr)."""
+"""What formats share: levels, pixels as RGB on white ground, and regions of chunked arrays."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
+from mmap_st.extract.slides.formats.memory import refuse_too_large
+from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 from mmap_st.extract.slides.formats.units import micrometres_of
 
 WHITE = (255, 255, 255)
@@ -109,6 +111,15 @@ class Pyramid(ABC):
                 small.paste(block.reduce(reduction), (x // reduction, y // reduction))
         return shrunk(small, longest_px)
 
+    def is_transparent(self) -> bool:
+        """See `mmap_st.extract.slides.slide.Slide`."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `mmap_st.extract.slides.slide.Slide`."""
+        return ()
+
     @property
     def size(self) -> tuple[int, int]:
         return self._levels[0].size
@@ -176,19 +187,19 @@ def within(box: tuple[int, int, int, int], around: tuple[int, int, int, int]) ->
 
 
 def plausible_mpp(x: float | None, y: float | None = None) -> float | None:
-    """Mean of the micrometres per pixel along both axes; None where they are unknown or not above zero."""
+    """Mean of the micrometres per pixel along both axes; None where unknown, unequal or not above zero."""
     values = [value for value in (x, x if y is None else y) if value is not None and math.isfinite(value)]
-    if len(values) < 2 or min(values) <= 0:
+    if len(values) < 2 or min(values) <= 0 or not are_square(*values):
         return None
     return sum(values) / 2
 
 
-def mpp_of_resolution(per_unit: float, unit: str) -> float | None:
+def um_of_resolution(per_unit: float, unit: str) -> float | None:
     """Micrometres per pixel of a resolution, pixels per ``centimeter`` or ``inch``; None for a printer's."""
     micrometres = micrometres_of(unit)
-    if micrometres is None or not per_unit > 0:
+    if micrometres is None or not per_unit > 0 or is_of_a_printer(micrometres / per_unit):
         return None
-    return None if is_of_a_printer(micrometres / per_unit) else plausible_mpp(micrometres / per_unit)
+    return micrometres / per_unit
 
 
 def is_of_a_printer(mpp: float) -> bool:
@@ -197,9 +208,14 @@ def is_of_a_printer(mpp: float) -> bool:
     return mpp > _COARSEST_MPP and any(abs(number - round(number)) < _WHOLE for number in dots)
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether parts of an image may be transparent."""
+    return image.mode in ("RGBA", "LA") or "transparency" in image.info
+
+
 def flatten(image: Image.Image) -> Image.Image:
     """RGB, decoded, transparent parts white."""
-    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", image.size, WHITE)
         flat.paste(rgba, mask=rgba.getchannel("A"))
@@ -294,7 +310,16 @@ class ArraySlide(Pyramid):
     def __init__(self, path: Path, arrays: Sequence[Any], axes: str, mpp: float | None) -> None:
         self._path, self._arrays, self._axes, self._mpp = path, arrays, axes, mpp
         self._reading = threading.Lock()
+        self._colour = next((axis for axis in "SC" if axis in axes), None)
+        self._notes = plane_notes(
+            {axis: int(n) for axis, n in zip(axes, arrays[0].shape, strict=True) if axis not in "XY"},
+            self._colour,
+        )
         across, down = axes.index("X"), axes.index("Y")
+        for array in arrays:
+            # As stored, as a part of it, and as RGB.
+            values = math.prod(array.chunks) // (array.chunks[across] * array.chunks[down])
+            refuse_too_large(path, (array.chunks[across], array.chunks[down]), 2 * values + 3, "tiles")
         self._levels = levels_of(
             [(int(a.shape[across]), int(a.shape[down])) for a in arrays],
             [(int(a.chunks[across]), int(a.chunks[down])) for a in arrays],
@@ -327,7 +352,8 @@ class ArraySlide(Pyramid):
     def _pixels(self, box: tuple[int, int, int, int], level: int) -> NDArray[np.generic]:
         """What the level's array holds of a box that lies inside."""
         x0, y0, x1, y1 = box
-        where = tuple({"X": slice(x0, x1), "Y": slice(y0, y1)}.get(axis, slice(None)) for axis in self._axes)
+        wanted = {"X": slice(x0, x1), "Y": slice(y0, y1), self._colour: slice(None)}
+        where = tuple(wanted.get(axis, slice(0, 1)) for axis in self._axes)
         try:
             with self._reading:
                 return np.asarray(self._arrays[level][where])
@@ -339,43 +365,21 @@ class ArraySlide(Pyramid):
                 ) from error
             raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
 
+    def is_transparent(self) -> bool:
+        """See `Slide`."""
+        coarsest = self._arrays[-1]
+        if self._colour is None or coarsest.shape[self._axes.index(self._colour)] != 4:
+            return False
+        rest = {"X": slice(None), "Y": slice(None), self._colour: 3}
+        try:
+            with self._reading:
+                return not np.any(coarsest[tuple(rest.get(axis, 0) for axis in self._axes)])
+        except Exception:  # noqa: BLE001 - of many kinds, by the codec; then it is not known to be
+            return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
     def close(self) -> None:
         self._arrays = []
-
-
-class OmeZarrSlide(ArraySlide):
-    """An OME-Zarr image opened by zarr."""
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        try:
-            group = zarr.open_group(path, mode="r")
-            attributes: dict[str, Any] = dict(group.attrs)
-            scales = attributes.get("ome", attributes)["multiscales"][0]
-            axes = "".join(
-                str(axis["name"] if isinstance(axis, dict) else axis).upper() for axis in scales["axes"]
-            )
-            arrays: list[Any] = [group[dataset["path"]] for dataset in scales["datasets"]]
-            mpp = _mpp(scales, axes)
-        except Exception as error:  # of many kinds, by what is damaged
-            raise ImageError(f"{path} cannot be opened as OME-Zarr ({error}).") from error
-        super().__init__(path, arrays, axes, mpp)
-
-
-def is_ome_zarr(path: Path) -> bool:
-    """Whether a folder looks like a Zarr group."""
-    return path.is_dir() and ((path / "zarr.json").is_file() or (path / ".zattrs").is_file())
-
-
-def _mpp(scales: dict[str, Any], axes: str) -> float | None:
-    """From the first dataset's scale, where its axes are in a unit of length."""
-    units = {str(axis["name"]).upper(): axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
-    steps = scales["datasets"][0].get("coordinateTransformations", [])
-    scale = next((step["scale"] for step in steps if step.get("type") == "scale"), None)
-    factors = [micrometres_of(units.get(axis)) for axis in "XY"]
-    if scale is None or factors[0] is None or factors[1] is None:
-        return None
-    return plausible_mpp(
-        float(scale[axes.index("X")]) * factors[0], float(scale[axes.index("Y")]) * factors[1]
-    )

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
-from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, mpp_of_resolution, plausible_mpp
+from mmap_st.extract.slides.formats.notes import (
+    ORIENTATION,
+    Sides,
+    orientation_notes,
+    shape_notes,
+)
+from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, plausible_mpp, um_of_resolution
 from mmap_st.extract.slides.formats.units import micrometres_of
 
 JPEG, _RGB, _YCBCR = 7, 2, 6
@@ -252,18 +258,21 @@ class TiffSlide(ArraySlide):
             self._file = tifffile.TiffFile(path)
             # Scanners may put the label or an overview first.
             number, series = max(enumerate(self._file.series), key=lambda one: _pixels(one[1]))
-            about = _ome_image(self._file.ome_metadata, number)
+            about = ome_image(self._file.ome_metadata, number)
             _refuse_stains(about)
             arrays = [
                 zarr.open_array(series.aszarr(level=index), mode="r") for index in range(len(series.levels))
             ]
-            mpp = _ome_mpp(about) or _resolution_mpp(series.keyframe)
+            page = series.keyframe
+            sides = ome_sides(about) if ome_sides(about)[0] is not None else _resolution_sides(page)
+            mpp = plausible_mpp(*sides)
             axes = str(series.axes)
         except UnsuitableImageError as error:
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(f"{path} cannot be opened as TIFF ({error}).") from error
         super().__init__(path, arrays, axes, mpp)
+        self._notes += (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         own = [level.keyframe for level in series.levels if len(level) == 1]
         pages = jpeg_pages([page for page in own if page.parent is self._file], self.levels)
         self._tiles = None if pages is None else JpegTiles(path, pages)
@@ -285,7 +294,7 @@ def _pixels(series: Any) -> int:
     return int(sizes.get("X", 0)) * int(sizes.get("Y", 0))
 
 
-def _ome_image(xml: str | None, number: int) -> dict[str, Any]:
+def ome_image(xml: str | None, number: int) -> dict[str, Any]:
     """What an OME-XML says of the pixels of one of its images; nothing where there is none."""
     import tifffile
 
@@ -315,16 +324,15 @@ def _refuse_stains(pixels: dict[str, Any]) -> None:
         )
 
 
-def _ome_mpp(pixels: dict[str, Any]) -> float | None:
+def ome_sides(pixels: dict[str, Any]) -> Sides:
+    """Micrometres that a pixel is wide and high, by an OME-XML."""
     try:
-        sizes = [
-            float(pixels[f"PhysicalSize{axis}"]) * unit
-            for axis in "XY"
-            if (unit := micrometres_of(pixels.get(f"PhysicalSize{axis}Unit", "um"))) is not None
-        ]
+        sizes = [float(pixels[f"PhysicalSize{axis}"]) for axis in "XY"]
     except (KeyError, TypeError, ValueError):
-        return None
-    return plausible_mpp(*sizes) if len(sizes) == 2 else None
+        return None, None
+    units = [micrometres_of(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XY"]
+    x, y = (None if unit is None else size * unit for size, unit in zip(sizes, units, strict=True))
+    return x, y
 
 
 def ome_mpp_of(path: Path) -> float | None:
@@ -332,7 +340,7 @@ def ome_mpp_of(path: Path) -> float | None:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return _ome_mpp(_ome_image(file.ome_metadata, 0))
+        return plausible_mpp(*ome_sides(ome_image(file.ome_metadata, 0)))
 
 
 def is_ome(path: Path) -> bool:
@@ -346,10 +354,42 @@ def is_ome(path: Path) -> bool:
         return False
 
 
-def _resolution_mpp(page: Any) -> float | None:
-    """From the resolution tags."""
-    x, unit = page.tags.get("XResolution"), page.tags.get("ResolutionUnit")
+def _resolution_sides(page: Any) -> Sides:
+    """The same by the resolution tags."""
+    unit = page.tags.get("ResolutionUnit")
+    x = page.tags.get("XResolution")
+    y = page.tags.get("YResolution", x)
     if x is None or unit is None:
+        return None, None
+    name = _UNITS.get(int(unit.value), "")
+    across, down = (um_of_resolution(tag.value[0] / max(tag.value[1], 1), name) for tag in (x, y))
+    return across, down
+
+
+def orientation_of(path: Path) -> int | None:
+    """The orientation tag of a TIFF's first page; None where there is none, or it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return orientation_of_page(file.pages.first)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    numerator, denominator = x.value
-    return mpp_of_resolution(numerator / max(denominator, 1), _UNITS.get(int(unit.value), ""))
+
+
+def pages_alike(path: Path) -> int:
+    """How many pages of a TIFF are as large as its first; 1 where it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            shapes = [page.shape for page in file.pages]
+            return max(shapes.count(shapes[0]), 1)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return 1
+
+
+def orientation_of_page(page: Any) -> int | None:
+    """The orientation tag of a page of tifffile."""
+    tag = page.tags.get(ORIENTATION)
+    return None if tag is None else int(tag.value)

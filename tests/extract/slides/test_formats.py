@@ -356,6 +356,31 @@ def test_two_dicom_slides_in_one_folder_are_told_apart(tmp_path: Path, pixels: n
     assert open_slide(tmp_path / "one").size == pixels.shape[1::-1]
 
 
+@pytest.mark.parametrize("name", ["level0", "IM_0001", "1.2.840.10008.5.1.4"])
+def test_dicom_is_known_without_its_suffix(tmp_path: Path, pixels: np.ndarray, name: str) -> None:
+    write_dicom(tmp_path / "one", pixels)
+    (tmp_path / "one" / "level0.dcm").rename(tmp_path / "one" / name)
+    (tmp_path / "one" / "notes.txt").write_text("no slide")
+    for place in (tmp_path / "one", tmp_path / "one" / name):
+        slide = open_slide(place)
+        assert (slide.size, slide.notes) == (pixels.shape[1::-1], ())
+        assert np.array_equal(np.asarray(slide.read((10, 20, 60, 90))), pixels[20:90, 10:60])
+    for source in (tmp_path, tmp_path / "one", tmp_path / "one" / name):
+        (row,) = open_cohort(f"images:{source}").slides
+        assert open_slide(row.image).size == pixels.shape[1::-1]
+
+
+def test_focal_planes_of_dicom_are_refused_in_a_sentence(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_dicom(tmp_path / "one", pixels)
+    path = tmp_path / "one" / "level0.dcm"
+    data = pydicom.dcmread(path)
+    data.TotalPixelMatrixFocalPlanes, data.NumberOfFrames = 2, 2 * data.NumberOfFrames
+    data.PixelData = data.PixelData * 2
+    pydicom.dcmwrite(path, data)
+    with pytest.raises(ImageError, match=r"level0\.dcm has several focal planes.* export one"):
+        open_slide(path)
+
+
 def test_an_ome_zarr_is_found_among_images(tmp_path: Path, pixels: np.ndarray) -> None:
     write_ome_zarr(tmp_path / "S1.ome.zarr", [pixels])
     for place in (tmp_path, tmp_path / "S1.ome.zarr"):

@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mmap_st.data.tables import largest_table, refuse_large
+from mmap_st.errors import MmapError
 from mmap_st.files import refuse_special
 
 if TYPE_CHECKING:
@@ -50,6 +52,30 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     check_hdf5(path)
     with h5py.File(path, "r") as file:
         yield file
+
+
+def read_item(item: h5py.Group | h5py.Dataset, read: Callable[[Any], Any], error: type[MmapError]) -> Any:
+    """What `read` makes of a part of an open file, if the arrays below it fit into memory as they claim.
+
+    Raises
+    ------
+    error
+        If they do not: compressed, or never written, they may be of any size in a small file.
+    """
+    import h5py
+
+    sizes = []
+
+    def note_size(_: str, part: object) -> None:
+        if isinstance(part, h5py.Dataset):
+            sizes.append(int(part.nbytes))
+
+    if isinstance(item, h5py.Dataset):
+        note_size("", item)
+    else:
+        item.visititems(note_size)
+    refuse_large(Path(item.file.filename), sum(sizes), f"{item.name} has", error, arrays=True)
+    return read(item)
 
 
 def check_hdf5(path: Path) -> None:
@@ -157,7 +183,7 @@ class _Prober:
         assert process is not None
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended: no answer will come
-            process.stdin.write(json.dumps(str(path)) + "\n")
+            process.stdin.write(json.dumps([str(path), 2 * largest_table()]) + "\n")
             process.stdin.flush()
         try:
             answer = self._answers.get(timeout=longest_s)

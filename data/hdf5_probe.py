@@ -15,19 +15,20 @@ _SAFE_FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5p
 _ROWS_BYTES = 64 << 20
 
 
-def probe(path: str) -> None:
+def probe(path: str, most: int | None = None) -> None:
     """Read every attribute of a file, the index of every dataset, and the values that could crash a reader.
 
     Plain numbers are not read, packed or not: damage in them is an error or another number, never a crash.
+    Neither is what claims more than `most` bytes, which no reader reads.
     """
     with h5py.File(path) as file:
         _read_attributes(file)
-        file.visititems(_read)
+        file.visititems(lambda _, item: _read(item, most))
 
 
-def _read(_: str, item: h5py.Group | h5py.Dataset) -> None:
+def _read(item: h5py.Group | h5py.Dataset, most: int | None) -> None:
     _read_attributes(item)
-    if not isinstance(item, h5py.Dataset):
+    if not isinstance(item, h5py.Dataset) or (most is not None and item.nbytes > most):
         return
     if item.shape is None or item.ndim == 0:
         item[()]
@@ -58,10 +59,10 @@ def _read_attributes(item: h5py.Group | h5py.Dataset) -> None:
 
 
 def main() -> None:
-    """Answer every line, a path as JSON, by a line: empty, or what libhdf5 says of the file."""
+    """Answer every line, a path and the most bytes as JSON, by one: empty, or what libhdf5 says of it."""
     for line in sys.stdin:
         try:
-            probe(json.loads(line))
+            probe(*json.loads(line))
             said = ""
         except Exception as error:  # noqa: BLE001 - the reader says what is wrong with it
             said = f"{type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts
-from mmap_st.data.hdf5 import open_hdf5
+from mmap_st.data.hdf5 import open_hdf5, read_item
 from mmap_st.data.readers.annotated import (
     POSITIONS,
     GeneMatrix,
@@ -95,26 +95,29 @@ def _table(file: Any, path: Path) -> SpotTable:
     if isinstance(file["obs"], h5py.Dataset):  # written before anndata 0.7
         import anndata
 
-        return table_of(anndata.read_h5ad(path), str(path))
-    from anndata.io import read_elem
+        whole = read_item(file["/"], lambda _: anndata.read_h5ad(path), CountsError)
+        return table_of(whole, str(path))
 
-    features = features_of(read_elem(file["var"]))
+    def read(part: Any) -> Any:
+        from anndata.io import read_elem
+
+        return read_item(part, read_elem, CountsError)
+
+    features = features_of(read(file["var"]))
     matrices = []
     if "X" in file:
-        matrices.append(GeneMatrix("X", features, partial(read_elem, file["X"])))
+        matrices.append(GeneMatrix("X", features, partial(read, file["X"])))
     matrices += [
-        GeneMatrix(f"layers['{key}']", features, partial(read_elem, file["layers"][key]))
+        GeneMatrix(f"layers['{key}']", features, partial(read, file["layers"][key]))
         for key in count_layers(file.get("layers", {}))
     ]
     if "raw" in file and "var" in file["raw"] and "X" in file["raw"]:
-        raw = features_of(read_elem(file["raw/var"]))
-        matrices.append(GeneMatrix("raw", raw, partial(read_elem, file["raw/X"])))
+        raw = features_of(read(file["raw/var"]))
+        matrices.append(GeneMatrix("raw", raw, partial(read, file["raw/X"])))
     return SpotTable(
         source=str(path),
-        obs=read_elem(file["obs"]),
-        spatial=next(
-            (read_elem(file["obsm"][key]) for key in POSITIONS if key in file.get("obsm", {})), None
-        ),
+        obs=read(file["obs"]),
+        spatial=next((read(file["obsm"][key]) for key in POSITIONS if key in file.get("obsm", {})), None),
         spatial_info=_spatial_info(file),
         matrices=tuple(matrices),
     )

@@ -74,7 +74,7 @@ def _matrix(path: Path, shape: tuple[int, int]) -> Any:
                 f"{path} is a matrix of {rows} x {columns}, and the files beside it name {shape[0]} features"
                 f" and {shape[1]} barcodes; use the three files of one sample."
             )
-        refuse_large(path, entries * _ENTRY_BYTES, "its values take", CountsError)
+        refuse_large(path, entries * _ENTRY_BYTES, "its values have", CountsError, arrays=True)
         with open_bytes(path, CountsError) as file:
             # In memory: scipy's parser ends the program where a stream raises an error.
             text = io.BytesIO(file.read())

@@ -20,7 +20,7 @@ import polars as pl
 from mmap_st.data.arrays import hexagonal_positions, square_positions
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.counts import Counts, check_sparse, make_counts
-from mmap_st.data.hdf5 import check_hdf5, open_hdf5
+from mmap_st.data.hdf5 import open_hdf5, read_item
 from mmap_st.data.readers.annotated import VISIUM, VISIUM_PITCH_UM, features_of, positive
 from mmap_st.data.readers.finding import in_order_of_counts
 from mmap_st.data.readers.mtx import read_mtx, read_mtx_barcodes
@@ -143,9 +143,9 @@ def read_counts(slide: CohortSlide) -> Counts:
         with reading(path, "a matrix of Space Ranger", CountsError), warnings.catch_warnings():
             # Genes with the same symbol are distinguished by their ids, or added up.
             warnings.filterwarnings("ignore", message="Variable names are not unique")
-            check_hdf5(path)
             # Genes are selected below: scanpy's selection would trust a damaged file's indices.
-            adata = scanpy.read_10x_h5(path, gex_only=False)
+            with open_hdf5(path) as file:
+                adata = read_item(file["/"], lambda _: scanpy.read_10x_h5(path, gex_only=False), CountsError)
             matrix = check_sparse(adata.X)
             features = features_of(adata.var)
             return make_counts(
@@ -184,7 +184,8 @@ def _barcodes(path: Path) -> list[str]:
             group = (
                 file["matrix"] if "matrix" in file else next(iter(file.values()))
             )  # Cell Ranger 2: the genome
-            return [name.decode() for name in group["barcodes"][:]]
+            names = read_item(group["barcodes"], lambda item: item[:], CountsError)
+            return [name.decode() for name in names]
 
 
 def _scanpy() -> Any:

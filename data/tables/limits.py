@@ -8,18 +8,17 @@ from pathlib import Path
 
 from mmap_st.errors import MmapError
 
-_SHARE = 0.25
 _LEAST = 1 << 28
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def largest_table() -> int:
-    """Bytes that one table may take: a quarter of the memory that is free, and at least 256 MiB."""
-    return max(_LEAST, int(_SHARE * _free_bytes()))
+    """Bytes of text that one table may have: a quarter of the free memory, and at least 256 MiB."""
+    return max(_LEAST, _free_bytes() // 4)
 
 
-def refuse_large(path: Path, size: int, what: str, error: type[MmapError]) -> None:
+def refuse_large(path: Path, size: int, what: str, error: type[MmapError], *, arrays: bool = False) -> None:
     """Refuse a file that claims or becomes more than memory can hold.
 
     Parameters
@@ -27,20 +26,25 @@ def refuse_large(path: Path, size: int, what: str, error: type[MmapError]) -> No
     path, size
         The file, and the bytes that it would take.
     what
-        How it is that large, such as ``its matrix of 10 x 10 takes``.
+        How it is that large, such as ``its matrix takes``.
     error
         What to raise.
+    arrays
+        Arrays, which take what they say, may have half of the free memory; text becomes more than it is, and
+        may have a quarter.
 
     Raises
     ------
     error
         Saying so, with the limit.
     """
-    most = largest_table()
+    most, share = largest_table(), "a quarter"
+    if arrays:
+        most, share = 2 * most, "half"
     if size > most:
         raise error(
-            f"{path}: {what} {size / 1e9:,.1f} GB, and a table may take {most / 1e9:,.1f} GB, a quarter of"
-            " the memory that is free; check the file, or use a machine with more memory."
+            f"{path}: {what} {size / 1e9:,.1f} GB, and may have {most / 1e9:,.1f} GB, {share} of the free"
+            " memory; check the file, or use a machine with more memory."
         )
 
 

@@ -46,7 +46,8 @@ def read_table(
         # Pages of equal values are packed to nothing: what counts is the number of rows.
         frame = pl.scan_parquet(path, glob=False)
         rows = int(frame.select(pl.len()).collect().item())
-        refuse_large(path, rows * len(frame.collect_schema()) * _CELL_BYTES, "its columns take", error)
+        size = rows * len(frame.collect_schema()) * _CELL_BYTES
+        refuse_large(path, size, "its columns have", error, arrays=True)
         return pl.read_parquet(path, glob=False)
 
 

@@ -60,8 +60,8 @@ class _Within(io.RawIOBase):
         self._left -= len(data)
         if self._left < 0:
             raise self._error(
-                f"{self._path} expands to more than {self._most / 1e9:,.1f} GB, a quarter of the memory that"
-                " is free; check the file, or use a machine with more memory."
+                f"{self._path} expands to more than {self._most / 1e9:,.1f} GB, a quarter of the free memory;"
+                " check the file, or use a machine with more memory."
             )
         buffer[: len(data)] = data
         return len(data)

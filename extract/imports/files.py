@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import open_hdf5, some
+from mmap_st.data.tables import refuse_large
 from mmap_st.errors import FeaturesError
 from mmap_st.files import sha256_of_file
 
@@ -87,12 +88,14 @@ def read_features(path: Path) -> Features:
 
 def _read_npy(path: Path) -> Features:
     try:
-        array = np.load(path, allow_pickle=False)
+        # Mapped: nothing is taken for what its first line claims, and not for more than the file has.
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise FeaturesError(f"{path} cannot be read as .npy ({error}); write it with numpy.save.") from error
     if not isinstance(array, np.ndarray):
         raise FeaturesError(f"{path} is an archive of several arrays; write one array with numpy.save.")
-    return Features(path, _rows(array, path, "its array"))
+    refuse_large(path, array.nbytes, "its array has", FeaturesError, arrays=True)
+    return Features(path, np.array(_rows(array, path, "its array")))
 
 
 def _read_h5(path: Path) -> Features:
@@ -107,6 +110,10 @@ def _read_h5(path: Path) -> Features:
                 raise FeaturesError(
                     f"{path} should hold one of the datasets {' and '.join(_EMBEDDINGS)}; it holds {has}."
                 )
+            size = sum(
+                int(array.nbytes) for name, array in arrays.items() if name in (*present, *_IDS, _COORDS)
+            )
+            refuse_large(path, size, "its arrays have", FeaturesError, arrays=True)
             embedding = _rows(arrays[present[0]][()], path, present[0])
             named = next((arrays[name] for name in _IDS if name in arrays), None)
             ids = None if named is None else _ids(named[()], len(embedding), path)

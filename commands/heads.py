@@ -144,8 +144,7 @@ def report(
     opened = None if store is None else FeatureStore(store)
     failed: dict[str, str] = {}
     with show_progress() as progress:
-        progress("drawing")
-        paths = report_run(run, out, split_words(genes), store=opened, failed=failed)
+        paths = report_run(run, out, split_words(genes), store=opened, failed=failed, tell=progress)
     console.show_reasons("failed", failed, "file")
     console.show_paths(paths)
     raise typer.Exit(1 if failed else 0)

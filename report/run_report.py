@@ -29,6 +29,7 @@ from mmap_st.head.runs import (
     read_prediction,
     restore_run,
 )
+from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
 from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototypes_map
@@ -50,6 +51,7 @@ def report_run(
     number: int = 4,
     store: FeatureStore | None = None,
     failed: dict[str, str] | None = None,
+    tell: ProgressCallback = lambda text: None,
 ) -> list[Path]:
     """Draw measured next to predicted maps of every slide that a run predicted.
 
@@ -65,6 +67,8 @@ def report_run(
         The feature store of the run; None: no prototype maps.
     failed
         Takes the reason of each file that cannot be drawn; None: the first one raises.
+    tell
+        Called with what is being drawn.
 
     Raises
     ------
@@ -85,7 +89,8 @@ def report_run(
             " writes them."
         )
     written: list[Path] = []
-    for file in files:
+    for number_of_file, file in enumerate(files, start=1):
+        tell(f"drawing {file.stem} ({number_of_file} of {len(files)} slides)")
         try:
             slide = load_map(file)
             _check_genes(file, slide, genes or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,8 @@ def test_what_commands_show_fits(
     words: tuple[str, ...], width: int, at_width: Callable, mmap: Callable, tiny, tmp_path: Path
 ) -> None:
     at_width(width)
-    places = {"her2st": tiny.her2st, "store": tiny.store, "run": tiny.run, "out": tmp_path}
+    store = shutil.copytree(tiny.store, tmp_path / "s.zarr")  # prototypes are built into it
+    places = {"her2st": tiny.her2st, "store": store, "run": tiny.run, "out": tmp_path}
     done = mmap(*(word.format(**places) for word in words))
     assert done.returncode in (0, 1), done
     tables = [line for line in done.stdout.splitlines() if line[:1] in ("┃", "│", " ")]

@@ -62,7 +62,7 @@ def write(
     from mmap_st.data.readers import READERS
 
     if readers:
-        console.show_table("readers", ("name", "reads"), [(r.name, r.about) for r in READERS.values()])
+        console.show_table("readers", ("name", "reads"), [(r.name, r.about) for r in READERS.values()], (1,))
         return
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
@@ -214,7 +214,7 @@ def _show_datasets(name: str | None) -> None:
 
     if name is None:
         rows = [(dataset.name, dataset.about, dataset.page) for dataset in DATASETS.values()]
-        console.show_table("data sets", ("name", "what it is", "page"), rows)
+        console.show_table("data sets", ("name", "what it is", "page"), rows, left=(1, 2))
         return
     dataset = find_dataset(name)
     title = f"{dataset.name}: {dataset.about}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.logging import RichHandler
 from rich.table import Table
@@ -77,49 +79,91 @@ def fail(text: str) -> None:
 def show_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()
 ) -> None:
-    """A table on standard output; the first column is text, as are those of `left`, others are set right."""
-    table = _table(title)
-    for index, column in enumerate(columns):
-        justify: JustifyMethod = "left" if index == 0 or index in left else "right"
-        table.add_column(_cell(column), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    _console(stderr=False).print(table)
+    """A table on standard output; the first column is text, as are those of `left`, others are set right.
+
+    Where it is wider than the terminal it goes without lines, then the last of `left` is wrapped, and where
+    that is not enough either, each row is a paragraph: no cell is cut.
+    """
+    justify: list[JustifyMethod] = [
+        "left" if index == 0 or index in left else "right" for index in range(len(columns))
+    ]
+    _show(title, columns, [[_cell(cell) for cell in row] for row in rows], justify, max(left, default=None))
 
 
 def show_reasons(title: str, reasons: Mapping[str, str], what: str = "slide") -> None:
     """A table of slides, or whatever else `what` is, and why each was not used."""
-    if not reasons:
-        return
-    table = _table(title)
-    table.add_column(_cell(what), no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for slide, reason in reasons.items():
-        table.add_row(_cell(slide), _cell(reason))
-    _console(stderr=False).print(table)
+    if reasons:
+        rows = [[_cell(slide), _cell(reason)] for slide, reason in reasons.items()]
+        _show(title, (what, "reason"), rows, ("left", "left"), 1)
 
 
 def show_findings(title: str, findings: Sequence[tuple[str, str, str]]) -> None:
     """What was examined, what was found, and below, what is wrong with it (empty: nothing)."""
-    table = _table(title)
-    for column in ("", "found", ""):
-        table.add_column(column, overflow="fold")
-    for what, found, trouble in findings:
-        mark = Text("trouble", style="red") if trouble else Text("ok", style="green")
-        table.add_row(_cell(what), _cell(found), mark)
-    _console(stderr=False).print(table)
+    good, bad = Text("ok", style="green"), Text("trouble", style="red")
+    rows = [[_cell(what), _cell(found), bad if trouble else good] for what, found, trouble in findings]
+    _show(title, ("", "found", ""), rows, ("left", "left", "left"), 1)
     for what, _, trouble in findings:
         if trouble:
             say(f"{what}: {trouble}")
 
 
-def _table(title: str) -> Table:
-    return Table(title=Text(printable(title), style="bold") if title else None, title_justify="left")
-
-
 def _cell(text: str) -> Text:
     """A text as it is: rich would take ``[red]`` and ``:dna:`` for more than letters."""
     return Text(printable(text))
+
+
+#: A column of text that is wrapped keeps at least this width.
+_LEAST_WRAPPED = 24
+
+
+def _show(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    justify: Sequence[JustifyMethod],
+    wrapped: int | None,
+) -> None:
+    console, heads = _console(stderr=False), [_cell(column) for column in columns]
+    if title:
+        console.print(Text(printable(title), style="bold"), soft_wrap=True)
+    widths = [max(cell.cell_len for cell in cells) for cells in zip(heads, *rows, strict=True)]
+    too_wide = sum(widths) + 3 * len(columns) + 1 - console.width
+    plain = sum(widths) + 2 * (len(columns) - 1) <= console.width
+    if too_wide > 0 and not plain and (wrapped is None or widths[wrapped] - too_wide < _LEAST_WRAPPED):
+        for row in rows:
+            _show_paragraph(console, heads, row)
+        return
+    table = Table()
+    if too_wide > 0 and plain:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
+    for index, (head, how) in enumerate(zip(heads, justify, strict=True)):
+        folded = too_wide > 0 and not plain and index == wrapped
+        table.add_column(head, justify=how, no_wrap=not folded, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _show_paragraph(console: Console, heads: Sequence[Text], row: Sequence[Text]) -> None:
+    """A row without a table: its first cell, and below it the others with their names, each in one piece."""
+    console.print(Text(row[0].plain, style="bold"), soft_wrap=True)
+    named = zip(heads[1:], row[1:], strict=True)
+    items = [f"{head}: {cell}" if head.plain else str(cell) for head, cell in named if cell.plain]
+    lines: list[str] = []
+    for item in items:
+        longer = f"{lines[-1]}; {item}" if lines else item
+        if lines and cell_len(longer) + 3 <= console.width:
+            lines[-1] = longer
+        else:
+            lines.append(item)
+    for number, line in enumerate(lines, start=1):
+        text = line if number == len(lines) else f"{line};"
+        # Between words: a path or an address stays whole.
+        for part in textwrap.wrap(
+            text, console.width, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+            break_on_hyphens=False,
+        ):  # fmt: skip
+            console.print(Text(part), soft_wrap=True)
 
 
 def width() -> int:

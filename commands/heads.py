@@ -143,8 +143,7 @@ def report(
 
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
-        progress("drawing")
-        drawn = draw_run(run, out, split_words(genes), store=opened)
+        drawn = draw_run(run, out, split_words(genes), store=opened, tell=progress)
     console.show_reasons("failed", drawn.failed)
     console.show_paths(drawn.written)
     raise typer.Exit(1 if drawn.failed else 0)

@@ -38,6 +38,7 @@ from mmap_st.head.runs import (
     read_prediction,
     restore_run,
 )
+from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
 from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototypes_map
@@ -89,6 +90,7 @@ def draw_run(
     *,
     number: int = 4,
     store: FeatureStore | None = None,
+    tell: ProgressCallback = lambda text: None,
 ) -> RunFigures:
     """Draw measured next to predicted maps of every slide that a run predicted.
 
@@ -102,6 +104,8 @@ def draw_run(
         Which to draw; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
+    tell
+        Called with what is being drawn.
 
     Returns
     -------
@@ -126,7 +130,8 @@ def draw_run(
             " writes them."
         )
     figures = RunFigures()
-    for file in files:
+    for place, file in enumerate(files, start=1):
+        tell(f"drawing {file.stem} ({place} of {len(files)} slides)")
         try:
             figures.written += _draw_slide(run, file, out, genes, number, store)
         except DamagedSlideError as error:

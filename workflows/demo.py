@@ -100,7 +100,6 @@ def run_demo(
     lap("fit-head")
 
     with show_progress(progress) as tell:
-        tell("drawing")
-        pictures = report_run(out / "run", out / "report", store=store)
+        pictures = report_run(out / "run", out / "report", store=store, tell=tell)
     lap("report")
     return DemoResult(run.metrics, pictures, out / "run", seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import warnings
 from collections import deque
@@ -82,6 +83,8 @@ def _list_reasons(reasons: Mapping[str, str]) -> str:
 #: Seconds between two lines of a log, and between two changes of a notebook's line.
 LOG_SECONDS, NOTEBOOK_SECONDS = 60.0, 0.5
 _RATE_SECONDS = 30.0
+#: How often a log looks at the clock while nothing is reported.
+_TICK_SECONDS = 1.0
 
 
 @dataclass
@@ -246,24 +249,41 @@ class NotebookView:
 
 
 class LogView:
-    """A line on standard error every minute."""
+    """A line on standard error every minute, also while one thing takes longer than that."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._line = ""
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._clock: threading.Thread | None = None
 
     def show(self, state: State) -> None:
         """Print a line where the last one is a minute old."""
-        now = time.monotonic()
-        if now - self._last >= LOG_SECONDS and state.line():
-            self._last = now
-            print(state.line(), file=sys.stderr, flush=True)
+        self._line = state.line()
+        self._print_if_due()
+        if self._clock is None:
+            self._clock = threading.Thread(target=self._run, name="progress log", daemon=True)
+            self._clock.start()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            self._print_if_due()
+
+    def _print_if_due(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last >= LOG_SECONDS and self._line and not self._closed.is_set():
+                self._last = now
+                print(self._line, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Print it now."""
         print(f"note: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing has to go."""
+        """Print no more."""
+        with self._lock:
+            self._closed.set()
 
 
 class SilentView:

@@ -237,6 +237,7 @@ def embed(
     )
     options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge)
     with show_progress(progress) as display, stop_on_signals() as stop:
+        display(f"preparing {spec.name}")
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
     if report.failed and not report.done and not report.unchanged:
         raise NothingEmbeddedError(report)

@@ -166,6 +166,7 @@ def extract_cohort(
         if not has_spots(row, grid) and not lacks_image(row):
             report.skipped_slides.append(row.slide)
             continue
+        progress.show_details(f"looking at {row.slide}")
         try:
             plan = plan_slide(
                 row, store, shared, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge

@@ -169,8 +169,7 @@ def test_reports(tiny, mmap: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "figures").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no HDF5", None])
-@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize(("content", "others"), [(b"", False), (b"no HDF5", True), (None, False)])
 def test_a_prediction_that_cannot_be_read_fails_alone(
     others: bool, content: bytes | None, tiny, mmap: Callable, tmp_path: Path
 ) -> None:

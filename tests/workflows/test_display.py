@@ -3,10 +3,13 @@
 import io
 import sys
 import types
+from pathlib import Path
+from time import sleep
 
 import pytest
 from rich.console import Console
 
+import mmap_st as mm
 from mmap_st.workflows import display
 from mmap_st.workflows.display import Display, LogView, NotebookView, State, TerminalView, show_progress
 
@@ -53,6 +56,25 @@ def test_a_log_has_a_line_a_minute(clock: Clock, capsys: pytest.CaptureFixture[s
         "B1 (2 of 2 slides); 1,200 of 1,200 windows, 5/s, 0:00 left; device busy 90%",
         "note: a window cannot be read",
     ]
+
+
+def test_a_log_has_a_line_a_minute_while_one_thing_takes_long(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as k-means of a large slide, or a fit in another process: nothing is reported meanwhile."""
+    monkeypatch.setattr(display, "_TICK_SECONDS", 0.001)
+    with show_progress() as shown:
+        shown("prototypes of A1")
+        for _ in range(3):
+            clock.now += 59.0
+            sleep(0.05)
+            clock.now += 1.0
+            sleep(0.05)
+        printed = capsys.readouterr().err
+    assert printed.splitlines() == ["prototypes of A1"] * 3
+    clock.now += 600.0
+    sleep(0.05)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_short_run_logs_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,3 +147,14 @@ def test_bytes_are_shown_as_bytes(clock: Clock) -> None:
     assert state.line() == "a.tif (1 of 2 files); 1.0 MB of 5.0 MB, 1.0 MB/s, 0:04 left"
     state.total = 5_000_000_000
     assert "1:23:19 left" in state.line()
+
+
+def test_an_extraction_says_what_it_prepares(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first window: building an encoder and looking at many slides takes minutes."""
+    monkeypatch.setattr(display, "LOG_SECONDS", -1.0)
+    mm.embed(f"her2st:{tiny.her2st}", tiny.store, encoder="efficientnet-lite0", mpp=1.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "preparing efficientnet-lite0"
+    assert "preparing efficientnet-lite0; looking at B1" in lines

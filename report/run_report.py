@@ -67,6 +67,7 @@ def report_run(
     *,
     number: int = 4,
     store: FeatureStore | None = None,
+    tell: ProgressCallback = lambda text: None,
 ) -> list[Path]:
     """`draw_run`, for runs of which every slide can be drawn.
 
@@ -77,7 +78,7 @@ def report_run(
     SlidesFailedError
         If a slide cannot be drawn; the others are.
     """
-    drawn = draw_run(run, out, genes, number=number, store=store)
+    drawn = draw_run(run, out, genes, number=number, store=store, tell=tell)
     if drawn.failed:
         raise SlidesFailedError(drawn.failed)
     return drawn.written

@@ -268,7 +268,7 @@ def test_folders_that_cannot_be_written(site: Site, get: Get, tmp_path: Path) ->
     assert report.fetched == [COUNTS, SPOTS, LABELS]
     with FileLock(tmp_path / "out" / ".mmap-download.lock"), pytest.raises(RequestError, match="Another"):
         get()
-    with pytest.raises(RequestError, match="choose another folder with --out"):
+    with pytest.raises(RequestError, match="which is a file; name another folder"):
         download("her2st", tmp_path / "out" / SPOTS / "below", mirror=site.url)
 
 
@@ -376,7 +376,7 @@ def test_the_list(mmap) -> None:
         ("her2s", "There is no data set her2s (did you mean her2st, hest?)"),
         ("her2s --list", "did you mean her2st"),
         ("her2st --sections B44", "has no section B44 (did you mean B4"),
-        ("her2st --sections ,", "No section is named"),
+        ("her2st --sections ,", "names nothing; give names separated by commas"),
         ("her2st --what image", "has no kind of file image (did you mean images?)"),
         ("her2st --what labels --sections B4", "has no labels of B4; it has them of A1, B1"),
         ("cmu-small --sections B4", "leave out --sections and --what"),

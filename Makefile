@@ -26,7 +26,9 @@ $(STAMP): pyproject.toml Makefile
 demo: setup
 	$(BIN)/mmap demo --out demo
 
-test: lint types tests
+# Types are checked while tests wait for disks and processes.
+test: lint
+	$(MAKE) -j2 types tests
 
 quick: lint types
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"

@@ -219,4 +219,4 @@ def _write(
     for name in PROTOTYPE_ARRAYS:
         group.create_array(name, data=getattr(candidates, name), compressors=COMPRESSORS)
     published: dict[str, Any] = {DIGESTS: digests_of(group, PROTOTYPE_ARRAYS), "complete": True}
-    group.attrs.update({"settings": dict(settings), "made_by": device_of_kmeans(), **published})
+    group.update_attributes({"settings": dict(settings), "made_by": device_of_kmeans(), **published})

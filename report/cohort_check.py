@@ -215,8 +215,6 @@ def _notes(row: CohortSlide, look: SlideSurvey) -> list[Finding]:
     texts = list(look.notes)
     if look.counts is not None and look.counts.values != "counts":
         texts.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
-    if look.counts is not None and look.counts.merged_genes:
-        texts.append(f"{look.counts.merged_genes} columns were added to another column of the same gene")
     if row.patient is None and look.counts is not None:
         texts.append("no patient: fill in the column patient, splits are by patient")
     return [*(Finding("", text) for text in texts), *_unmatched(look.spots)]

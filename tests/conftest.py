@@ -65,15 +65,25 @@ _UNTRACED = (
     "test_every_head.py",
     "test_simulated.py",
     "test_statistics.py",
+    "test_engine.py",
+    "test_hostile_names.py",
+    "test_integrity.py",
+    "test_outputs.py",
+    "test_readers_agree.py",
+    "test_repair.py",
+    "test_specs.py",
+    "test_use.py",
+    "test_weights.py",
 )
 #: What `make quick` leaves out: real extractions, cross-validations, processes, and all heads at length.
 _SLOW = (
-    "commands/test_cli.py",
+    "commands/",
     "data/test_download.py",
     "data/test_fuzz.py",
     "extract/encoders/test_use.py",
     "extract/engine/",
     "extract/imports/test_imports.py",
+    "extract/store/test_integrity.py",
     "head/evaluation/",
     "head/mmap/",
     "head/test_every_head.py",
@@ -88,7 +98,7 @@ _SLOW = (
     "test_notebook.py",
     "test_readme.py",
     "test_wheel.py",
-    "workflows/test_whole_way.py",
+    "workflows/",
 )
 
 

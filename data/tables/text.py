@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
@@ -100,31 +101,44 @@ def is_utf_16(path: Path, error: type[MmapError]) -> bool:
 
 
 def read_header(path: Path, error: type[MmapError]) -> Form:
-    """How a table is written, by its suffix and its first two lines.
+    """How a table is written, by its suffix and its first two rows.
 
     Raises
     ------
     error
-        If it has no line at all.
+        If it has no row at all.
     """
-    with reading(path, "a table", error), open_text(path, error) as text:
-        lines = []
-        for line in text:
-            if line.strip():
-                lines.append(line.rstrip("\r\n"))
-            if len(lines) == 2:
-                break
-    if not lines:
-        raise error(f"{path} is empty; copy it again.")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    forms = [_form(lines, separator) for separator in _SEPARATORS.get(suffix, _SEPARATORS[".txt"])]
-    # Of separators that split both lines alike the one that makes most cells; the suffix's own among equals.
-    return max(forms, key=lambda found: found[1])[0]
+    separators = _SEPARATORS.get(suffix, _SEPARATORS[".txt"])
+    with reading(path, "a table", error):
+        found = [(separator, _first_rows(path, error, separator)) for separator in separators]
+    forms = [_form(rows, separator) for separator, rows in found if rows]
+    if not forms:
+        raise error(f"{path} is empty; copy it again.")
+    # Of separators that split both rows alike the one that makes most cells; the suffix's own among equals.
+    return max(forms, key=lambda form: form[1])[0]
 
 
-def _form(lines: list[str], separator: str) -> tuple[Form, tuple[bool, bool, int]]:
-    """How two lines read with a separator, and how likely it is the one."""
-    header, *rows = (_cells(line, separator) for line in lines)
+def _first_rows(path: Path, error: type[MmapError], separator: str) -> list[list[str]]:
+    """The first two rows that are not blank; a cell in quotes may hold line ends."""
+    with open_text(path, error) as text:
+        try:
+            return list(islice(rows_of(text, separator), 2))
+        except csv.Error:  # longer than any cell: this separator splits nothing
+            pass
+    with open_text(path, error) as text:
+        lines = (line.rstrip("\r\n") for line in text if line.strip())
+        return [[line] for line in islice(lines, 2)]
+
+
+def rows_of(text: TextIO, separator: str) -> Iterator[list[str]]:
+    """The cells of each row that is not blank; `text` is read no further than the row."""
+    return (row for row in csv.reader(text, delimiter=separator) if any(cell.strip() for cell in row))
+
+
+def _form(found: list[list[str]], separator: str) -> tuple[Form, tuple[bool, bool, int]]:
+    """How two rows read with a separator, and how likely it is the one."""
+    header, *rows = found
     row = rows[0] if rows else header
     width = len(row)
     while width > len(header) and not row[width - 1]:
@@ -132,13 +146,6 @@ def _form(lines: list[str], separator: str) -> tuple[Form, tuple[bool, bool, int
     short = width == len(header) + 1 and len(header) > 1
     form = Form(separator, tuple(["", *header] if short else header), short, len(row) - width)
     return form, (len(header) > 1, width == len(header) or short, len(header))
-
-
-def _cells(line: str, separator: str) -> list[str]:
-    try:
-        return [*next(csv.reader([line], delimiter=separator))]
-    except csv.Error:  # longer than any cell: this separator splits nothing
-        return [line]
 
 
 def is_packed(file: BinaryIO) -> bool:

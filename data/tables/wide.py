@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.tables.columns import DECIMAL_COMMA, MISSING, THOUSANDS, not_a_number
 from mmap_st.data.tables.limits import refuse_large
-from mmap_st.data.tables.text import Form, open_text, read_header
+from mmap_st.data.tables.text import Form, open_text, read_header, rows_of
 from mmap_st.data.tables.words import reading
 from mmap_st.errors import SlideError
 
@@ -79,17 +79,11 @@ def read_names(path: Path, error: type[SlideError], choose: Callable[[Sequence[s
     form = read_header(path, error)
     column = choose(form.header)
     with reading(path, "a table", error), open_text(path, error) as text:
-        _skip_header(text)
+        next(rows_of(text, form.separator), None)
         if column == 0:
             return [_first_cell(line, form.separator) for line in text if line.strip()]
         cells = csv.reader(text, delimiter=form.separator)
         return [row[column].strip() if column < len(row) else "" for row in cells if any(row)]
-
-
-def _skip_header(text: TextIO) -> None:
-    for line in text:
-        if line.strip():
-            return
 
 
 def _first_cell(line: str, separator: str) -> str:
@@ -109,7 +103,7 @@ def _fast(
         return 0.0
 
     with open_text(path, error) as text:
-        _skip_header(text)
+        next(rows_of(text, form.separator), None)
         values = np.loadtxt(
             _whole_lines(text, form),
             dtype=np.float32,
@@ -144,7 +138,7 @@ def _careful(
     cells = _Cells()
     width = len(form.header)
     with open_text(path, error) as text:
-        _skip_header(text)
+        next(rows_of(text, form.separator), None)
         for number, row in enumerate(csv.reader(text, delimiter=form.separator), start=1):
             if not any(row):
                 continue

@@ -24,7 +24,7 @@ from mmap_st.extract.slides import (
     share_on_tissue,
     stored_grid,
 )
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store import FeatureStore, undamaged_slide
 
 #: Of the spots: what another orientation must bring onto tissue to be plainly the right one.
 _LEAST_GAIN = 0.2
@@ -162,7 +162,7 @@ def count_outside(spots: Spots, size_px: tuple[int, int]) -> int:
 def _place_grid(
     name: str, slide: Slide, source: SourceMpp, store: FeatureStore | None, grid: GridRequest
 ) -> Placement:
-    stored = store.slide(name) if store is not None and store.has_slide(name) else None
+    stored = None if store is None else undamaged_slide(store, name)
     if stored is not None and stored.has_spots():
         recorded = stored.spots_made_by()
         made_by = None if recorded is None else dict(recorded)

@@ -35,6 +35,7 @@ from mmap_st.extract.store import (
     run_part,
     sha256_of_spots,
     slide_part,
+    undamaged_slide,
     undamaged_slides,
 )
 from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, mpp_key
@@ -181,7 +182,7 @@ def plan_slide(
             different
             or there is None
             or not there.complete
-            or not _is_sound(there)
+            or not there.is_sound()
             or (overwrite and there.unreadable().any())
         ):
             recipes[mpp] = recipe
@@ -193,26 +194,14 @@ def plan_slide(
 
 def _stored_slide(store: FeatureStore, name: str, spots: Spots) -> StoredSlide | None:
     """A slide of the store, if it is there and these are its spots; what is damaged of it is made again."""
-    if not store.has_slide(name):
-        return None
+    slide = undamaged_slide(store, name)
     try:
-        slide = store.slide(name)
-        if slide.has_spots():
+        if slide is not None and slide.has_spots():
             check_spots(store, name, spots)
     except DamagedSlideError as error:
         _LOG.warning("slide %s: %s", name, error)
         return None
     return slide
-
-
-def _is_sound(magnification: Magnification) -> bool:
-    """Whether a complete magnification can be read as it was written; else it is made again."""
-    try:
-        magnification.verify()
-    except DamagedSlideError as error:
-        _LOG.warning("%s", error)
-        return False
-    return True
 
 
 def _check_enlargement(finest: float, source: SourceMpp) -> None:

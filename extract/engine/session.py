@@ -32,6 +32,7 @@ from mmap_st.extract.store import (
     encode_name,
     journal_path,
     present,
+    undamaged_slide,
     versions,
     write_slide,
     write_telemetry,
@@ -356,8 +357,10 @@ def _is_new(plan: SlidePlan, store: FeatureStore) -> bool:
         return False
     if not store.has_slide(plan.info.name):
         return True
-    slide = store.slide(plan.info.name)
-    return not any(one.complete for name in slide.encoders() for one in slide.magnifications(name))
+    slide = undamaged_slide(store, plan.info.name)
+    if slide is None:
+        return False  # damaged: its spots were taken before
+    return not any(one.complete for name in slide.undamaged_encoders() for one in slide.undamaged(name))
 
 
 def _tissue(slide: Slide, plan: SlidePlan, least: float) -> Tissue | None:

@@ -50,6 +50,7 @@ from mmap_st.extract.store import (
     lost_slides,
     mismatch_sentence,
     slide_lock,
+    undamaged_slide,
     write_slide,
 )
 from mmap_st.extract.windows import share_in_bounds
@@ -315,15 +316,14 @@ def _patch_mpp(features: Features, source_mpp: float | None, asked: float) -> fl
 
 def _is_there(store: FeatureStore, name: str, request: ImportRequest, recipe: Recipe) -> bool:
     """Whether the store holds the same already; another recipe is refused unless it is to be replaced."""
-    if not store.has_slide(name):
-        return False
-    stored = {m.mpp: m for m in store.slide(name).magnifications(request.encoder)}.get(request.mpp)
+    slide = undamaged_slide(store, name)
+    stored = {m.mpp: m for m in slide.undamaged(request.encoder)}.get(request.mpp) if slide else None
     if stored is None:
         return False
     different = differences(stored.recipe, recipe)
     if different and not request.overwrite:
         raise SlideRecipeError(mismatch_sentence(request.encoder, request.mpp, different))
-    return stored.complete and not different and stored.whole
+    return stored.complete and not different and stored.whole and stored.is_sound()
 
 
 def _in_um(pixels: float | None, source_mpp: float | None) -> float | None:

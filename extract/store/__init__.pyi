@@ -51,6 +51,7 @@ __all__ = [
     "staying",
     "store_errors",
     "subgroup",
+    "undamaged_slide",
     "undamaged_slides",
     "versions",
     "write_slide",
@@ -81,6 +82,7 @@ from .reader import (
     is_nonempty,
     note_unsealed,
     store_errors,
+    undamaged_slide,
     undamaged_slides,
 )
 from .recipe import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from mmap_st.errors import DamagedSlideError
 from mmap_st.extract.store.integrity import damaged, has_digests
 from mmap_st.extract.store.nodes import (
     array_in,
@@ -26,6 +28,7 @@ from mmap_st.extract.store.nodes import (
 from mmap_st.extract.store.recipe import Recipe
 from mmap_st.files import sha256_of_json
 
+_LOG = logging.getLogger(__name__)
 #: The arrays of every magnification.
 ARRAYS = ("embedding", "valid", "in_bounds", "tissue")
 #: Attribute with the number of rows that are not valid; earlier versions did not write it.
@@ -143,6 +146,15 @@ class Magnification:
                     raise damaged(self.group, "valid", "rows that are marked as not valid hold numbers")
             read_array(self.group, "in_bounds", rows)
             read_array(self.group, "tissue", rows)
+
+    def is_sound(self) -> bool:
+        """Whether all of a complete magnification is as it was written; else it is logged what is not."""
+        try:
+            self.verify()
+        except DamagedSlideError as error:
+            _LOG.warning("%s", error)
+            return False
+        return True
 
     @property
     def arrays(self) -> tuple[str, ...]:

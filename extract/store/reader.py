@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import zarr
 
-from mmap_st.errors import HeadError, StoreError, did_you_mean
+from mmap_st.errors import DamagedSlideError, HeadError, StoreError, did_you_mean
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -236,6 +236,19 @@ def common_magnifications(
     return tuple(sorted(wanted))
 
 
+def undamaged_slide(store: FeatureStore, name: str) -> StoredSlide | None:
+    """A slide of a store; None where there is none, or it is damaged as a whole, which is logged."""
+    if not store.has_slide(name):
+        return None
+    try:
+        slide = store.slide(name)
+        slide.has_spots()
+    except DamagedSlideError as error:
+        _LOG.warning("slide %s: %s", name, error)
+        return None
+    return slide
+
+
 def undamaged_slides(store: FeatureStore) -> Iterator[StoredSlide]:
     """Slides of a store, without those that are damaged: whoever uses one of these learns why not."""
     for name in store.slides:
@@ -250,7 +263,10 @@ def undamaged_slides(store: FeatureStore) -> Iterator[StoredSlide]:
 
 def note_unsealed(store: FeatureStore, names: Sequence[str], encoder: str) -> None:
     """Log, once, on how many of some undamaged slides nothing can tell whether embeddings are as written."""
-    unsealed = [name for name in names if not store.slide(name).sealed(encoder)]
+    try:
+        unsealed = [name for name in names if not store.slide(name).sealed(encoder)]
+    except StoreError:
+        return  # it was removed meanwhile, and whoever uses it says so
     if unsealed:
         _LOG.warning(
             "%s has no check sums of %s on %d of %d slides; `mmap info %s --verify --seal` adds them",

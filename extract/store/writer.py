@@ -53,7 +53,7 @@ def write_slide(
         for leftover in drafts_below(store.path / encode_name(info.name)):
             leftover.unlink(missing_ok=True)  # of a writer that was killed
         group = store.require_group(info.name)
-        group.attrs.update(_attributes({**info.attributes, "sha256": info.sha256}))
+        group.update_attributes(_attributes({**info.attributes, "sha256": info.sha256}))
         mend(folder_of(group), "spots")
         stored = subgroup(group, "spots")
         if stored is not None and stored.attrs.get("complete") is True:
@@ -74,7 +74,7 @@ def write_slide(
         xy[:] = spots.xy
         if made_by is not None:
             stored.attrs["made_by"] = _attributes(made_by)
-        stored.attrs.update(_attributes({DIGESTS: digests_of(stored, SPOT_ARRAYS), "complete": True}))
+        stored.update_attributes(_attributes({DIGESTS: digests_of(stored, SPOT_ARRAYS), "complete": True}))
 
 
 def _attributes(content: Mapping[str, object]) -> dict[str, Any]:
@@ -197,9 +197,9 @@ class MagnificationWriter:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
                 if different or not self._whole(group):
                     # Nothing of it counts any more, also if the process dies before all is deleted.
-                    group.attrs.update({"complete": False, "chunks_done": []})
+                    group.update_attributes({"complete": False, "chunks_done": []})
                     group = None
-            parent.attrs.update(_attributes({"name": encoder, "encoder": recipe["encoder"]}))
+            parent.update_attributes(_attributes({"name": encoder, "encoder": recipe["encoder"]}))
             self.started_anew = group is None or "recipe" not in group.attrs
             if group is None or "recipe" not in group.attrs:
                 group = self._start(parent, mpp_key(mpp), recipe, chunk)
@@ -231,7 +231,7 @@ class MagnificationWriter:
                 name, shape=(n,), dtype=dtype, chunks=(chunk,), fill_value=fill, compressors=COMPRESSORS
             )
         # The recipe comes last: a group without one is started again.
-        group.attrs.update(
+        group.update_attributes(
             {
                 "chunks_done": [],
                 "versions": versions(),
@@ -279,7 +279,7 @@ class MagnificationWriter:
             if lost:
                 _LOG.warning("%s: %d damaged chunks are made again", self._folder, len(lost))
                 self._done -= lost
-                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
+                self._group.update_attributes({"complete": False, "chunks_done": sorted(self._done)})
 
     @property
     def complete(self) -> bool:
@@ -343,7 +343,7 @@ class MagnificationWriter:
                 DIGESTS: digests_of(self._group, self._names),
                 "complete": True,
             }
-            self._group.attrs.update(_attributes({**record, **published}))
+            self._group.update_attributes(_attributes({**record, **published}))
 
     def valid(self, part: slice) -> NDArray[np.bool_]:
         """Which rows of a part have an embedding."""
@@ -355,7 +355,7 @@ class MagnificationWriter:
             unreadable = np.flatnonzero(magnification_in(self._group).unreadable()) // self.chunk_rows
             if len(unreadable):
                 self._done -= set(unreadable.tolist())
-                self._group.attrs.update({"complete": False, "chunks_done": sorted(self._done)})
+                self._group.update_attributes({"complete": False, "chunks_done": sorted(self._done)})
 
     def _widen(self, name: str) -> None:
         """Change an array to float32, chunk by chunk; a kill in the middle never leaves wrong rows.

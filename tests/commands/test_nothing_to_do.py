@@ -54,7 +54,7 @@ COHORTS = {
         "slide,image,mpp,spots,reader\nA,S.jpg,1,spots.csv,table\nB,S.jpg,1,,\n", (0, "1 skipped"), (0, ""),
     ),
     "no rows": ("slide,image\n", (2, "lists no slides"), (2, "lists no slides")),
-    "nothing": ("", (2, "cannot be read as a table"), (2, "cannot be read as a table")),
+    "nothing": ("", (2, "is empty; copy it again"), (2, "is empty; copy it again")),
 }  # fmt: skip
 
 
@@ -185,9 +185,9 @@ def test_a_prediction_that_cannot_be_read_fails_alone(
         shutil.copy(tiny.run / "predictions" / "B1.h5ad", tmp_path / "p")
     done = mmap("report", tmp_path / "p", "--out", tmp_path / "figures")
     assert done.returncode == 1, done
-    assert "is not a prediction that can be read" in done.stdout
+    assert "cannot be read" in done.stdout or "is not a prediction of mmap" in done.stdout
     assert (tmp_path / "figures" / "B1_maps.png").exists() == others
-    with pytest.raises(SlideError, match="is not a prediction that can be read"):
+    with pytest.raises(SlideError, match="cannot be read"):
         report_run(tmp_path / "p", tmp_path / "figures")
 
 

@@ -91,7 +91,7 @@ def write_bioformats(path: Path, pixels: Pixels, version: str, *, series: bool, 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("outer", "unit", "mpp"), [
-    (None, "micrometer", 0.5), (2.0, "micrometer", 1.0), (0.5, "micrometer", 0.25), (2.0, "nanometer", None),
+    (None, "micrometer", 0.5), (2.0, "micrometer", 1.0), (0.5, "micrometer", 0.25), (2.0, "nanometer", 0.001),
     (1000.0, "nanometer", 0.5), (0.001, "millimeter", 0.5), (2.0, None, None),
 ])  # fmt: skip
 def test_what_applies_to_all_levels_comes_on_top(

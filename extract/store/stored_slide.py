@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import zarr
@@ -201,11 +202,13 @@ class StoredSlide(SlideInfo):
                 raise
             self._log(error)
             return []
-        for inner in subgroups(group, self._log if skip else None) if group is not None else ():
+        inside = subgroups(group, self._log if skip else None) if group is not None else []
+        rows = cache(lambda: len(self))
+        for inner in inside:
             if "recipe" not in inner.attrs and not has_digests(inner):
                 continue  # it is being made, or prototypes
             try:
-                found.append(self._as_its_spots(magnification_in(inner)))
+                found.append(_of_spots(magnification_in(inner), rows))
             except StoreError as error:
                 if not skip:
                     raise
@@ -214,18 +217,6 @@ class StoredSlide(SlideInfo):
 
     def _log(self, error: StoreError) -> None:
         _LOG.warning("slide %s: %s", self.name, error)
-
-    def _as_its_spots(self, magnification: Magnification) -> Magnification:
-        """Refuse a magnification that is not of this slide's spots, which digests of arrays cannot tell."""
-        if magnification.complete and magnification.whole:
-            group, n = magnification.group, len(self)
-            for name, shape in magnification.shapes.items():
-                if shape[:1] != (n,):
-                    raise damaged(group, name, f"it has shape {shape}, and the slide {n} spots")
-            mpp = magnification.recipe.get("mpp")
-            if mpp is not None and (not isinstance(mpp, float | int) or mpp_key(mpp) != group.basename):
-                raise damaged(group, "zarr.json", f"it is of {mpp} um/px")
-        return magnification
 
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""
@@ -371,6 +362,19 @@ class StoredSlide(SlideInfo):
         if spots is None:
             raise StoreError(f"slide {self.name} has no spots yet; run `mmap extract` on it again.")
         return spots
+
+
+def _of_spots(magnification: Magnification, rows: Callable[[], int]) -> Magnification:
+    """Refuse a magnification that is not of its slide's spots, which digests of arrays cannot tell."""
+    if magnification.complete and magnification.whole:
+        group, n = magnification.group, rows()
+        for name, shape in magnification.shapes.items():
+            if shape[:1] != (n,):
+                raise damaged(group, name, f"it has shape {shape}, and the slide {n} spots")
+        mpp = magnification.recipe.get("mpp")
+        if mpp is not None and (not isinstance(mpp, float | int) or mpp_key(mpp) != group.basename):
+            raise damaged(group, "zarr.json", f"it is of {mpp} um/px")
+    return magnification
 
 
 def stored_slide_in(group: zarr.Group) -> StoredSlide:

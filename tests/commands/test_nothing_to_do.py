@@ -187,7 +187,7 @@ def test_a_prediction_that_cannot_be_read_fails_alone(
     assert done.returncode == 1, done
     assert "cannot be read" in done.stdout or "is not a prediction of mmap" in done.stdout
     assert (tmp_path / "figures" / "B1_maps.png").exists() == others
-    with pytest.raises(SlideError, match="cannot be read|is not a prediction of mmap"):
+    with pytest.raises(SlideError, match=r"cannot be read|is not a prediction of mmap"):
         report_run(tmp_path / "p", tmp_path / "figures")
 
 

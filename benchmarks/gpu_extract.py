@@ -18,6 +18,7 @@ import numpy as np
 import timm
 import torch
 from gpu_record import Figures, Record
+from gpu_samples import sampled_threads
 from numpy.typing import NDArray
 from pyramid import MPP, spots_on_grid, write_pyramid
 from torch.utils.flop_counter import FlopCounterMode
@@ -123,6 +124,13 @@ class Bench:
         found = self._extract(encoder, workers, spots)
         self.rates[kind] = found["windows_per_s"]
         return found
+
+    def whole_slide(self, name: str, workers: int) -> Figures:
+        """A slide with as many spots as fit on it, and what the threads were busy with meanwhile."""
+        encoder = self.encoder(name, "bf16")
+        with sampled_threads(("MainThread", "write", "read_0")) as shares:
+            found = self._extract(encoder, workers, self.scale.pilot if self.scale.tiny else MOST_SPOTS)
+        return {**found, "threads": shares}
 
     def reading(self, workers: int) -> Figures:
         """Windows alone, into the memory from which they would be copied to the device."""
@@ -400,6 +408,7 @@ def run_extract(record: Record, device: str, folder: Path) -> None:
     record.measure("uni: build", lambda: bench.built("uni", "bf16"))
     record.measure(f"uni: extract, {most} workers", lambda: bench.extraction("uni", most))
     record.measure("uni: forward", lambda: bench.forward("uni"))
+    record.measure(f"uni: a whole slide, {most} workers", lambda: bench.whole_slide("uni", most))
     record.measure(f"read, {most} workers", lambda: bench.reading(most))
     for workers in fewer:
         record.measure(f"uni: extract, {workers} workers", lambda w=workers: bench.extraction("uni", w))

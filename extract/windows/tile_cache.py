@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,10 @@ class TileCache:
         self._next_use = np.full(slots + 1, -1, np.int32)
         self._free = list(range(slots, 0, -1))
         self._blocks = _Blocks(plan) if plan.most_tiles_of_a_block > 1 else None
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Waking a thread that has to wait on costs more than decoding a tile: each waits for its own.
+        self._room = threading.Condition(self._lock)
+        self._waiting: dict[int, list[_Waiting]] = {}
         self._failure: BaseException | None = None
 
     def acquire(self, step: int) -> NDArray[np.bool_]:
@@ -84,17 +88,26 @@ class TileCache:
         try:
             for own, ahead in self._reserve(step, tiles, later):
                 self._settle(own, ahead, self._decoded([*own, *ahead]))
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._failure is not None or bool((self._state[tiles] >= _READY).all())
-                )
+            with self._lock:
+                self._wait_for(tiles[self._state[tiles] < _READY].tolist())
                 self._raise_failure()
                 return np.asarray(self._state[tiles] == _READY)
         except BaseException as error:
-            with self._changed:
+            with self._lock:
                 self._failure = self._failure or error
-                self._changed.notify_all()
+                self._room.notify_all()
+                for waiting in {id(one): one for many in self._waiting.values() for one in many}.values():
+                    waiting.over.notify()
             raise
+
+    def _wait_for(self, tiles: list[int]) -> None:
+        """Wait until others have decoded these tiles, or the slide has failed."""
+        if not tiles:
+            return
+        waiting = _Waiting(threading.Condition(self._lock), len(tiles))
+        for tile in tiles:
+            self._waiting.setdefault(tile, []).append(waiting)
+        waiting.over.wait_for(lambda: self._failure is not None or waiting.tiles == 0)
 
     def _decoded(self, tiles: Sequence[int]) -> int:
         """Decode tiles of one block into their slots; whether they are ready or damaged."""
@@ -112,12 +125,12 @@ class TileCache:
     def release(self, step: int) -> None:
         """Release a step's tiles."""
         tiles, _ = self._of(step)
-        with self._changed:
+        with self._lock:
             slots = self.slot_of[tiles]
             self._users[slots] -= 1
             done = slots[(self._users[slots] == 0) & (self._next_use[slots] == NEVER)]
             self._forget(done)
-            self._changed.notify_all()
+            self._room.notify_all()
 
     def close(self) -> None:
         """Free the arena's memory."""
@@ -134,7 +147,7 @@ class TileCache:
 
         Of each block the step's own tiles, and the tiles that are decoded along with them for later steps.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 self._raise_failure()
                 here = self.slot_of[tiles]
@@ -144,7 +157,7 @@ class TileCache:
                 idle[held] = False
                 if missing <= len(self._free) + int(idle.sum()):
                     break
-                self._changed.wait()
+                self._room.wait()
             short = missing - len(self._free)
             if short > 0:
                 candidates = np.flatnonzero(idle)
@@ -207,10 +220,32 @@ class TileCache:
         self._free.extend(slots.tolist())
 
     def _settle(self, own: list[int], ahead: list[int], state: int) -> None:
-        with self._changed:
+        with self._lock:
             self._state[own + ahead] = state
-            self._users[self.slot_of[ahead]] -= 1
-            self._changed.notify_all()
+            for tile in (*own, *ahead):
+                for waiting in self._waiting.pop(tile, ()):
+                    waiting.tiles -= 1
+                    if waiting.tiles == 0:
+                        waiting.over.notify()
+            if ahead:
+                self._users[self.slot_of[ahead]] -= 1
+                self._room.notify_all()
+
+
+@dataclass
+class _Waiting:
+    """A thread that waits for tiles which others decode.
+
+    Attributes
+    ----------
+    over
+        Notified when the last of them is decoded, or the slide has failed.
+    tiles
+        How many are left.
+    """
+
+    over: threading.Condition
+    tiles: int
 
 
 class _Blocks:

@@ -138,7 +138,9 @@ def _show(
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold underline")
     for index, (head, how) in enumerate(zip(heads, justify, strict=True)):
         folded = too_wide > 0 and not plain and index == wrapped
-        table.add_column(head, justify=how, no_wrap=not folded, overflow="fold")
+        # The width is told where it is known, since rich would measure each cell again.
+        width = None if folded else widths[index]
+        table.add_column(head, justify=how, no_wrap=not folded, overflow="fold", width=width)
     for row in rows:
         table.add_row(*row)
     console.print(table)

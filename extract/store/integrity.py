@@ -17,6 +17,8 @@ from typing import Any
 
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.storage import StorePath
 
 from mmap_st.errors import DamagedSlideError, StoreError, first_line
 from mmap_st.extract.store.folder import StoreFolder
@@ -199,13 +201,17 @@ def opened(group: zarr.Group, name: str) -> zarr.Array[Any]:
     StoreError
         If it is missing, or Zarr cannot open it.
     """
+    folder, path = _folder(group), f"{group.path}/{name}"
+    content = folder.bytes_of(f"{path}/zarr.json")
     try:
-        found = group.get(name)
-    except DAMAGE as error:
+        node = json.loads(content) if content is not None else None
+        if node is not None and node["node_type"] == "array":
+            # Not by the group, which would hand two coroutines to a thread of its own for each array.
+            metadata = ArrayV3Metadata.from_dict(node)
+            return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(folder, path)))
+    except (*DAMAGE, RecursionError) as error:
         raise damaged(group, name, f"{type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(found, zarr.Array):
-        raise damaged(group, name, "it is missing")
-    return found
+    raise damaged(group, name, "it is missing")
 
 
 def _folder(group: zarr.Group) -> StoreFolder:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from mmap_st.data import ALL, Index, Targets, pooled_moments
-from mmap_st.head.inputs import HeadSlide, subsample_rows
+from mmap_st.head.inputs import EmbeddingScaler, HeadSlide, subsample_rows
 from mmap_st.head.interface import Tensors
+from mmap_st.head.normal_scores import NormalScores, fit_normal_scores
 
 #: Larger panels are fitted by `AUTO_RANK` axes, unless a rank is given.
 MOST_GENES = 1_000
@@ -52,6 +53,10 @@ class Basis:
             return coordinates[:, columns]
         expression: Array = coordinates @ self.axes[columns].T
         return expression
+
+    def first(self, rank: int) -> Basis:
+        """Its first axes only, as many as are given; genes that are axes of their own stay as they are."""
+        return self if self.axes is None else Basis(np.ascontiguousarray(self.axes[:, :rank]), self.genes)
 
     def tensors(self) -> Tensors:
         """Return what is saved of it."""
@@ -180,9 +185,12 @@ class Components:
     axes
         (M, d, c) float32, orthogonal columns, greatest variance first. The mean square of the coordinates,
         averaged over the axes of a magnification, is 1.
+    ranks
+        Whether they are of the normal scores of embeddings within each slide; else of standardised ones.
     """
 
     axes: NDArray[np.float32]
+    ranks: bool = False
 
     def of(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, M, c) float32 coordinates of standardised embeddings (n, M, d)."""
@@ -190,7 +198,7 @@ class Components:
         return coordinates
 
 
-def fit_components(slides: Sequence[HeadSlide], limit: int) -> Components:
+def fit_components(slides: Sequence[HeadSlide], limit: int, *, ranks: bool = False) -> Components:
     """Compute the axes on evenly spaced spots of all slides, without looking at expression.
 
     Parameters
@@ -199,14 +207,28 @@ def fit_components(slides: Sequence[HeadSlide], limit: int) -> Components:
         Training slides.
     limit
         Number of axes of each magnification; fewer where there are fewer dimensions or spots.
+    ranks
+        Of normal scores, see `mmap_st.head.normal_scores`; else of standardised embeddings.
     """
     total = sum(int(slide.valid.sum()) for slide in slides)
     step = max(1, -(-total // _MAX_SPOTS_OF_COMPONENTS))
-    sample = np.concatenate([slide.standardised(np.flatnonzero(slide.valid)[::step]) for slide in slides])
+    rows = [np.flatnonzero(slide.valid)[::step] for slide in slides]
+    sample = np.concatenate(
+        [
+            slide_scaler(slide, ranks).transform(slide.embedding[r])
+            for slide, r in zip(slides, rows, strict=True)
+        ]
+    )
     count = min(limit, *sample.shape[::2])
     return Components(
-        np.stack([whitened_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])])
+        np.stack([whitened_axes(sample[:, m].astype(np.float64), count) for m in range(sample.shape[1])]),
+        ranks,
     )
+
+
+def slide_scaler(slide: HeadSlide, ranks: bool) -> EmbeddingScaler | NormalScores:
+    """Return what scales the embeddings of a slide's valid spots by those of all of them."""
+    return fit_normal_scores(slide.embedding, slide.valid) if ranks else slide.scaler
 
 
 def whitened_axes(rows: NDArray[np.float64], count: int) -> NDArray[np.float32]:

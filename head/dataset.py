@@ -263,8 +263,12 @@ def load_slide(
 def with_targets(
     slides: Mapping[str, HeadSlide], counts: Mapping[str, Counts], genes: Sequence[str], normalisation: str
 ) -> dict[str, HeadSlide]:
-    """Add to each slide its targets on a panel."""
+    """Add to each slide its targets on a panel and, of counts, the library sizes of its spots."""
     return {
-        name: replace(slide, target=targets_from_counts(counts[name], genes, normalisation, slide.xy))
+        name: replace(
+            slide,
+            target=targets_from_counts(counts[name], genes, normalisation, slide.xy),
+            library=counts[name].library if counts[name].values == "counts" else None,
+        )
         for name, slide in slides.items()
     }

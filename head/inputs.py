@@ -189,6 +189,8 @@ class HeadSlide:
     tokens
         (n, M, g * g, t) float32, the grid of tokens of each spot in row-major order, read as embeddings
         are; None where the head does not need them.
+    library
+        (n,) float64, counts of each spot over all genes; None where they are not known.
     """
 
     name: str
@@ -201,6 +203,7 @@ class HeadSlide:
     centre: NDArray[np.float32] | None = None
     selected: NDArray[np.bool_] | None = None
     tokens: Embeddings | None = None
+    library: NDArray[np.float64] | None = None
 
     genes_lacking = old_attribute("genes_lacking", "missing_genes")
     standard = old_attribute("standard", "scaler")
@@ -281,6 +284,7 @@ class HeadSlide:
             target=None if self.target is None else self.target.rows(keep),
             selected=None if self.selected is None else self.selected[keep],
             tokens=None if self.tokens is None else _subset(self.tokens, kept),
+            library=None if self.library is None else self.library[keep],
         )
 
 

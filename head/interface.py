@@ -350,6 +350,36 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
         raise HeadError(f"The head {method.name} has invalid settings: {error}.") from error
 
 
+def saved_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
+    """Make the settings of a head from those of a run; those that it does not name are as they were then.
+
+    Raises
+    ------
+    HeadError
+        If a value is not allowed.
+    """
+    return make_settings(method, {**_former(method.settings_type), **values})
+
+
 def settings_values(settings: Any) -> dict[str, Any]:
     """Return settings as plain values, for head.json."""
     return dataclasses.asdict(settings)
+
+
+def settings_to_compare(settings: Any) -> dict[str, Any]:
+    """Settings as plain values, without those that are as in versions that did not know them.
+
+    Two requests are the same if these are, whichever version made them.
+    """
+    former = _former(type(settings))
+    return {
+        key: value
+        for key, value in settings_values(settings).items()
+        if key not in former or value != former[key]
+    }
+
+
+def _former(settings_type: type[Any]) -> Mapping[str, Any]:
+    """``FORMER`` of a settings class: settings that were added later, as they were in runs without them."""
+    found: Mapping[str, Any] = getattr(settings_type, "FORMER", {})
+    return found

@@ -24,6 +24,7 @@ from mmap_st.extract.engine import EncoderRequest, extract_cohort
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation import EvaluateRequest, evaluate, read_evaluation
 from mmap_st.head.evaluation import fold_jobs as jobs
+from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.runs import fit_request, predict_slides, read_head, read_metrics, read_prediction
 
 ARCHIVE = Path(__file__).parent / "data_of_before" / "store_and_runs.tar.xz"
@@ -90,7 +91,9 @@ def test_a_stopped_evaluation_resumes(before: Path, monkeypatch: pytest.MonkeyPa
         return real(cohort, store, request, split, *others)
 
     monkeypatch.setattr(jobs, "fit_split", noting)
-    fit = fit_request("colour-grid", "mmap", pairs=SMALL, genes="all")
+    # The head has another recipe now; this is the one of before.
+    former = [f"{key}={value}" for key, value in MmapSettings.FORMER.items()]
+    fit = fit_request("colour-grid", "mmap", pairs=[*SMALL, *former], genes="all")
     report = evaluate(
         open_cohort(str(before / "cohort.csv")),
         FeatureStore.open(before / "features.zarr"),

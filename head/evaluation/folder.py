@@ -14,7 +14,7 @@ from mmap_st.data import Fold
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_folder_out, sha256_of_file, sha256_of_json
-from mmap_st.head.interface import ALGORITHM_VERSION, settings_values
+from mmap_st.head.interface import ALGORITHM_VERSION, settings_to_compare
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, only_writer, writing
 from mmap_st.head.scoring import read_json, write_json
 
@@ -72,7 +72,7 @@ def request_contents(
         "encoder": request.encoder,
         "head": request.method.name,
         **({"head_code_sha256": request.method.code} if request.method.code else {}),
-        "settings": settings_values(request.settings),
+        "settings": settings_to_compare(request.settings),
         "genes": by_file or request.panel,
         "gene_set": request.gene_set,
         "protocol": request.protocol.name,

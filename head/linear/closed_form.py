@@ -15,10 +15,11 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Group:
-    """A group of rows: the fold that they belong to, and (r,) which targets they have."""
+    """A group of rows: their fold, (r,) which targets they have, and whether the rows come centred."""
 
     fold: int
     present: NDArray[np.bool_]
+    centred: bool
 
 
 @dataclass
@@ -38,7 +39,7 @@ class _Open:
     moments: _Moments
     total_x: Matrix
     total_y: Matrix
-    rows: int = 0
+    weight: float = 0.0
 
 
 class RidgeBuilder:
@@ -57,11 +58,11 @@ class RidgeBuilder:
     def __init__(self, *, centre: bool = True) -> None:
         self._centre = centre
         self._groups: list[_Group] = []
-        self._held: list[tuple[int, Array, Array]] | None = []
+        self._held: list[tuple[int, Array, Array, Matrix | None]] | None = []
         self._moments: list[_Moments] = []
         self._open: _Open | None = None
 
-    def start_group(self, fold: int, present: NDArray[np.bool_]) -> None:
+    def start_group(self, fold: int, present: NDArray[np.bool_], *, centred: bool = False) -> None:
         """Start the rows of one slide and one fold.
 
         Parameters
@@ -70,10 +71,12 @@ class RidgeBuilder:
             Number of the fold that they belong to.
         present
             (r,) bool, targets that the slide has; the others are fitted on other slides.
+        centred
+            Whether features and targets come centred: over the whole slide, of which this is a part.
         """
-        self._groups.append(_Group(fold, present))
+        self._groups.append(_Group(fold, present, centred))
 
-    def add(self, features: Array, target: Array) -> None:
+    def add(self, features: Array, target: Array, weight: Matrix | None = None) -> None:
         """Add rows to the group that was started last.
 
         Parameters
@@ -82,13 +85,15 @@ class RidgeBuilder:
             (k, p) float32.
         target
             (k, r) float32; targets that the slide does not have may be NaN.
+        weight
+            (k,) float64, of the squared error of each row; None: 1.
         """
         number = len(self._groups) - 1
         if self._held is None:
-            self._sum(number, features, target)
+            self._sum(number, features, target, weight)
             return
-        self._held.append((number, features, target))
-        if sum(len(x) for _, x, _ in self._held) > features.shape[1]:
+        self._held.append((number, features, target, weight))
+        if sum(len(x) for _, x, _, _ in self._held) > features.shape[1]:
             held, self._held = self._held, None
             for rows in held:
                 self._sum(*rows)
@@ -98,17 +103,25 @@ class RidgeBuilder:
         if self._held is None:
             self._close()
             return FoldedRidge([part.group for part in self._moments], self._moments)
-        row_group = np.concatenate([np.full(len(x), number) for number, x, _ in self._held])
-        x = np.concatenate([x for _, x, _ in self._held]).astype(np.float64)
-        y = np.nan_to_num(np.concatenate([y for _, _, y in self._held]).astype(np.float64))
+        row_group = np.concatenate([np.full(len(x), number) for number, x, _, _ in self._held])
+        x = np.concatenate([x for _, x, _, _ in self._held]).astype(np.float64)
+        y = np.nan_to_num(np.concatenate([y for _, _, y, _ in self._held]).astype(np.float64))
+        weighted = any(weight is not None for *_, weight in self._held)
+        weight = np.concatenate([np.ones(len(x)) if w is None else w for _, x, _, w in self._held])
         for number in np.unique(row_group):
+            if self._groups[number].centred:
+                continue
             rows = row_group == number
+            own = weight[rows] if weighted else None
             if self._centre:
-                x[rows] -= x[rows].mean(axis=0)
-            y[rows] -= y[rows].mean(axis=0)
+                x[rows] -= np.average(x[rows], axis=0, weights=own)
+            y[rows] -= np.average(y[rows], axis=0, weights=own)
+        if weighted:
+            x *= np.sqrt(weight)[:, None]
+            y *= np.sqrt(weight)[:, None]
         return FoldedRidge(self._groups, _Rows(x, y, row_group))
 
-    def _sum(self, number: int, features: Array, target: Array) -> None:
+    def _sum(self, number: int, features: Array, target: Array, weight: Matrix | None) -> None:
         """Add rows of a group to the moments of its fold."""
         if self._open is None or self._open.number != number:
             self._close()
@@ -116,20 +129,23 @@ class RidgeBuilder:
             self._open = _Open(number, moments, np.zeros(features.shape[1]), np.zeros(target.shape[1]))
         group = self._open
         x, y = features.astype(np.float64), np.nan_to_num(target.astype(np.float64))
-        group.moments.gram += x.T @ x
-        group.moments.moment += x.T @ y
-        group.rows += len(x)
-        group.total_x += x.sum(axis=0)
-        group.total_y += y.sum(axis=0)
+        heavy_x, heavy_y = (x, y) if weight is None else (weight[:, None] * x, weight[:, None] * y)
+        group.moments.gram += heavy_x.T @ x
+        group.moments.moment += heavy_x.T @ y
+        group.weight += float(len(x)) if weight is None else float(weight.sum())
+        group.total_x += heavy_x.sum(axis=0)
+        group.total_y += heavy_y.sum(axis=0)
 
     def _close(self) -> None:
         """Centre the sums of the open group."""
         if self._open is None:
             return
         group, self._open = self._open, None
+        if self._groups[group.number].centred:
+            return
         if self._centre:
-            group.moments.gram -= np.outer(group.total_x, group.total_x / max(group.rows, 1))
-        group.moments.moment -= np.outer(group.total_x, group.total_y / max(group.rows, 1))
+            group.moments.gram -= np.outer(group.total_x, group.total_x / (group.weight or 1.0))
+        group.moments.moment -= np.outer(group.total_x, group.total_y / (group.weight or 1.0))
 
     def _moments_of(self, group: _Group, width: int) -> _Moments:
         for moments in self._moments:
@@ -177,15 +193,23 @@ class FoldedRidge:
             part.gram *= scale[:, None] * scale
             part.moment *= scale[:, None]
 
-    def weight(self, alpha: float, without: Collection[int] = ()) -> Array:
-        """(p, r) float32 coefficients at strength `alpha`, fitted on all folds except those in `without`."""
+    def weight(self, alpha: float | Matrix, without: Collection[int] = ()) -> Array:
+        """(p, r) float32 coefficients, fitted on all folds except those in `without`.
+
+        Parameters
+        ----------
+        alpha
+            Strength of the penalty, or (r,) the strength for each target; infinite: coefficients of 0.
+        """
         fitted = ~np.isin(self._fold, list(without))
+        strength = np.broadcast_to(alpha, len(self._pattern_of))
         weight = np.zeros((self._width, len(self._pattern_of)), np.float32)
         for number, pattern in enumerate(self._patterns.T):
-            targets = np.flatnonzero(self._pattern_of == number)
             parts = np.flatnonzero(fitted & pattern)
-            if len(parts):
-                weight[:, targets] = self._solve(alpha, parts, targets)
+            own = self._pattern_of == number
+            for value in np.unique(strength[own & np.isfinite(strength)]) if len(parts) else ():
+                targets = np.flatnonzero(own & (strength == value))
+                weight[:, targets] = self._solve(float(value), parts, targets)
         return weight
 
     def _solve(self, alpha: float, parts: NDArray[np.int64], targets: NDArray[np.int64]) -> Matrix:

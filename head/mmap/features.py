@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.extract.store import BLOCK_BYTES, row_blocks
-from mmap_st.head.basis import Components
+from mmap_st.head.basis import Components, slide_scaler
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
 
@@ -85,12 +85,15 @@ class SlideFeatures:
 def slide_features(slide: HeadSlide, components: Components, block_bytes: int = BLOCK_BYTES) -> SlideFeatures:
     """Compute the features of a slide without looking at its expression; embeddings are read in blocks."""
     own = np.empty((len(slide), *components.axes.shape[::2]), np.float32)
+    scaler = slide_scaler(slide, components.ranks)
     for _, rows in row_blocks(slide.embedding, np.arange(len(slide)), block_bytes):
-        own[rows] = components.of(slide.standardised(rows))
+        scaled = scaler.transform(slide.embedding[rows])
+        scaled[~slide.valid[rows]] = 0.0
+        own[rows] = components.of(scaled)
     neighbours = SpatialNeighbours(slide.xy, slide.valid, spot_pitch(slide.xy))
     if slide.centre is None or slide.selected is None:
         return SlideFeatures(own, None, None, neighbours)
-    centre = components.of(slide.scaler.transform(slide.centre))
+    centre = components.of(scaler.transform(slide.centre))
     return SlideFeatures(own, centre, slide.selected, neighbours)
 
 

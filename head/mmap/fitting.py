@@ -6,23 +6,24 @@ Fitted in two steps: ridge on fixed attention first, then learned attention on i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.errors import HeadError, first_line
-from mmap_st.head.basis import Basis, Components, fit_basis, fit_components, validation_genes
+from mmap_st.head.basis import (
+    AUTO_RANK,
+    fit_basis,
+    fit_components,
+    validation_genes,
+)
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import (
     LIMITS,
     HeadMethod,
     HeldOut,
     Limits,
-    Shape,
-    Tensors,
     Validation,
     best_of,
     subsample_step,
@@ -30,62 +31,31 @@ from mmap_st.head.interface import (
 from mmap_st.head.linear import mean_target, training_mean
 from mmap_st.head.mmap.preparation import Preparation, PreparedSlide
 from mmap_st.head.mmap.settings import MmapSettings
-from mmap_st.head.mmap.trained_head import MmapHead, SlideLevel, fit_slide_level, level_of, slide_descriptor
-from mmap_st.head.mmap.training import SlideTensors, TrainingSlide, network_output, train_epochs
+from mmap_st.head.mmap.strengths import nondecreasing
+from mmap_st.head.mmap.trained_head import (
+    MmapHead,
+    SlideLevel,
+    fit_slide_level,
+    level_of,
+    load_mmap,
+    make_network,
+    slide_descriptor,
+)
+from mmap_st.head.mmap.training import TrainingSlide, network_output, train_epochs
+from mmap_st.head.mmap.trials import Trial, ValidationSpots, axis_errors
 from mmap_st.head.networks import MmapNetwork, resolved_device, seeded
 from mmap_st.head.scoring import slide_metrics
 from mmap_st.progress import ProgressCallback
 
 #: Strengths of ridge that are tried; the mean squared length of the features is 1.
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+#: Those that are tried for each axis; an axis of infinite strength is not fitted.
+AXIS_ALPHAS = (0.1, *ALPHAS, float("inf"))
 # Distances between the seeds of trials and of members, so that no two networks of a fit start alike.
 _TRIAL_SEED_STEP, _MEMBER_SEED_STEP = 1_000, 1_000_000
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ValidationSpots:
-    """Prepared spots of one slide that a trial is validated on.
-
-    Attributes
-    ----------
-    prepared, positions
-        The slide, and which (k,) of its prepared spots.
-    level
-        (G,) float32 level of the slide, fitted without the trial's folds.
-    measured
-        (k, g) float32 targets of the genes that validation uses.
-    """
-
-    prepared: PreparedSlide
-    positions: NDArray[np.int64]
-    level: Array
-    measured: Array
-
-    @property
-    def tensors(self) -> SlideTensors:
-        """The input of the network."""
-        return self.prepared.tensors.rows(torch.from_numpy(self.positions))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A fit without some folds, validated on the spots of those folds or of separate slides.
-
-    Attributes
-    ----------
-    without
-        Folds that are not fitted.
-    mean
-        (G,) float32 training mean of the fitted spots.
-    validation
-        The spots to validate on, slide by slide.
-    """
-
-    without: tuple[int, ...]
-    mean: Array
-    validation: tuple[ValidationSpots, ...]
+Dense = NDArray[np.float64]
 
 
 class MmapFit:
@@ -102,9 +72,16 @@ class MmapFit:
         self._settings, self._seed, self._device = settings, seed, resolved_device(settings.device)
         self._limits = limits
         train = [slide for slide in train if slide.usable.any()]
-        self._components = fit_components(train, settings.components)
-        self._basis, self._genes = fit_basis(train, settings.rank), validation_genes(train)
-        preparation = Preparation(self._components, self._basis, self._device, limits)
+        self._components = fit_components(train, settings.components, ranks=settings.scaling == "ranks")
+        self._basis, self._genes = fit_basis(train, _rank(settings, train)), validation_genes(train)
+        preparation = Preparation(
+            self._components,
+            self._basis,
+            self._device,
+            limits,
+            settings.library_power,
+            centre=settings.centre,
+        )
         self._row_fold = validation.row_folds(train)
         data = preparation.training(train, self._row_fold, limits.attention)
         self._train, self._ridge, self._scale = data.slides, data.ridge, data.scale
@@ -118,11 +95,27 @@ class MmapFit:
         self._curves: list[list[dict[str, float]]] = []
         # The network after each epoch of each trial: which epoch is used is known after all trials.
         self._states: list[list[dict[str, torch.Tensor]]] = []
-        self._alpha = settings.alpha
+        self._alpha: float | Dense | None = settings.alpha
 
     def choose_strength(self) -> None:
-        """Choose the strength of ridge on the trials, unless it is given."""
+        """Choose the strength of ridge on the trials, unless it is given: one, or one for each axis."""
         if self._alpha is not None:
+            return
+        if self._settings.strengths == "axes":
+            errors = np.sum(
+                [
+                    axis_errors(trial, [self._ridge_output(trial, alpha) for alpha in AXIS_ALPHAS])
+                    for trial in self.trials
+                ],
+                axis=0,
+            )
+            # Folds that are parts of one slide do not see what another slide changes.
+            stronger = int(self._refit and len(self._train) == 1)
+            chosen = nondecreasing(errors) + stronger
+            strengths = np.array(AXIS_ALPHAS)[np.minimum(chosen, len(AXIS_ALPHAS) - 1)]
+            # Later axes are not fitted, and none of what follows needs them; one is left to be 0.
+            rank = max(1, int(np.isfinite(strengths).sum()))
+            self._basis, self._alpha = self._basis.first(rank), strengths
             return
         rows = []
         for alpha in ALPHAS:
@@ -172,7 +165,7 @@ class MmapFit:
         return MmapHead(
             self._components,
             self._scale,
-            self._ridge.weight(self._alpha),
+            self._weight(self._alpha),
             training_mean([p.slide for p in self._train]),
             self._basis,
             level,
@@ -181,7 +174,8 @@ class MmapFit:
             self._device,
             self._held_out(epochs) if self._refit else (),
             history,
-            {"alpha": self._alpha, "epochs": epochs, "level": chosen_level},
+            {"alpha": _plain(self._alpha), "epochs": epochs, "level": chosen_level},
+            self._settings.centre,
         )
 
     def _held_out(self, epochs: int) -> list[HeldOut]:
@@ -201,9 +195,9 @@ class MmapFit:
                 for spots, output in zip(trial.validation, outputs, strict=True):
                     if epochs:
                         output += np.float32(self._settings.blend) * network_output(network, spots.tensors)
-                    predicted = trial.mean + spots.level + self._basis.expression(output[::step])
-                    rows = spots.prepared.rows[spots.positions[::step]]
-                    found.append(HeldOut(spots.prepared.slide, rows, predicted))
+                    added = self._basis.expression(self._within_slide(output)[::step])
+                    predicted = trial.mean + spots.level + added
+                    found.append(HeldOut(spots.prepared.slide, spots.rows[::step], predicted))
         return found
 
     def _network(self) -> MmapNetwork:
@@ -246,10 +240,18 @@ class MmapFit:
         descriptors = [slide_descriptor(p.slide.centre) for p in fitted if p.slide.centre is not None]
         return fit_slide_level(descriptors, levels, [int(p.fold[0]) for p in fitted])
 
-    def _ridge_output(self, trial: Trial, alpha: float) -> list[Array]:
+    def _weight(self, alpha: float | Dense, without: Collection[int] = ()) -> Array:
+        """(p, r) coefficients of ridge for the axes that are fitted."""
+        return np.ascontiguousarray(self._ridge.weight(alpha, without)[:, : self._basis.rank])
+
+    def _ridge_output(self, trial: Trial, alpha: float | Dense) -> list[Array]:
         """(k, r) output of ridge for the validation spots of a trial, one array for each slide."""
-        weight = self._ridge.weight(alpha, trial.without)
+        weight = self._weight(alpha, trial.without)
         return [spots.prepared.scaled(spots.positions, self._scale) @ weight for spots in trial.validation]
+
+    def _within_slide(self, output: Array) -> Array:
+        """(k, r) output as a prediction has it: centred, unless the settings say otherwise."""
+        return output - output.mean(axis=0) if self._settings.centre else output
 
     def _residual_targets(self, without: Collection[int]) -> list[TrainingSlide]:
         """Training data of learned attention: the residuals of ridge that was fitted without the spot's fold.
@@ -262,11 +264,11 @@ class MmapFit:
         residuals = [np.full((len(p.rows), self._basis.rank), np.nan, np.float32) for p in self._train]
         for fold in folds:
             hidden = {*without, fold} if len(folds) > 1 else set(without)
-            weight = self._ridge.weight(self._alpha, hidden)
+            weight = self._weight(self._alpha, hidden)
             for values, prepared in zip(residuals, self._train, strict=True):
                 positions = np.flatnonzero(prepared.fold == fold)
                 if len(positions):
-                    target = prepared.coordinates.rows(prepared.rows[positions])
+                    target = prepared.coordinates.rows(prepared.rows[positions])[:, : self._basis.rank]
                     output = prepared.scaled(positions, self._scale) @ weight
                     values[positions] = target - target.mean(axis=0) - (output - output.mean(axis=0))
         return [
@@ -283,30 +285,21 @@ class MmapFit:
         scores = []
         for spots, output in zip(trial.validation, outputs, strict=True):
             base = trial.mean[self._genes] + spots.level[self._genes]
-            scores.append(slide_metrics(base + self._basis.expression(output, self._genes), spots.measured))
+            added = self._basis.expression(self._within_slide(output), self._genes)
+            scores.append(slide_metrics(base + added, spots.measured))
         return _mean_of([{"validation_mse": s.mse, "validation_pcc": s.pcc} for s in scores])
 
 
-def make_network(settings: MmapSettings, components: Components, outputs: int) -> MmapNetwork:
-    """Make an untrained network whose output is 0."""
-    magnifications, _, count = components.axes.shape
-    network = MmapNetwork(
-        2 * magnifications,
-        count,
-        outputs,
-        width=settings.width,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        input_dropout=settings.input_dropout,
-        prototypes=settings.prototypes != "none",
-        learned_prototypes=settings.learned if settings.prototypes == "learned" else 0,
-        concatenate=settings.fusion == "concatenate",
-    )
-    for layer in (network.local_out, network.global_out):
-        if layer is not None:
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
-    return network
+def _rank(settings: MmapSettings, train: Sequence[HeadSlide]) -> int | None:
+    """Axes to fit: those asked for; where each has its own strength, axes even of a small panel."""
+    if settings.rank is not None or settings.strengths == "one" or settings.alpha is not None:
+        return settings.rank
+    return min(AUTO_RANK, train[0].targets.genes)
+
+
+def _plain(alpha: float | Dense) -> float | list[float]:
+    """Strengths as JSON has them, those of axes that are fitted."""
+    return alpha if isinstance(alpha, float) else alpha[np.isfinite(alpha)].tolist()
 
 
 def _mean_of(rows: Sequence[Any]) -> dict[str, float]:
@@ -335,43 +328,6 @@ def fit_mmap(
         fit.try_epochs(number)
     progress("mmap: final fit")
     return fit.finish()
-
-
-def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHead:
-    """Load a trained head from its tensors.
-
-    Raises
-    ------
-    HeadError
-        If the tensors do not fit the head.
-    """
-    try:
-        level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
-        components = Components(tensors["components"])
-        basis = Basis.load(tensors, shape.genes)
-        members: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("network."):
-                number, name = key.removeprefix("network.").split(".", 1)
-                members.setdefault(int(number), {})[name] = torch.from_numpy(value)
-        networks = []
-        for _, state in sorted(members.items()):
-            network = make_network(settings, components, basis.rank)
-            network.load_state_dict(state)
-            networks.append(network)
-        return MmapHead(
-            components,
-            tensors["block_scale"],
-            tensors["weight"],
-            tensors["mean"],
-            basis,
-            SlideLevel(**level) if level else None,
-            networks,
-            settings.blend,
-            "cpu",
-        )
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error
 
 
 MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap)

@@ -13,10 +13,12 @@ from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import Limits
 from mmap_st.head.linear import FoldedRidge, RidgeBuilder
 from mmap_st.head.mmap.features import SlideFeatures, block_scales, slide_features
+from mmap_st.head.mmap.strengths import row_weights
 from mmap_st.head.mmap.training import SlideTensors
 
 Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Dense = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class PreparedSlide:
         (k, B, M * c) float32, input of ridge before its scaling.
     tensors
         Input of the network.
+    weight
+        (k,) float64 weight of each in ridge; None: 1.
     """
 
     slide: HeadSlide
@@ -43,6 +47,7 @@ class PreparedSlide:
     fold: Rows
     blocks: Array
     tensors: SlideTensors
+    weight: Dense | None
 
     def scaled(self, positions: Rows, scale: Array) -> Array:
         """(k, B * M * c) float32 input of ridge for some of the stored spots."""
@@ -79,11 +84,24 @@ class Preparation:
         Where the network is trained.
     limits
         How many spots are computed at once.
+    library_power
+        Spots weigh by their library size to this power.
+    centre
+        Whether a slide that is cut into folds is centred as a whole; else each part of it is.
     """
 
-    def __init__(self, components: Components, basis: Basis, device: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        components: Components,
+        basis: Basis,
+        device: str,
+        limits: Limits,
+        library_power: float = 0.0,
+        *,
+        centre: bool = False,
+    ) -> None:
         self._components, self._basis, self._device = components, basis, device
-        self._block = limits.block
+        self._block, self._power, self._centre = limits.block, library_power, centre
 
     def training(self, slides: Sequence[HeadSlide], folds: Sequence[Rows], limit: int) -> TrainingData:
         """Prepare training slides; about `limit` spots are stored, and ridge is on all usable spots.
@@ -100,32 +118,58 @@ class Preparation:
         prepared: list[PreparedSlide] = []
         builder = RidgeBuilder()
         squares, count = np.zeros(()), 0
-        for slide, fold, chosen in zip(slides, folds, subsample_rows(slides, limit), strict=True):
+        weights = _row_weights(slides, self._power)
+        chosen_rows = subsample_rows(slides, limit)
+        for slide, fold, chosen, weight in zip(slides, folds, chosen_rows, weights, strict=True):
             features = slide_features(slide, self._components)
             coordinates = self._basis.coordinates(slide.targets)
             stored: list[tuple[Rows, Array]] = []
-            for number in np.unique(fold[slide.usable]):
-                builder.start_group(int(number), coordinates.present)
+            numbers = np.unique(fold[slide.usable])
+            # How parts of one slide differ is to be learned: only the whole of it is centred.
+            means = (
+                self._means(slide, features, coordinates, weight)
+                if self._centre and len(numbers) > 1
+                else None
+            )
+            for number in numbers:
+                builder.start_group(int(number), coordinates.present, centred=means is not None)
                 for rows in _cut(np.flatnonzero(slide.usable & (fold == number)), self._block):
-                    blocks = features.blocks(rows)
-                    builder.add(blocks.reshape(len(rows), -1), coordinates.rows(rows))
+                    blocks, target = features.blocks(rows), coordinates.rows(rows)
+                    flat = blocks.reshape(len(rows), -1)
+                    if means is not None:
+                        flat, target = flat - means[0], target - means[1]
+                    builder.add(flat, target, None if weight is None else weight[rows])
                     squares = squares + (blocks.astype(np.float64) ** 2).sum(axis=(0, 2))
                     count += len(rows)
                     keep = np.isin(rows, chosen, assume_unique=True)
                     stored.append((rows[keep], blocks[keep]))
-            prepared.append(self._prepared(slide, features, coordinates, fold, stored))
+            prepared.append(self._prepared(slide, features, coordinates, fold, stored, weight))
         ridge, scale = builder.build(), block_scales(squares, count)
         ridge.rescale(np.repeat(scale, prepared[0].blocks.shape[2]))
         return TrainingData(prepared, ridge, scale)
 
+    def _means(
+        self, slide: HeadSlide, features: SlideFeatures, coordinates: Coordinates, weight: Dense | None
+    ) -> tuple[Array, Array]:
+        """(B * M * c,) and (r,) float32 weighted means of features and of targets over usable spots."""
+        total_x, total_y, total = np.zeros(()), np.zeros(()), 0.0
+        for rows in _cut(np.flatnonzero(slide.usable), self._block):
+            own = np.ones(len(rows)) if weight is None else weight[rows]
+            total_x = total_x + own @ features.blocks(rows).reshape(len(rows), -1).astype(np.float64)
+            total_y = total_y + own @ coordinates.rows(rows).astype(np.float64)
+            total += float(own.sum())
+        return (total_x / total).astype(np.float32), (total_y / total).astype(np.float32)
+
     def validation(self, slides: Sequence[HeadSlide], limit: int) -> list[PreparedSlide]:
         """Prepare slides that validate; about `limit` of their spots are stored."""
         prepared = []
-        for slide, chosen in zip(slides, subsample_rows(slides, limit), strict=True):
+        weights = _row_weights(slides, self._power)
+        for slide, chosen, weight in zip(slides, subsample_rows(slides, limit), weights, strict=True):
             features = slide_features(slide, self._components)
             coordinates = self._basis.coordinates(slide.targets)
             stored = [(rows, features.blocks(rows)) for rows in _cut(chosen, self._block)]
-            prepared.append(self._prepared(slide, features, coordinates, np.full(len(slide), -1), stored))
+            fold = np.full(len(slide), -1)
+            prepared.append(self._prepared(slide, features, coordinates, fold, stored, weight))
         return prepared
 
     def _prepared(
@@ -135,6 +179,7 @@ class Preparation:
         coordinates: Coordinates,
         fold: Rows,
         stored: Sequence[tuple[Rows, Array]],
+        weight: Dense | None,
     ) -> PreparedSlide:
         rows = np.concatenate([rows for rows, _ in stored])
         blocks = np.concatenate([blocks for _, blocks in stored])
@@ -142,7 +187,14 @@ class Preparation:
             order = np.argsort(rows)
             rows, blocks = rows[order], blocks[order]
         tensors = SlideTensors.of(features, rows, blocks, self._device)
-        return PreparedSlide(slide, coordinates, rows, fold[rows], blocks, tensors)
+        own = None if weight is None else weight[rows]
+        return PreparedSlide(slide, coordinates, rows, fold[rows], blocks, tensors, own)
+
+
+def _row_weights(slides: Sequence[HeadSlide], power: float) -> list[Dense | None]:
+    """(n,) weight of every spot of each slide, with mean 1 over the usable spots of all."""
+    libraries = [None if s.library is None else np.where(s.usable, s.library, np.nan) for s in slides]
+    return row_weights(libraries, power)
 
 
 def _cut(rows: Rows, size: int) -> list[Rows]:

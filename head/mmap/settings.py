@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mmap_st.head.mmap.training import TrainingSettings
 from mmap_st.head.networks import check_device
+from mmap_st.head.settings import SettingValue
 
 PROTOTYPES = ("kmeans", "none", "random", "learned")
 FUSIONS = ("attention", "concatenate")
+SCALINGS = ("ranks", "standard")
+STRENGTHS = ("axes", "one")
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,22 @@ class MmapSettings:
         How the network joins magnifications: ``attention`` from the finest to all, or ``concatenate``.
     components
         Principal components of the embeddings at each magnification.
+    scaling
+        How embeddings are scaled within each slide: ``ranks``, to normal scores of their ranks, or
+        ``standard``, by mean and standard deviation.
+    library_power
+        Spots are weighted in ridge by their library size to this power; 0: all weigh the same.
+    strengths
+        ``axes``: each axis of expression has its own strength of ridge, none weaker than the axis before it;
+        ``one``: all have the same.
+    centre
+        Whether what is predicted of a slide's spots is centred, so that its mean is the training mean plus
+        the slide's level: how one slide differs from another is for the level to say.
     rank
-        Number of axes of expression to fit; None: the genes themselves on panels of up to 1,000, otherwise
-        256 axes.
+        Number of axes of expression to fit; None: 256, or as many as there are genes. With one strength for
+        all: the genes themselves on panels of up to 1,000, otherwise 256 axes.
     alpha
-        Strength of ridge; None: chosen on the validation slides, from 0.3 to 300.
+        Strength of ridge for all axes; None: chosen on the validation slides, from 0.1 to 300.
     width
         Width D of the network.
     heads
@@ -61,12 +77,24 @@ class MmapSettings:
         Where to train: ``cpu``, ``cuda`` or ``auto``, which is an NVIDIA card if there is one.
     """
 
+    #: Settings that runs of earlier versions do not name, as they were then.
+    FORMER: ClassVar[Mapping[str, SettingValue]] = {
+        "scaling": "standard",
+        "library_power": 0.0,
+        "strengths": "one",
+        "centre": False,
+    }
+
     prototypes: str = "kmeans"
     clusters: int | None = None
     selected: int | None = None
     learned: int = 40
     fusion: str = "attention"
     components: int = 128
+    scaling: str = "ranks"
+    library_power: float = 0.35
+    strengths: str = "axes"
+    centre: bool = True
     rank: int | None = None
     alpha: float | None = None
     width: int = 128
@@ -90,6 +118,12 @@ class MmapSettings:
             raise ValueError(f"prototypes is {self.prototypes!r}; it must be one of {', '.join(PROTOTYPES)}")
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion is {self.fusion!r}; it must be {' or '.join(FUSIONS)}")
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling is {self.scaling!r}; it must be {' or '.join(SCALINGS)}")
+        if self.strengths not in STRENGTHS:
+            raise ValueError(f"strengths is {self.strengths!r}; it must be {' or '.join(STRENGTHS)}")
+        if not 0 <= self.library_power <= 2:
+            raise ValueError(f"library_power is {self.library_power}; it must be from 0 to 2")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.selected is not None and self.selected < 1:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from mmap_st.errors import HeadError, first_line
 from mmap_st.head.basis import Basis, Components
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import LIMITS, HeldOut, Tensors
+from mmap_st.head.interface import LIMITS, HeldOut, Shape, Tensors
 from mmap_st.head.mmap.features import SlideFeatures, slide_features
+from mmap_st.head.mmap.settings import MmapSettings
 from mmap_st.head.mmap.training import SlideTensors, network_output
 from mmap_st.head.networks import MmapNetwork
 
@@ -41,6 +44,8 @@ class MmapHead:
         Members of the ensemble; their mean output, times `blend`, is added.
     left_out
         Predictions of the training spots by the fits of the inner folds.
+    centre
+        Whether a slide's coordinates are centred over its valid spots.
     """
 
     components: Components
@@ -55,15 +60,22 @@ class MmapHead:
     left_out: Sequence[HeldOut] = ()
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: dict[str, object] = field(default_factory=dict)
+    centre: bool = False
 
     def predict(self, slide: HeadSlide) -> Array:
         features = slide_features(slide, self.components)
         base: Array = self.mean + level_of(self.level, slide, len(self.mean))
         predicted = np.full((len(slide), len(base)), np.nan, np.float32)
         valid = np.flatnonzero(slide.valid)
-        for start in range(0, len(valid), LIMITS.block):
-            rows = valid[start : start + LIMITS.block]
-            predicted[rows] = base + self.basis.expression(self._coordinates(features, rows))
+        blocks = [valid[start : start + LIMITS.block] for start in range(0, len(valid), LIMITS.block)]
+        if not self.centre:
+            for rows in blocks:
+                predicted[rows] = base + self.basis.expression(self._coordinates(features, rows))
+            return predicted
+        coordinates = [self._coordinates(features, rows) for rows in blocks]
+        mean = sum(part.sum(axis=0, dtype=np.float64) for part in coordinates) / max(len(valid), 1)
+        for rows, part in zip(blocks, coordinates, strict=True):
+            predicted[rows] = base + self.basis.expression((part - mean).astype(np.float32))
         return predicted
 
     def _coordinates(self, features: SlideFeatures, rows: NDArray[np.int64]) -> Array:
@@ -207,3 +219,63 @@ def _solve(kernel: NDArray[np.float64], strength: float, levels: NDArray[np.floa
 def _squared_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     squared: NDArray[np.float64] = cdist(a.astype(np.float64), b.astype(np.float64), "sqeuclidean")
     return squared
+
+
+def make_network(settings: MmapSettings, components: Components, outputs: int) -> MmapNetwork:
+    """Make an untrained network whose output is 0."""
+    magnifications, _, count = components.axes.shape
+    network = MmapNetwork(
+        2 * magnifications,
+        count,
+        outputs,
+        width=settings.width,
+        heads=settings.heads,
+        dropout=settings.dropout,
+        input_dropout=settings.input_dropout,
+        prototypes=settings.prototypes != "none",
+        learned_prototypes=settings.learned if settings.prototypes == "learned" else 0,
+        concatenate=settings.fusion == "concatenate",
+    )
+    for layer in (network.local_out, network.global_out):
+        if layer is not None:
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    return network
+
+
+def load_mmap(tensors: Tensors, settings: MmapSettings, shape: Shape) -> MmapHead:
+    """Load a trained head from its tensors.
+
+    Raises
+    ------
+    HeadError
+        If the tensors do not fit the head.
+    """
+    try:
+        level = {k.removeprefix("level."): v for k, v in tensors.items() if k.startswith("level.")}
+        components = Components(tensors["components"], settings.scaling == "ranks")
+        basis = Basis.load(tensors, shape.genes)
+        members: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("network."):
+                number, name = key.removeprefix("network.").split(".", 1)
+                members.setdefault(int(number), {})[name] = torch.from_numpy(value)
+        networks = []
+        for _, state in sorted(members.items()):
+            network = make_network(settings, components, basis.rank)
+            network.load_state_dict(state)
+            networks.append(network)
+        return MmapHead(
+            components,
+            tensors["block_scale"],
+            tensors["weight"],
+            tensors["mean"],
+            basis,
+            SlideLevel(**level) if level else None,
+            networks,
+            settings.blend,
+            "cpu",
+            centre=settings.centre,
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise HeadError(f"The saved weights do not fit the head: {first_line(error)}") from error

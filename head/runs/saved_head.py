@@ -14,7 +14,7 @@ from typing import Any
 
 from mmap_st.errors import HeadError, first_line
 from mmap_st.files import sha256_of_file, sha256_of_json
-from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, make_settings
+from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, saved_settings
 from mmap_st.head.registry import HEADS, recorded_head
 from mmap_st.head.runs.run_folder import HEAD_JSON, HISTORY, WEIGHTS, write_table
 from mmap_st.head.scoring import (
@@ -243,7 +243,7 @@ def _what_is_wrong(card: HeadCard) -> str | None:
 
 def built_in_settings(card: HeadCard) -> Any:
     """Settings of a built-in head; None for others, whose code would have to be run."""
-    return make_settings(HEADS[card.head], card.settings) if card.head in HEADS else None
+    return saved_settings(HEADS[card.head], card.settings) if card.head in HEADS else None
 
 
 def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code: bool = False) -> SavedHead:
@@ -282,7 +282,7 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
     if card.head_code_sha256 != method.code:
         _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
     try:
-        settings = make_settings(method, card.settings)
+        settings = saved_settings(method, card.settings)
     except HeadError as error:
         raise _damaged(folder, first_line(error).rstrip(".")) from error
     try:

@@ -66,6 +66,47 @@ def test_any_folds_at_any_strength_are_sklearns_ridge(rows: int, without: tuple[
 
 
 @pytest.mark.parametrize("rows", [3, 20])
+@pytest.mark.parametrize("without", [(), (1,)])
+def test_weighted_rows_are_sklearns_weighted_ridge(rows: int, without: tuple[int, ...]) -> None:
+    made, rng = groups(rows, 30), np.random.default_rng(1)
+    weights = [rng.uniform(0.2, 3.0, rows) for _ in made]
+    builder = RidgeBuilder()
+    for g, weight in zip(made, weights, strict=True):
+        builder.start_group(g.fold, np.ones(3, np.bool_))
+        for i in range(0, rows, 7):
+            builder.add(g.features[i : i + 7], g.target[i : i + 7], weight[i : i + 7])
+    kept = [(g, w) for g, w in zip(made, weights, strict=True) if g.fold not in without]
+    x = np.concatenate([g.features - np.average(g.features, axis=0, weights=w) for g, w in kept])
+    y = np.concatenate([g.target - np.average(g.target, axis=0, weights=w) for g, w in kept])
+    expected = Ridge(2.0, fit_intercept=False).fit(x, y, np.concatenate([w for _, w in kept])).coef_.T
+    np.testing.assert_allclose(builder.build().weight(2.0, without), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [3, 20])
+def test_each_target_has_its_own_strength_and_an_infinite_one_gives_0(rows: int) -> None:
+    ridge = folded(groups(rows, 30))
+    found = ridge.weight(np.array([0.5, np.inf, 40.0]), (1,))
+    np.testing.assert_array_equal(found[:, 0], ridge.weight(0.5, (1,))[:, 0])
+    assert (found[:, 1] == 0).all()
+    np.testing.assert_array_equal(found[:, 2], ridge.weight(40.0, (1,))[:, 2])
+
+
+@pytest.mark.parametrize("rows", [3, 20])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_groups_that_come_centred_are_not_centred_again(rows: int, weighted: bool) -> None:
+    made = groups(rows, 30)
+    weight = np.linspace(0.5, 2.0, rows) if weighted else None
+    builder = RidgeBuilder()
+    for g in made:
+        builder.start_group(g.fold, np.ones(3, np.bool_), centred=True)
+        builder.add(g.features, g.target, weight)
+    x, y = np.concatenate([g.features for g in made]), np.concatenate([g.target for g in made])
+    every = None if weight is None else np.tile(weight, len(made))
+    expected = Ridge(2.0, fit_intercept=False).fit(x, y, every).coef_.T
+    np.testing.assert_allclose(builder.build().weight(2.0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [3, 20])
 def test_genes_that_groups_lack_are_fitted_on_the_others(rows: int) -> None:
     made = groups(rows, 30)
     for group in made[:2]:

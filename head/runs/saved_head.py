@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import HeadError, first_line
 from mmap_st.files import sha256_of_file, sha256_of_json
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, saved_settings
@@ -238,6 +239,8 @@ def _what_is_wrong(card: HeadCard) -> str | None:
         return f"has width {shape.get('width')}, tokens {card.tokens} and seed {card.seed}"
     if not isinstance(encoder, Mapping) or not isinstance(encoder.get("name"), str):
         return "names no encoder"
+    if card.normalisation.targets not in NORMALISATIONS:
+        return f"has targets {card.normalisation.targets!r}, which this version does not know"
     return None
 
 

@@ -49,6 +49,7 @@ def test_a_run_says_what_it_is_of(run: Path) -> None:
         (("panel", "genes"), "FASN"), (("panel", "gene_ids"), ["a"]), (("panel",), []), (("encoder",), {}),
         (("encoder", "encoder"), "uni"), (("settings",), {"alpha": "much"}), (("settings",), {"beta": 1}),
         (("settings",), []), (("normalisation",), None), (("normalisation", "targets"), 3),
+        (("normalisation", "targets"), ""), (("normalisation", "targets"), "log2"),
         (("slides",), {}), (("tokens",), -3), (("format_version",), 99), (("format_version",), "1"),
         (("head",), "no such head"), (("head",), None),
     ],

@@ -21,9 +21,9 @@ from mmap_st.head.scoring import PER_SLIDE, Scores, write_json
 from mmap_st.progress import ProgressCallback
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
-#: L and K that are tried, as in the paper's Figure 4.
+#: L and K that are tried, as in the paper's Figure 4, and K = 8.
 SELECTED = (5, 10, 20, 40)
-CLUSTERS = (16, 32, 64, 128)
+CLUSTERS = (8, 16, 32, 64, 128)
 _CONTRASTIVE = 0.1
 
 
@@ -83,6 +83,10 @@ def variants(settings: MmapSettings, mpps: tuple[float, ...]) -> list[Variant]:
         for count in CLUSTERS:
             add(f"clusters-{count}", f"K = {count}", clusters=count)
         add("clusters-adaptive", "K by the number of spots", clusters=None)
+    add("standardised", "embeddings standardised, not ranked", scaling="standard")
+    add("one-strength", "one strength of ridge for all genes", strengths="one")
+    add("unweighted", "spots not weighted", library_power=0.0)
+    add("uncentred", "not centred within slides", centre=False)
     if not settings.blend:
         return found
     add("no-attention", "no learned attention", blend=0.0)

@@ -288,6 +288,10 @@ def test_ablations_are_the_head_with_one_thing_changed() -> None:
         "concatenated",
         "contrastive",
         "no-attention",
+        "standardised",
+        "one-strength",
+        "unweighted",
+        "uncentred",
     } <= found.keys()
     alone = {v.key for v in ablations.variants(replace(settings, prototypes="none"), (0.5,))}
     assert not any(key.startswith(("only", "selected", "clusters", "concat", "no-prot")) for key in alone)
@@ -304,7 +308,7 @@ def test_an_ablation_evaluates_each_variant_on_the_same_folds(
     report = evaluate(cohort, store, request("mmap", *FAST, folds=str(folds), ablate=True), out)
     rows = {row.key: row for row in report.ablations}
     assert rows["whole"].pcc_slide == report.metrics.test.pcc_slide
-    assert len(rows) == 2 + 1 + 3 + 2 + 2 + 1
+    assert len(rows) == 2 + 1 + 3 + 2 + 2 + 1 + 4
     for key, row in rows.items():
         if key == "whole":
             continue

@@ -30,7 +30,7 @@ BinOption = Annotated[
     float | None,
     typer.Option(
         "--bin-um",
-        help="Side of the squares, in um, that bins of Visium HD are joined to.",
+        help="Side of the squares, in um, that transcripts (Xenium: 100) or bins of Visium HD are joined to.",
     ),
 ]
 

@@ -149,8 +149,8 @@ def read_cohort(
     values
         What count tables hold: ``counts``, or ``lognorm`` for values that are log-normalised on purpose.
     bin_um
-        Side in micrometres of the squares that the bins of Visium HD are joined to; each square is a spot.
-        None: bins as they are.
+        Side in micrometres of the squares that a Xenium section's transcripts (or cells) or the bins of
+        Visium HD are joined to; each square is a spot. None: 100 for Xenium, and bins as they are.
 
     Returns
     -------

@@ -23,6 +23,7 @@ from mmap_st.data.readers import (
     table,
     visium,
     visium_hd,
+    xenium,
 )
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
@@ -72,7 +73,7 @@ def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
     """A reader whose module finds slides, and reads tables unless `tables` does."""
     tables = tables or module
     chooses = tables in (h5ad, spatialdata)
-    binned = module.find_slides if module is visium_hd else None
+    binned = module.find_slides if module in (visium_hd, xenium) else None
     return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses, binned)
 
 
@@ -81,6 +82,7 @@ _ALL = (
     _reader("st", "legacy ST by file names: cSCC, STNet's breast set", st),
     _reader("visium", "Space Ranger's outs/ of Visium (extra: visium)", visium),
     _reader("visium-hd", "Space Ranger's bins of Visium HD (extra: visium)", visium_hd),
+    _reader("xenium", "Xenium: transcripts or cells, binned (cells: extra visium)", xenium),
     _reader("hest", "HEST-1k, or one sample of it", hest, h5ad),
     _reader("h5ad", "AnnData files with obsm['spatial']", h5ad),
     _reader("spatialdata", "SpatialData stores (extra: spatialdata)", spatialdata),

@@ -26,6 +26,13 @@ ImageOption = Annotated[
         "--image", help="The image that the spots were placed on; or a folder of images named as the slides."
     ),
 ]
+BinOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bin-um",
+        help="Side of the squares, in um, that transcripts (Xenium: 100) or bins of Visium HD are joined to.",
+    ),
+]
 
 
 class CohortGroup(TyperGroup):
@@ -54,6 +61,7 @@ def write(
     ] = None,
     image: ImageOption = None,
     values: ValuesOption = None,
+    bin_um: BinOption = None,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
@@ -67,7 +75,7 @@ def write(
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
     check_cohort_out(out)
-    found = workflows.read_cohort(source, image=image, values=values)
+    found = workflows.read_cohort(source, image=image, values=values, bin_um=bin_um)
     rows, problems, notes = [], {}, {}
     with workflows.show_progress() as progress:
         for look in survey_cohort(found, counts=True):
@@ -114,6 +122,7 @@ def check(
     ] = None,
     image: ImageOption = None,
     values: ValuesOption = None,
+    bin_um: BinOption = None,
     full: Annotated[
         bool, typer.Option("--full", help="Decode every tile of every image (default: 32 tiles of each).")
     ] = False,
@@ -126,7 +135,7 @@ def check(
 
     if pictures is not None:
         check_folder_out(pictures, _PICTURES)
-    slides = workflows.read_cohort(cohort, image=image, values=values)
+    slides = workflows.read_cohort(cohort, image=image, values=values, bin_um=bin_um)
     result = CohortCheck()
     with workflows.show_progress() as progress:
         for number, one in enumerate(check_cohort(slides, full=full), start=1):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mmap_st.data.bins import LEAST_UM, MOST_UM
 from mmap_st.data.tables import DECIMAL_COMMA, THOUSANDS, read_table
 from mmap_st.errors import CohortError, WriteError, did_you_mean, first_line, printable
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
@@ -20,7 +21,7 @@ from mmap_st.files import absolute, check_file_out, refuse_special, replacing, w
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
     "mpp_from", "pitch_um", "scale", "values", "labels",
-    "where",
+    "where", "bin_um",
 )  # fmt: skip
 _ALWAYS_WRITTEN = COLUMNS[:7]
 #: Of a cohort file's name; all but Parquet are CSV.
@@ -65,6 +66,9 @@ class CohortSlide:
         Path of a pathologist's labels.
     where
         Of a table of several sections the one to use, by a column of AnnData's ``obs``: ``batch=A``.
+    bin_um
+        Side in micrometres of the squares that transcripts, cells or fine bins are joined to; None: as the
+        reader does.
     """
 
     slide: str
@@ -80,6 +84,7 @@ class CohortSlide:
     values: str | None = None
     labels: Path | None = None
     where: str | None = None
+    bin_um: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -331,6 +336,7 @@ def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: in
         values=_word(cells.get("values"), "values", where, VALUES),
         labels=located("labels"),
         where=cells.get("where"),
+        bin_um=_number(cells.get("bin_um"), "bin_um", where, LEAST_UM, MOST_UM, "micrometres, such as 100"),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from mmap_st.data.bins import Squares
 from mmap_st.data.tables import duplicates, some
 from mmap_st.data.values import notes_on_values, what_they_are
 from mmap_st.errors import CountsError, NotCountsError, PanelError
@@ -103,6 +104,11 @@ class Counts:
             shape=(len(rows), len(self.ids)),
         )
         return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix), known=known)
+
+    def joined(self, ids: Sequence[str], squares: Squares) -> Counts:
+        """Sums over squares: `ids` are the members, of which each lies in the square that it is said to."""
+        sums = squares.sums(self.rows_of(ids).matrix).astype(np.float32)
+        return replace(self, ids=squares.names, matrix=sparse.csr_array(sums), known=None)
 
     @property
     def measured(self) -> NDArray[np.bool_]:

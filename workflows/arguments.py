@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from mmap_st.data import VALUES, Cohort
-from mmap_st.data.readers import CohortSource, as_cohort, open_cohort
+from mmap_st.data.readers import CohortSource, as_cohort, open_cohort, rebinned
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import EncoderSpec, encoder_spec
 from mmap_st.extract.store import FeatureStore
@@ -127,7 +127,11 @@ def _joined(scales: Scales | None) -> str | None:
 
 
 def read_cohort(
-    source: CohortSource, *, image: str | Path | None = None, values: str | None = None
+    source: CohortSource,
+    *,
+    image: str | Path | None = None,
+    values: str | None = None,
+    bin_um: float | None = None,
 ) -> Cohort:
     """Read a cohort: a table of slides, one row per slide.
 
@@ -144,6 +148,9 @@ def read_cohort(
         named as the slides are.
     values
         What count tables hold: ``counts``, or ``lognorm`` for values that are log-normalised on purpose.
+    bin_um
+        Side in micrometres of the squares that a Xenium section's transcripts (or cells) or the bins of
+        Visium HD are joined to; each square is a spot. None: 100 for Xenium, and bins as they are.
 
     Returns
     -------
@@ -164,10 +171,13 @@ def read_cohort(
     """
     values = values_of(values)
     if isinstance(source, str | Path):
-        return open_cohort(str(source), image=None if image is None else Path(image), values=values)
+        path = None if image is None else Path(image)
+        return open_cohort(str(source), image=path, values=values, bin_um=bin_um)
     if image is not None:
         raise RequestError("image is for a cohort that is read from a path; this one has its own images.")
     cohort = as_cohort(source)
+    if bin_um is not None:
+        cohort = rebinned(cohort, bin_um)
     if values is None:
         return cohort
     return replace(cohort, slides=tuple(replace(s, values=values) if s.counts else s for s in cohort.slides))

@@ -6,9 +6,10 @@ __all__ = [
     "read_counts",
     "read_spot_table",
     "read_spots",
+    "rebinned",
     "without_suffix",
 ]
 
 from .finding import without_suffix
-from .registry import READERS, CohortSource, as_cohort, open_cohort, read_counts, read_spots
+from .registry import READERS, CohortSource, as_cohort, open_cohort, read_counts, read_spots, rebinned
 from .table import read_spot_table

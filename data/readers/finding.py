@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmap_st.data.cohort import CohortSlide
 from mmap_st.data.spots import Spots, some
-from mmap_st.errors import CohortError, SpotsError
+from mmap_st.errors import CohortError, CountsError, SpotsError
 from mmap_st.files import is_dicom
 
 #: Suffixes of images that the program can open.
@@ -91,6 +92,21 @@ def _is_ome_zarr(path: Path) -> bool:
         if isinstance(about, dict) and ("multiscales" in about or "bioformats2raw.layout" in about):
             return True
     return False
+
+
+def refuse_lognorm(slide: CohortSlide) -> None:
+    """Refuse to sum what is no number of transcripts.
+
+    Raises
+    ------
+    CountsError
+        If the cohort says that the table is log-normalised.
+    """
+    if slide.values == "lognorm":
+        raise CountsError(
+            f"{slide.counts} is read as log-normalised, and only counts can be summed over squares; leave the"
+            " cohort's column values empty (--values counts)."
+        )
 
 
 def in_order_of_counts(spots: Spots, wanted: Sequence[str], spot_path: Path, count_path: Path) -> Spots:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scipy import sparse
 
@@ -12,6 +12,9 @@ from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.annotated import features_of
 from mmap_st.data.tables import open_bytes, read_table, reading, refuse_large
 from mmap_st.errors import CountsError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _MATRIX, _FEATURES, _BARCODES = ("matrix.mtx",), ("features.tsv", "genes.tsv"), ("barcodes.tsv",)
 _ENTRY_BYTES = 24  # row, column and value of an entry while it is read
@@ -38,6 +41,29 @@ def read_mtx(folder: Path, kind: str) -> Counts:
     CountsError
         If a file is missing, cannot be read, claims more than memory holds, or does not fit the others.
     """
+    var = read_mtx_features(folder)
+    barcodes = read_mtx_barcodes(folder)
+    path = _file(folder, _MATRIX)
+    features = features_of(var)
+    matrix = _matrix(path, (len(var), len(barcodes)))
+    return make_counts(
+        barcodes,
+        features.genes,
+        matrix[features.columns.nonzero()[0]].T,
+        gene_ids=features.gene_ids,
+        kind=kind,
+        notes=(features.note,) if features.note else (),
+    )
+
+
+def read_mtx_features(folder: Path) -> DataFrame:
+    """The features by name, with ``gene_ids`` and ``feature_types`` where the file has these.
+
+    Raises
+    ------
+    CountsError
+        If the file is missing or cannot be read.
+    """
     import pandas as pd
 
     names = read_table(_file(folder, _FEATURES), CountsError, header=False)
@@ -48,18 +74,7 @@ def read_mtx(folder: Path, kind: str) -> Counts:
     )
     if names.width > 2:
         var["feature_types"] = names.to_series(2).fill_null("").to_list()
-    barcodes = read_mtx_barcodes(folder)
-    path = _file(folder, _MATRIX)
-    features = features_of(var)
-    matrix = _matrix(path, (len(ids), len(barcodes)))
-    return make_counts(
-        barcodes,
-        features.genes,
-        matrix[features.columns.nonzero()[0]].T,
-        gene_ids=features.gene_ids,
-        kind=kind,
-        notes=(features.note,) if features.note else (),
-    )
+    return var
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> Any:

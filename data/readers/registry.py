@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import polars as pl
 
+from mmap_st.data.bins import LEAST_UM, MOST_UM
 from mmap_st.data.cohort import COLUMNS, Cohort, CohortSlide, cohort_from_table, read_cohort
 from mmap_st.data.counts import Counts
-from mmap_st.data.readers import h5ad, her2st, hest, images, spatialdata, st, table, visium, visium_hd
+from mmap_st.data.readers import (
+    h5ad,
+    her2st,
+    hest,
+    images,
+    spatialdata,
+    st,
+    table,
+    visium,
+    visium_hd,
+    xenium,
+)
 from mmap_st.data.readers.finding import find_images
 from mmap_st.data.spots import Spots
 from mmap_st.data.tables import duplicates, some
@@ -43,6 +55,9 @@ class Reader:
         Reads a slide's counts, all rows and genes.
     chooses
         Whether it knows the cohort's column `where`.
+    find_binned
+        Lists the slides at a path, with what they hold joined to squares of so many micrometres; None where
+        nothing can be joined.
     """
 
     name: str
@@ -51,20 +66,23 @@ class Reader:
     spots: Callable[[CohortSlide], Spots]
     counts: Callable[[CohortSlide], Counts]
     chooses: bool = False
+    find_binned: Callable[[Path, float], tuple[CohortSlide, ...]] | None = None
 
 
 def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
     """A reader whose module finds slides, and reads tables unless `tables` does."""
     tables = tables or module
     chooses = tables in (h5ad, spatialdata)
-    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses)
+    binned = module.find_slides if module in (visium_hd, xenium) else None
+    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses, binned)
 
 
 _ALL = (
     _reader("her2st", "the repository almaan/her2st: legacy ST", her2st),
     _reader("st", "legacy ST by file names: cSCC, STNet's breast set", st),
     _reader("visium", "Space Ranger's outs/ of Visium (extra: visium)", visium),
-    _reader("visium-hd", "Space Ranger's bins of Visium HD (extra: visium)", visium_hd, visium),
+    _reader("visium-hd", "Space Ranger's bins of Visium HD (extra: visium)", visium_hd),
+    _reader("xenium", "Xenium: transcripts or cells, binned (cells: extra visium)", xenium),
     _reader("hest", "HEST-1k, or one sample of it", hest, h5ad),
     _reader("h5ad", "AnnData files with obsm['spatial']", h5ad),
     _reader("spatialdata", "SpatialData stores (extra: spatialdata)", spatialdata),
@@ -75,7 +93,9 @@ _ALL = (
 READERS = {reader.name: reader for reader in _ALL}
 
 
-def open_cohort(text: str, *, image: Path | None = None, values: str | None = None) -> Cohort:
+def open_cohort(
+    text: str, *, image: Path | None = None, values: str | None = None, bin_um: float | None = None
+) -> Cohort:
     """Open a COHORT of the command line: a cohort file, or ``reader:path``.
 
     Parameters
@@ -87,12 +107,17 @@ def open_cohort(text: str, *, image: Path | None = None, values: str | None = No
         the slides.
     values
         What the count tables hold, see `mmap_st.data.cohort.VALUES`.
+    bin_um
+        Side of the squares that transcripts, cells or bins are joined to, in micrometres; None: as the reader
+        does, or the cohort file says.
 
     Raises
     ------
     CohortError
-        If there is no such file, reader or folder, or it holds no slides.
+        If there is no such file, reader or folder, it holds no slides, or nothing that can be joined.
     """
+    if bin_um is not None and not LEAST_UM <= bin_um <= MOST_UM:
+        raise CohortError(f"--bin-um {bin_um:g}: give micrometres from {LEAST_UM:g} to {MOST_UM:,.0f}.")
     name, colon, path = text.partition(":")
     if colon and name in READERS:
         place = Path(path)
@@ -100,19 +125,37 @@ def open_cohort(text: str, *, image: Path | None = None, values: str | None = No
             raise CohortError(
                 f"{place} does not exist; {name}: needs the file or folder that holds the data."
             )
-        cohort = Cohort(READERS[name].find(place), text)
+        cohort = Cohort(_found(READERS[name], place, bin_um), text)
     elif colon and not Path(text).exists():
         raise CohortError(
             f"There is no reader {name!r}{did_you_mean(name, READERS)}; the readers are {', '.join(READERS)}."
         )
     else:
         cohort = read_cohort(Path(text))
+        if bin_um is not None:
+            cohort = rebinned(cohort, bin_um)
     if image is not None:
         cohort = replace(cohort, slides=_with_images(cohort, image))
     if values is not None:
         slides = tuple(replace(s, values=values) if s.counts else s for s in cohort.slides)
         cohort = replace(cohort, slides=slides)
     return cohort
+
+
+def rebinned(cohort: Cohort, bin_um: float) -> Cohort:
+    """The cohort with what its slides hold joined to squares of `bin_um` micrometres.
+
+    Raises
+    ------
+    CohortError
+        If a slide with spots is of a reader that joins nothing.
+    """
+    for slide in cohort.slides:
+        reader = READERS.get(slide.reader or "")
+        if slide.spots is not None and reader is not None and reader.find_binned is None:
+            raise CohortError(_not_joined(f"--bin-um {bin_um:g}", reader.name))
+    slides = tuple(replace(s, bin_um=bin_um) if s.spots else s for s in cohort.slides)
+    return replace(cohort, slides=slides)
 
 
 def as_cohort(source: CohortSource) -> Cohort:
@@ -203,6 +246,19 @@ def read_counts(slide: CohortSlide) -> Counts:
     return _reader_of(slide).counts(slide)
 
 
+def _found(reader: Reader, place: Path, bin_um: float | None) -> tuple[CohortSlide, ...]:
+    if bin_um is None:
+        return reader.find(place)
+    if reader.find_binned is None:
+        raise CohortError(_not_joined(f"--bin-um {bin_um:g}", reader.name))
+    return reader.find_binned(place, bin_um)
+
+
+def _not_joined(given: str, reader: str) -> str:
+    able = " and ".join(one.name for one in READERS.values() if one.find_binned is not None)
+    return f"{given} is for the readers {able}, not for {reader}; leave it out."
+
+
 def _with_images(cohort: Cohort, image: Path) -> tuple[CohortSlide, ...]:
     """The slides with the image that the spots were placed on, as the user names it."""
     if not image.exists():
@@ -243,4 +299,6 @@ def _reader_of(slide: CohortSlide) -> Reader:
             f"the cohort's column where ({slide.where}) chooses rows of AnnData files, and the reader"
             f" {slide.reader} reads none; leave it empty."
         )
+    if slide.bin_um is not None and reader.find_binned is None:
+        raise SpotsError(_not_joined(f"the cohort's column bin_um ({slide.bin_um:g})", reader.name))
     return reader

@@ -96,7 +96,7 @@ def read_spots(slide: CohortSlide) -> Spots:
             f"{path} is missing the columns {', '.join(missing)}; it has {', '.join(table.columns)}."
         )
     on_tissue = number_column(table, "in_tissue", path, SpotsError) == 1
-    barcodes = None if slide.counts is None else _barcodes(slide.counts)
+    barcodes = None if slide.counts is None else read_barcodes(slide.counts)
     beside: set[str] = set()
     if barcodes is None:
         table = table.filter(on_tissue)
@@ -175,15 +175,20 @@ def read_scale_factors(spatial: Path) -> dict[str, Any]:
     return value
 
 
-def _barcodes(path: Path) -> list[str]:
-    """Names of a matrix's spots; its values are not read."""
+def read_barcodes(path: Path) -> list[str]:
+    """Names of a matrix's spots; its values are not read.
+
+    Raises
+    ------
+    CountsError
+        If it cannot be read.
+    """
     with reading(path, "a matrix of Space Ranger", CountsError):
         if path.is_dir():
             return read_mtx_barcodes(path)
         with open_hdf5(path) as file:
-            group = (
-                file["matrix"] if "matrix" in file else next(iter(file.values()))
-            )  # Cell Ranger 2: the genome
+            # Of Cell Ranger 2 it has the name of the genome.
+            group = file["matrix"] if "matrix" in file else next(iter(file.values()))
             names = read_item(group["barcodes"], lambda item: item[:], CountsError)
             return [name.decode() for name in names]
 

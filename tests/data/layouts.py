@@ -256,3 +256,80 @@ def write_spatialdata(path: Path, mpp: float = 0.5, hires: float = 0.5) -> np.nd
     store = sd.SpatialData(images={"S1_hires": image}, shapes={"S1": shapes}, tables={"table": table})
     store.write(path)
     return xy
+
+
+def write_xenium(
+    root: Path,
+    *,
+    matrix: np.ndarray | None = None,
+    transcripts: pl.DataFrame | None = None,
+    cells: str = "",
+    pixels: np.ndarray | None = None,
+) -> Path:
+    """A bundle with its H&E beside it, of 36 squares of 100 um unless told; returns the bundle.
+
+    `matrix` maps pixels of the H&E to pixels of the morphology image; `cells` (parquet or csv.gz) writes cells
+    too, each with its transcripts, and a matrix of them.
+    """
+    import tifffile
+
+    bundle = root / "section_outs"
+    bundle.mkdir(parents=True)
+    matrix = np.diag([0.5 / 0.2125, 0.5 / 0.2125, 1]) if matrix is None else matrix
+    mpp = 0.2125 * float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    table = xenium_transcripts() if transcripts is None else transcripts
+    (bundle / "experiment.xenium").write_text(json.dumps({"pixel_size": 0.2125, "region_name": "Region 1"}))
+    table.write_parquet(bundle / "transcripts.parquet")
+    if cells:
+        write_xenium_cells(bundle, table, cells)
+    np.savetxt(root / "section_he_imagealignment.csv", matrix, delimiter=",")
+    if pixels is None:
+        side = round(1200 / mpp)
+        noise = np.random.default_rng(0).integers(60, 255, (side // 16 + 1, side // 16 + 1, 3), np.uint8)
+        pixels = np.asarray(Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC))
+    about = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+    about |= {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    image = root / "section_he_image.ome.tif"
+    tifffile.imwrite(image, pixels, ome=True, photometric="rgb", tile=(256, 256), metadata=about)
+    return bundle
+
+
+def xenium_transcripts(seed: int = 0) -> pl.DataFrame:
+    """Transcripts of 36 squares, with as many of controls and of low quality among them."""
+    rng = np.random.default_rng(seed)
+    number = counts(36, seed).astype(int)
+    square, gene = (a.repeat(number.ravel()) for a in np.divmod(np.arange(number.size), len(GENES)))
+    corner = np.column_stack([square % 6, square // 6]) * 100.0 + 300
+    xy = corner + rng.random((len(square), 2)) * 100
+    names = np.array(GENES)[gene]
+    quality = np.full(len(square), 30.0)
+    controls = ["NegControlProbe_00042", "UnassignedCodeword_0001", "ERBB2"]
+    xy = np.vstack([xy, rng.random((30, 2)) * 1000])
+    names = np.concatenate([names, np.tile(controls, 10)])
+    quality = np.concatenate([quality, np.tile([40.0, 40.0, 19.99], 10)])
+    columns = {
+        "transcript_id": np.arange(len(xy)), "cell_id": [f"c{i % 50}" for i in range(len(xy))],
+        "overlaps_nucleus": np.ones(len(xy), np.uint8), "feature_name": names,
+        "x_location": xy[:, 0].astype(np.float32), "y_location": xy[:, 1].astype(np.float32),
+        "z_location": np.zeros(len(xy), np.float32), "qv": quality.astype(np.float32),
+        "is_gene": np.isin(names, GENES),
+    }  # fmt: skip
+    return pl.DataFrame(columns).sample(fraction=1.0, shuffle=True, seed=seed)
+
+
+def write_xenium_cells(bundle: Path, transcripts: pl.DataFrame, suffix: str = "parquet") -> None:
+    """A cell for every two transcripts that count, in the middle of the first, and the matrix of the cells."""
+    kept = transcripts.filter(pl.col("is_gene") & (pl.col("qv") >= 20))
+    cell = np.arange(len(kept)) // 2
+    values = np.zeros((cell.max() + 1, len(GENES)), np.float32)
+    np.add.at(values, (cell, [GENES.index(name) for name in kept["feature_name"]]), 1)
+    ids = [f"cell{i}-1" for i in range(len(values))]
+    first = kept.gather_every(2)
+    xy = {"x_centroid": first["x_location"], "y_centroid": first["y_location"]}
+    # The matrix has the cells in another order than their table.
+    table = pl.DataFrame({"cell_id": ids, **xy}).reverse()
+    if suffix == "parquet":
+        table.write_parquet(bundle / "cells.parquet")
+    else:
+        (bundle / "cells.csv.gz").write_bytes(gzip.compress(table.write_csv().encode()))
+    write_10x_h5(bundle / "cell_feature_matrix.h5", ids, values)

@@ -34,6 +34,11 @@ def write_table(root: Path) -> None:
     pl.DataFrame({"id": ids, **values}).write_parquet(root / "S_counts.parquet")
 
 
+def write_xenium_cells(root: Path) -> None:
+    bundle = layouts.write_xenium(root, cells="csv.gz")
+    (bundle / "transcripts.parquet").unlink()
+
+
 def write_h5ad(root: Path) -> None:
     root.mkdir(parents=True)
     layouts.make_adata().write_h5ad(root / "S.h5ad")
@@ -43,6 +48,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "visium": layouts.write_visium,
     "visium-mtx": lambda root: layouts.write_visium(root, version=1, matrix="mtx"),
     "visium-hd": layouts.write_visium_hd,
+    "xenium": layouts.write_xenium,
+    "xenium-cells": write_xenium_cells,
     "hest": layouts.write_hest,
     "h5ad": write_h5ad,
     "st": layouts.write_cscc,
@@ -52,7 +59,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def reader_of(name: str) -> str:
-    return {"visium-mtx": "visium", "st-stnet": "st"}.get(name, name)
+    return {"visium-mtx": "visium", "st-stnet": "st", "xenium-cells": "xenium"}.get(name, name)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +175,7 @@ def change_type(root: Path, rng: np.random.Generator) -> bool:
 
 def shuffle_rows(root: Path, rng: np.random.Generator) -> bool:
     """The rows of a table of positions come in another order: nothing that is read may change."""
-    words = ("tissue_positions", "_spots", "spots_", "spot_data")
+    words = ("tissue_positions", "_spots", "spots_", "spot_data", "transcripts", "cells.")
     paths = [
         p for p in files_of(root, ".csv", ".tsv.gz", ".csv.gz", ".parquet") if any(w in p.name for w in words)
     ]

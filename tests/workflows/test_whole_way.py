@@ -84,6 +84,7 @@ WRITERS = {
     "st": layouts.write_cscc,
     "visium": layouts.write_visium,
     "visium-hd": layouts.write_visium_hd,
+    "xenium": layouts.write_xenium,
     "hest": lambda root: layouts.write_hest(root, embedded=0.5),
     "h5ad": write_h5ad,
     "spatialdata": write_spatialdata,

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from mmap_st.data.readers import open_cohort
+from mmap_st.data.splits import where_text
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.device import keep_freed_memory
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
@@ -74,7 +75,7 @@ def run_cohort(folder: Path, settings: SimulationSettings, seed: int, name: str)
             method=method,
             settings=parse_settings(method, ["prototypes=none"] if row == NO_PROTOTYPES else []),
             genes="all",
-            test=held_out_patients(cohort),
+            test=where_text({"patient": held_out_patients(cohort)}),
             mpps=mpps,
             seed=seed,
         )

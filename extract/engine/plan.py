@@ -16,6 +16,7 @@ from mmap_st.errors import (
     ResolutionError,
     SlideRecipeError,
     StoreError,
+    counted,
 )
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
@@ -304,8 +305,8 @@ def stored_width(magnification: Magnification) -> int | None:
 def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
     """The sentence for the case that embeddings of one encoder differ in length."""
     return (
-        f"embeddings of {encoder} have {width} dimensions here and {stored} in the store (slide {slide},"
-        f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
+        f"embeddings of {encoder} have {counted(width, 'dimension')} here and {stored} in the store (slide"
+        f" {slide}, {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
     )
 
 

@@ -16,6 +16,7 @@ from mmap_st.errors import (
     SlideError,
     SlideRecipeError,
     StoreError,
+    counted,
     of_one_slide,
 )
 from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
@@ -85,8 +86,9 @@ def rows_of_spots(features: Features, match: Match) -> tuple[NDArray[np.float32]
     valid = (match.rows >= 0) & usable
     if 2 * int(valid.sum()) < len(valid):
         raise FeaturesError(
-            f"only {int(valid.sum())} of {len(valid)} spots would have an embedding: {match.matched} have a"
-            f" row of {features.path}, and {match.matched - int(valid.sum())} of these are all zero or not"
+            f"only {int(valid.sum())} of {counted(len(valid), 'spot')} would have an embedding:"
+            f" {counted(match.matched, 'has', 'have')} a row of {features.path}, and"
+            f" {counted(match.matched - int(valid.sum()), 'of these is', 'of these are')} all zero or not"
             " finite; make the file again."
         )
     return embedding, valid

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import zarr
 
-from mmap_st.errors import DamagedSlideError, HeadError, StoreError, did_you_mean
+from mmap_st.errors import DamagedSlideError, HeadError, StoreError, counted, did_you_mean
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -126,11 +126,12 @@ class FeatureStore:
                 complete = [m.mpp for m in slide.undamaged(encoder) if m.complete]
                 slides_with.setdefault(encoder, Counter()).update(complete)
         part = f" (encoders of the first {len(shown)})" if len(shown) < len(names) else ""
-        lines = [f"FeatureStore {self.path}: {len(names)} slide{'' if len(names) == 1 else 's'}{part}"]
+        lines = [f"FeatureStore {self.path}: {counted(len(names), 'slide')}{part}"]
         for encoder, counts in sorted(slides_with.items()):
             # A magnification that not every slide has says on how many it is complete.
             parts = [
-                f"{m:g}" + ("" if n == len(shown) else f" ({n} slides)") for m, n in sorted(counts.items())
+                f"{m:g}" + ("" if n == len(shown) else f" ({counted(n, 'slide')})")
+                for m, n in sorted(counts.items())
             ]
             lines.append(
                 f"  {encoder}: {', '.join(parts)} um/px" if parts else f"  {encoder}: nothing complete"
@@ -222,8 +223,8 @@ def common_magnifications(
     if wanted is None:
         if not shared:
             raise StoreError(
-                f"No magnification of {encoder} is complete on all of {len(slides)} slides;"
-                " `mmap info` shows what the store has."
+                f"No magnification of {encoder} is complete on all of {counted(len(slides), 'slide')}; `mmap"
+                " info` shows what the store has."
             )
         return tuple(sorted(shared))
     for mpp in wanted:
@@ -269,11 +270,11 @@ def note_unsealed(store: FeatureStore, names: Sequence[str], encoder: str) -> No
         return  # it was removed meanwhile, and whoever uses it says so
     if unsealed:
         _LOG.warning(
-            "%s has no check sums of %s on %d of %d slides; `mmap info %s --verify --seal` adds them",
+            "%s has no check sums of %s on %d of %s; `mmap info %s --verify --seal` adds them",
             store.path,
             encoder,
             len(unsealed),
-            len(names),
+            counted(len(names), "slide"),
             store.path,
         )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import Spots
-from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError, counted
 from mmap_st.extract.store.folder import drafts_below
 from mmap_st.extract.store.integrity import (
     COMPRESSORS,
@@ -277,7 +277,8 @@ class MagnificationWriter:
             else:
                 lost = damaged_chunks(self._group, self._names, sorted(self._done))
             if lost:
-                _LOG.warning("%s: %d damaged chunks are made again", self._folder, len(lost))
+                again = counted(len(lost), "damaged chunk is", "damaged chunks are")
+                _LOG.warning("%s: %s made again", self._folder, again)
                 self._done -= lost
                 self._group.update_attributes({"complete": False, "chunks_done": sorted(self._done)})
 

@@ -23,6 +23,7 @@ from mmap_st.errors import (
     SlideError,
     StoreError,
     WriteError,
+    counted,
     did_you_mean,
     first_line,
     of_one_slide,
@@ -406,7 +407,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
     width = slide.embedding.shape[-1]
     if width != saved.card.shape["width"]:
         raise SlideError(
-            f"its embeddings have {width} dimensions, and the head takes {saved.card.shape['width']}."
+            f"its embeddings have {counted(width, 'dimension')}, and the head takes"
+            f" {saved.card.shape['width']}."
         )
     try:
         predicted = saved.head.predict(slide)
@@ -417,7 +419,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         ) from error
     if predicted.shape != (len(slide.ids), len(saved.genes)):
         raise SlideError(
-            f"the head predicted an array of {predicted.shape} for {len(slide.ids)} spots and"
-            f" {len(saved.genes)} genes; the run may be damaged: restore it from a copy, or fit it again."
+            f"the head predicted an array of {predicted.shape} for {counted(len(slide.ids), 'spot')} and"
+            f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
+            " again."
         )
     return prediction_table(slide, predicted, saved.genes, about, saved.spread)

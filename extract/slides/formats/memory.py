@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmap_st.errors import ImageTooLargeError
+from mmap_st.errors import ImageTooLargeError, counted
 
 #: Pictures of fewer pixels are not looked at: they fit into any memory.
 _SMALL_PX = 1 << 26
@@ -46,7 +46,8 @@ def refuse_too_large(path: Path, size: tuple[int, int], bytes_per_px: int, what:
     declared = f"{path} declares {what} of {size[0]} x {size[1]} px"
     if path.is_file() and pixels > _LARGEST_RATIO * path.stat().st_size:
         raise ImageTooLargeError(
-            f"{declared} in {path.stat().st_size} bytes, which cannot be; copy it again, or leave it out."
+            f"{declared} in {counted(path.stat().st_size, 'byte')}, which cannot be; copy it again, or leave"
+            " it out."
         )
     needed, free = pixels * bytes_per_px, free_memory()
     if needed > free:

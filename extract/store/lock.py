@@ -26,7 +26,7 @@ from filelock import Timeout
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
-from mmap_st.files import file_name, has_no_file_locks, os_lock
+from mmap_st.files import cannot_be_written, file_name, has_no_file_locks, os_lock
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -108,9 +108,7 @@ class SlideLock:
             raise _locked(self._holder()) from error
         except OSError as error:
             self._file.release()
-            raise StoreError(
-                f"{self._folder} cannot be written ({error}); choose a store you may write to."
-            ) from error
+            raise StoreError(f"{self._folder} {cannot_be_written(error, 'use another store')}") from error
         threading.Thread(target=self._beat, name="lock heartbeat", daemon=True).start()
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import unquote
 
 import zarr
 
-from mmap_st.errors import DamagedSlideError, HeadError, StoreError, counted, did_you_mean
+from mmap_st.errors import DamagedSlideError, HeadError, StoreError, counted, did_you_mean, first_line
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -32,7 +31,7 @@ from mmap_st.extract.store.recipe import (
 )
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import file_lock
+from mmap_st.files import disk_advice, file_lock
 
 _LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"
@@ -347,9 +346,8 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = {
-            errno.ENOSPC: "free some space and run the same command again; what is finished is saved",
-            errno.EROFS: "choose a place that can be written to",
-            errno.EACCES: "choose a place that you may write to",
-        }.get(error.errno or 0, "check the disk and run the same command again; what is finished is saved")
-        raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error
+        raise StoreError(
+            f"The store {path} failed ({error.strerror or first_line(error)});"
+            f" {disk_advice(error, 'use another place')}, and run the same command again; what is finished is"
+            " saved."
+        ) from error

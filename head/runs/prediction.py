@@ -39,7 +39,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
+from mmap_st.files import absolute, cannot_be_written, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.runs.run_folder import only_writer, restore_run
@@ -205,7 +205,7 @@ def write_prediction(path: Path, table: anndata.AnnData) -> None:
             with replacing(path) as draft:
                 table.write_h5ad(draft, compression="gzip")
         except OSError as error:
-            raise WriteError(f"{path} cannot be written ({first_line(error)}); free some space.") from error
+            raise WriteError(f"{path} {cannot_be_written(error, 'use another place')}") from error
 
 
 def read_prediction(path: Path) -> anndata.AnnData:

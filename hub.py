@@ -122,7 +122,8 @@ def hub_sentence(error: Exception, request: HubRequest) -> str:
     if isinstance(error, errors.CacheNotFound) or _is_disk(error):
         elsewhere = "set HF_HOME to another place"
         step = disk_advice(error, elsewhere) if isinstance(error, OSError) else elsewhere
-        return f"{name}: the cache {constants.HF_HUB_CACHE} cannot be written ({error}); {advise(step)}."
+        cache = f"the cache {constants.HF_HUB_CACHE} cannot be written ({first_line(error)})"
+        return f"{name}: {cache}; {advise(step)}."
     problem = f"the hub at {constants.ENDPOINT} does not answer ({first_line(error)})"
     return f"{name}: {problem}; {_try_elsewhere(request)}"
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from mmap_st.errors import SlidesFailedError, agreeing, counted, none_of
+from mmap_st import errors
+from mmap_st.errors import MmapError, SlidesFailedError, agreeing, counted, none_of
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,46 @@ def test_none_of_several_and_of_one() -> None:
 )
 def test_other_failed_slides_are_counted(failed: dict[str, str], said: str) -> None:
     assert str(SlidesFailedError(failed)) == f"no slide could be done; {said}"
+
+
+OURS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, MmapError)}
+PACKAGE = Path(errors.__file__).parent
+# The probe of HDF5 files runs apart from the package, and what it says of errors is not shown.
+SOURCES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE).parts[0] not in ("tests", "benchmarks", "docs", "setup.py")
+    and not path.relative_to(PACKAGE).parts[0].startswith(".")
+    and path.name != "hdf5_probe.py"
+]
+
+
+def quotes_whole(tree: ast.AST) -> Iterator[int]:
+    """Lines where the whole text of an error that is not the project's goes into a message."""
+    for handler in ast.walk(tree):
+        if not isinstance(handler, ast.ExceptHandler) or handler.name is None or handler.type is None:
+            continue
+        kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        if all(isinstance(kind, ast.Name) and kind.id in OURS for kind in kinds):
+            continue
+        for value in ast.walk(handler):
+            if isinstance(value, ast.FormattedValue):
+                parts = value.value.values if isinstance(value.value, ast.BoolOp) else [value.value]
+                if any(isinstance(part, ast.Name) and part.id == handler.name for part in parts):
+                    yield value.lineno
+
+
+def test_such_quotes_are_found() -> None:
+    bad = "try: pass\nexcept (OSError, HeadError) as e:\n    print(f'{e}', f'{e.strerror or e}', f'{first_line(e)}')"
+    assert list(quotes_whole(ast.parse(bad))) == [3, 3]
+    assert list(quotes_whole(ast.parse(bad.replace("OSError", "SlideError")))) == []
+
+
+def test_errors_of_libraries_are_quoted_in_one_line() -> None:
+    """By `first_line`: those of Polars, HDF5, zarr or torch have several lines."""
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}"
+        for path in SOURCES
+        for line in quotes_whole(ast.parse(path.read_text()))
+    ]
+    assert found == []

@@ -87,6 +87,13 @@ def _parse(path: Path, form: Form, error: type[MmapError], header: bool) -> pl.D
     except pl.exceptions.NoDataError:
         return pl.DataFrame(schema=dict.fromkeys(form.header, pl.String))
     except pl.exceptions.ComputeError as reason:
+        if any(words in str(reason) for words in ("could not parse", "malformed")):
+            # All cells are taken as text, so that nothing but quotes can be wrong with one.
+            raise error(
+                f"{path} has a cell whose quotes do not match: one that is not closed, or text beside a"
+                " closing"
+                " one; correct it."
+            ) from reason
         if "more fields" not in str(reason):
             raise
         raise error(

@@ -23,7 +23,7 @@ from types import TracebackType
 
 from filelock import Timeout
 
-from mmap_st.errors import SlideLockedError, StoppedError, StoreError
+from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
 from mmap_st.files import cannot_be_written, file_name, has_no_file_locks, os_lock
@@ -133,7 +133,8 @@ class SlideLock:
             holder = self._holder()
         except OSError as error:
             raise StoreError(
-                f"the lock {self._signature} cannot be read ({error}); check the disk and run again."
+                f"the lock {self._signature} cannot be read ({first_line(error)}); check the disk and run"
+                " again."
             ) from error
         if holder is None:
             raise SlideLockedError(f"its lock {self._signature} was removed; run the same command again.")

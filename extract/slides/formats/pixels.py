@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError, counted
+from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError, counted, first_line
 from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 from mmap_st.extract.slides.formats.units import micrometres_of
@@ -365,7 +365,7 @@ class ArraySlide(Pyramid):
                     f"{self._path}: its compression needs imagecodecs, which is not installed:"
                     " pip install 'mmap-st[tiff]'."
                 ) from error
-            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({first_line(error)}).") from error
 
     def is_transparent(self) -> bool:
         """See `Slide`."""

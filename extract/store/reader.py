@@ -331,12 +331,16 @@ def locks_folder(path: Path) -> Path:
     return path.with_name(path.name + ".locks")
 
 
+#: The lock of making a store, beside those of its slides: no slide's folder has a space in its name.
+_MAKING = "new store.lock"
+
+
 @contextmanager
 def _making(path: Path) -> Iterator[None]:
     """Hold the lock of making a store: jobs that start together make it once."""
     folder = locks_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "new.lock", wait_s=None):
+    with file_lock(folder / _MAKING, wait_s=None):
         yield
 
 

@@ -64,7 +64,8 @@ def test_names_become_one_safe_segment_and_never_clash(name: str) -> None:
     assert key.isascii()
     from urllib.parse import unquote
 
-    assert unquote(key, errors="surrogatepass") == name or max(name) >= "\ud800"
+    # Of a name that is too long, the beginning alone is there.
+    assert "~" in key or unquote(key, errors="surrogatepass") == name or max(name) >= "\ud800"
 
 
 def test_the_layout_is_format_version_1(tmp_path: Path) -> None:

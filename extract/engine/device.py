@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import DeviceError, StoppedError, counted, first_line
+from mmap_st.errors import DeviceError, StoppedError, counted, first_line, printable
 from mmap_st.extract.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class StepGraph:
             reason = "a replay gives other numbers"
         except RuntimeError as error:  # torch.OutOfMemoryError and torch.AcceleratorError are among them
             reason = first_line(error)
-        _LOG.info("%s is launched kernel by kernel: %s", encoder.spec.name, reason)
+        _LOG.info("%s is launched kernel by kernel: %s", printable(encoder.spec.name), reason)
         return None
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:

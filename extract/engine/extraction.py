@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data import Cohort
-from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide
+from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
 from mmap_st.extract.encoders import (
     Encoder,
     EncoderSpec,
@@ -282,5 +282,5 @@ def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -
 
 
 def _fail(report: ExtractReport, name: str, error: MmapError) -> None:
-    _LOG.info("slide %s failed: %s", name, error)
+    _LOG.info("slide %s failed: %s", printable(name), error)
     report.failed[name] = str(error)

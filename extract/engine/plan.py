@@ -17,6 +17,7 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
     counted,
+    printable,
 )
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
@@ -200,7 +201,7 @@ def _stored_slide(store: FeatureStore, name: str, spots: Spots) -> StoredSlide |
         if slide is not None and slide.has_spots():
             check_spots(store, name, spots)
     except DamagedSlideError as error:
-        _LOG.warning("slide %s: %s", name, error)
+        _LOG.warning("slide %s: %s", printable(name), error)
         return None
     return slide
 

@@ -18,6 +18,7 @@ from mmap_st.errors import (
     StoreError,
     counted,
     of_one_slide,
+    printable,
 )
 from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
@@ -193,12 +194,12 @@ def import_features(
         try:
             store = _import_slide(job, request, store_path, store, widths, report)
         except (SlideError, StoreError, RecipeMismatchError) as error:
-            _LOG.info("slide %s failed: %s", job.slide, error)
+            _LOG.info("slide %s failed: %s", printable(job.slide), error)
             report.failed[job.slide] = str(error)
         except MmapError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
-            _LOG.info("slide %s failed: %s", job.slide, error)
+            _LOG.info("slide %s failed: %s", printable(job.slide), error)
             report.failed[job.slide] = str(of_one_slide(error))
     here = [*report.done, *report.unchanged]
     report.failed |= lost_slides(store_path, here, request.encoder, [request.mpp]) if here else {}

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, StoreError, counted
+from mmap_st.errors import ImageError, StoreError, counted, printable
 from mmap_st.extract.store.folder import check_plain, drafts_in
 from mmap_st.extract.store.reader import store_errors
 from mmap_st.extract.store.writer import MagnificationWriter
@@ -162,7 +162,7 @@ class Journal:
             try:
                 self._sync()
             except OSError as error:  # the rows are written, and the slide's own failure is what counts
-                _LOG.warning("%s cannot be synced (%s)", self._path, error)
+                _LOG.warning("%s cannot be synced (%s)", printable(str(self._path)), error)
         self._file.close()
 
     def delete(self) -> None:

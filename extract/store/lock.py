@@ -23,7 +23,7 @@ from types import TracebackType
 
 from filelock import Timeout
 
-from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line
+from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
 from mmap_st.files import cannot_be_written, file_name, has_no_file_locks, os_lock
@@ -148,7 +148,7 @@ class SlideLock:
                     return
                 os.utime(self._signature)
             except OSError as error:
-                _LOG.info("the lock %s cannot be touched (%s)", self._signature, error)
+                _LOG.info("the lock %s cannot be touched (%s)", printable(str(self._signature)), error)
 
     def _acquire_file(self) -> None:
         try:
@@ -157,7 +157,9 @@ class SlideLock:
         except (NotImplementedError, OSError) as error:
             if not has_no_file_locks(error):
                 raise
-            _LOG.warning("%s has no file locks: only signatures keep writers apart", self._folder)
+            _LOG.warning(
+                "%s has no file locks: only signatures keep writers apart", printable(str(self._folder))
+            )
             self._locks_files = False
 
     def _wait_for_dead(self) -> None:

@@ -12,7 +12,15 @@ from urllib.parse import unquote
 
 import zarr
 
-from mmap_st.errors import DamagedSlideError, HeadError, StoreError, counted, did_you_mean, first_line
+from mmap_st.errors import (
+    DamagedSlideError,
+    HeadError,
+    StoreError,
+    counted,
+    did_you_mean,
+    first_line,
+    printable,
+)
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -135,7 +143,7 @@ class FeatureStore:
             lines.append(
                 f"  {encoder}: {', '.join(parts)} um/px" if parts else f"  {encoder}: nothing complete"
             )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
@@ -244,7 +252,7 @@ def undamaged_slide(store: FeatureStore, name: str) -> StoredSlide | None:
         slide = store.slide(name)
         slide.has_spots()
     except DamagedSlideError as error:
-        _LOG.warning("slide %s: %s", name, error)
+        _LOG.warning("slide %s: %s", printable(name), error)
         return None
     return slide
 
@@ -256,7 +264,7 @@ def undamaged_slides(store: FeatureStore) -> Iterator[StoredSlide]:
             slide = store.slide(name)
             slide.encoders()
         except StoreError as error:
-            _LOG.info("slide %s: %s", name, error)
+            _LOG.info("slide %s: %s", printable(name), error)
         else:
             yield slide
 
@@ -270,11 +278,11 @@ def note_unsealed(store: FeatureStore, names: Sequence[str], encoder: str) -> No
     if unsealed:
         _LOG.warning(
             "%s has no check sums of %s on %d of %s; `mmap info %s --verify --seal` adds them",
-            store.path,
-            encoder,
+            printable(str(store.path)),
+            printable(encoder),
             len(unsealed),
             counted(len(names), "slide"),
-            store.path,
+            printable(str(store.path)),
         )
 
 

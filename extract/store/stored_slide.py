@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import zarr
 
-from mmap_st.errors import StoreError, counted, did_you_mean
+from mmap_st.errors import StoreError, counted, did_you_mean, printable
 from mmap_st.extract.store.integrity import damaged, has_digests
 from mmap_st.extract.store.magnification import magnification_in
 from mmap_st.extract.store.nodes import (
@@ -160,7 +160,7 @@ class StoredSlide(SlideInfo):
     def __repr__(self) -> str:
         spots = counted(len(self), "spot") if self.has_spots() else "no spots yet"
         found = [f"{name} at {_mpps(self.complete(name)) or 'no'} um/px" for name in self.encoders()]
-        return f"StoredSlide {self.name}: {spots}; {'; '.join(found) or 'no embeddings'}"
+        return printable(f"StoredSlide {self.name}: {spots}; {'; '.join(found) or 'no embeddings'}")
 
     def spot_ids(self) -> tuple[str, ...]:
         """(n,) ids."""
@@ -216,7 +216,7 @@ class StoredSlide(SlideInfo):
         return sorted(found, key=lambda m: m.mpp)
 
     def _log(self, error: StoreError) -> None:
-        _LOG.warning("slide %s: %s", self.name, error)
+        _LOG.warning("slide %s: %s", printable(self.name), error)
 
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmap_st.errors import counted
+from mmap_st.errors import counted, printable
 from mmap_st.head.runs import predictors_of, shown_with, slide_table, summary_table
 from mmap_st.head.scoring import (
     OMITTED,
@@ -303,7 +303,7 @@ class ComparisonResult:
             for row in self.rows
         ]
         title = f"ComparisonResult: {len(self.evaluated)} of {counted(len(self.rows), 'row')} evaluated"
-        return "\n".join([title, *lines])
+        return printable("\n".join([title, *lines]), lines=True)
 
 
 def read_evaluation(path: Path) -> EvaluationMetrics:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import NORMALISATIONS, Panel, Split, Targets
-from mmap_st.errors import HeadError, counted
+from mmap_st.errors import HeadError, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
@@ -194,7 +194,7 @@ def slide_table(predictors: Mapping[str, Scores]) -> pl.DataFrame:
 
 def shown_with(title: str, predictors: Mapping[str, Scores]) -> str:
     """A title, and a line for each predictor."""
-    return "\n".join([title, *(f"  {name}: {scores!r}" for name, scores in predictors.items())])
+    return "\n".join([title, *(f"  {printable(name)}: {scores!r}" for name, scores in predictors.items())])
 
 
 Predictions = Mapping[str, NDArray[np.float32]]

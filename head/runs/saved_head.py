@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.data import NORMALISATIONS
-from mmap_st.errors import HeadError, counted, first_line
+from mmap_st.errors import HeadError, counted, first_line, printable
 from mmap_st.files import sha256_of_file, sha256_of_json
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, saved_settings
 from mmap_st.head.registry import HEADS, recorded_head
@@ -284,7 +284,11 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
     if card.weights_sha256 and card.weights_sha256 != sha256:
         raise _damaged(folder, f"{WEIGHTS} is not the one that {HEAD_JSON} is of")
     if card.head_code_sha256 != method.code:
-        _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
+        _LOG.warning(
+            "%s was trained with other code of the head %s than there is now.",
+            printable(str(folder)),
+            printable(method.name),
+        )
     try:
         settings = saved_settings(method, card.settings)
     except HeadError as error:

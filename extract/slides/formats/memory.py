@@ -5,20 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmap_st.errors import ImageTooLargeError, counted
+from mmap_st.memory import free_memory as free_memory  # imported from here too
 
 #: Pictures of fewer pixels are not looked at: they fit into any memory.
 _SMALL_PX = 1 << 26
 #: Pixels that a byte of a file may stand for; deflate and LZW make 1,400 at most.
 _LARGEST_RATIO = 3_000
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that a process may still get; without limit where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 60
 
 
 def refuse_too_large(path: Path, size: tuple[int, int], bytes_per_px: int, what: str = "an image") -> None:

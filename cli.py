@@ -14,6 +14,7 @@ import typer
 import mmap_st
 from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
+from mmap_st.files import cannot_be_written, number_of
 
 app = typer.Typer(
     name="mmap",
@@ -64,12 +65,9 @@ def main() -> None:
         console.fail(str(error))
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _DISK_FAILS:
+        if number_of(error) not in _DISK_FAILS:
             raise
-        console.fail(
-            f"{error.filename or 'a file'} cannot be written ({error.strerror}); free some space or use"
-            " another place, and run the same command again."
-        )
+        console.fail(f"{error.filename or 'a file'} {cannot_be_written(error, 'use another place')}")
         sys.exit(2)
 
 

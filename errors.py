@@ -133,7 +133,8 @@ class SlidesFailedError(SlideError):
 
     def __init__(self, failed: Mapping[str, str]) -> None:
         name, reason = next(iter(failed.items()))
-        others = f" (and {len(failed) - 1} more slides failed)" if len(failed) > 1 else ""
+        more = len(failed) - 1
+        others = f" (and {counted(more, 'more slide')} failed)" if more else ""
         super().__init__(f"no slide could be done; slide {name}: {reason.rstrip('.')}{others}.")
         self.failed = dict(failed)
 
@@ -228,6 +229,30 @@ def of_one_slide(error: Exception) -> MmapError:
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count and what is counted, such as ``"1 slide"`` or ``"3 slides"``.
+
+    Parameters
+    ----------
+    one, many
+        The words that follow 1, and those that follow any other number: a noun, or one with its verb. By
+        default `one` with an s.
+    """
+    return f"{count} {agreeing(count, one, many)}"
+
+
+def agreeing(count: int, one: str, many: str | None = None) -> str:
+    """The words of `counted` without the number: where other words stand between."""
+    if count == 1:
+        return one
+    return f"{one}s" if many is None else many
+
+
+def none_of(count: int, one: str) -> str:
+    """``"none of the 3 slides"``, and ``"no slide"`` where there is one."""
+    return f"no {one}" if count == 1 else f"none of the {counted(count, one)}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -141,7 +142,7 @@ def _check_out(path: Path, option: str, wanted: str) -> None:
         try:
             whole = path.resolve()
         except RuntimeError as error:  # what Python says of a loop of links
-            raise OSError(first_line(error)) from error
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
         there = next(place for place in (whole, *whole.parents) if place.exists())
         if there != whole and not there.is_dir():
             raise WriteError(f"{option} {path} is below {there}, which is a file; name another {wanted}.")
@@ -164,11 +165,59 @@ def writing(path: Path, option: str = "--out", wanted: str = "folder") -> Iterat
     try:
         yield
     except OSError as error:
-        said = error.strerror or first_line(error)
-        raise WriteError(
-            f"{option} {path} cannot be written ({said}); free some space or name another {wanted}, and run"
-            " the same command again."
-        ) from error
+        raise WriteError(f"{option} {path} {cannot_be_written(error, f'name another {wanted}')}") from error
+
+
+def cannot_be_written(error: OSError, elsewhere: str) -> str:
+    """The end of a sentence on a file or a folder: that it cannot be written, why, and what to do.
+
+    Parameters
+    ----------
+    elsewhere
+        How to say that another place is wanted, such as ``"name another folder"``.
+    """
+    said = error.strerror or first_line(error)
+    return f"cannot be written ({said}); {disk_advice(error, elsewhere)}, and run the same command again."
+
+
+def disk_advice(error: OSError, elsewhere: str) -> str:
+    """What helps against what a disk said: one or two steps, without a full stop; see `cannot_be_written`."""
+    step = _STEPS.get(number_of(error), "check the disk")
+    return f"{step} or {elsewhere}" if step else elsewhere
+
+
+#: What helps against an error of the disk, unless nothing does but another place.
+_STEPS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space in your quota",
+    errno.EFBIG: "raise the limit on the size of files",
+    errno.EROFS: "",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.ENOENT: "make the folder that it belongs in",
+    errno.ENOTDIR: "",
+    errno.EISDIR: "",
+    errno.EEXIST: "",
+    errno.ELOOP: "correct the links that lead to it",
+    errno.ENAMETOOLONG: "shorten its name",
+    errno.EINVAL: "change its name",
+    errno.EILSEQ: "change its name",
+    errno.EBUSY: "close the program that uses it",
+    errno.ETXTBSY: "close the program that uses it",
+    errno.EMFILE: "raise the limit on open files",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
+}
+#: How libraries that write files by themselves (HDF5, Rust's) quote the number of an error.
+_QUOTED = re.compile(r"(?:errno = |os error |Errno )(\d+)")
+
+
+def number_of(error: OSError) -> int:
+    """The error's number; of one that a library made up, the number that its text quotes, or 0."""
+    if error.errno:
+        return error.errno
+    quoted = _QUOTED.search(str(error))
+    return int(quoted[1]) if quoted else 0
 
 
 def canonical_json(value: object) -> str:

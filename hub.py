@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mmap_st.errors import first_line
+from mmap_st.files import disk_advice
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -119,8 +120,10 @@ def hub_sentence(error: Exception, request: HubRequest) -> str:
     if isinstance(error, errors.HfHubHTTPError):
         return _http(error, request)
     if isinstance(error, errors.CacheNotFound) or _is_disk(error):
-        steps = advise("set HF_HOME to another place")
-        return f"{name}: the cache {constants.HF_HUB_CACHE} cannot be written ({error}); {steps}."
+        elsewhere = "set HF_HOME to another place"
+        step = disk_advice(error, elsewhere) if isinstance(error, OSError) else elsewhere
+        cache = f"the cache {constants.HF_HUB_CACHE} cannot be written ({first_line(error)})"
+        return f"{name}: {cache}; {advise(step)}."
     problem = f"the hub at {constants.ENDPOINT} does not answer ({first_line(error)})"
     return f"{name}: {problem}; {_try_elsewhere(request)}"
 

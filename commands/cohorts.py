@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from mmap_st.commands import console
 from mmap_st.commands.options import ValuesOption, split_words
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, counted
 from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def write(
             )
     write_cohort(found, out)
     columns = ("slide", "patient", "image", "counts", "spots", "unmatched", "um/px from the spots")
-    console.show_table(f"{len(found.slides)} slides", columns, rows)
+    console.show_table(counted(len(found.slides), "slide"), columns, rows)
     for name, note in notes.items():
         console.warn(f"{name}: {note}")
     for note in alike_patients(row.patient for row in found.slides):
@@ -166,7 +166,7 @@ def check(
         "slide", "patient", "technology", "px", "um/px", "spots", "genes", "unmatched", "outside",
         "on tissue", "state",
     )  # fmt: skip
-    console.show_table(f"{len(rows)} slides", columns, rows)
+    console.show_table(counted(len(rows), "slide"), columns, rows)
     for one in result.slides:
         for note in one.notes:
             console.warn(f"{one.row.slide}: {note}")
@@ -175,7 +175,10 @@ def check(
     console.show_reasons("problems", result.problems)
     if drawn is not None:
         if drawn.skipped_slides:
-            console.say(f"{len(drawn.skipped_slides)} slides are not drawn (no image or no spots)")
+            console.say(
+                f"{counted(len(drawn.skipped_slides), 'slide is', 'slides are')} not drawn (no image or no"
+                " spots)"
+            )
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)

@@ -37,10 +37,30 @@ class _Formatter(logging.Formatter):
         return printable(super().format(record), lines=True)
 
 
+class _Notes(logging.Handler):
+    """Warnings in the form of all other notes of the commands, which have no clock."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The stream of now: while a bar is shown, rich prints above it what goes to standard error.
+        try:
+            print(self.format(record), file=sys.stderr)
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+class _NoteFormatter(_Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - Python's name
+        kind = "note" if record.levelno < logging.ERROR else "error"
+        return f"{kind}: {super().formatMessage(record)}"
+
+
 def set_up_logging(*, verbose: bool) -> None:
-    """Warnings (with `verbose`, all that happens) to standard error."""
+    """Warnings to standard error, as notes; with `verbose`, all that happens, as a log with the time."""
     handler: logging.Handler
-    if sys.stderr.isatty():
+    if not verbose:
+        handler = _Notes()
+        handler.setFormatter(_NoteFormatter())
+    elif sys.stderr.isatty():
         handler = RichHandler(console=_console(stderr=True), show_path=False, rich_tracebacks=False)
         handler.setFormatter(_Formatter("%(message)s", "%H:%M:%S"))
     else:  # rich would fill lines up to the width of a table

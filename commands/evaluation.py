@@ -30,6 +30,7 @@ from mmap_st.commands.options import (
     parse_settings,
     parse_settings_of_heads,
 )
+from mmap_st.errors import counted
 
 if TYPE_CHECKING:
     from mmap_st.head.evaluation import RowResult
@@ -91,7 +92,7 @@ def evaluate(
     for text in report.warnings:
         console.warn(text)
     if report.skipped:
-        console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
+        console.say(f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not in the store)")
     results.show_evaluation(report.metrics, evaluation.head)
     varied = len(report.ablations) > 1
     if varied:
@@ -164,7 +165,9 @@ def compare(
     for text in report.warnings:
         console.warn(text)
     if report.skipped:
-        console.say(f"{len(report.skipped)} slides skipped (no counts, or not all encoders in the store)")
+        console.say(
+            f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not all encoders in the store)"
+        )
     results.show_comparison(report.result)
     console.show_reasons("failed", report.failed)
     console.show_reasons("failed", report.failed_folds, "row and fold")

@@ -17,7 +17,7 @@ from mmap_st.commands.options import (
     SeedOption,
     StoreArgument,
 )
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, agreeing, counted
 
 
 def extract(
@@ -232,7 +232,10 @@ def prototypes(
     rows = [(name, str(k), "built" if new else "there before") for name, (k, new) in report.built.items()]
     console.show_table(f"candidates ({device_of_kmeans()})", ("slide", "K", ""), rows)
     if report.skipped:
-        console.say(f"{report.skipped} slides skipped: {encoder} is not complete on them")
+        console.say(
+            f"{counted(report.skipped, 'slide')} skipped: {encoder} is not complete on"
+            f" {agreeing(report.skipped, 'it', 'them')}"
+        )
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
     raise typer.Exit(1 if report.failed else 0)

@@ -27,6 +27,7 @@ from mmap_st.commands.options import (
     parse_settings,
     split_words,
 )
+from mmap_st.errors import counted
 
 
 def fit_head(
@@ -78,7 +79,7 @@ def fit_head(
     for text in report.warnings:
         console.warn(text)
     if report.skipped:
-        console.say(f"{len(report.skipped)} slides skipped (no counts, or not in the store)")
+        console.say(f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not in the store)")
     results.show_metrics(report.metrics, trained.head)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if report.metrics.test else [out])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmap_st.commands import console
+from mmap_st.errors import agreeing, counted
 
 if TYPE_CHECKING:
     from mmap_st.extract.encoders import EncoderSpec, ListedEncoder
@@ -28,12 +29,18 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
         (len(report.failed), "failed"),
     ]
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
-    console.say(f"slides: {shown}; {figures.windows} windows in {figures.seconds:.0f} s ({rate:.0f}/s)")
+    console.say(
+        f"slides: {shown}; {counted(figures.windows, 'window')} in {figures.seconds:.0f} s ({rate:.0f}/s)"
+    )
     if report.invalid:
-        console.say(f"{report.invalid} windows could not be read; their rows are NaN and marked invalid")
+        console.say(
+            f"{counted(report.invalid, 'window')} could not be read; {_rows(report.invalid)} NaN and marked"
+            " invalid"
+        )
     if report.skipped_windows:
         console.say(
-            f"{report.skipped_windows} windows show too little tissue; their rows are NaN and marked invalid"
+            f"{counted(report.skipped_windows, 'window shows', 'windows show')} too little tissue;"
+            f" {_rows(report.skipped_windows)} NaN and marked invalid"
         )
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
@@ -137,7 +144,10 @@ def show_import(report: ImportReport, store: Path) -> None:
     ]
     console.say("slides: " + ", ".join(f"{number} {what}" for number, what in counts if number))
     if report.invalid:
-        console.say(f"{report.invalid} spots have no embedding; their rows are NaN and marked invalid")
+        console.say(
+            f"{counted(report.invalid, 'spot has', 'spots have')} no embedding; {_rows(report.invalid)} NaN"
+            " and marked invalid"
+        )
     if report.unknown:
         console.warn(f"files named like no slide: {', '.join(report.unknown)}")
     console.show_reasons("failed", report.failed)
@@ -148,7 +158,7 @@ def show_import(report: ImportReport, store: Path) -> None:
 def show_preview(report: PreviewReport) -> None:
     """Which pictures were drawn, and of which slides none could be."""
     if report.skipped_slides:
-        console.say(f"{len(report.skipped_slides)} slides skipped (no image or no spots)")
+        console.say(f"{counted(len(report.skipped_slides), 'slide')} skipped (no image or no spots)")
     console.show_reasons("failed", report.failed)
     console.show_reasons("drawn, and cannot be embedded", report.unscaled)
     console.show_paths(list(report.written.values()))
@@ -164,8 +174,8 @@ def show_metrics(metrics: RunMetrics, head: str) -> None:
     """A head's scores, next to those of the baselines."""
     protocol = metrics.protocol
     console.say(
-        f"{len(protocol.train)} slides train, {len(protocol.val)} validate, {len(protocol.test)} test;"
-        f" {protocol.genes} genes ({protocol.panel}); {protocol.validation}"
+        f"{counted(len(protocol.train), 'slide')} train, {len(protocol.val)} validate, {len(protocol.test)}"
+        f" test; {counted(protocol.genes, 'gene')} ({protocol.panel}); {protocol.validation}"
     )
     if metrics.test is None:
         return
@@ -185,19 +195,20 @@ def _show_coverage(found: PredictionIntervals | None) -> None:
     if found is not None:
         console.say(
             f"{found.level:.0%} prediction intervals contain {found.coverage:.1%} of the test targets"
-            f" (calibrated on {_number_of(found.patients, 'patient')}: {found.calibrated_on})"
+            f" (calibrated on {counted(found.patients, 'patient')}: {found.calibrated_on})"
         )
 
 
 def show_evaluation(metrics: EvaluationMetrics, head: str) -> None:
     """Scores of a cross-validation, with intervals over patients."""
     protocol = metrics.protocol
-    seeds = _number_of(len(protocol.seeds), "seed")
-    genes = "to ".join(f"{n} " for n in sorted({protocol.genes[0], protocol.genes[-1]}))
+    least, most = sorted((protocol.genes[0], protocol.genes[-1]))
+    genes = counted(most, "gene") if least == most else f"{least} to {most} genes"
     console.say(
-        f"{len(metrics.test.slides)} slides of {protocol.patients} patients in"
-        f" {len(protocol.fold_slides)} folds ({protocol.folds}), {seeds};"
-        f" {genes}genes ({protocol.panel}); {', '.join(protocol.validation)}"
+        f"{counted(len(metrics.test.slides), 'slide')} of {counted(protocol.patients, 'patient')} in"
+        f" {counted(len(protocol.fold_slides), 'fold')} ({protocol.folds}),"
+        f" {counted(len(protocol.seeds), 'seed')}; {genes} ({protocol.panel});"
+        f" {', '.join(protocol.validation)}"
     )
     rows = [
         (_PREDICTORS.get(name, head), *(_with_interval(of.value(k), of.interval(k)) for k in _PER_SLIDE))
@@ -243,8 +254,8 @@ def _with_interval(value: float, interval: Interval | None, sign: str = "") -> s
     return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
 
 
-def _number_of(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _rows(count: int) -> str:
+    return agreeing(count, "its row is", "their rows are")
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ import polars as pl
 
 from mmap_st.data.bins import LEAST_UM, MOST_UM
 from mmap_st.data.tables import DECIMAL_COMMA, THOUSANDS, read_table
-from mmap_st.errors import CohortError, WriteError, did_you_mean, first_line, printable
+from mmap_st.errors import CohortError, WriteError, counted, did_you_mean, first_line, printable
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
 
 COLUMNS = (
@@ -121,10 +121,9 @@ class Cohort:
             "with an image": sum(slide.image is not None for slide in self.slides),
             "with counts": sum(slide.counts is not None for slide in self.slides),
         }
-        slides = "1 slide" if len(self) == 1 else f"{len(self)} slides"
-        of = f" of {patients} patient{'' if patients == 1 else 's'}" if patients else ""
+        of = f" of {counted(patients, 'patient')}" if patients else ""
         shown = ", ".join(f"{n} {what}" for what, n in known.items())
-        return f"Cohort {printable(self.source)}: {slides}{of}; {shown}"
+        return f"Cohort {printable(self.source)}: {counted(len(self), 'slide')}{of}; {shown}"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from scipy import sparse
 from mmap_st.data.bins import Squares
 from mmap_st.data.tables import duplicates, some
 from mmap_st.data.values import notes_on_values, what_they_are
-from mmap_st.errors import CountsError, NotCountsError, PanelError
+from mmap_st.errors import CountsError, NotCountsError, PanelError, counted
 
 # ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
 _ENSEMBL = re.compile(r"(ENS[A-Z]{0,4}[EGTP]\d{11})(\.\d+)?(_PAR_Y)?")
@@ -163,7 +163,8 @@ def make_counts(
         )
     if not len(ids) or not len(genes):
         raise CountsError(
-            f"the count table has {len(ids)} spots and {len(genes)} genes; it needs at least one of each."
+            f"the count table has {counted(len(ids), 'spot')} and {counted(len(genes), 'gene')}; it needs at"
+            " least one of each."
         )
     matrix = sparse.csr_array(values, dtype=np.float32)
     _check_values(matrix, ids, genes, kind)
@@ -201,13 +202,14 @@ def _notes_on_names(genes: Sequence[str]) -> tuple[str, ...]:
     notes = []
     repeated = duplicates(genes)
     if repeated:
-        added = len(genes) - len(set(genes))
-        notes.append(f"{added} columns were added to another column of the same gene ({some(repeated)})")
+        added = counted(len(genes) - len(set(genes)), "column was", "columns were")
+        notes.append(f"{added} added to another column of the same gene ({some(repeated)})")
     dates = [gene for gene in dict.fromkeys(genes) if _DATE.fullmatch(gene)]
     if dates:
         notes.append(
-            f"{len(dates)} genes have dates for names ({some(dates)}), as spreadsheets make of MARCH1 or"
-            " SEPT2: two genes may be one now; take names from the file that was not opened in one"
+            f"{counted(len(dates), 'gene has a date for its name', 'genes have dates for names')}"
+            f" ({some(dates)}), as spreadsheets make of MARCH1 or SEPT2: two genes may be one now; take names"
+            " from the file that was not opened in one"
         )
     return tuple(notes)
 

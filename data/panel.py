@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from mmap_st.data.counts import Counts, canonical_gene, is_ensembl, shared_genes, union_of_genes
 from mmap_st.data.tables import duplicates, open_text, reading, some
 from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
-from mmap_st.errors import PanelError
+from mmap_st.errors import PanelError, agreeing, counted
 from mmap_st.files import refuse_special
 
 # Spots lie on square or hexagonal grids: these are the nearest ones.
@@ -95,7 +95,8 @@ def hest_panel(number: int, tables: Mapping[str, Counts]) -> tuple[str, ...]:
     ranked = np.sort(score[np.isfinite(score)])[::-1]
     if number > len(ranked):
         raise PanelError(
-            f"{number} genes are requested; only {len(ranked)} vary and are in {_DETECTED:.0%} or more of the"
+            f"{counted(number, 'gene is', 'genes are')} requested; only"
+            f" {counted(len(ranked), 'varies and is', 'vary and are')} in {_DETECTED:.0%} or more of the"
             " spots of every slide."
         )
     # Ties with the last are broken by name, among all that score at least as much.
@@ -285,8 +286,8 @@ def read_panel(path: Path, known: set[str]) -> Panel:
     unknown = [gene for gene in genes if gene not in known]
     if unknown:
         raise PanelError(
-            f"{path}: {len(unknown)} of {len(genes)} genes are on no training slide: {some(unknown)};"
-            " remove them or check the gene names."
+            f"{path}: {len(unknown)} of {counted(len(genes), 'gene')} {agreeing(len(unknown), 'is', 'are')}"
+            f" on no training slide: {some(unknown)}; remove them or check the gene names."
         )
     return Panel(tuple(genes), f"file {path.name}")
 
@@ -333,7 +334,10 @@ def mean_morans_i(
 
 def _top(genes: Sequence[str], score: NDArray[np.float64], number: int) -> tuple[str, ...]:
     if number > len(genes):
-        raise PanelError(f"{number} genes are requested; there are {len(genes)} to choose from.")
+        wanted = counted(number, "gene is", "genes are")
+        raise PanelError(
+            f"{wanted} requested; there {agreeing(len(genes), 'is', 'are')} {len(genes)} to choose from."
+        )
     order = sorted(range(len(genes)), key=lambda i: (-score[i], genes[i]))
     return tuple(genes[i] for i in order[:number])
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data.cohort import Cohort, alike_patients, patient_key
 from mmap_st.data.tables import open_text, read_table, reading, some
-from mmap_st.errors import SplitError, did_you_mean
+from mmap_st.errors import SplitError, did_you_mean, first_line
 from mmap_st.files import refuse_special
 
 _MOST_FOLDS = 5
@@ -110,7 +110,9 @@ def _names_of(values: str) -> list[str]:
     try:
         return list(chain.from_iterable(csv.reader(io.StringIO(values, newline=""), skipinitialspace=True)))
     except csv.Error as error:
-        raise SplitError(f"{values[:40]!r}... is no list of names ({error}); give NAME,NAME.") from error
+        raise SplitError(
+            f"{values[:40]!r}... is no list of names ({first_line(error)}); give NAME,NAME."
+        ) from error
 
 
 def resolve_split(

@@ -20,7 +20,7 @@ from mmap_st.data.tables import (
     some,
     text_column,
 )
-from mmap_st.errors import LabelsError, SpotsError
+from mmap_st.errors import LabelsError, SpotsError, counted
 
 __all__ = [
     "PIXEL_COLUMNS",
@@ -92,7 +92,9 @@ class Spots:
         if repeated:
             raise SpotsError(f"spot ids are not unique: {some(repeated)}; each spot needs its own id.")
         if self.xy.shape != (len(self.ids), 2):
-            raise SpotsError(f"{len(self.ids)} spots have coordinates of shape {self.xy.shape}.")
+            raise SpotsError(
+                f"{counted(len(self.ids), 'spot has', 'spots have')} coordinates of shape {self.xy.shape}."
+            )
         bad = ~np.isfinite(self.xy).all(axis=1)
         if bad.any():
             names = [self.ids[i] for i in np.flatnonzero(bad)]

@@ -12,7 +12,7 @@ from scipy import sparse
 from mmap_st.data.arrays import array_means
 from mmap_st.data.counts import Counts
 from mmap_st.data.spots import some
-from mmap_st.errors import NormalisationError
+from mmap_st.errors import NormalisationError, agreeing
 
 #: Default number of entries of a dense block of columns: 32 MiB as float64.
 BLOCK_ENTRIES = 1 << 22
@@ -213,8 +213,9 @@ def normalisation_of(tables: Mapping[str, Counts]) -> str:
     if len(kinds) > 1:
         lognorm = [name for name, counts in tables.items() if counts.values == "lognorm"]
         raise NormalisationError(
-            f"{len(lognorm)} of {len(tables)} slides hold log-normalised values ({some(lognorm)}) and the"
-            " others counts: their targets would be on different scales; use slides of one kind."
+            f"{len(lognorm)} of {len(tables)} slides {agreeing(len(lognorm), 'holds', 'hold')} log-normalised"
+            f" values ({some(lognorm)}) and the others counts: their targets would be on different scales;"
+            " use slides of one kind."
         )
     return AS_GIVEN if kinds == {"lognorm"} else LOG1P_10K
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import inner_folds, spatial_blocks
-from mmap_st.errors import HeadError, did_you_mean
+from mmap_st.errors import HeadError, did_you_mean, first_line
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.settings import read_setting, whole_number
 from mmap_st.progress import ProgressCallback
@@ -347,7 +347,7 @@ def make_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:
     try:
         return method.settings_type(**checked)
     except (ValueError, TypeError) as error:
-        raise HeadError(f"The head {method.name} has invalid settings: {error}.") from error
+        raise HeadError(f"The head {method.name} has invalid settings: {first_line(error)}.") from error
 
 
 def saved_settings(method: HeadMethod, values: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import MissingDependencyError, RequestError
+from mmap_st.errors import MissingDependencyError, RequestError, counted
 from mmap_st.extract.store import BLOCK_BYTES, Embeddings, row_blocks
 
 KINDS = ("kmeans", "random")
@@ -224,7 +224,7 @@ def gpu_count(faiss: Any) -> int:
 def device_of_kmeans() -> str:
     """Describe where k-means runs on this machine."""
     gpus = gpu_count(import_faiss())
-    return f"FAISS on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "FAISS on the CPU"
+    return f"FAISS on {counted(gpus, 'GPU')}" if gpus else "FAISS on the CPU"
 
 
 def selected_count(candidates: int, number: int | None = None, share: float = 0.5) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import SlideError, SlideLockedError, StoreError
+from mmap_st.errors import SlideError, SlideLockedError, StoreError, printable
 from mmap_st.extract.store import (
     COMPRESSORS,
     DIGESTS,
@@ -126,7 +126,7 @@ def stored_candidates(
                 _write(writable, slide.name, encoder, key, full, candidates)
     except SlideLockedError as error:
         # By a long extraction of another encoder, for example. They are built again when next needed.
-        _LOG.warning("slide %s: prototypes are used without being stored; %s", slide.name, error)
+        _LOG.warning("slide %s: prototypes are used without being stored; %s", printable(slide.name), error)
     return candidates, True
 
 
@@ -196,12 +196,14 @@ def _read(slide: StoredSlide, encoder: str, key: str) -> Candidates | None:
             return None
         found = Candidates(**{name: read_array(group, name) for name in PROTOTYPE_ARRAYS})
     except StoreError as error:
-        _LOG.warning("slide %s: prototypes are built again; %s", slide.name, error)
+        _LOG.warning("slide %s: prototypes are built again; %s", printable(slide.name), error)
         return None
     k, n = len(found.size), len(slide)
     shapes = (found.centre.shape[:1], found.medoid.shape, found.label.shape)
     if shapes != ((k,), (k,), (n,)) or found.label.max(initial=-1) >= k or found.medoid.max(initial=-1) >= n:
-        _LOG.warning("slide %s: prototypes are built again; those of the store are damaged", slide.name)
+        _LOG.warning(
+            "slide %s: prototypes are built again; those of the store are damaged", printable(slide.name)
+        )
         return None
     return found
 

@@ -16,7 +16,7 @@ from mmap_st.data import (
     survey_slide,
     union_of_genes,
 )
-from mmap_st.errors import SlideError, of_one_slide
+from mmap_st.errors import SlideError, counted, of_one_slide
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
     FEWEST_SPOTS,
@@ -253,7 +253,8 @@ def summarise_genes(slides: list[SlideCheck]) -> list[str]:
         return []
     named = {gene_naming(genes) for genes in tables}
     shared, union = len(shared_genes(tables)), len(union_of_genes(tables))
-    notes = [f"{shared} genes are on all {len(tables)} slides with counts, {union} on any"]
+    common = counted(shared, "gene is", "genes are")
+    notes = [f"{common} on all {len(tables)} slides with counts, {union} on any"]
     if len(named) > 1:
         notes.append(
             "some slides name genes by Ensembl id and some by symbol: they can be combined only where the"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from mmap_st.errors import printable
+from mmap_st.errors import counted, printable
 from mmap_st.files import write_text, writing
 from mmap_st.head.evaluation import (
     FIRST_ENCODER,
@@ -70,12 +70,12 @@ def about(result: ComparisonResult) -> str:
     if protocol is None:
         return "no row could be evaluated"
     slides = sum(len(names) for names in protocol.fold_slides.values())
-    genes = " to ".join(dict.fromkeys(str(n) for n in (protocol.genes[0], protocol.genes[-1])))
-    seeds = len(protocol.seeds)
+    first, last = protocol.genes[0], protocol.genes[-1]
+    genes = counted(last, "gene") if first == last else f"{first} to {last} genes"
     return (
-        f"{slides} slides of {protocol.patients} patients in {len(protocol.fold_slides)} folds"
-        f" ({protocol.folds}), {seeds} seed{'' if seeds == 1 else 's'}; {genes} genes"
-        f" ({protocol.panel}); protocol {protocol.name}"
+        f"{counted(slides, 'slide')} of {counted(protocol.patients, 'patient')} in"
+        f" {counted(len(protocol.fold_slides), 'fold')} ({protocol.folds}),"
+        f" {counted(len(protocol.seeds), 'seed')}; {genes} ({protocol.panel}); protocol {protocol.name}"
     )
 
 
@@ -250,7 +250,7 @@ def draw_genes(first: tuple[str, Path], second: tuple[str, Path], path: Path) ->
     axis.set_xlabel(plain(f"PCC of {second[0]}"), fontsize=FONT)
     axis.set_ylabel(plain(f"PCC of {first[0]}"), fontsize=FONT)
     above, below = int((y > x).sum()), int((x > y).sum())
-    axis.set_title(f"{len(joined)} genes: {above} above the line, {below} below it", fontsize=FONT)
+    axis.set_title(f"{counted(len(joined), 'gene')}: {above} above the line, {below} below it", fontsize=FONT)
     hide_frame(axis)
     return save_figure(figure, path)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from mmap_st.errors import counted
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.prototypes import Candidates, selection_space
 from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, plain, scale_bar, spot_distance, wrapped
@@ -195,8 +196,8 @@ def draw_prototypes(
     )
     scale_bar(axes, mpp)
     title = (
-        f"{name}: {len(candidates.size)} prototypes; similar colours are similar embeddings;"
-        " white dots: the spots nearest to the prototypes"
+        f"{name}: {counted(len(candidates.size), 'prototype')}; similar colours are similar embeddings; white"
+        " dots: the spots nearest to the prototypes"
     )
     figure = axes.get_figure(root=True)
     assert figure is not None

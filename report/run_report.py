@@ -18,6 +18,7 @@ from mmap_st.errors import (
     RequestError,
     SlideError,
     SlidesFailedError,
+    counted,
     did_you_mean,
     first_line,
     of_one_slide,
@@ -132,7 +133,7 @@ def draw_run(
         )
     figures = RunFigures()
     for place, file in enumerate(files, start=1):
-        tell(f"drawing {file.stem} ({place} of {len(files)} slides)")
+        tell(f"drawing {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
             figures.written += _draw_slide(run, file, out, genes, number, store)
         except DamagedSlideError as error:

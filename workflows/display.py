@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from mmap_st.errors import MmapWarning, SlidesLeftOutWarning, printable
+from mmap_st.errors import MmapWarning, SlidesLeftOutWarning, counted, printable
 
 _MOST_SHOWN = 10
 
@@ -56,7 +56,7 @@ def warn_left_out(
 
 
 def _count(slides: Mapping[str, str] | Sequence[str], what: str) -> str:
-    return f"1 slide {what}" if len(slides) == 1 else f"{len(slides)} slides {what}"
+    return f"{counted(len(slides), 'slide')} {what}"
 
 
 def _list_by_reason(reasons: Mapping[str, str]) -> str:

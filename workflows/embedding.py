@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import RequestError, SlidesFailedError, StoppedError, printable
+from mmap_st.errors import RequestError, SlidesFailedError, StoppedError, counted, printable
 from mmap_st.extract.engine import (
     EncoderRequest,
     ExtractOptions,
@@ -86,8 +86,7 @@ class EmbeddedStore(FeatureStore):
 
     def __repr__(self) -> str:
         failed = len(self.report.failed)
-        slides = "1 slide" if failed == 1 else f"{failed} slides"
-        lost = f"\n  {slides} failed; see .report.failed" if failed else ""
+        lost = f"\n  {counted(failed, 'slide')} failed; see .report.failed" if failed else ""
         return printable(super().__repr__() + lost, lines=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import printable
+from mmap_st.errors import counted, printable
 from mmap_st.head.runs import (
     METRICS,
     FitReport,
@@ -184,7 +184,8 @@ class HeadRun:
     def __repr__(self) -> str:
         at = ", ".join(f"{mpp:g}" for mpp in self.mpps)
         lines = [
-            f"HeadRun {self.path}: {self.head} on {self.encoder} at {at} um/px, {len(self.panel)} genes",
+            f"HeadRun {self.path}: {self.head} on {self.encoder} at {at} um/px,"
+            f" {counted(len(self.panel), 'gene')}",
         ]
         if (self.path / METRICS).is_file():
             lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mmap_st.errors import RequestError, did_you_mean
+from mmap_st.files import cannot_be_written, number_of
 
 
 @dataclass
@@ -50,14 +51,14 @@ class DownloadReport:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether there is no room left, on the disk or in the user's quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and number_of(error) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_sentence(error: OSError, path: Path) -> str:
     """Why `path` cannot be written, and what to do."""
     if is_disk_full(error):
         return f"the disk of {path.parent} is full; make room and run the same command again."
-    return f"{path} cannot be written ({error.strerror or error}); check its permissions."
+    return f"{path} {cannot_be_written(error, 'use another place')}"
 
 
 #: Kinds of files of a section, as `--what` takes them.

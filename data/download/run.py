@@ -14,7 +14,7 @@ from mmap_st.data.download.datasets import DownloadReport, choose, find_dataset
 from mmap_st.data.download.hest import fetch_samples
 from mmap_st.data.download.web import fetch_files
 from mmap_st.errors import RequestError
-from mmap_st.files import check_folder_out
+from mmap_st.files import cannot_be_written, check_folder_out
 from mmap_st.progress import Progress, Silent
 
 
@@ -95,7 +95,7 @@ def _only_run_in(folder: Path) -> Iterator[None]:
         raise RequestError(f"Another download writes to {folder}; wait until it ends.") from error
     except OSError as error:
         raise RequestError(
-            f"{folder} cannot be written ({error.strerror or error}); choose another folder with --out."
+            f"{folder} {cannot_be_written(error, 'choose another folder with --out')}"
         ) from error
     try:
         yield

@@ -18,7 +18,7 @@ from requests import exceptions
 
 import mmap_st
 from mmap_st.data.download.datasets import DownloadReport, RemoteFile, disk_sentence, is_disk_full
-from mmap_st.errors import DownloadError
+from mmap_st.errors import DownloadError, first_line
 from mmap_st.progress import Progress
 
 _PAGE = "it may be the page of a proxy or a login"
@@ -57,7 +57,7 @@ def check(path: Path, file: RemoteFile, recorded: str | None = None) -> str:
         try:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DownloadError(f"it is not a whole gzip file ({error}); {_PAGE}.") from error
+            raise DownloadError(f"it is not a whole gzip file ({first_line(error)}); {_PAGE}.") from error
     if file.content_sha256 is not None:
         content = hashlib.sha256(data).hexdigest()
         _compare("SHA-256 of its content", content, file.content_sha256, "this is not the known table")

@@ -11,7 +11,7 @@ from scipy import sparse
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.annotated import features_of
 from mmap_st.data.tables import open_bytes, read_table, reading, refuse_large
-from mmap_st.errors import CountsError
+from mmap_st.errors import CountsError, counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,8 +86,9 @@ def _matrix(path: Path, shape: tuple[int, int]) -> Any:
             rows, columns, entries = _claimed(file)
         if (rows, columns) != shape:
             raise CountsError(
-                f"{path} is a matrix of {rows} x {columns}, and the files beside it name {shape[0]} features"
-                f" and {shape[1]} barcodes; use the three files of one sample."
+                f"{path} is a matrix of {rows} x {columns}, and the files beside it name"
+                f" {counted(shape[0], 'feature')} and {counted(shape[1], 'barcode')}; use the three files of"
+                " one sample."
             )
         refuse_large(path, entries * _ENTRY_BYTES, "its values have", CountsError, arrays=True)
         with open_bytes(path, CountsError) as file:

@@ -11,7 +11,7 @@ import polars as pl
 from mmap_st.data.tables.limits import refuse_large
 from mmap_st.data.tables.text import Form, is_packed, is_utf_16, open_bytes, open_text, read_header
 from mmap_st.data.tables.words import reading
-from mmap_st.errors import MmapError
+from mmap_st.errors import MmapError, counted
 
 #: Suffixes of the files that `read_table` understands.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
@@ -87,17 +87,27 @@ def _parse(path: Path, form: Form, error: type[MmapError], header: bool) -> pl.D
     except pl.exceptions.NoDataError:
         return pl.DataFrame(schema=dict.fromkeys(form.header, pl.String))
     except pl.exceptions.ComputeError as reason:
+        if any(words in str(reason) for words in ("could not parse", "malformed")):
+            # All cells are taken as text, so that nothing but quotes can be wrong with one.
+            raise error(
+                f"{path} has a cell whose quotes do not match: one that is not closed, or text beside a"
+                " closing"
+                " one; correct it."
+            ) from reason
         if "more fields" not in str(reason):
             raise
         raise error(
-            f"{path} has rows with more cells than the {len(form.header)} columns of its first line; correct"
-            " them, or put cells that hold a separator into quotes."
+            f"{path} has rows with more cells than the {counted(len(form.header), 'column')} of its first"
+            " line; correct them, or put cells that hold a separator into quotes."
         ) from reason
     if named or not header:
         return table
     extra = table.columns[len(form.header) :]
     if any((table[column].fill_null("") != "").any() for column in extra):
-        raise error(f"{path} has rows with more cells than the {len(form.header)} columns of its first line.")
+        raise error(
+            f"{path} has rows with more cells than the {counted(len(form.header), 'column')} of its first"
+            " line."
+        )
     table = table.drop(extra)
     # A row that is short of a cell has no value at its end: then the others do not have row names either.
     last = table.to_series(-1)

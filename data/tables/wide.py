@@ -19,7 +19,7 @@ from mmap_st.data.tables.columns import DECIMAL_COMMA, MISSING, THOUSANDS, not_a
 from mmap_st.data.tables.limits import refuse_large
 from mmap_st.data.tables.text import Form, open_text, read_header, rows_of
 from mmap_st.data.tables.words import reading
-from mmap_st.errors import SlideError
+from mmap_st.errors import SlideError, counted
 
 _DECIMAL = re.compile(DECIMAL_COMMA)
 _AMBIGUOUS = re.compile(THOUSANDS)
@@ -144,8 +144,8 @@ def _careful(
                 continue
             if len(row) < width or any(row[width:]):
                 raise error(
-                    f"{path}, row {number} has {len(row)} cells, and the first line names {width} columns;"
-                    " correct it."
+                    f"{path}, row {number} has {counted(len(row), 'cell')}, and the first line names"
+                    f" {counted(width, 'column')}; correct it."
                 )
             try:
                 values.append(np.fromiter((cells.number(row[i]) for i in numbers), np.float32, len(numbers)))

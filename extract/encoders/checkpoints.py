@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmap_st.data import some
-from mmap_st.errors import EncoderError, first_line
+from mmap_st.errors import EncoderError, counted, first_line
 from mmap_st.extract.encoders.networks import TimmNetwork
 from mmap_st.extract.encoders.spec import EncoderSpec, Model, TimmModel
 
@@ -225,11 +225,11 @@ def classifier_keys(wanted: Model) -> frozenset[str]:
 def _problems(own: State, state: State) -> list[str]:
     misshapen = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     return [
-        f"{len(keys)} tensors {what}: {some(sorted(keys))}"
-        for keys, what in (
-            (own.keys() - state.keys(), "are missing"),
-            (state.keys() - own.keys(), "are not the model's"),
-            (misshapen, "have another shape"),
+        f"{counted(len(keys), f'tensor {one}', f'tensors {many}')}: {some(sorted(keys))}"
+        for keys, one, many in (
+            (own.keys() - state.keys(), "is missing", "are missing"),
+            (state.keys() - own.keys(), "is not the model's", "are not the model's"),
+            (misshapen, "has another shape", "have another shape"),
         )
         if keys
     ]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,8 +70,8 @@ class Encoder:
         px = self.spec.input_px
         more = f" and {self.tokens} x {self.tokens} tokens" if self.tokens else ""
         return (
-            f"Encoder {self.spec.name}: windows (n, {px}, {px}, 3) uint8 to (n, {self.width}) float32{more};"
-            f" {self.precision} on {self.device}"
+            f"Encoder {printable(self.spec.name)}: windows (n, {px}, {px}, 3) uint8 to (n, {self.width})"
+            f" float32{more}; {self.precision} on {self.device}"
         )
 
     @property

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from mmap_st._moved import shown_deprecations
-from mmap_st.errors import EncoderError
+from mmap_st.errors import EncoderError, first_line
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.spec import CustomModel, EncoderSpec
 from mmap_st.extract.store import check_encoder_name
@@ -164,7 +164,8 @@ def _checked(spec: object, name: str, code: str) -> EncoderSpec:
         canonical_json(spec.recipe())
     except TypeError as error:
         raise EncoderError(
-            f"{name} has values that JSON cannot store ({error}); build it in a CustomModel instead."
+            f"{name} has values that JSON cannot store ({first_line(error)}); build it in a CustomModel"
+            " instead."
         ) from error
     return spec
 

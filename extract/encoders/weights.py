@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmap_st.errors import EncoderError, MissingDependencyError, RequestError
+from mmap_st.errors import EncoderError, MissingDependencyError, RequestError, first_line
 from mmap_st.extract.encoders.spec import EncoderSpec, Hub, PackageModel, RemoteCodeModel, TransformersModel
 from mmap_st.hub import HubRequest, hub_host_resolves, hub_sentence, quiet_hub, unreachable
 
@@ -114,7 +114,7 @@ def read_configuration() -> Configuration:
             ) from None
         return Configuration({}, {})
     except (OSError, ValueError) as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise EncoderError(f"{path} cannot be read ({error}); fix it.") from error
+        raise EncoderError(f"{path} cannot be read ({first_line(error)}); fix it.") from error
     found: dict[str, dict[str, Path]] = {"weights": {}, "code": {}}
     for name, table in tables.items():
         if name not in found or not isinstance(table, dict):

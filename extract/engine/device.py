@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import DeviceError, StoppedError, first_line
+from mmap_st.errors import DeviceError, StoppedError, counted, first_line, printable
 from mmap_st.extract.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ class DeviceQueue(Generic[Tag]):
                 self.step = max(self.step // 2, 1)
                 self.recorded, self._may_record = None, False  # its own memory is given back too
                 _LOG.warning(
-                    "%s is out of memory: from here on %d windows at a time", self._device, self.step
+                    "%s is out of memory: from here on %s at a time",
+                    self._device,
+                    counted(self.step, "window"),
                 )
             # Outside of the handler, where the failed step's tensors are gone.
             if self._cuda:
@@ -239,7 +241,7 @@ class StepGraph:
             reason = "a replay gives other numbers"
         except RuntimeError as error:  # torch.OutOfMemoryError and torch.AcceleratorError are among them
             reason = first_line(error)
-        _LOG.info("%s is launched kernel by kernel: %s", encoder.spec.name, reason)
+        _LOG.info("%s is launched kernel by kernel: %s", printable(encoder.spec.name), reason)
         return None
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:

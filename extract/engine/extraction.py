@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data import Cohort
-from mmap_st.errors import MmapError, StoppedError, of_one_slide
+from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
 from mmap_st.extract.encoders import (
     Encoder,
     EncoderSpec,
@@ -182,7 +182,9 @@ def extract_cohort(
             report.unchanged.append(row.slide)
     if grid is not None:
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
-        progress.note(f"{len(report.gridded)} slides get the spots of {grid}; {own} have spots of their own")
+        given = counted(len(report.gridded), "slide gets", "slides get")
+        having = counted(own, "has spots of its own", "have spots of their own")
+        progress.note(f"{given} the spots of {grid}; {having}")
     progress.start(len(plans), sum(plan.windows for plan in plans))
     if plans and (scales := note_of_scales(request.spec, mpps)):
         progress.note(scales)
@@ -240,7 +242,9 @@ def _count(outcome: Outcome, report: ExtractReport, progress: Progress) -> None:
     report.done.append(name)
     for rows in session.rows:
         if rows.invalid:
-            progress.note(f"{name}: {rows.invalid} windows at {mpp_key(rows.mpp)} um/px cannot be read")
+            progress.note(
+                f"{name}: {counted(rows.invalid, 'window')} at {mpp_key(rows.mpp)} um/px cannot be read"
+            )
         report.invalid += rows.invalid
         report.skipped_windows += rows.skipped
 
@@ -278,5 +282,5 @@ def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -
 
 
 def _fail(report: ExtractReport, name: str, error: MmapError) -> None:
-    _LOG.info("slide %s failed: %s", name, error)
+    _LOG.info("slide %s failed: %s", printable(name), error)
     report.failed[name] = str(error)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mmap_st.errors import MmapError, did_you_mean
+from mmap_st.errors import MmapError, did_you_mean, first_line
 from mmap_st.extract.encoders import (
     Finding,
     configuration_path,
@@ -88,7 +88,9 @@ def _slides() -> Finding:
 
         found = f"OpenSlide {openslide.__library_version__}"
     except (ImportError, OSError) as error:
-        return Finding("slides", f"OpenSlide cannot be loaded ({error})", "pip install openslide-bin.")
+        return Finding(
+            "slides", f"OpenSlide cannot be loaded ({first_line(error)})", "pip install openslide-bin."
+        )
     codecs = _version("imagecodecs")
     return Finding(
         "slides", f"{found}, {f'imagecodecs {codecs}' if codecs else 'no imagecodecs (extra tiff)'}"

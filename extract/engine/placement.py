@@ -9,7 +9,7 @@ import numpy as np
 
 from mmap_st.data import Cohort, CohortSlide, Spots
 from mmap_st.data.readers import read_spots
-from mmap_st.errors import ImageError, RequestError, SlideRecipeError, SpotsError
+from mmap_st.errors import ImageError, RequestError, SlideRecipeError, SpotsError, counted
 from mmap_st.extract.slides import (
     FEWEST_SPOTS,
     GridRequest,
@@ -128,9 +128,9 @@ def check_inside(spots: Spots, size_px: tuple[int, int]) -> None:
     if outside > len(spots) / 2:
         x, y = spots.xy.max(axis=0)
         raise SpotsError(
-            f"{outside} of {len(spots)} spots lie outside the image ({size_px[0]} x {size_px[1]} px; spots"
-            f" reach {x:.0f}, {y:.0f}): it is not the image that they were placed on, or not at full"
-            " resolution; name that image, or give the cohort's column scale."
+            f"{outside} of {counted(len(spots), 'spot lies', 'spots lie')} outside the image ({size_px[0]} x"
+            f" {size_px[1]} px; spots reach {x:.0f}, {y:.0f}): it is not the image that they were placed on,"
+            " or not at full resolution; name that image, or give the cohort's column scale."
         )
 
 
@@ -169,8 +169,8 @@ def _place_grid(
         there = stored_grid(made_by)
         if there is None:
             raise SlideRecipeError(
-                f"the store has it with {len(stored.spot_ids())} spots of a spot table, and --spots {grid}"
-                " asks for a grid; use another store, or name the spot table in the cohort."
+                f"the store has it with {counted(len(stored.spot_ids()), 'spot')} of a spot table, and"
+                f" --spots {grid} asks for a grid; use another store, or name the spot table in the cohort."
             )
         if there != grid:
             raise SlideRecipeError(

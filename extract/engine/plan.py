@@ -16,6 +16,8 @@ from mmap_st.errors import (
     ResolutionError,
     SlideRecipeError,
     StoreError,
+    counted,
+    printable,
 )
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
@@ -199,7 +201,7 @@ def _stored_slide(store: FeatureStore, name: str, spots: Spots) -> StoredSlide |
         if slide is not None and slide.has_spots():
             check_spots(store, name, spots)
     except DamagedSlideError as error:
-        _LOG.warning("slide %s: %s", name, error)
+        _LOG.warning("slide %s: %s", printable(name), error)
         return None
     return slide
 
@@ -304,8 +306,8 @@ def stored_width(magnification: Magnification) -> int | None:
 def width_sentence(encoder: str, width: int, slide: str, mpp: float, stored: int) -> str:
     """The sentence for the case that embeddings of one encoder differ in length."""
     return (
-        f"embeddings of {encoder} have {width} dimensions here and {stored} in the store (slide {slide},"
-        f" {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
+        f"embeddings of {encoder} have {counted(width, 'dimension')} here and {stored} in the store (slide"
+        f" {slide}, {mpp_key(mpp)} um/px); give another --encoder name, or use another store."
     )
 
 

@@ -12,13 +12,7 @@ from scipy import ndimage
 
 from mmap_st.data import Cohort, CohortSlide, Spots
 from mmap_st.data.readers import read_spots
-from mmap_st.errors import (
-    ImageError,
-    ResolutionError,
-    TissueError,
-    of_one_slide,
-    printable,
-)
+from mmap_st.errors import ImageError, ResolutionError, TissueError, counted, of_one_slide, printable
 from mmap_st.extract.engine.placement import (
     has_spots,
     lacks_image,
@@ -252,7 +246,9 @@ def _facts(drawing: Drawing, tissue: Tissue | None) -> list[str]:
     facts = [f"{width} x {height} px"]
     facts.append("um/px not known" if source is None else f"{source.mpp:.4g} um/px ({source.source})")
     if spots is not None:
-        facts.append(f"{len(spots)} spots{' of its own' if grid is None else f', {grid.layout} grid'}")
+        facts.append(
+            f"{counted(len(spots), 'spot')}{' of its own' if grid is None else f', {grid.layout} grid'}"
+        )
     if pitch_um is not None:
         facts.append(f"{pitch_um:g} um apart")
     if tissue is None:

@@ -12,13 +12,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import (
-    ImageError,
-    MmapError,
-    OverviewError,
-    StoppedError,
-    TissueError,
-)
+from mmap_st.errors import ImageError, MmapError, OverviewError, StoppedError, TissueError, printable
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
@@ -211,7 +205,7 @@ class SlideSession:
             }
             for rows in self.rows:
                 rows.finish(record)
-        _LOG.info("slide %s: %s", self.name, self.telemetry)
+        _LOG.info("slide %s: %s", printable(self.name), self.telemetry)
 
     def close(self) -> None:
         """Close the image and the journals, and release the lock."""
@@ -289,7 +283,7 @@ def open_session(
             step,
             options.step_bytes,
         )
-        _LOG.info("slide %s: %s", plan.info.name, reading)
+        _LOG.info("slide %s: %s", printable(plan.info.name), reading)
         tiles_bytes = reading.most_tiles * reading.tile_bytes
         reader = WindowReader(slide, reading, options.cache_bytes(tiles_bytes, reading.bytes_to_decode_once))
         resources.callback(reader.close)
@@ -370,7 +364,7 @@ def _tissue(slide: Slide, plan: SlidePlan, least: float) -> Tissue | None:
     except (TissueError, OverviewError) as error:
         if least:
             raise
-        _LOG.info("slide %s: %s", plan.info.name, error)
+        _LOG.info("slide %s: %s", printable(plan.info.name), error)
         return None
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmap_st.data import open_hdf5, some
 from mmap_st.data.tables import refuse_large
-from mmap_st.errors import FeaturesError
+from mmap_st.errors import FeaturesError, first_line
 from mmap_st.files import sha256_of_file
 
 #: Ends of the names of files that `read_features` understands.
@@ -91,7 +91,9 @@ def _read_npy(path: Path) -> Features:
         # Mapped: nothing is taken for what its first line claims, and not for more than the file has.
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise FeaturesError(f"{path} cannot be read as .npy ({error}); write it with numpy.save.") from error
+        raise FeaturesError(
+            f"{path} cannot be read as .npy ({first_line(error)}); write it with numpy.save."
+        ) from error
     if not isinstance(array, np.ndarray):
         raise FeaturesError(f"{path} is an archive of several arrays; write one array with numpy.save.")
     refuse_large(path, array.nbytes, "its array has", FeaturesError, arrays=True)
@@ -125,7 +127,7 @@ def _read_h5(path: Path) -> Features:
                 patch, side = patch_level0(attributes), _number(attributes, "patch_size")
                 shrink = None if patch is None or side is None else patch / side
     except OSError as error:
-        raise FeaturesError(f"{path} cannot be read as HDF5 ({error}); copy it again.") from error
+        raise FeaturesError(f"{path} cannot be read as HDF5 ({first_line(error)}); copy it again.") from error
     return Features(path, embedding, ids, coords, patch, shrink)
 
 
@@ -191,7 +193,7 @@ def _ids(array: NDArray[Any], n: int, path: Path) -> tuple[str, ...] | None:
             name.decode() if isinstance(name, bytes) else str(name) for name in array.reshape(n).tolist()
         )
     except UnicodeDecodeError as error:
-        raise FeaturesError(f"{path} has ids that are not UTF-8 text ({error}).") from error
+        raise FeaturesError(f"{path} has ids that are not UTF-8 text ({first_line(error)}).") from error
     return ids if any(ids) else None
 
 

@@ -16,7 +16,9 @@ from mmap_st.errors import (
     SlideError,
     SlideRecipeError,
     StoreError,
+    counted,
     of_one_slide,
+    printable,
 )
 from mmap_st.extract.engine import stored_magnifications, stored_width, width_sentence
 from mmap_st.extract.imports.files import Features, read_features
@@ -85,8 +87,9 @@ def rows_of_spots(features: Features, match: Match) -> tuple[NDArray[np.float32]
     valid = (match.rows >= 0) & usable
     if 2 * int(valid.sum()) < len(valid):
         raise FeaturesError(
-            f"only {int(valid.sum())} of {len(valid)} spots would have an embedding: {match.matched} have a"
-            f" row of {features.path}, and {match.matched - int(valid.sum())} of these are all zero or not"
+            f"only {int(valid.sum())} of {counted(len(valid), 'spot')} would have an embedding:"
+            f" {counted(match.matched, 'has', 'have')} a row of {features.path}, and"
+            f" {counted(match.matched - int(valid.sum()), 'of these is', 'of these are')} all zero or not"
             " finite; make the file again."
         )
     return embedding, valid
@@ -191,12 +194,12 @@ def import_features(
         try:
             store = _import_slide(job, request, store_path, store, widths, report)
         except (SlideError, StoreError, RecipeMismatchError) as error:
-            _LOG.info("slide %s failed: %s", job.slide, error)
+            _LOG.info("slide %s failed: %s", printable(job.slide), error)
             report.failed[job.slide] = str(error)
         except MmapError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
-            _LOG.info("slide %s failed: %s", job.slide, error)
+            _LOG.info("slide %s failed: %s", printable(job.slide), error)
             report.failed[job.slide] = str(of_one_slide(error))
     here = [*report.done, *report.unchanged]
     report.failed |= lost_slides(store_path, here, request.encoder, [request.mpp]) if here else {}

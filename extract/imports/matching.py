@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mmap_st.data import Spots, duplicates, some
-from mmap_st.errors import FeaturesError
+from mmap_st.errors import FeaturesError, agreeing, counted
 from mmap_st.extract.imports.files import Features
 
 BY_ID, BY_COORDINATE, BY_ORDER = "by id", "by nearest coordinate", "by order"
@@ -104,9 +104,9 @@ def match_by_order(spots: Spots, n_rows: int, path: Path) -> Match:
     n = len(spots)
     if n_rows != n:
         raise FeaturesError(
-            f"{path} has {n_rows} rows without ids or coordinates and the slide has {n} spots, so that it is"
-            f" not known which belongs to which{_why_another_number(spots, n_rows)}; write one row a spot, in"
-            " the spots' order."
+            f"{path} has {counted(n_rows, 'row')} without ids or coordinates and the slide has"
+            f" {counted(n, 'spot')}, so that it is not known which belongs to"
+            f" which{_why_another_number(spots, n_rows)}; write one row a spot, in the spots' order."
         )
     return Match(BY_ORDER, np.arange(n, dtype=np.int64), spare=0)
 
@@ -115,9 +115,9 @@ def _why_another_number(spots: Spots, n_rows: int) -> str:
     """The likely reason: rows were written for the whole count table, or the whole spot table."""
     n, unplaced, uncounted = len(spots), spots.counts_without_position, spots.positions_without_counts
     if unplaced and n_rows == n + unplaced:
-        return f" (the count table has {n_rows} rows too, {unplaced} of them without a position)"
+        return f" (the count table has {counted(n_rows, 'row')} too, {unplaced} of them without a position)"
     if uncounted and n_rows == n + uncounted:
-        return f" (the spot table has {n_rows} rows too, {uncounted} of them without counts)"
+        return f" (the spot table has {counted(n_rows, 'row')} too, {uncounted} of them without counts)"
     return ""
 
 
@@ -137,9 +137,10 @@ def match_by_id(spot_ids: Sequence[str], row_ids: Sequence[str], path: Path) -> 
     match = Match(BY_ID, rows, spare=len(row_ids) - int((rows >= 0).sum()))
     if not match.enough:
         raise FeaturesError(
-            f"only {match.matched} of {len(spot_ids)} spots (such as {some(spot_ids)}) are among the"
-            f" {len(row_ids)} ids of {path} (such as {some(row_ids)}); check that it is of this slide and"
-            " that its ids are written as the spots' are."
+            f"only {match.matched} of {counted(len(spot_ids), 'spot')} (such as {some(spot_ids)})"
+            f" {agreeing(match.matched, 'is', 'are')} among the {counted(len(row_ids), 'id')} of {path} (such"
+            f" as {some(row_ids)}); check that it is of this slide and that its ids are written as the spots'"
+            " are."
         )
     return match
 
@@ -245,13 +246,14 @@ def match_coordinates(
         return match
     distance, _ = cKDTree(features.coords + half).query(xy)
     raise FeaturesError(
-        f"only {match.matched} of {len(xy)} spots have one of the {len(features)} rows of {features.path}"
-        f" within {_length(tolerance, source_mpp)}"
-        f" to themselves: the nearest are {_length(float(distance.min()), source_mpp)} to"
+        f"only {match.matched} of {counted(len(xy), 'spot')} {agreeing(match.matched, 'has', 'have')} one of"
+        f" the {counted(len(features), 'row')} of {features.path} within {_length(tolerance, source_mpp)} to"
+        f" themselves: the nearest are {_length(float(distance.min()), source_mpp)} to"
         f" {_length(float(distance.max()), source_mpp)} away, in the median"
         f" {_length(float(np.median(distance)), source_mpp)}; "
         + (
-            f"{match.contested} spots share theirs with another, or have several: keep one row a spot."
+            f"{counted(match.contested, 'spot shares', 'spots share')} theirs with another, or have several:"
+            " keep one row a spot."
             if 2 * (match.matched + match.contested) >= len(xy)
             else _advice(xy, features.coords, half, patch, tolerance)
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, RegionError, TissueError, UnsuitableImageError
+from mmap_st.errors import ImageError, RegionError, TissueError, UnsuitableImageError, counted
 from mmap_st.extract.slides.formats import Level, is_cut_off
 from mmap_st.extract.slides.slide import Slide
 from mmap_st.extract.slides.tissue import Tissue, tissue_of, tissue_thumbnail
@@ -132,7 +132,7 @@ def _damage(slide: Slide, path: Path, *, full: bool) -> Finding | None:
         except RegionError as error:
             failed.append(str(error))
     if failed:
-        share = f"{len(failed)} of {looked} parts of its image"
+        share = f"{len(failed)} of {counted(looked, 'part')} of its image"
         return _broken(path, f"{share} cannot be decoded: {failed[0]}")
     if is_cut_off(path):
         return Finding(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import zarr
 
-from mmap_st.errors import StoreError
+from mmap_st.errors import StoreError, counted
 from mmap_st.extract.store.integrity import DIGESTS, damaged, damaged_chunks, digests_of, has_digests, opened
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
@@ -175,7 +175,7 @@ def _state(magnification: Magnification) -> str:
     elif magnification.complete:
         state = "complete"
     else:
-        state = f"unfinished, {magnification.chunks_done} of {magnification.n_chunks} chunks"
+        state = f"unfinished, {magnification.chunks_done} of {counted(magnification.n_chunks, 'chunk')}"
     if str(magnification.recipe.get("weights_sha256")).startswith(RANDOM):
         state += ", random weights"
     if magnification.whole and magnification.tokens:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, StoreError
+from mmap_st.errors import ImageError, StoreError, counted, printable
 from mmap_st.extract.store.folder import check_plain, drafts_in
 from mmap_st.extract.store.reader import store_errors
 from mmap_st.extract.store.writer import MagnificationWriter
@@ -162,7 +162,7 @@ class Journal:
             try:
                 self._sync()
             except OSError as error:  # the rows are written, and the slide's own failure is what counts
-                _LOG.warning("%s cannot be synced (%s)", self._path, error)
+                _LOG.warning("%s cannot be synced (%s)", printable(str(self._path)), error)
         self._file.close()
 
     def delete(self) -> None:
@@ -317,8 +317,8 @@ class MagnificationRows:
         if self.invalid > _LARGEST_INVALID_SHARE * wanted:
             self._writer.reopen()
             raise ImageError(
-                f"{self.invalid} of {wanted} windows at {mpp_key(self.mpp)} um/px cannot be read"
-                f"{'' if self._here.all() else ', and more may follow'}; copy the image again."
+                f"{self.invalid} of {counted(wanted, 'window')} at {mpp_key(self.mpp)} um/px cannot be"
+                f" read{'' if self._here.all() else ', and more may follow'}; copy the image again."
             )
         for index in np.unique(rows // self._writer.chunk_rows).tolist():
             self._commit_if_whole(index)

@@ -23,10 +23,10 @@ from types import TracebackType
 
 from filelock import Timeout
 
-from mmap_st.errors import SlideLockedError, StoppedError, StoreError
+from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
-from mmap_st.files import file_name, has_no_file_locks, os_lock
+from mmap_st.files import cannot_be_written, file_name, has_no_file_locks, os_lock
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -108,9 +108,7 @@ class SlideLock:
             raise _locked(self._holder()) from error
         except OSError as error:
             self._file.release()
-            raise StoreError(
-                f"{self._folder} cannot be written ({error}); choose a store you may write to."
-            ) from error
+            raise StoreError(f"{self._folder} {cannot_be_written(error, 'use another store')}") from error
         threading.Thread(target=self._beat, name="lock heartbeat", daemon=True).start()
         return self
 
@@ -135,7 +133,8 @@ class SlideLock:
             holder = self._holder()
         except OSError as error:
             raise StoreError(
-                f"the lock {self._signature} cannot be read ({error}); check the disk and run again."
+                f"the lock {self._signature} cannot be read ({first_line(error)}); check the disk and run"
+                " again."
             ) from error
         if holder is None:
             raise SlideLockedError(f"its lock {self._signature} was removed; run the same command again.")
@@ -149,7 +148,7 @@ class SlideLock:
                     return
                 os.utime(self._signature)
             except OSError as error:
-                _LOG.info("the lock %s cannot be touched (%s)", self._signature, error)
+                _LOG.info("the lock %s cannot be touched (%s)", printable(str(self._signature)), error)
 
     def _acquire_file(self) -> None:
         try:
@@ -158,7 +157,9 @@ class SlideLock:
         except (NotImplementedError, OSError) as error:
             if not has_no_file_locks(error):
                 raise
-            _LOG.warning("%s has no file locks: only signatures keep writers apart", self._folder)
+            _LOG.warning(
+                "%s has no file locks: only signatures keep writers apart", printable(str(self._folder))
+            )
             self._locks_files = False
 
     def _wait_for_dead(self) -> None:

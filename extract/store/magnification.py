@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, Self
 
@@ -55,7 +55,7 @@ class Magnification:
     recipe: Recipe
     recipe_sha256: str
     complete: bool
-    group: zarr.Group
+    group: zarr.Group = field(repr=False)
 
     def embedding(self) -> NDArray[np.float32]:
         """(n, d) float32; rows of windows that could not be read are NaN."""

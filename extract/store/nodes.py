@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.core.group import GroupMetadata
 from zarr.storage import StorePath
 
-from mmap_st.errors import DamagedSlideError, StoreError, first_line
+from mmap_st.errors import DamagedSlideError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.integrity import check_array, damaged, opened, read_checked
 from mmap_st.files import write_text
@@ -40,7 +40,7 @@ def folder_of(group: zarr.Group) -> StoreFolder:
     """Where a group of a store lies."""
     found = group.store
     if not isinstance(found, StoreFolder):
-        raise TypeError(f"{group.store_path} was not opened as a feature store")
+        raise TypeError(f"{printable(str(group.store_path))} was not opened as a feature store")
     return found
 
 
@@ -146,7 +146,7 @@ def mend(folder: StoreFolder, key: str) -> None:
             return
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    _LOG.warning("%s cannot be read; what it says is written again", folder.root / path)
+    _LOG.warning("%s cannot be read; what it says is written again", printable(str(folder.root / path)))
     write_text(folder.root / path, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,15 @@ from urllib.parse import unquote
 
 import zarr
 
-from mmap_st.errors import DamagedSlideError, HeadError, StoreError, did_you_mean
+from mmap_st.errors import (
+    DamagedSlideError,
+    HeadError,
+    StoreError,
+    counted,
+    did_you_mean,
+    first_line,
+    printable,
+)
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -32,7 +39,7 @@ from mmap_st.extract.store.recipe import (
 )
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import file_lock
+from mmap_st.files import disk_advice, file_lock
 
 _LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"
@@ -126,16 +133,17 @@ class FeatureStore:
                 complete = [m.mpp for m in slide.undamaged(encoder) if m.complete]
                 slides_with.setdefault(encoder, Counter()).update(complete)
         part = f" (encoders of the first {len(shown)})" if len(shown) < len(names) else ""
-        lines = [f"FeatureStore {self.path}: {len(names)} slide{'' if len(names) == 1 else 's'}{part}"]
+        lines = [f"FeatureStore {self.path}: {counted(len(names), 'slide')}{part}"]
         for encoder, counts in sorted(slides_with.items()):
             # A magnification that not every slide has says on how many it is complete.
             parts = [
-                f"{m:g}" + ("" if n == len(shown) else f" ({n} slides)") for m, n in sorted(counts.items())
+                f"{m:g}" + ("" if n == len(shown) else f" ({counted(n, 'slide')})")
+                for m, n in sorted(counts.items())
             ]
             lines.append(
                 f"  {encoder}: {', '.join(parts)} um/px" if parts else f"  {encoder}: nothing complete"
             )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
@@ -222,8 +230,8 @@ def common_magnifications(
     if wanted is None:
         if not shared:
             raise StoreError(
-                f"No magnification of {encoder} is complete on all of {len(slides)} slides;"
-                " `mmap info` shows what the store has."
+                f"No magnification of {encoder} is complete on all of {counted(len(slides), 'slide')}; `mmap"
+                " info` shows what the store has."
             )
         return tuple(sorted(shared))
     for mpp in wanted:
@@ -244,7 +252,7 @@ def undamaged_slide(store: FeatureStore, name: str) -> StoredSlide | None:
         slide = store.slide(name)
         slide.has_spots()
     except DamagedSlideError as error:
-        _LOG.warning("slide %s: %s", name, error)
+        _LOG.warning("slide %s: %s", printable(name), error)
         return None
     return slide
 
@@ -256,7 +264,7 @@ def undamaged_slides(store: FeatureStore) -> Iterator[StoredSlide]:
             slide = store.slide(name)
             slide.encoders()
         except StoreError as error:
-            _LOG.info("slide %s: %s", name, error)
+            _LOG.info("slide %s: %s", printable(name), error)
         else:
             yield slide
 
@@ -269,12 +277,12 @@ def note_unsealed(store: FeatureStore, names: Sequence[str], encoder: str) -> No
         return  # it was removed meanwhile, and whoever uses it says so
     if unsealed:
         _LOG.warning(
-            "%s has no check sums of %s on %d of %d slides; `mmap info %s --verify --seal` adds them",
-            store.path,
-            encoder,
+            "%s has no check sums of %s on %d of %s; `mmap info %s --verify --seal` adds them",
+            printable(str(store.path)),
+            printable(encoder),
             len(unsealed),
-            len(names),
-            store.path,
+            counted(len(names), "slide"),
+            printable(str(store.path)),
         )
 
 
@@ -331,12 +339,16 @@ def locks_folder(path: Path) -> Path:
     return path.with_name(path.name + ".locks")
 
 
+#: The lock of making a store, beside those of its slides: no slide's folder has a space in its name.
+_MAKING = "new store.lock"
+
+
 @contextmanager
 def _making(path: Path) -> Iterator[None]:
     """Hold the lock of making a store: jobs that start together make it once."""
     folder = locks_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "new.lock", wait_s=None):
+    with file_lock(folder / _MAKING, wait_s=None):
         yield
 
 
@@ -346,9 +358,8 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = {
-            errno.ENOSPC: "free some space and run the same command again; what is finished is saved",
-            errno.EROFS: "choose a place that can be written to",
-            errno.EACCES: "choose a place that you may write to",
-        }.get(error.errno or 0, "check the disk and run the same command again; what is finished is saved")
-        raise StoreError(f"The store {path} failed ({error.strerror or error}); {advice}.") from error
+        raise StoreError(
+            f"The store {path} failed ({error.strerror or first_line(error)});"
+            f" {disk_advice(error, 'use another place')}, and run the same command again; what is finished is"
+            " saved."
+        ) from error

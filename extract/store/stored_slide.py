@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import zarr
 
-from mmap_st.errors import StoreError, did_you_mean
+from mmap_st.errors import StoreError, counted, did_you_mean, printable
 from mmap_st.extract.store.integrity import damaged, has_digests
 from mmap_st.extract.store.magnification import magnification_in
 from mmap_st.extract.store.nodes import (
@@ -158,9 +158,9 @@ class StoredSlide(SlideInfo):
         return shape_in(self._spots(), "id")[0]
 
     def __repr__(self) -> str:
-        spots = f"{len(self)} spots" if self.has_spots() else "no spots yet"
+        spots = counted(len(self), "spot") if self.has_spots() else "no spots yet"
         found = [f"{name} at {_mpps(self.complete(name)) or 'no'} um/px" for name in self.encoders()]
-        return f"StoredSlide {self.name}: {spots}; {'; '.join(found) or 'no embeddings'}"
+        return printable(f"StoredSlide {self.name}: {spots}; {'; '.join(found) or 'no embeddings'}")
 
     def spot_ids(self) -> tuple[str, ...]:
         """(n,) ids."""
@@ -216,7 +216,7 @@ class StoredSlide(SlideInfo):
         return sorted(found, key=lambda m: m.mpp)
 
     def _log(self, error: StoreError) -> None:
-        _LOG.warning("slide %s: %s", self.name, error)
+        _LOG.warning("slide %s: %s", printable(self.name), error)
 
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""
@@ -370,7 +370,7 @@ def _of_spots(magnification: Magnification, rows: Callable[[], int]) -> Magnific
         group, n = magnification.group, rows()
         for name, shape in magnification.shapes.items():
             if shape[:1] != (n,):
-                raise damaged(group, name, f"it has shape {shape}, and the slide {n} spots")
+                raise damaged(group, name, f"it has shape {shape}, and the slide {counted(n, 'spot')}")
         mpp = magnification.recipe.get("mpp")
         if mpp is not None and (not isinstance(mpp, float | int) or mpp_key(mpp) != group.basename):
             raise damaged(group, "zarr.json", f"it is of {mpp} um/px")

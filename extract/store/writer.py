@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import Spots
-from mmap_st.errors import DamagedSlideError, RecipeMismatchError, SlideRecipeError, StoreError
+from mmap_st.errors import (
+    DamagedSlideError,
+    RecipeMismatchError,
+    SlideRecipeError,
+    StoreError,
+    counted,
+    printable,
+)
 from mmap_st.extract.store.folder import drafts_below
 from mmap_st.extract.store.integrity import (
     COMPRESSORS,
@@ -61,7 +68,7 @@ def write_slide(
                 check_spots(store, info.name, spots)
                 return
             except DamagedSlideError as error:  # the rows that were made of them are checked on their own
-                _LOG.warning("slide %s: %s", info.name, error)
+                _LOG.warning("slide %s: %s", printable(info.name), error)
         stored = group.create_group("spots", overwrite=True)
         chunk = min(len(spots), _SPOTS_CHUNK)
         ids = stored.create_array(
@@ -277,7 +284,8 @@ class MagnificationWriter:
             else:
                 lost = damaged_chunks(self._group, self._names, sorted(self._done))
             if lost:
-                _LOG.warning("%s: %d damaged chunks are made again", self._folder, len(lost))
+                again = counted(len(lost), "damaged chunk is", "damaged chunks are")
+                _LOG.warning("%s: %s made again", printable(str(self._folder)), again)
                 self._done -= lost
                 self._group.update_attributes({"complete": False, "chunks_done": sorted(self._done)})
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.errors import counted
 from mmap_st.extract.slides.formats import Level
 from mmap_st.extract.windows.geometry import (
     boxes_at_level,
@@ -167,14 +168,15 @@ class ReadPlan:
     def __str__(self) -> str:
         """The plan in some lines, for people."""
         lines = [
-            f"{self.windows} windows of {self.input_px} px in {len(self)} steps, {len(self.tiles)} tiles"
+            f"{counted(self.windows, 'window')} of {self.input_px} px in {counted(len(self), 'step')},"
+            f" {counted(len(self.tiles), 'tile')}"
         ]
         for number, source in enumerate(self.sources):
             count = int((self.source_of == number).sum())
             level = self.levels[source.level]
             shrink = (source.boxes[0, 2] - source.boxes[0, 0]) / self.input_px if len(source.boxes) else 1.0
             lines.append(
-                f"  {mpp_key(source.mpp)} um/px: {count} windows from level {source.level}"
+                f"  {mpp_key(source.mpp)} um/px: {counted(count, 'window')} from level {source.level}"
                 f" ({level.size[0]} x {level.size[1]} px, tiles of {level.tile[0]} x {level.tile[1]}),"
                 f" {shrink:.3g} px to one"
             )

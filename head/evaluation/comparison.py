@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmap_st.data import Cohort, read_labels
-from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError
+from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError, none_of
 from mmap_st.extract.store import (
     FeatureStore,
     check_encoder,
@@ -146,7 +146,8 @@ def _read_cohort(
     usable = tuple(slide for slide in cohort.slides if slide.slide not in missing)
     if not usable:
         name, reason = next(iter(missing.items()))
-        raise SplitError(f"none of the {len(cohort.slides)} slides has all encoders; slide {name}: {reason}")
+        no_slide = none_of(len(cohort.slides), "slide")
+        raise SplitError(f"{no_slide} has all encoders; slide {name}: {reason}")
     first = replace(request.heads[0], encoder=request.encoders[0], mpps=request.magnifications[0])
     read = RunNotes()
     ready = prepare_cohort(

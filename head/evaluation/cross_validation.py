@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
-from mmap_st.errors import RequestError, SplitError
+from mmap_st.errors import RequestError, SplitError, none_of
 from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
 from mmap_st.head.dataset import check_tokens, prototype_settings, read_cohort_counts, with_stored_patients
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
@@ -87,7 +87,7 @@ def prepare_cohort(
     if not measured.counts:
         check_encoder(store, fit.encoder)
         why = _some_reason({**measured.failed, **measured.skipped})
-        raise SplitError(f"none of the {len(cohort.slides)} slides can be used; slide {why}")
+        raise SplitError(f"{none_of(len(cohort.slides), 'slide')} can be used; slide {why}")
     rule, folds = make_folds(cohort, tuple(measured.counts), request.folds)
     shared = sorted({patient for fold in folds for patient in fold.split.shared_patients})
     if shared:

@@ -27,7 +27,7 @@ from numpy.linalg import LinAlgError
 from threadpoolctl import threadpool_limits
 
 from mmap_st.data import Cohort, Counts, Fold
-from mmap_st.errors import EvaluationError, MmapError, WriteError, first_line
+from mmap_st.errors import EvaluationError, MmapError, WriteError, counted, first_line
 from mmap_st.extract.engine import free_memory, usable_cores
 from mmap_st.extract.store import FeatureStore, check_present, encode_name
 from mmap_st.head.networks import resolved_device
@@ -121,7 +121,7 @@ def run_jobs(
             failed[job.out] = reason
         seconds = (time.monotonic() - began) / number * (len(left) - number)
         done = len(jobs) - len(left) + number
-        tell(f"{job.name} done; {done} of {len(jobs)} fits, {_minutes(seconds)} left")
+        tell(f"{job.name} done; {done} of {counted(len(jobs), 'fit')}, {_minutes(seconds)} left")
     return failed
 
 
@@ -148,7 +148,7 @@ def _finished(
             yield job, _fit(shared, store, job, tell)
         return
     with _pool(shared, parallel) as pool:
-        tell(f"{len(jobs)} fits, {parallel} at a time")
+        tell(f"{counted(len(jobs), 'fit')}, {parallel} at a time")
         # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
         pickled = [pickle.dumps(job) for job in jobs]
         with _without_main_module():

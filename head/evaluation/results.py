@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mmap_st.errors import counted, printable
 from mmap_st.head.runs import predictors_of, shown_with, slide_table, summary_table
 from mmap_st.head.scoring import (
     OMITTED,
@@ -145,8 +146,9 @@ class EvaluationMetrics:
         return slide_table(self.predictors)
 
     def __repr__(self) -> str:
-        folds, seeds = len(self.protocol.fold_slides), len(self.protocol.seeds)
-        title = f"EvaluationMetrics: {len(self.test.slides)} slides in {folds} folds, seeds: {seeds}"
+        slides = counted(len(self.test.slides), "slide")
+        folds = counted(len(self.protocol.fold_slides), "fold")
+        title = f"EvaluationMetrics: {slides} in {folds}, seeds: {len(self.protocol.seeds)}"
         return shown_with(title, self.predictors)
 
 
@@ -300,8 +302,8 @@ class ComparisonResult:
             f"  {row.key}: {row.scores!r}" if row.scores else f"  {row.key}: {row.reason}"
             for row in self.rows
         ]
-        title = f"ComparisonResult: {len(self.evaluated)} of {len(self.rows)} rows evaluated"
-        return "\n".join([title, *lines])
+        title = f"ComparisonResult: {len(self.evaluated)} of {counted(len(self.rows), 'row')} evaluated"
+        return printable("\n".join([title, *lines]), lines=True)
 
 
 def read_evaluation(path: Path) -> EvaluationMetrics:

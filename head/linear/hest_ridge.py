@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from mmap_st.errors import HeadError
+from mmap_st.errors import HeadError, counted
 from mmap_st.extract.store import row_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
@@ -97,8 +97,9 @@ def fit_hest_ridge(
     for slide in train:
         if slide.missing_genes:
             raise HeadError(
-                f"{slide.missing_genes} genes of the panel are missing from training slide {slide.name}, and"
-                " hest-ridge pools the spots of all slides; leave those genes out, or use --head ridge."
+                f"{counted(slide.missing_genes, 'gene of the panel is', 'genes of the panel are')} missing"
+                f" from training slide {slide.name}, and hest-ridge pools the spots of all slides; leave"
+                " those genes out, or use --head ridge."
             )
 
     def without(number: int) -> HestRidgeHead:

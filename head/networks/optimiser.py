@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmap_st.errors import HeadError
+from mmap_st.errors import HeadError, counted
 
 _WARM_UP_SHARE = 0.1
 _LARGEST_GRADIENT = 1.0
@@ -77,7 +77,9 @@ def optimise(
         # Asked for once an epoch: a graphics card would otherwise be waited for at every step.
         total = sum(torch.stack(losses).tolist())
         if not abs(total) < float("inf"):
-            raise HeadError(f"the loss is not a number after {epoch} epochs; give a smaller learning_rate.")
+            raise HeadError(
+                f"the loss is not a number after {counted(epoch, 'epoch')}; give a smaller learning_rate."
+            )
         yield epoch, total / schedule.steps_per_epoch
 
 

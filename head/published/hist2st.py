@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmap_st.errors import HeadError
+from mmap_st.errors import HeadError, agreeing, counted
 from mmap_st.head.basis import MOST_GENES
 from mmap_st.head.neighbourhood import mean_of_neighbours, nearest
 from mmap_st.head.networks import (
@@ -209,8 +209,9 @@ def counts_of(block: SpotBlock, outputs: int) -> torch.Tensor:
     targets = block.slide.targets
     if targets.genes != outputs:
         raise HeadError(
-            f"zinb is a likelihood of genes, and {outputs} axes of {targets.genes} genes are fitted; leave"
-            f" rank out and give a panel of at most {MOST_GENES:,} genes, or set zinb=0."
+            f"zinb is a likelihood of genes, and {counted(outputs, 'axis', 'axes')} of"
+            f" {counted(targets.genes, 'gene')} {agreeing(outputs, 'is', 'are')} fitted; leave rank out and"
+            f" give a panel of at most {MOST_GENES:,} genes, or set zinb=0."
         )
     values = targets.dense(block.rows)
     if (values < 0).any():

@@ -22,7 +22,7 @@ from mmap_st.data import (
     normalisation_of,
     resolve_split,
 )
-from mmap_st.errors import NormalisationError, SplitError, first_line
+from mmap_st.errors import NormalisationError, SplitError, first_line, none_of
 from mmap_st.extract.store import (
     FeatureStore,
     Recipe,
@@ -305,7 +305,7 @@ def _check_split(requested: Split, split: Split, why: dict[str, str]) -> None:
         if wanted and not getattr(split, role):
             name = wanted[0]
             raise SplitError(
-                f"none of the {len(wanted)} slides of {flag} can be used; slide {name}: {why[name]}"
+                f"{none_of(len(wanted), 'slide')} of {flag} can be used; slide {name}: {why[name]}"
             )
 
 

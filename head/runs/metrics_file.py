@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import NORMALISATIONS, Panel, Split, Targets
-from mmap_st.errors import HeadError
+from mmap_st.errors import HeadError, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
@@ -126,8 +126,8 @@ class RunMetrics:
 
     def __repr__(self) -> str:
         numbers = [len(names) for names in (self.protocol.train, self.protocol.val, self.protocol.test)]
-        slides = "{} slides train, {} validate, {} test".format(*numbers)
-        return shown_with(f"RunMetrics: {slides}; {self.protocol.genes} genes", self.predictors)
+        slides = "{} train, {} validate, {} test".format(counted(numbers[0], "slide"), *numbers[1:])
+        return shown_with(f"RunMetrics: {slides}; {counted(self.protocol.genes, 'gene')}", self.predictors)
 
     def json_form(self) -> Mapping[str, object]:
         """Fields as they are; without test slides, baselines are there and null."""
@@ -194,7 +194,7 @@ def slide_table(predictors: Mapping[str, Scores]) -> pl.DataFrame:
 
 def shown_with(title: str, predictors: Mapping[str, Scores]) -> str:
     """A title, and a line for each predictor."""
-    return "\n".join([title, *(f"  {name}: {scores!r}" for name, scores in predictors.items())])
+    return "\n".join([title, *(f"  {printable(name)}: {scores!r}" for name, scores in predictors.items())])
 
 
 Predictions = Mapping[str, NDArray[np.float32]]

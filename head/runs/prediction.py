@@ -23,6 +23,7 @@ from mmap_st.errors import (
     SlideError,
     StoreError,
     WriteError,
+    counted,
     did_you_mean,
     first_line,
     of_one_slide,
@@ -38,7 +39,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, check_folder_out, file_name, refuse_clashes, replacing
+from mmap_st.files import absolute, cannot_be_written, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.runs.run_folder import only_writer, restore_run
@@ -204,7 +205,7 @@ def write_prediction(path: Path, table: anndata.AnnData) -> None:
             with replacing(path) as draft:
                 table.write_h5ad(draft, compression="gzip")
         except OSError as error:
-            raise WriteError(f"{path} cannot be written ({first_line(error)}); free some space.") from error
+            raise WriteError(f"{path} {cannot_be_written(error, 'use another place')}") from error
 
 
 def read_prediction(path: Path) -> anndata.AnnData:
@@ -406,7 +407,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
     width = slide.embedding.shape[-1]
     if width != saved.card.shape["width"]:
         raise SlideError(
-            f"its embeddings have {width} dimensions, and the head takes {saved.card.shape['width']}."
+            f"its embeddings have {counted(width, 'dimension')}, and the head takes"
+            f" {saved.card.shape['width']}."
         )
     try:
         predicted = saved.head.predict(slide)
@@ -417,7 +419,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         ) from error
     if predicted.shape != (len(slide.ids), len(saved.genes)):
         raise SlideError(
-            f"the head predicted an array of {predicted.shape} for {len(slide.ids)} spots and"
-            f" {len(saved.genes)} genes; the run may be damaged: restore it from a copy, or fit it again."
+            f"the head predicted an array of {predicted.shape} for {counted(len(slide.ids), 'spot')} and"
+            f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
+            " again."
         )
     return prediction_table(slide, predicted, saved.genes, about, saved.spread)

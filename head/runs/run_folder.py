@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mmap_st.errors import RequestError, WriteError, first_line
+from mmap_st.errors import RequestError, WriteError, first_line, printable
 from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
 from mmap_st.files import writing as writing
 
@@ -253,7 +253,7 @@ def _end_replacement(path: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
         shutil.rmtree(draft, ignore_errors=True)
     if found is not None:
-        _LOG.warning("the replacement of %s was interrupted; %s.", path, found)
+        _LOG.warning("the replacement of %s was interrupted; %s.", printable(str(path)), found)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

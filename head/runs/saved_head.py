@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmap_st.data import NORMALISATIONS
-from mmap_st.errors import HeadError, first_line
+from mmap_st.errors import HeadError, counted, first_line, printable
 from mmap_st.files import sha256_of_file, sha256_of_json
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, saved_settings
 from mmap_st.head.registry import HEADS, recorded_head
@@ -227,14 +227,15 @@ def _what_is_wrong(card: HeadCard) -> str | None:
     if len(set(panel.genes)) != len(panel.genes) or not all(panel.genes):
         return "names a gene twice, or an empty one"
     if panel.gene_ids is not None and len(panel.gene_ids) != len(panel.genes):
-        return f"has {len(panel.gene_ids)} gene ids for {len(panel.genes)} genes"
+        return f"has {counted(len(panel.gene_ids), 'gene id')} for {counted(len(panel.genes), 'gene')}"
     if not mpps or list(mpps) != sorted(set(mpps)) or not all(math.isfinite(m) and m > 0 for m in mpps):
         return f"has magnifications {list(mpps)}"
     shape = card.shape
     if any(type(n) is not int or n < 0 for n in shape.values()):
         return f"has shape {dict(shape)}"
     if (shape.get("genes"), shape.get("magnifications")) != (len(panel.genes), len(mpps)):
-        return f"has shape {dict(shape)}, {len(panel.genes)} genes and {len(mpps)} magnifications"
+        genes, scales = counted(len(panel.genes), "gene"), counted(len(mpps), "magnification")
+        return f"has shape {dict(shape)}, {genes} and {scales}"
     if shape.get("width", 0) < 1 or card.tokens < 0 or card.seed < 0 or isinstance(card.seed, bool):
         return f"has width {shape.get('width')}, tokens {card.tokens} and seed {card.seed}"
     if not isinstance(encoder, Mapping) or not isinstance(encoder.get("name"), str):
@@ -283,7 +284,11 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
     if card.weights_sha256 and card.weights_sha256 != sha256:
         raise _damaged(folder, f"{WEIGHTS} is not the one that {HEAD_JSON} is of")
     if card.head_code_sha256 != method.code:
-        _LOG.warning("%s was trained with other code of the head %s than there is now.", folder, method.name)
+        _LOG.warning(
+            "%s was trained with other code of the head %s than there is now.",
+            printable(str(folder)),
+            printable(method.name),
+        )
     try:
         settings = saved_settings(method, card.settings)
     except HeadError as error:

@@ -237,9 +237,16 @@ def test_pictures_that_find_no_room_are_one_sentence(
         preview_cohort(cohort, None, tmp_path / "p", option="--pictures")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.ENOSPC, "free some space or "),
+        (errno.EROFS, ""),
+        (errno.EDQUOT, "free some space in your quota or "),
+    ],
+)
 def test_a_disk_that_fails_wherever_it_may_is_one_sentence(
-    number: int, mmap: Callable, tiny, monkeypatch: pytest.MonkeyPatch
+    number: int, step: str, mmap: Callable, tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/somewhere/file")
@@ -247,10 +254,58 @@ def test_a_disk_that_fails_wherever_it_may_is_one_sentence(
     monkeypatch.setattr("mmap_st.extract.store.list_contents", fail)
     done = mmap("info", tiny.store)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr == f"error: /somewhere/file cannot be written ({os.strerror(number)}); free some space"
-        " or use another place, and run the same command again.\n"
+    assert done.stderr == (
+        f"error: /somewhere/file cannot be written ({os.strerror(number)});"
+        f" {step}use another place, and run the same command again.\n"
     )
+
+
+#: What helps against an error of the disk: words of it, and words that would be the advice for another.
+ADVICE = {
+    errno.ENOSPC: ("free some space or name another folder", "permissions"),
+    errno.EDQUOT: ("free some space in your quota or name", "permissions"),
+    errno.EROFS: ("; name another folder", "space"),
+    errno.EACCES: ("change its permissions or name", "space"),
+    errno.EPERM: ("change its permissions or name", "space"),
+    errno.ENOENT: ("make the folder that it belongs in or name", "space"),
+    errno.ENOTDIR: ("; name another folder", "space"),
+    errno.EISDIR: ("; name another folder", "space"),
+    errno.ELOOP: ("correct the links that lead to it or name", "space"),
+    errno.ENAMETOOLONG: ("shorten its name or name", "space"),
+    errno.EMFILE: ("raise the limit on open files or name", "space"),
+    errno.EBUSY: ("close the program that uses it or name", "space"),
+    errno.EIO: ("check the disk or name", "space"),
+}
+
+
+@pytest.mark.parametrize("number", ADVICE, ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "quoted", ["", "failed to write (errno = {}, error message = ...)", "io: (os error {})"]
+)
+def test_the_advice_is_that_for_the_error(number: int, quoted: str) -> None:
+    """Also where a library (HDF5, one in Rust) quotes the number in its text alone."""
+    right, wrong = ADVICE[number]
+    with pytest.raises(WriteError) as caught, writing(Path("o")):
+        raise OSError(quoted.format(number)) if quoted else OSError(number, os.strerror(number))
+    said = str(caught.value)
+    assert right in said
+    assert wrong not in said
+    assert said.endswith("another folder, and run the same command again.")
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/proc/nope/c.csv", "make the folder"),
+        ("x" * 300 + "/c.csv", "shorten its name"),
+        ("loop/c", "the links"),
+    ],
+)
+def test_a_place_that_is_looked_at_is_advised_on_as_well(path: str, right: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(WriteError, match=right) as caught:
+        check_file_out(tmp_path / path)
+    assert "free some space" not in str(caught.value)
 
 
 @pytest.mark.parametrize("check", [check_folder_out, check_file_out])

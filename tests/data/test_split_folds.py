@@ -98,6 +98,32 @@ def test_folds_are_those_of_a_plain_search(tmp_path_factory, data: st.DataObject
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'slide,fold\n"A,1\nB,2\n',
+        'slide,fold\nA,1\n"B\n',
+        'slide,fold\nA,"1"2\n',
+        'slide,fold\nA"x,1\n',
+        "slide,fold\nA,1,2\nB,2\n",
+        "slide\nA\n",
+        "",
+        "slide,fold\nA,1\nA,2\n",
+        "slide,fold\nA,\n",
+        "slide,fold\n\x00\x01\x02",
+    ],
+)
+def test_a_file_of_folds_that_is_damaged_is_one_sentence_of_our_own(tmp_path: Path, text: str) -> None:
+    (tmp_path / "folds.csv").write_text(text)
+    cohort = Cohort(tuple(CohortSlide(name) for name in "AB"), "here")
+    with pytest.raises(SplitError, match=r"folds\.csv") as caught:
+        make_folds(cohort, cohort.names, str(tmp_path / "folds.csv"))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "parse" not in said
+    assert "malformed" not in said
+
+
 @pytest.mark.parametrize("text", ["patient", "slide", "patient:600"])
 def test_folds_of_a_thousand_slides_are_made_at_once(text: str) -> None:
     cohort = cohort_of([f"P{i // 2}" for i in range(1229)])

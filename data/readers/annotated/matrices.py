@@ -12,7 +12,7 @@ from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.readers.annotated.parts import GeneMatrix, SpotTable
 from mmap_st.data.readers.annotated.sections import section_of
 from mmap_st.data.values import first_that_is_no_count
-from mmap_st.errors import CountsError, NotCountsError
+from mmap_st.errors import CountsError, NotCountsError, counted
 
 
 def counts_of(table: SpotTable, kind: str, where: str | None = None) -> Counts:
@@ -89,7 +89,8 @@ def _values(matrix: GeneMatrix, table: SpotTable, rows: NDArray[np.bool_]) -> sp
     )
     if values.shape != (len(rows), len(columns)):
         raise CountsError(
-            f"{matrix.name} has the shape {values.shape} for {len(rows)} spots and {len(columns)} features."
+            f"{matrix.name} has the shape {values.shape} for {counted(len(rows), 'spot')} and"
+            f" {counted(len(columns), 'feature')}."
         )
     if not rows.all():
         values = values[np.flatnonzero(rows)]

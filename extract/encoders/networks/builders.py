@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmap_st.data import some
-from mmap_st.errors import EncoderError, MmapError, first_line
+from mmap_st.errors import EncoderError, MmapError, agreeing, counted, first_line
 from mmap_st.extract.encoders.checkpoints import fit_state, read_state, sha256_of_tensors
 from mmap_st.extract.encoders.networks.pooling import (
     Embedder,
@@ -295,8 +295,9 @@ def _check_taken(spec: EncoderSpec, model: nn.Module, path: Path, prefix: str) -
     ]
     if lost:
         raise EncoderError(
-            f"The weights {path} do not fit {spec.name}; {len(lost)} of {len(own)} tensors are not in it, or"
-            f" not the same: {some(sorted(lost))}. Give weights of this encoder."
+            f"The weights {path} do not fit {spec.name}; {len(lost)} of {counted(len(own), 'tensor')}"
+            f" {agreeing(len(lost), 'is', 'are')} not in it, or not the same: {some(sorted(lost))}. Give"
+            " weights of this encoder."
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mmap_st.data import some
-from mmap_st.errors import EncoderError, first_line
+from mmap_st.errors import EncoderError, counted, first_line
 from mmap_st.extract.encoders.checkpoints import fit_state, read_state
 from mmap_st.extract.encoders.networks.pooling import ModuleNetwork, TransformersNetwork
 from mmap_st.extract.encoders.spec import EncoderSpec, TransformersModel
@@ -96,11 +96,12 @@ def _changes(declared: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 def _check_report(spec: EncoderSpec, path: Path, report: Any) -> None:
     problems = [
-        f"{len(report[key])} tensors {what}: {some(sorted(map(_key, report[key])))}"
-        for key, what in (
-            ("missing_keys", "are missing"),
-            ("unexpected_keys", "are not the model's"),
-            ("mismatched_keys", "have another shape"),
+        f"{counted(len(report[key]), f'tensor {one}', f'tensors {many}')}:"
+        f" {some(sorted(map(_key, report[key])))}"
+        for key, one, many in (
+            ("missing_keys", "is missing", "are missing"),
+            ("unexpected_keys", "is not the model's", "are not the model's"),
+            ("mismatched_keys", "has another shape", "have another shape"),
         )
         if report[key]
     ]

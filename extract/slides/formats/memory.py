@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmap_st.errors import ImageTooLargeError
+from mmap_st.errors import ImageTooLargeError, counted
+from mmap_st.memory import free_memory as free_memory  # imported from here too
 
 #: Pictures of fewer pixels are not looked at: they fit into any memory.
 _SMALL_PX = 1 << 26
 #: Pixels that a byte of a file may stand for; deflate and LZW make 1,400 at most.
 _LARGEST_RATIO = 3_000
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that a process may still get; without limit where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 1 << 60
 
 
 def refuse_too_large(path: Path, size: tuple[int, int], bytes_per_px: int, what: str = "an image") -> None:
@@ -46,7 +38,8 @@ def refuse_too_large(path: Path, size: tuple[int, int], bytes_per_px: int, what:
     declared = f"{path} declares {what} of {size[0]} x {size[1]} px"
     if path.is_file() and pixels > _LARGEST_RATIO * path.stat().st_size:
         raise ImageTooLargeError(
-            f"{declared} in {path.stat().st_size} bytes, which cannot be; copy it again, or leave it out."
+            f"{declared} in {counted(path.stat().st_size, 'byte')}, which cannot be; copy it again, or leave"
+            " it out."
         )
     needed, free = pixels * bytes_per_px, free_memory()
     if needed > free:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmap_st.errors import ImageError, UnsuitableImageError
+from mmap_st.errors import ImageError, UnsuitableImageError, first_line
 from mmap_st.extract.slides.formats.notes import Sides, shape_notes
 from mmap_st.extract.slides.formats.pixels import ArraySlide, plausible_mpp
 from mmap_st.extract.slides.formats.tiff import ome_image, ome_sides
@@ -36,7 +36,7 @@ class OmeZarrSlide(ArraySlide):
         except UnsuitableImageError as error:
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
-            raise ImageError(f"{path} cannot be opened as OME-Zarr ({error}).") from error
+            raise ImageError(f"{path} cannot be opened as OME-Zarr ({first_line(error)}).") from error
         super().__init__(path, arrays, axes, plausible_mpp(*sides) if sides[0] is not None else None)
         self._notes += shape_notes(*sides)
 

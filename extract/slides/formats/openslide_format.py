@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
+from mmap_st.errors import ImageError, RegionError, UnsuitableImageError, first_line
 from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import Sides, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
@@ -74,7 +74,7 @@ class OpenSlideSlide(Pyramid):
                 raise UnsuitableImageError(
                     f"{self._path} has several focal planes, and DICOM is read of one; export one of them."
                 ) from error
-            raise ImageError(f"{self._path} cannot be opened by OpenSlide ({error}).") from error
+            raise ImageError(f"{self._path} cannot be opened by OpenSlide ({first_line(error)}).") from error
 
     def read(self, box: tuple[int, int, int, int], level: int = 0) -> Image.Image:
         import openslide
@@ -105,7 +105,7 @@ class OpenSlideSlide(Pyramid):
         try:
             region: Image.Image = fresh.read_region(*where)
         except openslide.OpenSlideError as error:
-            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({first_line(error)}).") from error
         finally:
             fresh.close()
         return region

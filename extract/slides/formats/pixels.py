@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError
+from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError, counted, first_line
 from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 from mmap_st.extract.slides.formats.units import micrometres_of
@@ -269,7 +269,9 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
     flat = np.transpose(flat, [kept.index(axis) for axis in ("Y", "X", colour) if axis is not None])
     channels = 1 if flat.ndim == 2 else flat.shape[2]
     if channels not in (1, 3, 4):
-        raise UnsuitableImageError(f"{source} has {channels} channels; an H&E image has the three of RGB.")
+        raise UnsuitableImageError(
+            f"{source} has {counted(channels, 'channel')}; an H&E image has the three of RGB."
+        )
     return flatten(
         Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat))
     )
@@ -363,7 +365,7 @@ class ArraySlide(Pyramid):
                     f"{self._path}: its compression needs imagecodecs, which is not installed:"
                     " pip install 'mmap-st[tiff]'."
                 ) from error
-            raise RegionError(f"{self._path} cannot be decoded at {box} ({error}).") from error
+            raise RegionError(f"{self._path} cannot be decoded at {box} ({first_line(error)}).") from error
 
     def is_transparent(self) -> bool:
         """See `Slide`."""

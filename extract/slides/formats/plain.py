@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from mmap_st.errors import ImageError, UnsuitableImageError
+from mmap_st.errors import ImageError, UnsuitableImageError, first_line
 from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import ORIENTATION, orientation_notes, plane_notes, shape_notes
 from mmap_st.extract.slides.formats.pixels import (
@@ -117,7 +117,7 @@ class PlainSlide(Pyramid):
             raise
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(
-                f"{self._path} is damaged and cannot be decoded ({error}); copy it again."
+                f"{self._path} is damaged and cannot be decoded ({first_line(error)}); copy it again."
             ) from error
 
 

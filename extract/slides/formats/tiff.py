@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, RegionError, UnsuitableImageError
+from mmap_st.errors import ImageError, RegionError, UnsuitableImageError, first_line
 from mmap_st.extract.slides.formats.notes import (
     ORIENTATION,
     Sides,
@@ -114,7 +114,7 @@ class JpegTiles:
         except _UnclearError:
             return None
         except ValueError as error:
-            raise self._damaged(level, column, row, str(error)) from error
+            raise self._damaged(level, column, row, first_line(error)) from error
         if frame is None or frame.bits != 8 or frame.components != 3:
             return None
         # Before decoding: a damaged header may claim gigabytes.
@@ -125,7 +125,7 @@ class JpegTiles:
         except ValueError as error:
             if _UNCLEAR in str(error):
                 return None
-            raise self._damaged(level, column, row, str(error)) from error
+            raise self._damaged(level, column, row, first_line(error)) from error
         inside = tile[: page.size[1] - row * height, : page.size[0] - column * width]
         return np.asarray(inside, dtype=np.uint8)
 
@@ -142,7 +142,8 @@ class JpegTiles:
                 return self._file.read(length)
         except (OSError, ValueError) as error:
             raise ImageError(
-                f"{self._path} cannot be read any more ({error}); check the disk or share that it is on."
+                f"{self._path} cannot be read any more ({first_line(error)}); check the disk or share that"
+                " it is on."
             ) from error
 
     def _damaged(self, level: int, column: int, row: int, why: str) -> RegionError:
@@ -270,7 +271,7 @@ class TiffSlide(ArraySlide):
         except UnsuitableImageError as error:
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
-            raise ImageError(f"{path} cannot be opened as TIFF ({error}).") from error
+            raise ImageError(f"{path} cannot be opened as TIFF ({first_line(error)}).") from error
         super().__init__(path, arrays, axes, mpp)
         self._notes += (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         own = [level.keyframe for level in series.levels if len(level) == 1]

@@ -62,7 +62,7 @@ def test_sections_that_lack_an_image_or_counts_keep_their_row(write_section) -> 
         ("\tA\n1x1\t0.5\n", "are not whole numbers"),
         ("\tA\n1x1\t1\n1x1\t2\n", "not unique: 1x1"),
         ("\tA\n1x1\tmany\n", "column A, row 1: 'many' is not a number"),
-        ("\tA\n", "has 0 spots and 1 genes"),
+        ("\tA\n", "has 0 spots and 1 gene;"),
         ("", "is empty; copy it again"),
     ],
 )

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
+from mmap_st import memory
 from mmap_st.data import hdf5, hdf5_probe
 from mmap_st.data.cohort import CohortSlide, read_cohort
 from mmap_st.data.panel import read_panel
@@ -34,7 +35,7 @@ MIB = 1 << 20
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a table might have a quarter of 64 MiB."""
     monkeypatch.setattr(limits, "_LEAST", MIB)
-    monkeypatch.setattr(limits, "_free_bytes", lambda: 64 * MIB)
+    monkeypatch.setattr(limits, "free_memory", lambda: 64 * MIB)
 
 
 def bomb(path: Path, start: bytes = b"id,x,y\n", line: bytes = b"aaaa,1,2\n") -> Path:
@@ -208,8 +209,8 @@ def test_what_fits_is_read(tmp_path: Path) -> None:
 def test_limits_follow_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:  8388608 kB\n")
-    monkeypatch.setattr(limits, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(limits, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert limits.largest_table() == 2 << 30
     (tmp_path / "memory.max").write_text(f"{6 << 30}\n")
     (tmp_path / "memory.current").write_text(f"{2 << 30}\n")

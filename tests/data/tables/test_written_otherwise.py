@@ -220,8 +220,8 @@ def test_columns_of_one_gene_are_added_up_and_named(reader: str, tmp_path: Path)
     assert table.genes == ("1-Mar", "ACTB")
     assert table.matrix.toarray().tolist() == [[4, 2], [4, 0]]
     added, dates = table.notes
-    assert added == "1 columns were added to another column of the same gene (1-Mar)"
-    assert "have dates for names (1-Mar)" in dates
+    assert added == "1 column was added to another column of the same gene (1-Mar)"
+    assert "1 gene has a date for its name (1-Mar)" in dates
 
 
 @pytest.mark.parametrize("gene", ["2-Sep", "Mar-01", "DEC-1", "4-OCT"])

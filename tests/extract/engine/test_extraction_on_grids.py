@@ -65,7 +65,7 @@ def test_slides_without_spots_get_the_grid_and_the_others_keep_theirs(
     cohort = cohort_of(sequenced, unsequenced, CohortSlide("bare"))
     report = extract_cohort(cohort, path, TINY, (1.0,), progress=notes, grid=GRID)
     assert (report.done, report.gridded, report.skipped_slides) == (["A1", "new"], ["new"], ["bare"])
-    assert "1 slides get the spots of grid:200; 1 have spots of their own" in notes.notes
+    assert "1 slide gets the spots of grid:200; 1 has spots of its own" in notes.notes
     stored = FeatureStore.open(path)
     assert stored.slide("A1").spot_ids()[0] == "1x1"
     assert stored.slide("A1").spots_made_by() is None

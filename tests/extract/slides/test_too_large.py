@@ -8,6 +8,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import tifffile
 from PIL import Image
 
 from mmap_st.errors import ImageError, ImageTooLargeError
+from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.slides.formats import memory
 from mmap_st.extract.slides.slide import open_slide
 
@@ -132,3 +134,21 @@ def test_what_does_not_fit_into_memory_is_refused(
             open_slide(tmp_path / "a.tif")
     else:
         assert open_slide(tmp_path / "a.tif").size == (6000, 6000)
+
+
+@pytest.mark.parametrize(("most", "refused"), [("max", False), (str(5 << 30), True)])
+def test_the_limit_of_a_container_holds_for_images_and_caches(
+    most: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does for tables: a process in one is killed where it takes more."""
+    (tmp_path / "meminfo").write_text(f"MemAvailable: {64 << 20} kB\n")
+    (tmp_path / "memory.max").write_text(most)
+    (tmp_path / "memory.current").write_text(str(3 << 30))
+    monkeypatch.setattr("mmap_st.memory._MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("mmap_st.memory._CGROUP", tmp_path)
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(1_000_000))
+    with pytest.raises(ImageTooLargeError, match=r"2\.15 GB are free") if refused else nullcontext():
+        memory.refuse_too_large(path, (30_000, 30_000), 4)
+    cache = ExtractOptions().cache_bytes(1 << 30)
+    assert cache <= (2 << 30) // 8 if refused else cache > (2 << 30) // 8

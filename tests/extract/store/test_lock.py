@@ -11,6 +11,8 @@ import pytest
 from mmap_st.errors import SlideLockedError, StoppedError
 from mmap_st.extract.store import lock as locks
 from mmap_st.extract.store.lock import SlideLock
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.recipe import encode_name
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +117,28 @@ def test_where_files_cannot_be_locked_signatures_keep_writers_apart(tmp_path: Pa
             SlideLock(tmp_path / "f.zarr", "A1").__enter__()
     with SlideLock(tmp_path / "f.zarr", "A1"):
         pass
+
+
+@pytest.mark.parametrize("name", ["new", "New", "new store", "new.lock", "new store.lock", "%20", "a/b"])
+def test_a_slide_of_any_name_is_written_while_a_store_is_made(name: str, tmp_path: Path) -> None:
+    """The lock of making the store is no slide's."""
+    done = threading.Event()
+
+    def make() -> None:
+        FeatureStore.create(tmp_path / "f.zarr")
+        done.set()
+
+    making = threading.Thread(target=make, daemon=True)
+    with SlideLock(tmp_path / "f.zarr", encode_name(name)):
+        making.start()
+        assert done.wait(10)
+    making.join()
+
+
+def test_slides_are_locked_by_the_files_of_before(tmp_path: Path) -> None:
+    """Programs of earlier versions look at them."""
+    with SlideLock(tmp_path / "f.zarr", "new"):
+        assert sorted(file.name for file in (tmp_path / "f.zarr.locks").iterdir()) == [
+            "new.holder.json",
+            "new.lock",
+        ]

@@ -165,7 +165,7 @@ def test_a_plan_of_nothing_reads_nothing() -> None:
 
 def test_a_plan_can_be_printed() -> None:
     text = str(plan_of(Picture(300, 200, (32, 16)), [(50, 50), (80, 90)], (0.5, 2.0)))
-    assert "4 windows of 32 px in 1 steps" in text
+    assert "4 windows of 32 px in 1 step," in text
     assert "0.5000 um/px: 2 windows from level 0 (300 x 200 px, tiles of 32 x 16), 0.5 px to one" in text
 
 

@@ -66,7 +66,7 @@ def test_what_cannot_be_pooled_or_set_is_refused(head_slides) -> None:
     train = head_slides()
     lacking = train[1].targets.dense()
     lacking[:, 2] = np.nan
-    with pytest.raises(HeadError, match="1 genes of the panel are missing from training slide S1"):
+    with pytest.raises(HeadError, match="1 gene of the panel is missing from training slide S1"):
         fit([train[0], replace(train[1], target=Targets.of_dense(lacking))])
     with pytest.raises(HeadError, match="components is 0"):
         fit(train, "components=0")

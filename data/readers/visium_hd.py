@@ -20,7 +20,7 @@ from mmap_st.data.readers.annotated import positive
 from mmap_st.data.readers.finding import refuse_lognorm
 from mmap_st.data.readers.visium import POSITIONS, SCALE_FACTORS, read_scale_factors, sample_name, slide_of
 from mmap_st.data.spots import Spots
-from mmap_st.errors import CohortError, SpotsError
+from mmap_st.errors import CohortError, SpotsError, first_line
 from mmap_st.files import absolute
 
 BINNED = "binned_outputs"
@@ -122,7 +122,7 @@ def _joined(slide: CohortSlide, spots: Spots) -> Squares:
     try:
         return squares_of(place_of((spots.array + 0.5) * own, slide.bin_um), slide.bin_um)
     except ValueError as error:
-        raise SpotsError(f"{slide.spots}: {error}.") from error
+        raise SpotsError(f"{slide.spots}: {first_line(error)}.") from error
 
 
 def _own_um(slide: CohortSlide) -> float:

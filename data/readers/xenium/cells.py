@@ -22,7 +22,7 @@ from mmap_st.data.tables import (
     some,
     text_column,
 )
-from mmap_st.errors import CountsError
+from mmap_st.errors import CountsError, first_line
 
 _ID, _X, _Y = "cell_id", "x_centroid", "y_centroid"
 
@@ -99,7 +99,7 @@ def cell_squares(matrix: Path, side_um: float) -> Cells:
     try:
         squares = squares_of(place_of(placed, side_um), side_um)
     except ValueError as error:
-        raise CountsError(f"{path}: {error}.") from error
+        raise CountsError(f"{path}: {first_line(error)}.") from error
     apart = (
         (len(cells) - len(ids), "cells without counts"),
         (len(names) - len(ids), "cells without a position"),

@@ -16,7 +16,7 @@ from mmap_st.data.bins import Squares, squares_of
 from mmap_st.data.readers.annotated import Features
 from mmap_st.data.readers.xenium.features import Panel, panel_of
 from mmap_st.data.tables import read_header, reading, refuse_large, some
-from mmap_st.errors import CountsError
+from mmap_st.errors import CountsError, first_line
 
 #: The least quality that counts: the instrument's own software counts a cell's transcripts from here on.
 LEAST_QUALITY = 20.0
@@ -105,7 +105,7 @@ class Transcripts:
         try:
             return squares_of(place, side_um)
         except ValueError as error:
-            raise CountsError(f"{self.path}: {error}.") from error
+            raise CountsError(f"{self.path}: {first_line(error)}.") from error
 
 
 def open_transcripts(path: Path, measured: Features | None) -> Transcripts:

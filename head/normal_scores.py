@@ -31,22 +31,25 @@ class NormalScores:
     Attributes
     ----------
     values
-        (n, M, d) float32, values of each feature in ascending order.
+        (M * d, n) float64, values of each feature in ascending order.
     scores
-        (n, M, d) float32, their scores.
+        (M * d, n) float64, their scores.
     """
 
-    values: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    values: NDArray[np.float64]
+    scores: NDArray[np.float64]
 
     def transform(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """(k, M, d) float32 scores of embeddings, or of candidates, of the same slide."""
-        found = np.zeros_like(embedding, dtype=np.float32)
-        if len(self.values):
-            for place in np.ndindex(embedding.shape[1:]):
-                column = (slice(None), *place)
-                found[column] = np.interp(embedding[column], self.values[column], self.scores[column])
-        return found
+        found = np.zeros((len(self.values), len(embedding)))
+        if self.values.size:
+            # Features as rows, each in ascending order, on which `interp` is several times as fast.
+            columns = np.ascontiguousarray(embedding.reshape(len(embedding), -1).T, np.float64)
+            order = np.argsort(columns, axis=1)
+            columns = np.take_along_axis(columns, order, axis=1)
+            for number, column in enumerate(columns):
+                found[number, order[number]] = np.interp(column, self.values[number], self.scores[number])
+        return np.ascontiguousarray(found.T, np.float32).reshape(embedding.shape)
 
 
 def fit_normal_scores(embedding: Embeddings, valid: NDArray[np.bool_]) -> NormalScores:
@@ -61,7 +64,9 @@ def fit_normal_scores(embedding: Embeddings, valid: NDArray[np.bool_]) -> Normal
     """
     rows = np.flatnonzero(valid)
     rows = rows[:: max(1, -(-len(rows) // _MOST_SPOTS))]
-    values = np.sort(embedding[rows], axis=0)
-    ranks = rankdata(values, axis=0)
-    scores = ndtri((ranks - 0.5) / max(len(rows), 1)).astype(np.float32)
-    return NormalScores(values, scores)
+    features = int(np.prod(embedding.shape[1:]))
+    values = np.sort(np.ascontiguousarray(embedding[rows].reshape(len(rows), features).T), axis=1)
+    scores = np.tile(ndtri((np.arange(len(rows)) + 0.5) / max(len(rows), 1)), (features, 1))
+    tied = (values[:, 1:] == values[:, :-1]).any(axis=1)
+    scores[tied] = ndtri((rankdata(values[tied], axis=1) - 0.5) / max(len(rows), 1))
+    return NormalScores(values.astype(np.float64), scores)

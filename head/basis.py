@@ -20,6 +20,7 @@ AUTO_RANK = 256
 # The axes are computed on a sample: more spots hardly change them.
 _MAX_SPOTS = 50_000
 _ITERATIONS, _OVERSAMPLE = 4, 16
+_BLOCK = 4_096  # spots that are dense at once
 # Keeps least squares solvable on a slide with fewer genes than there are axes.
 _DAMPING = 1e-3
 
@@ -148,7 +149,14 @@ def validation_genes(train: Sequence[HeadSlide]) -> Index:
 
 
 def _principal_axes(parts: Sequence[Targets], rank: int) -> Dense:
-    """(G, rank) orthonormal axes by subspace iteration (Halko, Martinsson, Tropp 2011), on sparse targets."""
+    """(G, rank) orthonormal axes of greatest variance.
+
+    Of few genes by their covariance; of many, whose targets are sparse, by subspace iteration (Halko,
+    Martinsson, Tropp 2011).
+    """
+    if parts[0].genes <= MOST_GENES:
+        _, vectors = np.linalg.eigh(_covariance(parts))
+        return np.asarray(vectors[:, ::-1][:, :rank])
     values = [part.values.astype(np.float64) for part in parts]
     means = [part.total(part.defined) / max(1, int(part.defined.sum())) for part in parts]
 
@@ -166,6 +174,19 @@ def _principal_axes(parts: Sequence[Targets], rank: int) -> Dense:
     _, vectors = np.linalg.eigh(axes.T @ covariance_times(axes))
     principal: Dense = axes @ vectors[:, ::-1][:, :rank]
     return principal
+
+
+def _covariance(parts: Sequence[Targets]) -> Dense:
+    """(G, G) sums of products of targets that are centred within each slide; undefined ones count as 0."""
+    genes = parts[0].genes
+    total = np.zeros((genes, genes))
+    for part in parts:
+        mean = part.total(part.defined) / max(1, int(part.defined.sum()))
+        for start in range(0, len(part), _BLOCK):
+            values = part.values[start : start + _BLOCK].toarray().astype(np.float64)
+            total += values.T @ values
+        total -= len(part) * np.outer(mean, mean)
+    return total
 
 
 # The components are computed on a sample: more spots hardly change them.

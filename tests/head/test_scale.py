@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mmap_st.head.basis as basis_module
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.targets import Targets
 from mmap_st.extract.store.magnification import Magnification, StoredEmbeddings, row_blocks
@@ -184,6 +185,17 @@ def test_as_many_axes_as_genes_are_the_genes(head_slides, spots: int) -> None:
         axes = fit(train, validation, replace(settings, rank=5), 0, silent)
         np.testing.assert_allclose(axes.predict(test), genes.predict(test), atol=1e-4)
         assert axes.chosen == genes.chosen
+
+
+def test_axes_of_many_genes_are_those_of_their_covariance(head_slides, monkeypatch) -> None:
+    train = head_slides(slides=3, spots=80, genes=30, noise=0.05)
+    exact = fit_basis(train, 6).axes
+    monkeypatch.setattr(basis_module, "MOST_GENES", 10)
+    iterated = fit_basis(train, 6).axes
+    assert exact is not None
+    assert iterated is not None
+    np.testing.assert_allclose(np.abs((exact * iterated).sum(axis=0)), 1.0, atol=1e-3)
+    np.testing.assert_allclose(exact.T @ exact, np.eye(6), atol=1e-5)
 
 
 def test_axes_span_what_genes_share_and_a_head_of_them_is_saved(head_slides) -> None:

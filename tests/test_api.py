@@ -315,7 +315,7 @@ def test_slides_that_lack_what_a_head_needs_are_told_of(tiny: Tiny, tmp_path: Pa
         ({"head": "rige"}, HeadError, "did you mean ridge"),
         ({"settings": {"alpa": 1.0}}, HeadError, "did you mean alpha"),
         ({"settings": {"alpha": "many"}}, HeadError, "is not a finite number"),
-        ({"genes": ["NOGENE"]}, RequestError, "genes are on no training slide"),
+        ({"genes": ["NOGENE"]}, RequestError, "gene is on no training slide"),
         ({"magnifications": [20], "mpp": 0.5}, RequestError, "not both"),
         ({"encoder": "uni"}, RequestError, "no embeddings of 'uni'"),
     ],

@@ -110,5 +110,5 @@ def test_log_normalised_values_are_targets_as_they_are_and_do_not_mix_with_count
     found = targets_from_counts(lognorm, ("B", "A"), AS_GIVEN).dense()
     np.testing.assert_array_equal(found[:2], values[:2, ::-1])
     assert np.isnan(found[2]).all()  # nothing was measured there
-    with pytest.raises(NormalisationError, match=r"1 of 2 slides hold log-normalised values \(one\)"):
+    with pytest.raises(NormalisationError, match=r"1 of 2 slides holds log-normalised values \(one\)"):
         normalisation_of({"one": lognorm, "two": counts})

@@ -231,7 +231,7 @@ def test_what_clip_and_its_like_carry_besides_is_left_out_and_nothing_else(tmp_p
     spec = dataclasses.replace(ENCODERS["resnet50:layer3"])
     whole = timm.create_model("resnet50").state_dict()
     loaded(spec, whole, tmp_path / "w.pth")
-    with pytest.raises(EncoderError, match="1 tensors are not the model's: stranger"):
+    with pytest.raises(EncoderError, match="1 tensor is not the model's: stranger"):
         loaded(spec, {**whole, "stranger": torch.zeros(1)}, tmp_path / "w.pth")
 
 
@@ -300,7 +300,7 @@ def test_what_does_not_fit_a_transformers_model_is_listed(tmp_path: Path) -> Non
     state["stranger"] = state.pop("embeddings.cls_token")
     save_file(state, tmp_path / "bad.safetensors")
     with pytest.raises(
-        EncoderError, match=r"missing: embeddings.cls_token; 1 tensors are not the model's: stranger"
+        EncoderError, match=r"missing: embeddings.cls_token; 1 tensor is not the model's: stranger"
     ):
         build_with_weights(spec, tmp_path / "bad.safetensors")
     state["embeddings.cls_token"] = torch.zeros(1, 1, 7)

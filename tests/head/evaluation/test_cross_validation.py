@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from mmap_st.head.evaluation import fold_jobs as jobs
 from mmap_st.head.evaluation.ablations import EvaluateReport, evaluate
 from mmap_st.head.evaluation.fold_jobs import free_memory, parallel_jobs
 from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import plan_validation
+from mmap_st.head.mmap.fitting import fit_mmap
 from mmap_st.head.runs.prediction import read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.scoring.results import as_json
@@ -295,6 +299,18 @@ def test_ablations_are_the_head_with_one_thing_changed() -> None:
     } <= found.keys()
     alone = {v.key for v in ablations.variants(replace(settings, prototypes="none"), (0.5,))}
     assert not any(key.startswith(("only", "selected", "clusters", "concat", "no-prot")) for key in alone)
+
+
+def test_every_ablation_is_evaluated_where_none_is_named_and_can_be_fitted(
+    head_slides: Callable[..., list[HeadSlide]],
+) -> None:
+    asked = request("mmap", *FAST, ablate=True)
+    every = ablations.variants(asked.fit.settings, (0.5, 1.0))
+    assert ablations.chosen_variants(asked, (0.5, 1.0)) == every
+    slides = head_slides(slides=3, spots=40)
+    for variant in every:
+        head = fit_mmap(slides, plan_validation(slides, ()), variant.settings, 0, lambda text: None)
+        assert np.isfinite(head.predict(slides[0])).all(), variant.key
 
 
 def test_an_ablation_evaluates_each_variant_on_the_same_folds(

@@ -214,7 +214,7 @@ class Components:
     ranks: bool = False
 
     def of(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, M, c) float32 coordinates of standardised embeddings (n, M, d)."""
+        """(n, M, c) float32 coordinates of embeddings (n, M, d) that are scaled within their slide."""
         coordinates: NDArray[np.float32] = np.einsum("nmd,mdc->nmc", embedding, self.axes, optimize=True)
         return coordinates
 

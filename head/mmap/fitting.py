@@ -12,12 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmap_st.head.basis import (
-    AUTO_RANK,
-    fit_basis,
-    fit_components,
-    validation_genes,
-)
+from mmap_st.head.basis import AUTO_RANK, fit_basis, fit_components, validation_genes
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import (
     LIMITS,
@@ -330,4 +325,10 @@ def fit_mmap(
     return fit.finish()
 
 
-MMAP = HeadMethod("mmap", MmapSettings, fit_mmap, load_mmap)
+MMAP = HeadMethod(
+    "mmap",
+    MmapSettings,
+    fit_mmap,
+    load_mmap,
+    embeddings="scaled within each slide, as the setting scaling says",
+)

@@ -165,8 +165,16 @@ class StoreFolder(LocalStore):
 
 
 def is_draft(file: Path) -> bool:
-    """Whether this is what zarr left of a file when it was killed, by its name and by being a plain file."""
-    return _DRAFT.fullmatch(file.name) is not None and stat.S_ISREG(os.lstat(file).st_mode)
+    """Whether this is what zarr left of a file when it was killed, by its name and by being a plain file.
+
+    One that is gone by now was a draft too: its writer, still at work, has given it the file's own name.
+    """
+    if _DRAFT.fullmatch(file.name) is None:
+        return False
+    try:
+        return stat.S_ISREG(os.lstat(file).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def drafts_in(folder: Path) -> Iterator[Path]:

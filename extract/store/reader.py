@@ -154,7 +154,7 @@ class FeatureStore:
             if (path / "zarr.json").is_file():
                 return cls.open(path, writable=True)  # another process was first
             for leftover in drafts_in(path):
-                leftover.unlink()  # of a process that was killed here
+                leftover.unlink(missing_ok=True)  # of a process that was killed here
             zarr.open_group(
                 StoreFolder(path),
                 mode="a",

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.folder import StoreFolder, drafts_below
+from mmap_st.extract.store.folder import StoreFolder, drafts_below, drafts_in
 from mmap_st.extract.store.journal import journal_path
 from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.reader import FeatureStore, is_nonempty
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DRAFT = f"zarr.{'0' * 32}.partial"
@@ -127,6 +127,35 @@ def test_only_drafts_of_zarr_by_exact_name_are_cleared(victim: Path, tmp_path: P
     (tmp_path / "holder").mkdir()
     (tmp_path / "holder" / "inner").symlink_to(victim)
     assert list(drafts_below(tmp_path / "holder")) == []
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        is_nonempty,
+        lambda folder: list(drafts_in(folder)),
+        lambda folder: list(drafts_below(folder)),
+        FeatureStore.create,
+    ],
+    ids=["is_nonempty", "drafts_in", "drafts_below", "create"],
+)
+def test_a_draft_may_go_while_its_folder_is_looked_at(
+    looks: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another job gives its draft the file's own name between our reading the folder and our asking what it is.
+    folder = tmp_path / "f.zarr"
+    folder.mkdir()
+    ask = os.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if Path(path).name == DRAFT:
+            Path(path).unlink(missing_ok=True)
+        return ask(path)
+
+    (folder / DRAFT).touch()
+    monkeypatch.setattr(os, "lstat", gone)
+    looks(folder)
+    assert not (folder / DRAFT).exists()
 
 
 @pytest.mark.parametrize("way", ["get_sync", "set_sync", "delete_sync"])

@@ -110,7 +110,7 @@ head.networks.optimiser <- head.optimise
 head.registry <- head.user
 head.runs.fit <- head.fit
 head.runs.metrics_file <- head.run_metrics
-head.runs.prediction <- head.predictions head.predict
+head.runs.prediction head.runs.prediction_files <- head.predictions head.predict
 head.runs.request <- head.protocols head.request
 head.runs.run_folder head.runs.saved_head <- head.run_folder
 head.scoring.metrics <- head.metrics head.comparison.regions
@@ -178,7 +178,11 @@ _NAMES: dict[str, dict[str, str]] = {
     "head.evaluation.summary": {"PER_SLIDE": "head.scoring.results:PER_SLIDE"},
     "head.fit": {"Tell": "progress:ProgressCallback"},
     "head.metrics": {"summarise": "score_slides"},
-    "head.predictions": {"UNS": "head.runs.prediction:UNS"},
+    "head.predictions": {"UNS": "head.runs.prediction_files:UNS"},
+    "head.runs.prediction": {
+        name: f"head.runs.prediction_files:{name}"
+        for name in ("INTERVAL", "MEASURED", "SPREAD", "UNS", "read_prediction")
+    },
     "head.run_folder": {
         "FORMAT_VERSION": "head.runs.saved_head:FORMAT_VERSION",
         "begin_run_folder": "start_run_folder",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmap_st.head.runs.prediction import MEASURED, UNS, read_prediction
+from mmap_st.head.runs.prediction_files import MEASURED, UNS, read_prediction
 from mmap_st.head.runs.run_folder import PREDICTIONS
 from mmap_st.workflows.simulation import SimulationSettings
 from mmap_st.workflows.simulation.cohort import tumour_shares

@@ -220,7 +220,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
     Parameters
     ----------
     table
-        See `mmap_st.head.runs.prediction.write_prediction`.
+        See `mmap_st.head.runs.prediction_files.write_prediction`.
     image
         Of the slide. None: the one that the prediction names, if that can be found.
     """

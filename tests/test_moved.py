@@ -28,7 +28,7 @@ from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads
 from mmap_st.head.interface import HeadMethod, plan_validation
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.prediction import read_prediction
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 
 ROOT = Path(__file__).resolve().parents[1]

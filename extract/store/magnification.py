@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import zarr
@@ -27,6 +27,9 @@ from mmap_st.extract.store.nodes import (
 )
 from mmap_st.extract.store.recipe import Recipe
 from mmap_st.files import sha256_of_json
+
+if TYPE_CHECKING:
+    import anndata
 
 _LOG = logging.getLogger(__name__)
 #: The arrays of every magnification.
@@ -306,6 +309,60 @@ class StoredTokens(StoredRows):
     @staticmethod
     def _read(magnification: Magnification, rows: slice) -> NDArray[np.float32]:
         return magnification.token_rows(rows)
+
+
+def embeddings_as_anndata(
+    slide: str,
+    ids: Sequence[str],
+    xy: NDArray[np.float64],
+    encoder: str,
+    magnifications: Sequence[Magnification],
+) -> anndata.AnnData:
+    """Embeddings at one or several magnifications, next to each other.
+
+    Parameters
+    ----------
+    slide, encoder
+        Names, for ``uns["mmap"]``.
+    ids
+        (n,) of the spots.
+    xy
+        (n, 2) their centres in level-0 pixels.
+    magnifications
+        Whose embeddings, all of width d.
+
+    Returns
+    -------
+    ``X`` (n, M * d) float32; ``var`` with ``mpp`` and ``dimension``; ``obs`` with ``valid`` (at every
+    magnification); ``obsm["spatial"]``; what it is of in ``uns["mmap"]``.
+    """
+    import anndata
+    import pandas as pd
+
+    var = pd.concat(
+        [
+            pd.DataFrame(
+                {"mpp": m.mpp, "dimension": np.arange(m.width)},
+                index=[f"{m.mpp:g}_{number}" for number in range(m.width)],
+            )
+            for m in magnifications
+        ]
+    )
+    valid = np.logical_and.reduce([m.valid() for m in magnifications])
+    table = anndata.AnnData(
+        X=np.concatenate([m.embedding() for m in magnifications], axis=1),
+        obs=pd.DataFrame({"valid": valid}, index=pd.Index(ids, dtype=object)),
+        var=var,
+        obsm={"spatial": xy},
+    )
+    table.uns["mmap"] = {
+        "slide": slide,
+        "encoder": encoder,
+        "mpp": [m.mpp for m in magnifications],
+        "recipe_sha256": [m.recipe_sha256 for m in magnifications],
+        "spatial_units": "level-0 pixels of the image, x to the right, y down",
+    }
+    return table
 
 
 def row_blocks(embedding: Embeddings, rows: Rows, size: int = BLOCK_BYTES) -> Iterator[tuple[slice, Rows]]:

@@ -49,16 +49,8 @@ from .metrics_file import (
     slide_table,
     summary_table,
 )
-from .prediction import (
-    MEASURED,
-    UNS,
-    Predictions,
-    PredictReport,
-    predict_slides,
-    prediction_file,
-    predictions_of,
-    read_prediction,
-)
+from .prediction import Predictions, PredictReport, predict_slides, predictions_of
+from .prediction_files import MEASURED, UNS, prediction_file, read_prediction
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,

@@ -44,7 +44,7 @@ from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
-from mmap_st.head.runs.prediction import (
+from mmap_st.head.runs.prediction_files import (
     HEAD_SHA256,
     enlarged,
     prediction_file,

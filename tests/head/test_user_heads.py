@@ -19,7 +19,8 @@ from mmap_st.head.evaluation.comparison import compare
 from mmap_st.head.evaluation.comparison_rows import CompareRequest, make_heads
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.runs.saved_head import read_head
 

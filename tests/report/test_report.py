@@ -59,7 +59,7 @@ def test_the_map_shows_what_was_measured_and_predicted(run: Path) -> None:
 
 
 def picture_of(run: Path) -> str:
-    from mmap_st.head.runs.prediction import read_prediction
+    from mmap_st.head.runs.prediction_files import read_prediction
 
     return read_prediction(run / "predictions" / "E1.h5ad").uns["mmap"]["image"]
 

@@ -34,7 +34,7 @@ from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import plan_validation
 from mmap_st.head.mmap.fitting import fit_mmap
-from mmap_st.head.runs.prediction import read_prediction
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.scoring.results import as_json
 from mmap_st.head.scoring.statistics import interval_over_patients

@@ -19,7 +19,8 @@ from mmap_st.head.evaluation.ablations import evaluate
 from mmap_st.head.evaluation.folder import EvaluateRequest
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 
 TINY = "timm:test_efficientnet"

@@ -15,7 +15,8 @@ from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import FitReport, fit_head
-from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import FitRequest, evaluation_protocol
 from mmap_st.head.runs.saved_head import read_head
 from mmap_st.head.scoring.metrics import score_slides

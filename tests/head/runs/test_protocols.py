@@ -24,7 +24,8 @@ from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import PROTOCOLS, FitRequest, evaluation_protocol
 
 SIDE, GENES, WIDTH = 10, 120, 300

@@ -14,7 +14,8 @@ from mmap_st.head.interface import HeldOut, plan_validation
 from mmap_st.head.linear.ridge import RidgeSettings, fit_ridge
 from mmap_st.head.mmap.fitting import MmapSettings, fit_mmap
 from mmap_st.head.runs.fit import fit_head
-from mmap_st.head.runs.prediction import predict_slides, read_prediction
+from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.runs.saved_head import read_head
 from mmap_st.head.scoring.uncertainty import Coverage, Spread, coverage, fit_spread

@@ -1,0 +1,191 @@
+"""Predictions as AnnData files that other tools read.
+
+A folder of predictions is of one head only, and written by one process at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data import NORMALISATIONS
+from mmap_st.errors import RequestError, WriteError
+from mmap_st.extract.store import StoredSlide, encode_name, enlargement
+from mmap_st.extract.windows import mpp_key
+from mmap_st.files import cannot_be_written, check_folder_out, file_name, replacing
+from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.runs.run_folder import only_writer
+from mmap_st.head.scoring import Spread
+
+if TYPE_CHECKING:
+    import anndata
+
+
+#: Key in an .h5ad of what mmap writes there, and in it of the hash of the head's weights.
+UNS, HEAD_SHA256 = "mmap", "head_sha256"
+#: Its layers of measured values and of standard deviations, and its column of intervals.
+MEASURED, SPREAD = "measured", "spread"
+INTERVAL = "interval_90"
+
+
+@contextmanager
+def prediction_folder(
+    out: Path, head_sha256: str, files: Sequence[Path], *, overwrite: bool = False
+) -> Iterator[None]:
+    """Hold the one right to write a head's predictions into a folder.
+
+    A head may add slides to its own predictions, and replace them. Predictions of another head (or of a
+    version that did not record it) are refused, so that a folder never mixes two.
+
+    Parameters
+    ----------
+    out
+        The folder; made where it is missing.
+    head_sha256
+        Of the head's weights.
+    files
+        What will be written, as far as it is known.
+    overwrite
+        Whether predictions of another head are replaced. Those that were not replaced are removed in the
+        end.
+
+    Raises
+    ------
+    RequestError
+        If `out` is a file, is being written by another process, holds predictions of another head, or a file
+        that is not a prediction is in the way.
+    """
+    check_folder_out(out)
+    is_new = not out.exists()
+    refusal = f"--out {out} is being written by another process; wait until it ends, or name another folder."
+    try:
+        with only_writer(out, out / ".lock", refusal):
+            others = _of_other_heads(out, head_sha256, files)
+            if others and not overwrite:
+                raise RequestError(
+                    f"--out {out} holds predictions that this head did not make (such as {others[0].name});"
+                    " name another folder, or give --overwrite to replace them."
+                )
+            yield
+            for file in others:
+                if _head_of(file) != head_sha256:
+                    file.unlink(missing_ok=True)
+    finally:
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _of_other_heads(out: Path, head_sha256: str, files: Sequence[Path]) -> list[Path]:
+    """Predictions in a folder that another head made."""
+    written = set(files)
+    found = []
+    for file in sorted(out.glob("*.h5ad")):
+        head = _head_of(file)
+        if head is None and file in written:
+            raise RequestError(f"{file} is not a prediction, and would be replaced; name another folder.")
+        if head is not None and head != head_sha256:
+            found.append(file)
+    return found
+
+
+def _head_of(file: Path) -> str | None:
+    """The hash of the head that made a prediction; empty if it is not recorded, None if it is not one."""
+    try:
+        with h5py.File(file) as opened:
+            about = opened["uns"][UNS]
+            return about[HEAD_SHA256].asstr()[()] if HEAD_SHA256 in about else ""
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def prediction_file(folder: Path, slide: str) -> Path:
+    """Where a slide's prediction lies: ``<slide>.h5ad``, the name percent-encoded as in a store."""
+    return folder / file_name(encode_name(slide), ".h5ad")
+
+
+def prediction_table(
+    slide: HeadSlide,
+    predicted: NDArray[np.float32],
+    genes: Sequence[str],
+    about: Mapping[str, object],
+    spread: Spread | None = None,
+) -> anndata.AnnData:
+    """The prediction of one slide as a table that other tools read.
+
+    Parameters
+    ----------
+    slide
+        Its spots become ``obs_names``, their centres ``obsm["spatial"]`` (level-0 px), and its targets, if
+        it has them, ``layers["measured"]``.
+    predicted
+        (n, g) on the targets' scale; NaN for spots that are not valid.
+    genes
+        ``var_names``.
+    about
+        Written to ``uns["mmap"]``; holds at least ``normalisation``.
+    spread
+        Of the predictions: ``layers["spread"]`` is the standard deviation of each one's error, and X plus
+        and minus ``var["interval_90"]`` times it holds the truth 9 times in 10. None: neither.
+    """
+    import anndata
+    import pandas as pd
+
+    table = anndata.AnnData(
+        X=np.asarray(predicted, np.float32),
+        obs=pd.DataFrame({"valid": slide.valid}, index=pd.Index(slide.ids, dtype=object)),
+        var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)),
+        obsm={"spatial": slide.xy},
+        layers={} if slide.target is None else {MEASURED: slide.target.dense()},
+    )
+    if spread is not None:
+        table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32))
+        table.var[INTERVAL] = spread.factor
+    known = {key: value for key, value in about.items() if value is not None}
+    table.uns[UNS] = {
+        "slide": slide.name,
+        "units": NORMALISATIONS[str(about["normalisation"])].units,
+        "spatial_units": "level-0 pixels of the image, x to the right, y down",
+        **known,
+    }
+    return table
+
+
+def enlarged(slide: StoredSlide, encoder: str, mpps: Sequence[float]) -> dict[str, float] | None:
+    """How many times the windows of a slide were enlarged from its pixels, by um/px; None where none was."""
+    found = {
+        mpp_key(mpp): times
+        for mpp, one in slide.complete(encoder).items()
+        if mpp in mpps and (times := enlargement(one.recipe)) is not None
+    }
+    return found or None
+
+
+def write_prediction(path: Path, table: anndata.AnnData) -> None:
+    """Write the prediction of one slide.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full, or may not be written to.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
+        try:
+            with replacing(path) as draft:
+                table.write_h5ad(draft, compression="gzip")
+        except OSError as error:
+            raise WriteError(f"{path} {cannot_be_written(error, 'use another place')}") from error
+
+
+def read_prediction(path: Path) -> anndata.AnnData:
+    """Read one slide."""
+    import anndata
+
+    return anndata.read_h5ad(path)

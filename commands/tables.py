@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mmap_st.extract.imports import ImportReport
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
     from mmap_st.head.runs import RunMetrics
-    from mmap_st.head.scoring import Interval, PredictionIntervals
+    from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores
 
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
@@ -180,14 +181,33 @@ def show_metrics(metrics: RunMetrics, head: str) -> None:
     if metrics.test is None:
         return
     keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
-    rows = [
-        (_PREDICTORS.get(name, head), *(_number(scores.value(key)) for key in keys))
+    shown = {
+        name: scores
         for name, scores in metrics.predictors.items()
         if name != "ridge" or scores != metrics.test
+    }
+    rows = [
+        [_PREDICTORS.get(name, head), *(_number(scores.value(key)) for key in keys)]
+        for name, scores in shown.items()
     ]
-    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE")
+    columns = ["head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE"]
+    _add_ceiling(columns, rows, shown.values(), metrics.noise_ceiling)
     console.show_table("test slides", columns, rows)
     _show_coverage(metrics.prediction_intervals)
+
+
+def _add_ceiling(
+    columns: list[str], rows: list[list[str]], shown: Iterable[Scores], ceiling: NoiseCeiling | None
+) -> None:
+    """Add beside the PCC its share of the noise ceiling, and the ceiling as the last row."""
+    if ceiling is None:
+        return
+    columns.insert(2, "of ceiling")
+    shares = (None if scores.pcc_of_ceiling is None else f"{scores.pcc_of_ceiling:.0%}" for scores in shown)
+    for row, share in zip_longest(rows, shares):
+        row.insert(2, share or "")
+    known = ["noise ceiling", _number(ceiling.pcc_slide), "", _number(ceiling.pcc_slide_hvg50)]
+    rows.append(known + [""] * (len(columns) - len(known)))
 
 
 def _show_coverage(found: PredictionIntervals | None) -> None:
@@ -211,13 +231,14 @@ def show_evaluation(metrics: EvaluationMetrics, head: str) -> None:
         f" {', '.join(protocol.validation)}"
     )
     rows = [
-        (_PREDICTORS.get(name, head), *(_with_interval(of.value(k), of.interval(k)) for k in _PER_SLIDE))
+        [_PREDICTORS.get(name, head), *(_with_interval(of.value(k), of.interval(k)) for k in _PER_SLIDE)]
         for name, of in metrics.predictors.items()
     ]
     for name, gain in (("over ridge", metrics.gain_over_ridge), ("over the mean", metrics.gain_over_mean)):
         if gain is not None:
-            rows.append((name, *(_with_interval(gain[k].mean, gain[k].interval, "+") for k in _PER_SLIDE)))
-    columns = ("head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE")
+            rows.append([name, *(_with_interval(gain[k].mean, gain[k].interval, "+") for k in _PER_SLIDE)])
+    columns = ["head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE"]
+    _add_ceiling(columns, rows, metrics.predictors.values(), metrics.noise_ceiling)
     enough = metrics.test.interval("pcc_slide") is not None
     what = "with 95% intervals over patients" if enough else "too few patients for intervals"
     console.show_table(f"held-out slides, {what}", columns, rows)

@@ -30,12 +30,14 @@ __all__ = [
     "make_folds",
     "mpp_from_pitch",
     "named_by_id",
+    "noise_ceiling",
     "normalisation_of",
     "open_hdf5",
     "pooled_moments",
     "read_labels",
     "resolve_split",
     "shared_genes",
+    "signal_share",
     "some",
     "spatial_blocks",
     "split_of",
@@ -59,6 +61,7 @@ from .cohort import (
 )
 from .counts import Counts, gene_naming, harmonise_genes, named_by_id, shared_genes, union_of_genes
 from .hdf5 import open_hdf5
+from .noise import noise_ceiling, signal_share
 from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
 from .splits import (
     Fold,

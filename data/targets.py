@@ -138,16 +138,31 @@ AS_GIVEN = "lognorm-as-given"
 _SCALE = 10_000.0
 
 
+def per_10k(counts: Counts, columns: sparse.csr_array) -> NDArray[np.float64]:
+    """(n,) factor that brings each spot to 10,000 counts over ALL genes; 0 for an empty one."""
+    return _per_10k(counts.library)
+
+
+def per_10k_of_panel(counts: Counts, columns: sparse.csr_array) -> NDArray[np.float64]:
+    """(n,) factor that brings each spot to 10,000 counts over these genes (n, g); 0 for an empty one."""
+    return _per_10k(np.asarray(columns.sum(axis=1), np.float64).ravel())
+
+
+def unscaled(counts: Counts, columns: sparse.csr_array) -> NDArray[np.float64]:
+    """(n,) ones."""
+    return np.ones(columns.shape[0])
+
+
 def log1p_10k(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     """Scale `columns` (n, g) of `counts` to 10,000 per spot over ALL genes and take log1p; stays sparse."""
-    scaled = _scaled(columns, counts.library)
+    scaled = _scaled(columns, per_10k(counts, columns))
     scaled.data = np.log1p(scaled.data)
     return scaled
 
 
 def log10_10k_panel(counts: Counts, columns: sparse.csr_array) -> sparse.csr_array:
     """Scale `columns` (n, g) to 10,000 per spot over these genes only, take log10(x + 1); stays sparse."""
-    scaled = _scaled(columns, np.asarray(columns.sum(axis=1), np.float64).ravel())
+    scaled = _scaled(columns, per_10k_of_panel(counts, columns))
     scaled.data = np.log10(scaled.data + 1.0)
     return scaled
 
@@ -178,19 +193,27 @@ class Normalisation:
         Whether the targets of a spot whose library size is 0 are 0 (else undefined).
     smoothed
         Whether a spot's targets are then averaged with those of its neighbours on the array.
+    factor
+        Where targets are, up to a constant, log1p(factor * count): (counts, columns (n, g)) to (n,). None:
+        they are something else.
     """
 
     scale: Callable[[Counts, sparse.csr_array], sparse.csr_array]
     units: str
     empty_is_zero: bool = False
     smoothed: bool = False
+    factor: Callable[[Counts, sparse.csr_array], NDArray[np.float64]] | None = None
 
 
 _PANEL_UNITS = "log10(x + 1) of counts scaled to 10,000 a spot over the panel's genes"
 NORMALISATIONS = {
-    LOG1P_10K: Normalisation(log1p_10k, "log1p of counts scaled to 10,000 a spot over all genes"),
-    LOG1P_COUNTS: Normalisation(log1p_counts, "log1p of counts, not scaled", empty_is_zero=True),
-    LOG10_PANEL: Normalisation(log10_10k_panel, _PANEL_UNITS, empty_is_zero=True),
+    LOG1P_10K: Normalisation(
+        log1p_10k, "log1p of counts scaled to 10,000 a spot over all genes", factor=per_10k
+    ),
+    LOG1P_COUNTS: Normalisation(
+        log1p_counts, "log1p of counts, not scaled", empty_is_zero=True, factor=unscaled
+    ),
+    LOG10_PANEL: Normalisation(log10_10k_panel, _PANEL_UNITS, empty_is_zero=True, factor=per_10k_of_panel),
     LOG10_PANEL_SMOOTHED: Normalisation(
         log10_10k_panel,
         f"{_PANEL_UNITS}, smoothed: the mean over a spot and its neighbours on the array",
@@ -253,7 +276,10 @@ def targets_from_counts(
     return Targets(values, defined, present)
 
 
-def _scaled(columns: sparse.csr_array, library: NDArray[np.float64]) -> sparse.csr_array:
-    """Each row of (n, g) times 10,000 / library (n,); rows with an empty library stay empty."""
-    factor = np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
+def _per_10k(library: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(_SCALE, library, out=np.zeros_like(library), where=library > 0)
+
+
+def _scaled(columns: sparse.csr_array, factor: NDArray[np.float64]) -> sparse.csr_array:
+    """Each row of (n, g) times its factor (n,)."""
     return sparse.csr_array(sparse.diags_array(factor) @ columns, dtype=np.float64)

@@ -15,10 +15,12 @@ from mmap_st.head.runs import RunMetrics, RunProtocol
 from mmap_st.head.scoring import (
     PER_SLIDE,
     Difference,
+    NoiseCeiling,
     PooledErrors,
     PredictionIntervals,
     Scores,
     SlideScores,
+    ceiling_of,
     interval_over_patients,
     paired_difference,
 )
@@ -50,22 +52,30 @@ def evaluation_metrics(runs: Runs, patients: Patients, rule: str, protocol: str)
     HeadError
         If a run has no test slides.
     """
-    test = _scores({key: run.test for key, run in runs.items()}, patients)
+    ceiling = _ceiling(runs)
+    test = _scores({key: run.test for key, run in runs.items()}, patients, ceiling)
     if test is None:
         raise HeadError("a fold's metrics.json has no scores; remove the fold's folder and run again.")
-    mean = _scores({key: run.baseline_mean for key, run in runs.items()}, patients)
-    ridge = _scores({key: run.baseline_ridge for key, run in runs.items()}, patients)
+    mean = _scores({key: run.baseline_mean for key, run in runs.items()}, patients, ceiling)
+    ridge = _scores({key: run.baseline_ridge for key, run in runs.items()}, patients, ceiling)
     seconds = [run.seconds for run in runs.values()]
     return EvaluationMetrics(
         protocol=_protocol(runs, patients, rule, protocol),
         test=test,
         baseline_mean=mean,
         baseline_ridge=ridge,
+        noise_ceiling=ceiling,
         prediction_intervals=_coverage(runs),
         gain_over_mean=None if mean is None else gain(test, mean, patients),
         gain_over_ridge=None if ridge is None else gain(test, ridge, patients),
         seconds={key: sum(one[key] for one in seconds) for key in seconds[0]},
     )
+
+
+def _ceiling(runs: Runs) -> NoiseCeiling | None:
+    """What a perfect predictor would score: it is the same for every seed."""
+    found = [run.noise_ceiling for run in runs.values() if run.noise_ceiling is not None]
+    return ceiling_of({name: slide for one in found for name, slide in one.slides.items()})
 
 
 def _coverage(runs: Runs) -> PredictionIntervals | None:
@@ -160,7 +170,9 @@ def _of_test_slides(folds: Mapping[str, tuple[RunProtocol, Mapping[str, int]]]) 
     }
 
 
-def _scores(found: Mapping[tuple[str, int], Scores | None], patients: Patients) -> Scores | None:
+def _scores(
+    found: Mapping[tuple[str, int], Scores | None], patients: Patients, ceiling: NoiseCeiling | None
+) -> Scores | None:
     """Scores of one predictor: means over slides, each slide a mean over seeds; None where no run has any."""
     runs = {key: scores for key, scores in found.items() if scores is not None}
     if not runs:
@@ -194,7 +206,7 @@ def _scores(found: Mapping[tuple[str, int], Scores | None], patients: Patients) 
         metric: interval_over_patients([merged.of_slide(name, metric) for name in slides], whose)
         for metric in PER_SLIDE
     }
-    return replace(merged, intervals=intervals)
+    return replace(merged, intervals=intervals).below(ceiling)
 
 
 def _mean_slide(of_seeds: Sequence[SlideScores]) -> SlideScores:

@@ -15,6 +15,7 @@ from mmap_st.head.scoring import (
     PER_SLIDE,
     CorrectedDifference,
     Difference,
+    NoiseCeiling,
     PredictionIntervals,
     Scores,
     fields_of,
@@ -108,6 +109,8 @@ class EvaluationMetrics:
     test, baseline_mean, baseline_ridge
         Scores of the head, of the training mean, and of ridge on the same embeddings; None for baselines that
         were not fitted. Slides' scores are means over seeds.
+    noise_ceiling
+        What a perfect predictor would score; None where targets are not the logarithm of counts of spots.
     prediction_intervals
         How often prediction intervals hold the measured values; None where heads have none.
     gain_over_mean, gain_over_ridge
@@ -120,6 +123,7 @@ class EvaluationMetrics:
     test: Scores
     baseline_mean: Scores | None = field(default=None, metadata=OMITTED)
     baseline_ridge: Scores | None = field(default=None, metadata=OMITTED)
+    noise_ceiling: NoiseCeiling | None = field(default=None, metadata=OMITTED)
     prediction_intervals: PredictionIntervals | None = None
     gain_over_mean: Differences | None = field(default=None, metadata=OMITTED)
     gain_over_ridge: Differences | None = field(default=None, metadata=OMITTED)

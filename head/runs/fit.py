@@ -21,6 +21,7 @@ from mmap_st.data import (
     harmonise_genes,
     normalisation_of,
     resolve_split,
+    signal_share,
 )
 from mmap_st.errors import NormalisationError, SplitError, first_line, none_of
 from mmap_st.extract.store import (
@@ -220,11 +221,15 @@ def _fit_draft(
     # As the test is: folds of slides are like it only where its patients are in training too.
     by_slide = request.protocol.folds_by_slide and bool(split.shared_patients)
     validation = plan_validation(train, held_back, by_slide=by_slide)
+    shares = {name: signal_share(counts[name], panel.genes, normalisation) for name in split.test}
+    signal = {
+        name: share for name, share in shares.items() if share is not None and slides[name].usable.any()
+    }
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
     fitted = FittedRun(
-        request, split, panel, normalisation, recipe, mpps, train, held_back, test, validation, head
+        request, split, panel, normalisation, recipe, mpps, train, held_back, test, validation, head, signal
     )
 
     started = time.perf_counter()
@@ -250,6 +255,7 @@ def _fit_draft(
     metrics = RunMetrics(
         protocol=fitted.protocol(),
         test=fitted.scores(predicted) if test else None,
+        noise_ceiling=fitted.ceiling,
         prediction_intervals=fitted.intervals(spread, predicted) if test and spread else None,
         baseline_mean=None if by_mean is None else fitted.scores(by_mean),
         baseline_ridge=None if by_ridge is None else fitted.scores(by_ridge),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 import mmap_st
-from mmap_st.data import NORMALISATIONS, Panel, Split, Targets
+from mmap_st.data import NORMALISATIONS, Panel, Split, Targets, noise_ceiling
 from mmap_st.errors import HeadError, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
@@ -23,6 +24,7 @@ from mmap_st.head.scoring import (
     LEVEL,
     OMITTED,
     PER_SLIDE,
+    NoiseCeiling,
     PredictionIntervals,
     Scores,
     Spread,
@@ -33,6 +35,7 @@ from mmap_st.head.scoring import (
     pooled_errors,
     read_result,
     score_slides,
+    slide_ceilings,
 )
 
 
@@ -89,6 +92,8 @@ class RunMetrics:
         On what it was trained and tested.
     test
         Scores of the head; None where no slide is for testing.
+    noise_ceiling
+        What a perfect predictor would score; None where targets are not the logarithm of counts of spots.
     prediction_intervals
         How often its prediction intervals hold the measured values; None where it has none.
     baseline_mean, baseline_ridge
@@ -99,6 +104,7 @@ class RunMetrics:
 
     protocol: RunProtocol
     test: Scores | None
+    noise_ceiling: NoiseCeiling | None = field(default=None, metadata=OMITTED)
     prediction_intervals: PredictionIntervals | None = None
     baseline_mean: Scores | None = field(default=None, metadata=OMITTED)
     baseline_ridge: Scores | None = field(default=None, metadata=OMITTED)
@@ -214,6 +220,8 @@ class FittedRun:
         How choices were made.
     head
         The head.
+    signal
+        (G,) share of the variance of targets that is not noise, of those test slides where it is known.
     """
 
     request: FitRequest
@@ -227,6 +235,7 @@ class FittedRun:
     test: Sequence[HeadSlide]
     validation: Validation
     head: FittedHead
+    signal: Mapping[str, NDArray[np.float64]]
 
     def protocol(self) -> RunProtocol:
         """On what the head was trained and is tested."""
@@ -261,12 +270,20 @@ class FittedRun:
             If no test spot can be scored.
         """
         measured = self._measured(predicted)
-        hvg = most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
         scored = {name: predicted[name] for name in measured}
-        scores = score_slides(scored, measured, hvg)
+        scores = score_slides(scored, measured, self._hvg50).below(self.ceiling)
         if self.request.protocol.released_errors:
             scores = scores.with_pooled(pooled_errors(scored, measured))
         return scores
+
+    @cached_property
+    def ceiling(self) -> NoiseCeiling | None:
+        """What a perfect predictor would score on the test slides."""
+        return slide_ceilings(self.signal, self._hvg50)
+
+    @cached_property
+    def _hvg50(self) -> list[int]:
+        return most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
 
     def intervals(self, spread: Spread, predicted: Predictions) -> PredictionIntervals:
         """How often prediction intervals hold the measured values on the test slides."""
@@ -284,6 +301,8 @@ class FittedRun:
         measured = self._measured(predicted)
         ids = self.panel.gene_ids or ("",) * len(self.panel.genes)
         columns = gene_table(predicted, measured)
+        if self.signal:
+            columns["ceiling"] = noise_ceiling(list(self.signal.values())).tolist()
         if ridge is not None:
             columns |= {f"ridge_{k}": v for k, v in gene_table(ridge, measured).items() if k != "slides"}
         rows = zip(*columns.values(), strict=True)

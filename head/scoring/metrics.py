@@ -15,8 +15,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from mmap_st.data import BLOCK_ENTRIES, Targets, pooled_moments
-from mmap_st.head.scoring.results import PooledErrors, Scores, SlideScores
+from mmap_st.data import BLOCK_ENTRIES, Targets, noise_ceiling, pooled_moments
+from mmap_st.head.scoring.results import NoiseCeiling, PooledErrors, Scores, SlideCeiling, SlideScores
 
 _HVG = 50
 # A spread below this share of the values themselves is rounding, not variation.
@@ -149,6 +149,35 @@ def score_slides(
     )
 
 
+def slide_ceilings(signal: Mapping[str, Vector], hvg50: Sequence[int]) -> NoiseCeiling | None:
+    """What a perfect predictor would score on each test slide; None where no slide tells.
+
+    As in a slide's PCC, a gene that does not vary on it counts 0, and one that it does not have is left out.
+
+    Parameters
+    ----------
+    signal
+        `mmap_st.data.signal_share` (G,) by slide.
+    hvg50
+        See `score_slides`.
+    """
+    by_gene = {name: noise_ceiling([share]) for name, share in signal.items()}
+    return ceiling_of(
+        {name: SlideCeiling(_mean(ceiling), _mean(ceiling[list(hvg50)])) for name, ceiling in by_gene.items()}
+    )
+
+
+def ceiling_of(slides: Mapping[str, SlideCeiling]) -> NoiseCeiling | None:
+    """The noise ceiling over slides; None where there is none."""
+    if not slides:
+        return None
+    return NoiseCeiling(
+        pcc_slide=_mean(slide.pcc for slide in slides.values()),
+        pcc_slide_hvg50=_mean(slide.pcc_hvg50 for slide in slides.values()),
+        slides=dict(slides),
+    )
+
+
 def gene_table(
     predicted: Mapping[str, Array], measured: Mapping[str, Array | Targets]
 ) -> dict[str, list[float]]:
@@ -223,7 +252,7 @@ def _columns(values: Array | Targets, width: int) -> Iterator[Array]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Unweighted mean over slides; those without a single defined target do not count."""
+    """Unweighted mean; what is not defined does not count."""
     finite = [float(v) for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")
 

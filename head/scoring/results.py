@@ -251,6 +251,8 @@ class Scores:
         whole outside a cross-validation.
     spread
         Standard deviation over seeds of each metric of `PER_SLIDE`; None with one seed.
+    pcc_of_ceiling
+        `pcc_slide` as a share of the noise ceiling, see `NoiseCeiling`; None where that is not known.
     """
 
     slides: Mapping[str, SlideScores]
@@ -265,6 +267,7 @@ class Scores:
     mae_zscored: float | None = field(default=None, metadata=OMITTED)
     intervals: Mapping[str, Interval | None] | None = field(default=None, metadata=OMITTED)
     spread: Mapping[str, float] | None = field(default=None, metadata=OMITTED)
+    pcc_of_ceiling: float | None = field(default=None, metadata=OMITTED)
 
     def __repr__(self) -> str:
         metrics = (*PER_SLIDE, "pcc_pooled")
@@ -291,6 +294,12 @@ class Scores:
             mae_zscored=errors.mae_zscored,
         )
 
+    def below(self, ceiling: NoiseCeiling | None) -> Scores:
+        """These scores, and what share of the noise ceiling their PCC is."""
+        if ceiling is None or not ceiling.pcc_slide > 0:
+            return self
+        return replace(self, pcc_of_ceiling=self.pcc_slide / ceiling.pcc_slide)
+
     def interval(self, metric: str) -> Interval | None:
         """Interval over patients of a metric; None where there is none."""
         return (self.intervals or {}).get(metric)
@@ -301,6 +310,33 @@ class Scores:
             return fields_of(self)
         first = ("slides", *PER_SLIDE, "pcc_pooled")
         return {**fields_of(self, *first), **fields_of(self)}
+
+
+@dataclass(frozen=True)
+class SlideCeiling:
+    """The `pcc` and the `pcc_hvg50` of `SlideScores` that a perfect predictor would reach on a slide."""
+
+    pcc: float
+    pcc_hvg50: float
+
+
+@dataclass(frozen=True)
+class NoiseCeiling:
+    """The correlation that a perfect predictor would reach: measured values hold the noise of counting.
+
+    See `mmap_st.data.noise`.
+
+    Attributes
+    ----------
+    pcc_slide, pcc_slide_hvg50
+        Unweighted means over slides.
+    slides
+        Of each slide, by name.
+    """
+
+    pcc_slide: float
+    pcc_slide_hvg50: float
+    slides: Mapping[str, SlideCeiling]
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,8 @@ def within_section(context: SpotContext) -> SpotContext:
     )
 
 
-def draw_counts(
-    rng: np.random.Generator, context: SpotContext, effects: GeneEffects, mean_library: float
-) -> NDArray[np.int64]:
-    """Return (n, g) counts: Poisson around each spot's shares times a log-normal library size."""
+def true_shares(context: SpotContext, effects: GeneEffects) -> NDArray[np.float64]:
+    """(n, g) what each gene is expressed at in each spot: its share of an average spot's library."""
     section = (context.section - 0.4) / 0.2
     tumour = context.composition[:, :2].sum(axis=1)
     log_share = (
@@ -138,10 +136,17 @@ def draw_counts(
         + np.outer(context.ring - _AVERAGE_RING, effects.coarse)
         + section * (0.5 * effects.level + 0.35 * np.outer(tumour - 0.4, effects.state))
     )
-    share = np.exp(log_share)
-    share /= np.exp(effects.base).sum()
-    library = mean_library * rng.lognormal(0.0, 0.25, (len(tumour), 1))
-    counts: NDArray[np.int64] = rng.poisson(library * share)
+    shares: NDArray[np.float64] = np.exp(log_share) / np.exp(effects.base).sum()
+    return shares
+
+
+def draw_counts(
+    rng: np.random.Generator, context: SpotContext, effects: GeneEffects, mean_library: float
+) -> NDArray[np.int64]:
+    """Return (n, g) counts: Poisson around each spot's shares times a log-normal library size."""
+    shares = true_shares(context, effects)
+    library = mean_library * rng.lognormal(0.0, 0.25, (len(shares), 1))
+    counts: NDArray[np.int64] = rng.poisson(library * shares)
     return counts
 
 

@@ -88,6 +88,9 @@ def test_scores_are_means_over_the_held_out_slides(evaluated) -> None:
         fold["prediction_intervals"]["slides"][f"{p}1"] for fold, p in zip(folds, "ABCDE", strict=True)
     ]
     assert report.metrics.prediction_intervals.coverage == pytest.approx(np.mean(covered))
+    ceiling = np.mean([fold["noise_ceiling"]["pcc_slide"] for fold in folds])
+    assert report.metrics.noise_ceiling.pcc_slide == pytest.approx(ceiling)
+    assert report.metrics.test.pcc_of_ceiling == pytest.approx(report.metrics.test.pcc_slide / ceiling)
     gain = report.metrics.gain_over_mean["pcc_slide"]
     assert gain.mean == pytest.approx(report.metrics.test.pcc_slide)
     assert gain.patients == 5

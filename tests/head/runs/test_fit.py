@@ -56,7 +56,7 @@ def test_a_run_holds_what_the_design_says(fitted) -> None:
     assert metrics["seconds"].keys() == {"prototypes", "fit", "predict", "calibrate"}
     for key in ("test", "baseline_mean", "baseline_ridge"):
         assert metrics[key].keys() == {
-            "slides", "pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae",
+            "slides", "pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae", "pcc_of_ceiling",
         }  # fmt: skip
     assert metrics["baseline_mean"]["slides"]["E1"]["undefined_genes"] == 32
     assert metrics["baseline_mean"]["pcc_slide"] == 0
@@ -96,6 +96,10 @@ def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store
     assert genes["mse"].mean() == pytest.approx(report.metrics.test.mse)
     assert genes["ridge_pcc"].mean() == pytest.approx(report.metrics.baseline_ridge.pcc_slide)
     assert genes["slides"].to_list() == [1] * len(genes)
+    ceiling = report.metrics.noise_ceiling
+    assert genes["ceiling"].mean() == pytest.approx(ceiling.pcc_slide)
+    assert genes["pcc"].mean() < ceiling.pcc_slide == ceiling.slides["E1"].pcc < 1
+    assert report.metrics.test.pcc_of_ceiling == pytest.approx(genes["pcc"].mean() / genes["ceiling"].mean())
 
 
 def test_predict_gives_the_same_numbers_and_needs_no_counts(

@@ -58,6 +58,10 @@ class SlidesLeftOutWarning(MmapWarning):
     """Some slides failed, or were skipped; the message names them with their reasons."""
 
 
+class UnlikeTrainingWarning(MmapWarning):
+    """Slides that were predicted are unlike, or far from, those that the head was trained on."""
+
+
 class StoppedError(MmapError):
     """The user asked to stop: what is finished is saved, and the same command resumes from there.
 

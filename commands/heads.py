@@ -97,6 +97,9 @@ def predict(
     cohort: Annotated[
         str | None, typer.Option("--cohort", help="Where measured values and images are from.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail slides that are unlike anything the head was trained on.")
+    ] = False,
     head_code: Annotated[
         str | None,
         typer.Option("--head-code", metavar="FILE.py:NAME", help="A head of your own: code that you trust."),
@@ -116,9 +119,12 @@ def predict(
         slides=slides,
         cohort=cohort,
         overwrite=overwrite,
+        strict=strict,
         head_code=head_code,
         allow_changed_code=allow_changed_code,
     )
+    console.show_reasons("unlike anything the head was trained on", report.unlike)
+    console.show_reasons("far from the training tissue", report.far)
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))

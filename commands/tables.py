@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport, PreviewReport
     from mmap_st.extract.imports import ImportReport
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
-    from mmap_st.head.runs import RunMetrics
+    from mmap_st.head.runs import RunMetrics, TrustedGenes
     from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores
 
 
@@ -194,6 +194,24 @@ def show_metrics(metrics: RunMetrics, head: str) -> None:
     _add_ceiling(columns, rows, shown.values(), metrics.noise_ceiling)
     console.show_table("test slides", columns, rows)
     _show_coverage(metrics.prediction_intervals)
+    _show_trust(metrics.gene_trust, protocol.genes)
+
+
+def _show_trust(found: TrustedGenes | None, genes: int) -> None:
+    """How many genes are to be trusted."""
+    if found is None:
+        return
+    of = f"of {counted(genes, 'gene')}"
+    if found.of_patients:
+        patients = counted(found.patients, "patient")
+        console.say(
+            f"{found.trusted} {of} to be trusted: better than chance on {patients} whom fits did not see"
+        )
+    else:
+        console.say(
+            f"{found.above_chance} {of} predicted better than by chance where fits did not see them"
+            f" ({found.judged_on}); too few patients to tell which to trust on new ones"
+        )
 
 
 def _add_ceiling(
@@ -213,9 +231,11 @@ def _add_ceiling(
 def _show_coverage(found: PredictionIntervals | None) -> None:
     """How often prediction intervals held the truth."""
     if found is not None:
+        worst = found.worst_slide if len(found.slides) > 1 else None
+        least = "" if worst is None else f", and {found.slides[worst]:.1%} on the slide {worst}, the least"
         console.say(
-            f"{found.level:.0%} prediction intervals contain {found.coverage:.1%} of the test targets"
-            f" (calibrated on {counted(found.patients, 'patient')}: {found.calibrated_on})"
+            f"{found.level:.0%} prediction intervals contain {found.coverage:.1%} of the test targets{least}"
+            f" ({found.condition or found.calibrated_on})"
         )
 
 

@@ -162,6 +162,17 @@ class Validation:
     folds: tuple[tuple[tuple[HeadSlide, ...], tuple[HeadSlide, ...]], ...]
     refit: bool
 
+    @property
+    def unseen_patients(self) -> int:
+        """How many known patients have spots that were predicted by fits on other patients alone."""
+        found = set()
+        for fitted, left_out in self.folds:
+            seen = {slide.patient for slide in fitted}
+            # Slides of whom nobody knows could be of anybody.
+            if None not in seen:
+                found |= {slide.patient for slide in left_out} - seen - {None}
+        return len(found)
+
     def row_folds(self, train: Sequence[HeadSlide]) -> list[NDArray[np.int64]]:
         """(n,) int64 fold number of every spot of each training slide, for fits that leave one fold out.
 

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from mmap_st.errors import MmapWarning, SlidesLeftOutWarning, counted, printable
+from mmap_st.errors import MmapWarning, SlidesLeftOutWarning, UnlikeTrainingWarning, counted, printable
 
 _MOST_SHOWN = 10
 
@@ -53,6 +53,16 @@ def warn_left_out(
     if skipped:
         reasons = skipped if isinstance(skipped, Mapping) else dict.fromkeys(skipped, why_skipped)
         warn_user(f"{_count(skipped, 'skipped')}:\n{_list_by_reason(reasons)}", SlidesLeftOutWarning)
+
+
+def warn_unlike(unlike: Mapping[str, str], far: Mapping[str, str]) -> None:
+    """Warn of slides that were predicted and are not like those of training, with the reasons."""
+    for slides, what in (
+        (unlike, "unlike anything the head was trained on"),
+        (far, "far from the training tissue"),
+    ):
+        if slides:
+            warn_user(f"{_count(slides, what)}:\n{_list_reasons(slides)}", UnlikeTrainingWarning)
 
 
 def _count(slides: Mapping[str, str] | Sequence[str], what: str) -> str:

@@ -29,7 +29,7 @@ from mmap_st.workflows.arguments import (
     read_cohort,
     words_of,
 )
-from mmap_st.workflows.display import show_progress, warn_left_out
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
 
 if TYPE_CHECKING:
     import anndata
@@ -111,7 +111,13 @@ class HeadRun:
 
     @overload
     def predict(
-        self, store: StoreLike, slides: str, *, cohort: CohortSource | None = None, progress: bool = True
+        self,
+        store: StoreLike,
+        slides: str,
+        *,
+        cohort: CohortSource | None = None,
+        strict: bool = False,
+        progress: bool = True,
     ) -> anndata.AnnData: ...
 
     @overload
@@ -121,6 +127,7 @@ class HeadRun:
         slides: Sequence[str] | None = None,
         *,
         cohort: CohortSource | None = None,
+        strict: bool = False,
         progress: bool = True,
     ) -> dict[str, anndata.AnnData]: ...
 
@@ -130,6 +137,7 @@ class HeadRun:
         slides: str | Sequence[str] | None = None,
         *,
         cohort: CohortSource | None = None,
+        strict: bool = False,
         progress: bool = True,
     ) -> anndata.AnnData | dict[str, anndata.AnnData]:
         """Predict expression on slides of a store, in memory; `predict` writes files.
@@ -142,6 +150,8 @@ class HeadRun:
             Name of one slide, or several. None: all that have what the head needs.
         cohort
             Where measured values and images are from. None: neither is in the result.
+        strict
+            Whether slides that are unlike anything the head was trained on fail.
         progress
             Whether to show it.
 
@@ -151,12 +161,16 @@ class HeadRun:
         prediction on the targets' scale (``uns["mmap"]["units"]``), NaN for spots without valid embeddings;
         ``layers["spread"]`` the standard deviation of its error, and X plus and minus ``var["interval_90"]``
         times it holds the truth 9 times in 10; ``layers["measured"]`` measured values, where a cohort has
-        them; ``obsm["spatial"]`` (n, 2) centres of the spots in level-0 pixels.
+        them; ``obsm["spatial"]`` (n, 2) centres of the spots in level-0 pixels. ``var["trusted"]`` says which
+        genes to trust, ``uns["mmap"]["domain"]`` whether the slide is like those of training, and
+        ``obs["distance"]`` how far each spot lies from them.
 
         Warns
         -----
         SlidesLeftOutWarning
             If some of several slides were skipped or failed; it gives their reasons.
+        UnlikeTrainingWarning
+            If slides are unlike, or far from, the training tissue.
 
         Raises
         ------
@@ -175,7 +189,8 @@ class HeadRun:
         rows = None if cohort is None else read_cohort(cohort)
         names = [slides] if isinstance(slides, str) else slides
         with show_progress(progress) as tell:
-            found = predictions_of(self._saved, opened, names, rows, tell)
+            found = predictions_of(self._saved, opened, names, rows, tell, strict=strict)
+        warn_unlike(found.unlike, found.far)
         if isinstance(slides, str):
             return found.only(slides)
         warn_left_out(found.failed, found.skipped)
@@ -231,6 +246,7 @@ def predict(
     slides: Names | None = None,
     cohort: CohortSource | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     head_code: str | None = None,
     allow_changed_code: bool = False,
     progress: bool = True,
@@ -251,6 +267,8 @@ def predict(
         Where measured values and images are from. None: neither is in the files.
     overwrite
         Replace predictions of another head in `out`.
+    strict
+        Whether slides that are unlike anything the head was trained on fail.
     head_code, allow_changed_code
         See `load_head`; of a folder only.
     progress
@@ -258,13 +276,16 @@ def predict(
 
     Returns
     -------
-    ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others.
+    ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others;
+    ``unlike`` and ``far``, how slides that were predicted differ from the training tissue.
     `HeadRun.predict` says what is in a file.
 
     Warns
     -----
     SlidesLeftOutWarning
         If some slides were skipped or failed; it gives their reasons.
+    UnlikeTrainingWarning
+        If slides are unlike, or far from, the training tissue.
 
     Raises
     ------
@@ -286,6 +307,9 @@ def predict(
         restore_run(Path(run))
         saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     with show_progress(progress) as tell:
-        report = predict_slides(saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite)
+        report = predict_slides(
+            saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite, strict=strict
+        )
+    warn_unlike(report.unlike, report.far)
     warn_left_out(report.failed, report.skipped)
     return report

@@ -95,6 +95,8 @@ def _coverage(runs: Runs) -> PredictionIntervals | None:
         coverage=_mean(slides.values()),
         width=_mean(one.width for one in found),
         slides=slides,
+        widened=max(one.widened for one in found),
+        condition=max(found, key=lambda one: one.widened).condition,
     )
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "RunMetrics",
     "RunProtocol",
     "SavedHead",
+    "TrustedGenes",
     "built_in_settings",
     "choose_genes",
     "count_parameters",
@@ -43,6 +44,7 @@ from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, share
 from .metrics_file import (
     RunMetrics,
     RunProtocol,
+    TrustedGenes,
     predictors_of,
     read_metrics,
     shown_with,

@@ -41,13 +41,14 @@ from mmap_st.head.dataset import (
     with_stored_patients,
     with_targets,
 )
+from mmap_st.head.domain import fit_domain
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
 from mmap_st.head.runs.prediction_files import (
+    CALIBRATION,
     HEAD_SHA256,
-    enlarged,
     prediction_file,
     prediction_table,
     write_prediction,
@@ -64,7 +65,8 @@ from mmap_st.head.runs.run_folder import (
     writing,
 )
 from mmap_st.head.runs.saved_head import write_head
-from mmap_st.head.scoring import fit_spread, write_json
+from mmap_st.head.runs.suitability import enlarged, judge_slide, training_slides
+from mmap_st.head.scoring import fit_spread, fit_trust, write_json
 from mmap_st.progress import ProgressCallback
 
 
@@ -221,10 +223,8 @@ def _fit_draft(
     # As the test is: folds of slides are like it only where its patients are in training too.
     by_slide = request.protocol.folds_by_slide and bool(split.shared_patients)
     validation = plan_validation(train, held_back, by_slide=by_slide)
-    shares = {name: signal_share(counts[name], panel.genes, normalisation) for name in split.test}
-    signal = {
-        name: share for name, share in shares.items() if share is not None and slides[name].usable.any()
-    }
+    shares = {name: signal_share(counts[name], panel.genes, normalisation) for name in names}
+    signal = {name: share for name, share in shares.items() if share is not None}
     started = time.perf_counter()
     head = request.method.fit(train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
@@ -236,15 +236,25 @@ def _fit_draft(
     predicted = _predict(head, test)
     seconds["predict"] = time.perf_counter() - started
     started = time.perf_counter()
-    spread = fit_spread(_held_out(head, held_back))
+    held_out = _held_out(head, held_back)
+    spread = fit_spread(held_out)
+    if spread is not None:
+        spread = spread.widened(fitted.calibration.widened)
+    trust = fit_trust(held_out, signal, of_patients=fitted.calibration.of_patients)
+    used = [slide for slide in train if slide.usable.any()]
+    domain = fit_domain(used, validation.row_folds(used))
+    encoder = request.encoder
+    trained = training_slides([store.slide(slide.name) for slide in used], encoder, mpps)
+    card = replace(fitted.card(), training_slides=trained)
     with writing(out):
         try:
-            sha256 = write_head(draft, head, fitted.card(), spread)
+            sha256 = write_head(draft, head, card, spread, trust, domain)
         except SafetensorError as error:  # its word for a full disk
             raise OSError(first_line(error)) from error
     for slide in test:
-        about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256}
-        table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread)
+        about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256, CALIBRATION: fitted.calibration}
+        suitability = judge_slide(domain, trained, store.slide(slide.name), slide, encoder, mpps)
+        table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread, trust, suitability)
         write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
 
@@ -257,13 +267,14 @@ def _fit_draft(
         test=fitted.scores(predicted) if test else None,
         noise_ceiling=fitted.ceiling,
         prediction_intervals=fitted.intervals(spread, predicted) if test and spread else None,
+        gene_trust=None if trust is None else fitted.gene_trust(trust),
         baseline_mean=None if by_mean is None else fitted.scores(by_mean),
         baseline_ridge=None if by_ridge is None else fitted.scores(by_ridge),
         seconds=seconds,
     )
     with writing(out):
         if test:
-            write_table(draft / GENES, fitted.genes(predicted, by_ridge))
+            write_table(draft / GENES, fitted.genes(predicted, by_ridge, trust))
         write_json(draft / METRICS, metrics)
     return draft, metrics
 

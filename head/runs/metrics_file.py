@@ -24,10 +24,13 @@ from mmap_st.head.scoring import (
     LEVEL,
     OMITTED,
     PER_SLIDE,
+    Calibration,
+    GeneTrust,
     NoiseCeiling,
     PredictionIntervals,
     Scores,
     Spread,
+    calibration_of,
     coverage,
     fields_of,
     gene_table,
@@ -82,6 +85,29 @@ class RunProtocol:
     shared_patients_validation: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
+@dataclass(frozen=True)
+class TrustedGenes:
+    """How many genes a head predicts better than by chance on spots that fits did not see, see `GeneTrust`.
+
+    Attributes
+    ----------
+    trusted
+        Those that are to be trusted on new patients.
+    above_chance
+        Those that are better than chance, on whatever was held out.
+    judged_on, patients
+        How spots were held out, and how many patients fits had not seen.
+    of_patients
+        Whether these are enough for any gene to be trusted.
+    """
+
+    trusted: int
+    above_chance: int
+    judged_on: str
+    patients: int
+    of_patients: bool
+
+
 @dataclass(frozen=True, repr=False)
 class RunMetrics:
     """Scores of a trained head on its test slides, next to those of two baselines.
@@ -96,6 +122,8 @@ class RunMetrics:
         What a perfect predictor would score; None where targets are not the logarithm of counts of spots.
     prediction_intervals
         How often its prediction intervals hold the measured values; None where it has none.
+    gene_trust
+        How many genes of the panel are to be trusted; None where that was not judged.
     baseline_mean, baseline_ridge
         Scores of the training mean, and of ridge on the same embeddings; None where they were not fitted.
     seconds
@@ -106,6 +134,7 @@ class RunMetrics:
     test: Scores | None
     noise_ceiling: NoiseCeiling | None = field(default=None, metadata=OMITTED)
     prediction_intervals: PredictionIntervals | None = None
+    gene_trust: TrustedGenes | None = field(default=None, metadata=OMITTED)
     baseline_mean: Scores | None = field(default=None, metadata=OMITTED)
     baseline_ridge: Scores | None = field(default=None, metadata=OMITTED)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -221,7 +250,7 @@ class FittedRun:
     head
         The head.
     signal
-        (G,) share of the variance of targets that is not noise, of those test slides where it is known.
+        (G,) share of the variance of targets that is not noise, of those slides where it is known.
     """
 
     request: FitRequest
@@ -279,11 +308,27 @@ class FittedRun:
     @cached_property
     def ceiling(self) -> NoiseCeiling | None:
         """What a perfect predictor would score on the test slides."""
-        return slide_ceilings(self.signal, self._hvg50)
+        tested = {s.name: self.signal[s.name] for s in self.test if s.usable.any() and s.name in self.signal}
+        return slide_ceilings(tested, self._hvg50)
 
     @cached_property
     def _hvg50(self) -> list[int]:
         return most_variable([s.target.rows(s.usable) for s in self.train if s.target is not None])
+
+    def gene_trust(self, trust: GeneTrust) -> TrustedGenes:
+        """How many genes are to be trusted."""
+        return TrustedGenes(
+            trusted=int(trust.trusted.sum()),
+            above_chance=int(trust.above_chance.sum()),
+            judged_on=self.validation.rule,
+            patients=self.calibration.patients,
+            of_patients=self.calibration.of_patients,
+        )
+
+    @property
+    def calibration(self) -> Calibration:
+        """What intervals and the judgement of genes rest on."""
+        return calibration_of(self.validation.rule, self.validation.unseen_patients)
 
     def intervals(self, spread: Spread, predicted: Predictions) -> PredictionIntervals:
         """How often prediction intervals hold the measured values on the test slides."""
@@ -293,18 +338,26 @@ class FittedRun:
             level=LEVEL,
             calibrated_on=self.validation.rule,
             patients=len({slide.patient or slide.name for slide in calibrated}),
+            widened=self.calibration.widened,
+            condition=self.calibration.condition,
             **asdict(found),
         )
 
-    def genes(self, predicted: Predictions, ridge: Predictions | None) -> list[dict[str, object]]:
-        """Rows of genes.csv: each gene of the panel, its scores on the test slides, and ridge's."""
+    def genes(
+        self, predicted: Predictions, ridge: Predictions | None, trust: GeneTrust | None
+    ) -> list[dict[str, object]]:
+        """Rows of genes.csv: each gene of the panel, its scores on the test slides, ridge's, its trust."""
         measured = self._measured(predicted)
         ids = self.panel.gene_ids or ("",) * len(self.panel.genes)
         columns = gene_table(predicted, measured)
-        if self.signal:
-            columns["ceiling"] = noise_ceiling(list(self.signal.values())).tolist()
+        tested = [self.signal[name] for name in measured if name in self.signal]
+        if tested:
+            columns["ceiling"] = noise_ceiling(tested).tolist()
         if ridge is not None:
             columns |= {f"ridge_{k}": v for k, v in gene_table(ridge, measured).items() if k != "slides"}
+        if trust is not None:
+            # Numbers, so that folds have a mean. The ceiling is that of the test slides.
+            columns |= {k: v.astype(float).tolist() for k, v in trust.columns().items() if k != "ceiling"}
         rows = zip(*columns.values(), strict=True)
         return [
             {"gene": gene, "gene_id": gene_id, **dict(zip(columns, row, strict=True))}
@@ -333,6 +386,7 @@ class FittedRun:
             encoder=self.recipe,
             magnifications=self.mpps,
             slides=SplitCard(self.split.train, self.split.validation, self.split.test),
+            calibration=self.calibration,
         )
 
     def _measured(self, predicted: Predictions) -> dict[str, Targets]:

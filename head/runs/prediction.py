@@ -30,8 +30,8 @@ from mmap_st.files import absolute, refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import RowCache
 from mmap_st.head.runs.prediction_files import (
+    CALIBRATION,
     HEAD_SHA256,
-    enlarged,
     prediction_file,
     prediction_folder,
     prediction_table,
@@ -39,6 +39,7 @@ from mmap_st.head.runs.prediction_files import (
 )
 from mmap_st.head.runs.run_folder import restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
+from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, enlarged, judge_slide
 from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -47,20 +48,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class PredictReport:
-    """Files written, and slides that were skipped or failed, with the reason."""
+    """Files written, and slides that were skipped or failed, with the reason.
+
+    `unlike` and `far` are those of the slides predicted that are unlike, or far from, the training tissue.
+    """
 
     written: dict[str, Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
+    far: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Predictions:
-    """Predictions of slides, and those that were skipped or failed, with the reason."""
+    """Predictions of slides, and those that were skipped or failed, with the reason; see `PredictReport`."""
 
     tables: dict[str, anndata.AnnData] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
+    far: dict[str, str] = field(default_factory=dict)
 
     def only(self, slide: str) -> anndata.AnnData:
         """The prediction of one slide.
@@ -84,6 +92,7 @@ def predict_slides(
     *,
     overwrite: bool = False,
     cohort: Cohort | None = None,
+    strict: bool = False,
 ) -> PredictReport:
     """Write one .h5ad per slide.
 
@@ -103,6 +112,8 @@ def predict_slides(
         Whether predictions of another head in `out` are replaced.
     cohort
         Where measured values and images are from; None: neither is written.
+    strict
+        Whether slides that are unlike anything the head was trained on fail.
 
     Raises
     ------
@@ -117,10 +128,11 @@ def predict_slides(
     refuse_clashes((file.name for file in files), out)
     found, report = Predictions(), PredictReport()
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
-        for name, table in _predictions(saved, store, names, cohort, found, tell):
+        for name, table in _predictions(saved, store, names, cohort, found, tell, strict):
             report.written[name] = prediction_file(out, name)
             write_prediction(report.written[name], table)
     report.skipped, report.failed = found.skipped, found.failed
+    report.unlike, report.far = found.unlike, found.far
     return report
 
 
@@ -130,10 +142,13 @@ def predictions_of(
     slides: Sequence[str] | None = None,
     cohort: Cohort | None = None,
     tell: ProgressCallback = lambda text: None,
+    *,
+    strict: bool = False,
 ) -> Predictions:
     """Predict slides in memory, see `predict_slides`."""
     found = Predictions()
-    found.tables = dict(_predictions(saved, store, _names_in(store, slides), cohort, found, tell))
+    names = _names_in(store, slides)
+    found.tables = dict(_predictions(saved, store, names, cohort, found, tell, strict))
     return found
 
 
@@ -154,6 +169,7 @@ def _predictions(
     cohort: Cohort | None,
     found: Predictions,
     tell: ProgressCallback,
+    strict: bool,
 ) -> Iterator[tuple[str, anndata.AnnData]]:
     """Predictions of slides one after the other; the others go to `found`, with their reasons."""
     predicted: list[str] = []
@@ -166,7 +182,9 @@ def _predictions(
                 continue
             tell(f"predicting {name}")
             with staying(store.path, [name], saved.encoder, saved.mpps):
-                table = _predict(saved, store, name, row)
+                table, suitability = _predict(saved, store, name, row)
+            if strict and suitability.verdict == UNLIKE:
+                raise SlideError(suitability.sentence)
         except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue
@@ -176,6 +194,9 @@ def _predictions(
             found.failed[name] = str(of_one_slide(error))
             continue
         predicted.append(name)
+        if suitability.verdict != LIKE:
+            where = found.far if suitability.verdict == FAR else found.unlike
+            where[name] = "; ".join(suitability.reasons)
         yield name, table
     note_unsealed(store, predicted, saved.encoder)
     if not predicted and not found.failed:
@@ -201,7 +222,9 @@ def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
     return None
 
 
-def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide | None) -> anndata.AnnData:
+def _predict(
+    saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide | None
+) -> tuple[anndata.AnnData, Suitability]:
     stored = store.slide(name)
     for magnification in stored.complete(saved.encoder).values():
         different = differences(saved.card.encoder, head_part(magnification.recipe))
@@ -228,6 +251,7 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
         "source_mpp": stored.source_mpp,
         "enlarged": enlarged(stored, saved.encoder, saved.mpps),
         HEAD_SHA256: saved.sha256,
+        CALIBRATION: saved.card.calibration,
     }
     if row is not None:
         about["image"] = None if row.image is None else str(absolute(row.image))
@@ -253,4 +277,8 @@ def _predict(saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide 
             f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
             " again."
         )
-    return prediction_table(slide, predicted, saved.genes, about, saved.spread)
+    suitability = judge_slide(
+        saved.domain, saved.card.training_slides, stored, slide, saved.encoder, saved.mpps
+    )
+    table = prediction_table(slide, predicted, saved.genes, about, saved.spread, saved.trust, suitability)
+    return table, suitability

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import RequestError, WriteError
-from mmap_st.extract.store import StoredSlide, encode_name, enlargement
-from mmap_st.extract.windows import mpp_key
+from mmap_st.extract.store import encode_name
 from mmap_st.files import cannot_be_written, check_folder_out, file_name, replacing
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.runs.run_folder import only_writer
-from mmap_st.head.scoring import Spread
+from mmap_st.head.runs.suitability import Suitability
+from mmap_st.head.scoring import Calibration, GeneTrust, Spread
 
 if TYPE_CHECKING:
     import anndata
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Key in an .h5ad of what mmap writes there, and in it of the hash of the head's weights.
 UNS, HEAD_SHA256 = "mmap", "head_sha256"
+#: What intervals and the judgement of genes rest on.
+CALIBRATION = "calibration"
+#: Whether the slide is like those of training.
+DOMAIN = "domain"
 #: Its layers of measured values and of standard deviations, and its column of intervals.
 MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
@@ -116,6 +120,8 @@ def prediction_table(
     genes: Sequence[str],
     about: Mapping[str, object],
     spread: Spread | None = None,
+    trust: GeneTrust | None = None,
+    suitability: Suitability | None = None,
 ) -> anndata.AnnData:
     """The prediction of one slide as a table that other tools read.
 
@@ -133,6 +139,11 @@ def prediction_table(
     spread
         Of the predictions: ``layers["spread"]`` is the standard deviation of each one's error, and X plus
         and minus ``var["interval_90"]`` times it holds the truth 9 times in 10. None: neither.
+    trust
+        Which genes to trust: columns of ``var``, see `GeneTrust.columns`. None: none.
+    suitability
+        Whether the slide is like those of training: ``uns["mmap"]["domain"]``; and how far each spot lies
+        from them, ``obs["distance"]`` and ``obs["distance_percentile"]``. None: neither.
     """
     import anndata
     import pandas as pd
@@ -147,7 +158,18 @@ def prediction_table(
     if spread is not None:
         table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32))
         table.var[INTERVAL] = spread.factor
+    if trust is not None:
+        for column, values in trust.columns().items():
+            table.var[column] = values
     known = {key: value for key, value in about.items() if value is not None}
+    if suitability is not None:
+        known[DOMAIN] = suitability.about()
+        if suitability.strangeness is not None:
+            table.obs["distance"] = suitability.strangeness.spots
+            table.obs["distance_percentile"] = suitability.strangeness.spot_percentile
+    calibration = known.get(CALIBRATION)
+    if isinstance(calibration, Calibration):
+        known[CALIBRATION] = {**vars(calibration), "condition": calibration.condition}
     table.uns[UNS] = {
         "slide": slide.name,
         "units": NORMALISATIONS[str(about["normalisation"])].units,
@@ -155,16 +177,6 @@ def prediction_table(
         **known,
     }
     return table
-
-
-def enlarged(slide: StoredSlide, encoder: str, mpps: Sequence[float]) -> dict[str, float] | None:
-    """How many times the windows of a slide were enlarged from its pixels, by um/px; None where none was."""
-    found = {
-        mpp_key(mpp): times
-        for mpp, one in slide.complete(encoder).items()
-        if mpp in mpps and (times := enlargement(one.recipe)) is not None
-    }
-    return found or None
 
 
 def write_prediction(path: Path, table: anndata.AnnData) -> None:

@@ -15,17 +15,23 @@ from typing import Any
 from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import HeadError, counted, first_line, printable
 from mmap_st.files import sha256_of_file, sha256_of_json
+from mmap_st.head.domain import Domain, is_domain, saved_domain
 from mmap_st.head.interface import SPOTS, FittedHead, HeadMethod, Shape, saved_settings
 from mmap_st.head.registry import HEADS, recorded_head
 from mmap_st.head.runs.run_folder import HEAD_JSON, HISTORY, WEIGHTS, write_table
+from mmap_st.head.runs.suitability import TrainingSlides
 from mmap_st.head.scoring import (
     OMITTED,
+    Calibration,
+    GeneTrust,
     Spread,
     as_json,
     from_json,
     is_spread,
+    is_trust,
     read_json,
     saved_spread,
+    saved_trust,
     write_json,
 )
 
@@ -90,6 +96,10 @@ class HeadCard:
         In micrometres per pixel, finest first.
     slides
         Of each part of the split.
+    calibration
+        What intervals and the judgement of genes rest on; None in runs of earlier versions.
+    training_slides
+        Scale of the training slides; None in runs of earlier versions.
     """
 
     format_version: int = FORMAT_VERSION
@@ -107,6 +117,8 @@ class HeadCard:
     encoder: Mapping[str, object]
     magnifications: tuple[float, ...]
     slides: SplitCard
+    calibration: Calibration | None = field(default=None, metadata=OMITTED)
+    training_slides: TrainingSlides | None = field(default=None, metadata=OMITTED)
 
     @property
     def encoder_name(self) -> str:
@@ -130,6 +142,10 @@ class SavedHead:
         Contents of head.json.
     spread
         Of its predictions; None where it was not calibrated.
+    trust
+        Which genes to trust; None in runs of earlier versions.
+    domain
+        Where the training tissue lies; None in runs of earlier versions.
     sha256
         Of its weights, which predictions name.
     """
@@ -139,6 +155,8 @@ class SavedHead:
     settings: Any
     card: HeadCard
     spread: Spread | None
+    trust: GeneTrust | None
+    domain: Domain | None
     sha256: str
 
     @property
@@ -162,12 +180,21 @@ class SavedHead:
         return self.card.tokens
 
 
-def write_head(folder: Path, head: FittedHead, card: HeadCard, spread: Spread | None) -> str:
+def write_head(
+    folder: Path,
+    head: FittedHead,
+    card: HeadCard,
+    spread: Spread | None = None,
+    trust: GeneTrust | None = None,
+    domain: Domain | None = None,
+) -> str:
     """Write head.safetensors, head.json and history.csv; returns the sha256 of the first."""
     import numpy as np
     from safetensors.numpy import save_file
 
-    tensors = {**head.tensors(), **(spread.tensors() if spread else {})}
+    tensors = head.tensors()
+    for extra in (spread, trust, domain):
+        tensors = tensors if extra is None else {**tensors, **extra.tensors()}
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
     sha256 = sha256_of_file(folder / WEIGHTS)
     content = as_json(replace(card, weights_sha256=sha256))
@@ -294,8 +321,10 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
     except HeadError as error:
         raise _damaged(folder, first_line(error).rstrip(".")) from error
     try:
-        head = method.load(tensors, settings, from_json(Shape, dict(card.shape)))
-        spread = saved_spread(tensors)
+        shape = from_json(Shape, dict(card.shape))
+        head = method.load(tensors, settings, shape)
+        spread, trust, domain = saved_spread(tensors), saved_trust(tensors), saved_domain(tensors)
+        _check_shapes(spread, trust, domain, shape)
     except (
         KeyError,
         ValueError,
@@ -306,7 +335,19 @@ def read_head(folder: Path, head_code: str | None = None, *, allow_changed_code:
         AssertionError,
     ) as error:
         raise _damaged(folder, f"its tensors do not fit: {first_line(error)}") from error
-    return SavedHead(head, method, settings, card, spread, sha256)
+    return SavedHead(head, method, settings, card, spread, trust, domain, sha256)
+
+
+def _check_shapes(
+    spread: Spread | None, trust: GeneTrust | None, domain: Domain | None, shape: Shape
+) -> None:
+    """Refuse what is saved beside a head if it is of other genes or embeddings."""
+    for of_genes in (spread, trust):
+        for key, value in {} if of_genes is None else vars(of_genes).items():
+            if value.shape != (shape.genes,):
+                raise ValueError(f"{key} is of shape {value.shape}")
+    if domain is not None and not domain.fits(shape.magnifications, shape.width):
+        raise ValueError("where the training tissue lies is of another shape")
 
 
 def count_parameters(folder: Path) -> int:
@@ -315,4 +356,6 @@ def count_parameters(folder: Path) -> int:
 
     with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
         shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-    return sum(math.prod(shape) for key, shape in shapes.items() if not is_spread(key) and SPOTS not in key)
+    beside = (is_spread, is_trust, is_domain)
+    of_head = (key for key in shapes if not any(is_it(key) for is_it in beside) and SPOTS not in key)
+    return sum(math.prod(shapes[key]) for key in of_head)

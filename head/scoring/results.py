@@ -357,6 +357,8 @@ class PredictionIntervals:
         Mean width on the targets' scale.
     slides
         Coverage of each slide.
+    widened, condition
+        How many times as wide as calibrated they are, and when they hold, in words.
     """
 
     level: float
@@ -365,3 +367,10 @@ class PredictionIntervals:
     coverage: float
     width: float
     slides: Mapping[str, float]
+    widened: float = field(default=1.0, metadata=OMITTED)
+    condition: str = field(default="", metadata=OMITTED)
+
+    @property
+    def worst_slide(self) -> str | None:
+        """The slide that they cover least; None without any."""
+        return min(self.slides, key=lambda name: self.slides[name], default=None)

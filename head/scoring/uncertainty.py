@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import Targets
+from mmap_st.errors import counted
 from mmap_st.head.interface import HeldOut, Tensors
 
 #: Intervals hold the truth this often.
 LEVEL = 0.9
+#: Patients that intervals must have been calibrated on to hold for new ones as they are.
+FEWEST_PATIENTS = 3
 # A gene's variance is a line in its prediction, and stays within these shares of its mean squared error.
 _LEAST, _MOST = 0.1, 10.0
 _ROUNDING = 1e-9
@@ -44,6 +48,10 @@ class Spread:
     typical: Array
     factor: Array
 
+    def widened(self, times: float) -> Spread:
+        """The same spread, with intervals that are so many times as wide."""
+        return replace(self, factor=(self.factor * times).astype(np.float32))
+
     def of(self, predicted: Array, genes: slice = slice(None)) -> Array:
         """(n, g) standard deviations of predictions (n, g) of some genes; NaN where these are NaN."""
         variance = self.intercept[genes] + self.slope[genes] * predicted
@@ -64,6 +72,53 @@ def saved_spread(tensors: Tensors) -> Spread | None:
     """The spread that was saved with a head; None where there is none."""
     found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if is_spread(k)}
     return Spread(**found) if found else None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a head's intervals and its judgement of genes rest on.
+
+    Attributes
+    ----------
+    rule
+        How spots were held out.
+    patients
+        How many patients were predicted by fits that had seen none of their slides.
+    widened
+        How many times as wide as calibrated intervals are, see `widening`.
+    """
+
+    rule: str
+    patients: int
+    widened: float
+
+    @property
+    def of_patients(self) -> bool:
+        """Whether enough patients were predicted unseen to tell of new ones."""
+        return self.patients >= FEWEST_PATIENTS
+
+    @property
+    def condition(self) -> str:
+        """What intervals rest on, in words."""
+        if self.of_patients:
+            return f"calibrated on {counted(self.patients, 'patient')} whom fits did not see"
+        return f"not calibrated on patients but by {self.rule}: made {self.widened:.2f} times as wide"
+
+
+def calibration_of(rule: str, patients: int) -> Calibration:
+    """What intervals rest on if `patients` were predicted by fits that had not seen them."""
+    return Calibration(rule, patients, widening(patients))
+
+
+def widening(patients: int) -> float:
+    """How many times wider intervals become that were calibrated on so few patients.
+
+    1 from three patients on. Errors on slides or spots of patients whom the fit saw lack how far a gene's
+    level differs from patient to patient, and one patient does not tell how far that is. Taken to vary as
+    much as the errors themselves, and being known from k patients, it adds 1 + 1/k to their variance of 1:
+    intervals are sqrt(2 + 1/k) times as wide, 1.73 with one patient and 1.58 with two.
+    """
+    return 1.0 if patients >= FEWEST_PATIENTS else math.sqrt(2.0 + 1.0 / max(patients, 1))
 
 
 def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:

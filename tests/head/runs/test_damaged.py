@@ -84,6 +84,23 @@ def test_weights_of_another_run_are_refused(run: Path) -> None:
         read_head(run)
 
 
+@pytest.mark.parametrize("beside", ["spread.factor", "trust.pcc", "trust.trusted", "domain.mean", "domain.axes",
+                                    "domain.spread", "domain.beside", "domain.slides", "domain.spots"])  # fmt: skip
+@pytest.mark.parametrize("how", ["missing", "shorter", "of two dimensions"])
+def test_what_is_saved_beside_a_head_must_fit_it(run: Path, beside: str, how: str) -> None:
+    edit(run, ("seed",), 7, of_before=True)
+    tensors = load_file(run / "head.safetensors")
+    if how == "missing":
+        tensors.pop(beside)
+    elif how == "shorter":
+        tensors[beside] = tensors[beside][:0].copy()
+    else:
+        tensors[beside] = tensors[beside][None].copy()
+    save_file(tensors, run / "head.safetensors")
+    with pytest.raises(HeadError, match="is damaged and cannot be loaded"):
+        read_head(run)
+
+
 @pytest.mark.parametrize("how", ["missing", "of another shape", "none", "of another width"])
 def test_tensors_that_do_not_fit_are_refused_in_runs_of_before(
     tiny: Any, run: Path, tmp_path: Path, mmap: Any, how: str

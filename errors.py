@@ -208,7 +208,23 @@ class SlideLockedError(SlideError):
 
 
 class DamagedSlideError(StoreError, SlideError):
-    """What a store holds of one slide is not what was written."""
+    """What a store holds of one slide is not what was written.
+
+    Parameters
+    ----------
+    found
+        What is wrong, and where.
+    advice
+        What to do; it follows `found`, and is of no use to a run that does it.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(found + advice)
+        self.found = printable(found)
+
+
+class LinkInStoreError(DamagedSlideError):
+    """In a store lies a link, a device or a pipe: it is somebody's, and not to be replaced."""
 
 
 #: Errors that end one slide and leave the others.
@@ -261,5 +277,6 @@ def none_of(count: int, one: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean a, b?)"`` with the nearest known words, or ``""``."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    others = [other for other in known if other != word]
+    near = difflib.get_close_matches(word, others, n=3, cutoff=0.5)
     return f" (did you mean {', '.join(near)}?)" if near else ""

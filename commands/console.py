@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
@@ -38,12 +39,17 @@ class _Formatter(logging.Formatter):
 
 
 class _Notes(logging.Handler):
-    """Warnings in the form of all other notes of the commands, which have no clock."""
+    """Warnings in the form of all other notes of the commands, which have no clock; each is said once."""
+
+    said: ClassVar[set[str]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         # The stream of now: while a bar is shown, rich prints above it what goes to standard error.
         try:
-            print(self.format(record), file=sys.stderr)
+            text = self.format(record)
+            if text not in self.said:
+                self.said.add(text)
+                print(text, file=sys.stderr)
         except (OSError, ValueError):
             self.handleError(record)
 
@@ -56,6 +62,7 @@ class _NoteFormatter(_Formatter):
 
 def set_up_logging(*, verbose: bool) -> None:
     """Warnings to standard error, as notes; with `verbose`, all that happens, as a log with the time."""
+    _Notes.said.clear()
     handler: logging.Handler
     if not verbose:
         handler = _Notes()

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import ast
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mmap_st import errors
-from mmap_st.errors import MmapError, SlidesFailedError, agreeing, counted, none_of
+from mmap_st.errors import (
+    DamagedSlideError,
+    MmapError,
+    SlidesFailedError,
+    agreeing,
+    counted,
+    did_you_mean,
+    none_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +132,14 @@ def test_what_is_logged_of_names_is_printable() -> None:
         for line in logs_names(ast.parse(path.read_text()))
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("known", [["conch"], ["conch", "conch-v1"]])
+def test_nobody_is_asked_whether_they_meant_what_they_said(known: list[str]) -> None:
+    assert did_you_mean("conch", known) == did_you_mean("conch", known[1:])
+
+
+def test_an_error_of_a_damaged_slide_survives_another_process() -> None:
+    error = DamagedSlideError("S is damaged", "; extract it again.")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.found) == ("S is damaged; extract it again.", "S is damaged")

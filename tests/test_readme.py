@@ -83,6 +83,22 @@ def test_the_commands_run_in_order_and_give_what_is_printed(workplace: Path) -> 
     assert shown == pytest.approx([metrics[key] for key in keys], abs=0.015)
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/security.md"])
+def test_tests_and_files_that_are_named_exist(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)`", text)
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+    assert [path for path in linked if not (ROOT / document).parent.joinpath(path).exists()] == []
+
+
+def test_each_promise_of_the_readme_names_its_tests() -> None:
+    promises = re.findall(r"^- \*\*(.+?)\.?\*\*", README, flags=re.M)
+    listed = (ROOT / "CONTRIBUTING.md").read_text("utf-8").lower()
+    assert len(promises) >= 7
+    assert [promise for promise in promises if f"| {promise.lower()}" not in listed] == []
+
+
 #: What the API promises, as it was asked for: README has each of these statements, in this order.
 EXAMPLE = """
 import mmap_st as mm

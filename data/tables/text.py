@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +17,11 @@ from mmap_st.data.tables.words import reading
 from mmap_st.errors import MmapError
 
 _GZIP = b"\x1f\x8b"
+#: What a line takes in memory on top of its text, as a name and numbers of Python; a packed file may hold
+#: any number of lines that are nearly empty.
+_LINE_BYTES = 256
+#: Characters of the first lines. Genes or spots are millions at most, and each cell takes more than its text.
+_LONGEST = 1 << 26
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 #: Separators by suffix; the first is taken where others fit no better.
 _SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;", ".txt": "\t,; "}
@@ -58,7 +63,7 @@ class _Within(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         data = self._file.read(len(buffer))
-        self._left -= len(data)
+        self._left -= len(data) + _LINE_BYTES * data.count(b"\n")
         if self._left < 0:
             raise self._error(
                 f"{self._path} expands to more than {self._most / 1e9:,.1f} GB, a quarter of the free memory;"
@@ -123,15 +128,26 @@ def _first_rows(path: Path, error: type[MmapError], separator: str) -> list[list
     """The first two rows that are not blank; a cell in quotes may hold line ends."""
     with open_text(path, error) as text:
         try:
-            return list(islice(rows_of(text, separator), 2))
+            return list(islice(rows_of(_lines(text, path, error), separator), 2))
         except csv.Error:  # longer than any cell: this separator splits nothing
             pass
     with open_text(path, error) as text:
-        lines = (line.rstrip("\r\n") for line in text if line.strip())
+        lines = (line.rstrip("\r\n") for line in _lines(text, path, error) if line.strip())
         return [[line] for line in islice(lines, 2)]
 
 
-def rows_of(text: TextIO, separator: str) -> Iterator[list[str]]:
+def _lines(text: TextIO, path: Path, error: type[MmapError]) -> Iterator[str]:
+    """The lines of a text, refused where one is longer than any of a table."""
+    while line := text.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise error(
+                f"{path} has a line of more than {_LONGEST / 1e6:.0f} million characters, longer than that of"
+                " any table; check the file."
+            )
+        yield line
+
+
+def rows_of(text: Iterable[str], separator: str) -> Iterator[list[str]]:
     """The cells of each row that is not blank; `text` is read no further than the row."""
     return (row for row in csv.reader(text, delimiter=separator) if any(cell.strip() for cell in row))
 

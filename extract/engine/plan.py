@@ -296,9 +296,9 @@ def check_width(
 
 
 def stored_width(magnification: Magnification) -> int | None:
-    """Length of an embedding; None where nothing tells it: arrays are missing, or damaged."""
+    """Length of an embedding; None where nothing tells it: arrays are missing, damaged, or not published."""
     try:
-        return magnification.width if magnification.whole else None
+        return magnification.published_width if magnification.whole else None
     except StoreError:
         return None
 

@@ -278,6 +278,8 @@ def open_slide(path: Path) -> Slide:
         # TIFF has many compressions: tifffile knows more of them than OpenSlide and Pillow.
         try:
             return TiffSlide(file)
+        except UnsuitableImageError:
+            raise  # it knows what is in it
         except ImageError as reason:
             raise refused from reason
 

@@ -12,7 +12,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from mmap_st.errors import DamagedSlideError
+from mmap_st.errors import LinkInStoreError
 
 # What zarr calls the draft of a file until it is whole.
 _DRAFT = re.compile(r".+\.[0-9a-f]{32}\.partial")
@@ -30,7 +30,7 @@ def check_plain(root: Path, key: str) -> None:
 
     Raises
     ------
-    DamagedSlideError
+    LinkInStoreError
         Naming what is a link, or neither a file nor a folder.
     """
     path = str(root)
@@ -42,9 +42,9 @@ def check_plain(root: Path, key: str) -> None:
             return
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
-            raise DamagedSlideError(
-                f"{path} is {what}, which is not followed inside a store; put a copy in its place, or remove"
-                " it and extract again."
+            raise LinkInStoreError(
+                f"{path} is {what}, which is not followed inside a store",
+                "; put a copy in its place, or remove it and extract again.",
             )
 
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -20,7 +21,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
-from mmap_st.errors import DamagedSlideError, StoreError, first_line
+from mmap_st.errors import DamagedSlideError, first_line
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.files import sha256_of_json
 
@@ -57,17 +58,10 @@ def check_array(group: zarr.Group, name: str) -> None:
     StoreError
         If the array is damaged, incomplete or another one's.
     """
-    published = group.attrs.get(DIGESTS)
-    if published is None or group.attrs.get("complete") is not True:
-        return
     folder, key = _folder(group), f"{group.path}/{name}"
-    if key in folder.checked:
+    if key in folder.checked or (recorded := _published(group, name)) is None:
         return
-    recorded = published.get(name) if isinstance(published, Mapping) else None
-    if not isinstance(recorded, Mapping):
-        raise damaged(group, name, "it was published without a digest of it")
-    if _sha256_of_description(group, name) != recorded.get("zarr.json"):
-        raise damaged(group, name, "its zarr.json is not the one that was written")
+    check_description(group, name)
     if _sha256_of_chunks(group, name) != recorded.get("chunks"):
         missing = next(_missing(group, name), None)
         what = f"its chunk {missing} is missing" if missing else "its chunks are not those that were written"
@@ -75,14 +69,22 @@ def check_array(group: zarr.Group, name: str) -> None:
     folder.checked.add(key)
 
 
-def is_as_published(group: zarr.Group, names: Sequence[str]) -> bool:
-    """Whether the digests of arrays are those that were published; True where none were."""
-    try:
-        for name in names:
-            check_array(group, name)
-    except StoreError:
-        return False
-    return True
+def check_description(group: zarr.Group, name: str) -> None:
+    """The same of what describes an array, its shape and type, without a look at its chunks."""
+    recorded = _published(group, name)
+    if recorded is not None and _sha256_of_description(group, name) != recorded.get("zarr.json"):
+        raise damaged(group, name, "its zarr.json is not the one that was written")
+
+
+def _published(group: zarr.Group, name: str) -> Mapping[str, object] | None:
+    """The digest of an array that was published with its group; None where there are none."""
+    published = group.attrs.get(DIGESTS)
+    if published is None or group.attrs.get("complete") is not True:
+        return None
+    recorded = published.get(name) if isinstance(published, Mapping) else None
+    if not isinstance(recorded, Mapping):
+        raise damaged(group, name, "it was published without a digest of it")
+    return recorded
 
 
 def read_checked(group: zarr.Group, name: str, read: Callable[[], Any]) -> Any:
@@ -101,10 +103,12 @@ def read_checked(group: zarr.Group, name: str, read: Callable[[], Any]) -> Any:
 
 def damaged(group: zarr.Group, name: str, what: str) -> DamagedSlideError:
     """The error for an array that is not as it was written."""
-    return DamagedSlideError(
-        f"{_folder(group).root / group.path / name} is damaged ({what}); run `mmap extract` (or"
-        " `mmap import`) again, which repairs it, or restore it from a copy."
-    )
+    return _damaged_at(_folder(group).root / group.path / name, what)
+
+
+def _damaged_at(path: Path, what: str) -> DamagedSlideError:
+    advice = "; run `mmap extract` (or `mmap import`) again, which repairs it, or restore it from a copy."
+    return DamagedSlideError(f"{path} is damaged ({what})", advice)
 
 
 def damaged_chunks(group: zarr.Group, names: Sequence[str], chunks: Sequence[int]) -> set[int]:
@@ -177,7 +181,7 @@ def _keys(array: zarr.Array[Any], first: int | None = None) -> Iterator[str]:
     sizes = _sizes(array)
     counts = [math.ceil(n / size) if size else 0 for n, size in zip(array.shape, sizes, strict=True)]
     if not 0 <= math.prod(counts) <= _MOST_CHUNKS:
-        raise DamagedSlideError(f"{array.store_path} is damaged: it claims {math.prod(counts):,} chunks.")
+        raise _damaged_at(_folder(array).root / array.path, f"it claims {math.prod(counts):,} chunks")
     ranges = [range(count) for count in counts]
     if first is not None:
         ranges[0] = range(first, first + 1)
@@ -214,7 +218,7 @@ def opened(group: zarr.Group, name: str) -> zarr.Array[Any]:
     raise damaged(group, name, "it is missing")
 
 
-def _folder(group: zarr.Group) -> StoreFolder:
-    found = group.store
+def _folder(member: zarr.Group | zarr.Array[Any]) -> StoreFolder:
+    found = member.store
     assert isinstance(found, StoreFolder)
     return found

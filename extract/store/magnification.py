@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import DamagedSlideError
-from mmap_st.extract.store.integrity import damaged, has_digests
+from mmap_st.extract.store.integrity import check_description, damaged, has_digests
 from mmap_st.extract.store.nodes import (
     array_in,
     mapping,
@@ -155,7 +155,7 @@ class Magnification:
         try:
             self.verify()
         except DamagedSlideError as error:
-            _LOG.warning("%s", error)
+            _LOG.warning("%s", error.found)
             return False
         return True
 
@@ -179,6 +179,14 @@ class Magnification:
     def width(self) -> int:
         """Length d of an embedding."""
         return shape_in(self.group, "embedding")[1]
+
+    @property
+    def published_width(self) -> int | None:
+        """The same where all is there, as its description was written; None while it is being written."""
+        if not self.complete:
+            return None
+        check_description(self.group, "embedding")
+        return self.width
 
 
 def magnification_in(group: zarr.Group) -> Magnification:

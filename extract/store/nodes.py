@@ -125,8 +125,8 @@ def _described(folder: StoreFolder, path: str) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         repaired = ", or run `mmap extract` again, which repairs slides" if path else ""
         raise DamagedSlideError(
-            f"{folder.root / path / _DESCRIPTION} cannot be read ({first_line(error)}); restore it from a"
-            f" copy{repaired}."
+            f"{folder.root / path / _DESCRIPTION} cannot be read ({first_line(error)})",
+            f"; restore it from a copy{repaired}.",
         ) from error
     return dict(node)
 
@@ -148,15 +148,6 @@ def mend(folder: StoreFolder, key: str) -> None:
         pass
     _LOG.warning("%s cannot be read; what it says is written again", printable(str(folder.root / path)))
     write_text(folder.root / path, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}))
-
-
-def is_array(group: zarr.Group, key: str) -> bool:
-    """Whether a member is an array; False also where nothing says what it is."""
-    try:
-        node = described(group, key)
-    except StoreError:
-        return False
-    return node is not None and node["node_type"] == "array"
 
 
 def shape_in(group: zarr.Group, key: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mmap_st.errors import StoreError, counted, did_you_mean, printable
+from mmap_st.errors import DamagedSlideError, StoreError, counted, did_you_mean, printable
 from mmap_st.extract.store.integrity import damaged, has_digests
 from mmap_st.extract.store.magnification import Magnification, embeddings_as_anndata, magnification_in
 from mmap_st.extract.store.nodes import (
@@ -154,7 +154,8 @@ class StoredSlide(SlideInfo):
         return sorted(found, key=lambda m: m.mpp)
 
     def _log(self, error: StoreError) -> None:
-        _LOG.warning("slide %s: %s", printable(self.name), error)
+        said = error.found if isinstance(error, DamagedSlideError) else str(error)
+        _LOG.warning("slide %s: %s", printable(self.name), printable(said))
 
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""

@@ -17,6 +17,7 @@ import mmap_st
 from mmap_st.data import Spots
 from mmap_st.errors import (
     DamagedSlideError,
+    LinkInStoreError,
     RecipeMismatchError,
     SlideRecipeError,
     StoreError,
@@ -27,13 +28,13 @@ from mmap_st.extract.store.folder import drafts_below
 from mmap_st.extract.store.integrity import (
     COMPRESSORS,
     DIGESTS,
+    damaged,
     damaged_chunks,
     digests_of,
-    is_as_published,
     opened,
 )
 from mmap_st.extract.store.magnification import ARRAYS, INVALID, magnification_in
-from mmap_st.extract.store.nodes import folder_of, is_array, mapping, mend, numbers, subgroup
+from mmap_st.extract.store.nodes import array_in, folder_of, mapping, mend, numbers, subgroup
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo
@@ -68,7 +69,7 @@ def write_slide(
                 check_spots(store, info.name, spots)
                 return
             except DamagedSlideError as error:  # the rows that were made of them are checked on their own
-                _LOG.warning("slide %s: %s", printable(info.name), error)
+                _LOG.warning("slide %s: %s", printable(info.name), error.found)
         stored = group.create_group("spots", overwrite=True)
         chunk = min(len(spots), _SPOTS_CHUNK)
         ids = stored.create_array(
@@ -202,7 +203,7 @@ class MagnificationWriter:
                 different = differences(mapping(group, "recipe"), recipe)
                 if different and not overwrite:
                     raise RecipeMismatchError(mismatch_sentence(encoder, mpp, different))
-                if different or not self._whole(group):
+                if different or not self._is_sound(group):
                     # Nothing of it counts any more, also if the process dies before all is deleted.
                     group.update_attributes({"complete": False, "chunks_done": []})
                     group = None
@@ -266,9 +267,29 @@ class MagnificationWriter:
             overwrite=True,
         )
 
-    def _whole(self, group: zarr.Group) -> bool:
-        """Whether all arrays are there: a process that died while it replaced one leaves a gap."""
-        return all(is_array(group, name) for name in self._names)
+    def _is_sound(self, group: zarr.Group) -> bool:
+        """Whether its arrays can be written on: else nothing of them counts.
+
+        A process that died while it replaced one leaves a gap. A damaged description may claim another shape
+        or type. Of what was published and is another's now, nothing tells which chunks are this slide's.
+
+        Raises
+        ------
+        LinkInStoreError
+            If one of them is a link.
+        """
+        try:
+            chunk = array_in(group, "embedding").chunks[0]
+            for name in self._names:
+                array, row = array_in(group, name), self._floats().get(name, ())
+                if (array.shape, array.chunks) != ((self._shape[0], *row), (chunk, *row)):
+                    raise damaged(group, name, f"it has shape {array.shape} in chunks of {array.chunks}")
+        except LinkInStoreError:
+            raise
+        except DamagedSlideError as error:
+            _LOG.warning("%s; all of this magnification is made again", error.found)
+            return False
+        return True
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -277,12 +298,7 @@ class MagnificationWriter:
     def _leave_out_damaged(self) -> None:
         """Count chunks that cannot be read as they were written as missing, so that they are made again."""
         with store_errors(self._path):
-            if self.complete and is_as_published(self._group, self._names):
-                lost = damaged_chunks(self._group, self._names, sorted(self._done))
-            elif self.complete:
-                lost = set(self._done)  # nothing tells which of them are this slide's
-            else:
-                lost = damaged_chunks(self._group, self._names, sorted(self._done))
+            lost = damaged_chunks(self._group, self._names, sorted(self._done))
             if lost:
                 again = counted(len(lost), "damaged chunk is", "damaged chunks are")
                 _LOG.warning("%s: %s made again", printable(str(self._folder)), again)
@@ -403,6 +419,7 @@ def _undamaged(parent: zarr.Group, key: str) -> zarr.Group | None:
         if group is not None and "recipe" in group.attrs:
             magnification_in(group)
     except StoreError as error:
-        _LOG.warning("%s; it is made anew", error)
+        said = error.found if isinstance(error, DamagedSlideError) else str(error)
+        _LOG.warning("%s; it is made anew", printable(said))
         return None
     return group

@@ -66,3 +66,16 @@ def test_names_in_notes_are_no_commands_to_a_terminal(
     set_up(False)
     _OURS.warning("slide %s is damaged", "\x1b[31m\nA")
     assert capsys.readouterr().err == "note: slide \\x1b[31m\\nA is damaged\n"
+
+
+def test_the_same_note_is_said_once_by_each_command(
+    capsys: pytest.CaptureFixture[str], set_up: Callable[[bool], None]
+) -> None:
+    for _ in range(2):
+        set_up(False)
+        for slide in ("A1", "A1", "B1"):
+            _OURS.warning("slide %s is damaged", slide)
+        assert capsys.readouterr().err.splitlines() == [
+            "note: slide A1 is damaged",
+            "note: slide B1 is damaged",
+        ]

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mmap_st.data.cohort import read_cohort
+from mmap_st.data.cohort import CohortSlide, read_cohort
 from mmap_st.data.hdf5 import check_hdf5
 from mmap_st.data.panel import read_panel
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.errors import MmapError
 from mmap_st.extract.slides import open_slide
 from mmap_st.extract.store import FeatureStore
+from mmap_st.report.cohort_check import check_slide
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,6 +39,19 @@ def test_images(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> No
     make(tmp_path / f"slide{suffix}")
     with pytest.raises(MmapError, match="is a pipe or a device"):
         open_slide(tmp_path / f"slide{suffix}")
+
+
+@MAKE
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ""])
+def test_images_in_the_check_of_a_cohort(
+    make: Callable[[Path], None], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What says why it was refused does not read it either."""
+    path = tmp_path / f"slide{suffix}"
+    make(path)
+    monkeypatch.delattr(Path, "open")  # reading one would never end
+    (problem,) = check_slide(CohortSlide("S", image=path, mpp=1.0)).problems
+    assert "is a pipe or a device" in problem
 
 
 @MAKE

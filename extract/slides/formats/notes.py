@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 #: Micrometres that a pixel is wide and high, where known.
 Sides: TypeAlias = tuple[float | None, float | None]
@@ -70,3 +71,32 @@ def plane_notes(sizes: Mapping[str, int], colour: str | None) -> tuple[str, ...]
         return ()
     kinds = " and ".join(f"{n} {kind}" for kind, n in stacked)
     return (f"it has {kinds}; the first {'of each ' if len(stacked) > 1 else ''}is read",)
+
+
+def orientation_of(path: Path) -> int | None:
+    """The orientation tag of a TIFF's first page; None where there is none, or it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return orientation_of_page(file.pages.first)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def pages_alike(path: Path) -> int:
+    """How many pages of a TIFF are as large as its first; 1 where it is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            shapes = [page.shape for page in file.pages]
+            return max(shapes.count(shapes[0]), 1)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return 1
+
+
+def orientation_of_page(page: Any) -> int | None:
+    """The orientation tag of a page of tifffile."""
+    tag = page.tags.get(ORIENTATION)
+    return None if tag is None else int(tag.value)

@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError, first_line
+from mmap_st.extract.slides.formats.alpha import Alpha, alpha_of
 from mmap_st.extract.slides.formats.memory import refuse_too_large
-from mmap_st.extract.slides.formats.notes import Sides, orientation_notes, plane_notes, shape_notes
+from mmap_st.extract.slides.formats.notes import (
+    Sides,
+    orientation_notes,
+    orientation_of,
+    orientation_of_page,
+    pages_alike,
+    plane_notes,
+    shape_notes,
+)
 from mmap_st.extract.slides.formats.pixels import (
     TILE_PX,
     Level,
@@ -29,9 +38,6 @@ from mmap_st.extract.slides.formats.tiff import (
     JpegTiles,
     jpeg_colours,
     jpeg_pages,
-    orientation_of,
-    orientation_of_page,
-    pages_alike,
 )
 
 #: Formats whose levels are a TIFF's pages, pixel for pixel.
@@ -165,9 +171,9 @@ def dicom_series(path: Path) -> str | None:
 def is_misread_by_openslide(path: Path) -> bool:
     """Whether OpenSlide would open a plain TIFF and show other pixels than are in it.
 
-    It goes by the photometric tag where tiles are JFIF, takes 16 bits for 8, of planes shows the first, turns
-    every tile for itself where the file asks to be turned, and takes a label for the slide that comes first.
-    Tiles that are huge it would decode again for every part of them.
+    It goes by the photometric tag where tiles are JFIF, takes 16 bits for 8 and any fourth sample for alpha,
+    of planes shows the first, turns every tile for itself where the file asks to be turned, and takes a label
+    for the slide that comes first. Tiles that are huge it would decode again for every part of them.
     """
     import openslide
     import tifffile
@@ -186,6 +192,7 @@ def is_misread_by_openslide(path: Path) -> bool:
                 or page.bitspersample != 8
                 or page.samplesperpixel not in (1, 3, 4)
                 or (page.samplesperpixel > 1 and page.planarconfig != 1)
+                or alpha_of(page) is Alpha.NONE
                 or (page.compression == JPEG and jpeg_colours(page) != page.photometric)
             )
     except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.errors import ImageError, OverviewError, RegionError, UnsuitableImageError, counted, first_line
+from mmap_st.extract.slides.formats.alpha import Alpha, without_alpha
 from mmap_st.extract.slides.formats.memory import refuse_too_large
 from mmap_st.extract.slides.formats.notes import are_square, plane_notes
 from mmap_st.extract.slides.formats.units import micrometres_of
@@ -251,7 +252,7 @@ def shrunk(image: Image.Image, longest_px: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
+def as_rgb(pixels: NDArray[np.generic], axes: str, source: str, alpha: Alpha = Alpha.STRAIGHT) -> Image.Image:
     """An image from an array of 8-bit pixels, its axes named as in ``YXS``, ``CYX`` or ``YX``.
 
     Raises
@@ -272,6 +273,8 @@ def as_rgb(pixels: NDArray[np.generic], axes: str, source: str) -> Image.Image:
         raise UnsuitableImageError(
             f"{source} has {counted(channels, 'channel')}; an H&E image has the three of RGB."
         )
+    if channels == 4 and alpha is not Alpha.STRAIGHT:
+        flat = without_alpha(np.asarray(flat, np.uint8), alpha)
     return flatten(
         Image.fromarray(np.ascontiguousarray(flat[..., 0] if flat.ndim == 3 and channels == 1 else flat))
     )
@@ -302,6 +305,8 @@ class ArraySlide(Pyramid):
         What their axes are, such as ``YXS`` or ``CYX``.
     mpp
         Micrometres per pixel from the image's metadata.
+    alpha
+        What the last of four channels is.
 
     Raises
     ------
@@ -309,8 +314,10 @@ class ArraySlide(Pyramid):
         If the pixels are not 8-bit grey, RGB or RGBA, or cannot be decoded here.
     """
 
-    def __init__(self, path: Path, arrays: Sequence[Any], axes: str, mpp: float | None) -> None:
-        self._path, self._arrays, self._axes, self._mpp = path, arrays, axes, mpp
+    def __init__(
+        self, path: Path, arrays: Sequence[Any], axes: str, mpp: float | None, alpha: Alpha = Alpha.STRAIGHT
+    ) -> None:
+        self._path, self._arrays, self._axes, self._mpp, self._alpha = path, arrays, axes, mpp, alpha
         self._reading = threading.Lock()
         self._colour = next((axis for axis in "SC" if axis in axes), None)
         self._notes = plane_notes(
@@ -339,7 +346,7 @@ class ArraySlide(Pyramid):
         if inside is None:
             return pasted(None, None, box)
         pixels = self._pixels(inside, level)
-        return pasted(as_rgb(pixels, self._axes, str(self._path)), inside, box)
+        return pasted(as_rgb(pixels, self._axes, str(self._path), self._alpha), inside, box)
 
     def read_tiles(self, level: int, places: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.uint8]]:
         boxes = [tile_box(self._levels[level], *place) for place in places]
@@ -349,7 +356,7 @@ class ArraySlide(Pyramid):
         for box in boxes:
             rows, columns = within(box, around)
             part = tuple({"X": columns, "Y": rows}.get(axis, slice(None)) for axis in self._axes)
-            yield np.asarray(as_rgb(pixels[part], self._axes, str(self._path)))
+            yield np.asarray(as_rgb(pixels[part], self._axes, str(self._path), self._alpha))
 
     def _pixels(self, box: tuple[int, int, int, int], level: int) -> NDArray[np.generic]:
         """What the level's array holds of a box that lies inside."""
@@ -370,7 +377,8 @@ class ArraySlide(Pyramid):
     def is_transparent(self) -> bool:
         """See `Slide`."""
         coarsest = self._arrays[-1]
-        if self._colour is None or coarsest.shape[self._axes.index(self._colour)] != 4:
+        sizes = dict(zip(self._axes, coarsest.shape, strict=True))
+        if self._colour is None or sizes[self._colour] != 4 or self._alpha is Alpha.NONE:
             return False
         rest = {"X": slice(None), "Y": slice(None), self._colour: 3}
         try:

@@ -27,6 +27,8 @@ from mmap_st.extract.slides.formats.pixels import (
 )
 
 _PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+#: Compressions of TIFF that Pillow opens, and cannot decode as it is built.
+_NOT_OF_PILLOW = ("webp",)
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_X, _TIFF_Y, _TIFF_UNIT = 282, 283, 296
 _TIFF_UNITS = {2: "inch", 3: "centimeter"}
@@ -41,6 +43,8 @@ class PlainSlide(Pyramid):
         self._decoded: Image.Image | None = None
         self._frame = 0
         with self._image() as image:
+            if image.info.get("compression") in _NOT_OF_PILLOW:
+                raise ImageError(f"{path} is compressed in a way that Pillow does not know.")
             self._frame, alike = _largest_frame(image)
             image.seek(self._frame)
             size = _stored_size(image)

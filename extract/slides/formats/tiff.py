@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, RegionError, UnsuitableImageError, first_line
+from mmap_st.extract.slides.formats.alpha import alpha_of
 from mmap_st.extract.slides.formats.notes import (
-    ORIENTATION,
     Sides,
     orientation_notes,
+    orientation_of_page,
     shape_notes,
 )
-from mmap_st.extract.slides.formats.pixels import ArraySlide, Level, plausible_mpp, um_of_resolution
+from mmap_st.extract.slides.formats.pixels import (
+    ArraySlide,
+    Level,
+    plausible_mpp,
+    um_of_resolution,
+)
 from mmap_st.extract.slides.formats.units import micrometres_of
 
 JPEG, _RGB, _YCBCR = 7, 2, 6
@@ -272,11 +279,21 @@ class TiffSlide(ArraySlide):
             raise UnsuitableImageError(f"{path} {error}") from error
         except Exception as error:  # of many kinds, by what is damaged
             raise ImageError(f"{path} cannot be opened as TIFF ({first_line(error)}).") from error
-        super().__init__(path, arrays, axes, mpp)
+        super().__init__(path, arrays, axes, mpp, alpha_of(page))
         self._notes += (*orientation_notes(orientation_of_page(page)), *shape_notes(*sides))
         own = [level.keyframe for level in series.levels if len(level) == 1]
         pages = jpeg_pages([page for page in own if page.parent is self._file], self.levels)
         self._tiles = None if pages is None else JpegTiles(path, pages)
+        if self._tiles is not None and not self._shows_the_same(self._tiles):
+            self._tiles.close()
+            self._tiles = None
+
+    def _shows_the_same(self, tiles: JpegTiles) -> bool:
+        """Whether a tile has the colours that `read` gives it: markers may contradict the tag."""
+        with suppress(RegionError):
+            first = tiles.read(len(self.levels) - 1, 0, 0)
+            return first is None or np.array_equal(first, super().read_tile(len(self.levels) - 1, 0, 0))
+        return True
 
     def read_tile(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         tile = self._tiles.read(level, column, row) if self._tiles is not None else None
@@ -365,32 +382,3 @@ def _resolution_sides(page: Any) -> Sides:
     name = _UNITS.get(int(unit.value), "")
     across, down = (um_of_resolution(tag.value[0] / max(tag.value[1], 1), name) for tag in (x, y))
     return across, down
-
-
-def orientation_of(path: Path) -> int | None:
-    """The orientation tag of a TIFF's first page; None where there is none, or it is no TIFF."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            return orientation_of_page(file.pages.first)
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return None
-
-
-def pages_alike(path: Path) -> int:
-    """How many pages of a TIFF are as large as its first; 1 where it is no TIFF."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            shapes = [page.shape for page in file.pages]
-            return max(shapes.count(shapes[0]), 1)
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return 1
-
-
-def orientation_of_page(page: Any) -> int | None:
-    """The orientation tag of a page of tifffile."""
-    tag = page.tags.get(ORIENTATION)
-    return None if tag is None else int(tag.value)

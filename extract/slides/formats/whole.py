@@ -13,13 +13,15 @@ _TIFF = (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")
 
 def is_cut_off(path: Path) -> bool:
     """Whether a JPEG, PNG or TIFF ends before it should, as a file that was not copied whole."""
+    if not path.is_file():  # of a device, the rest never ends
+        return False
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(16)
             file.seek(max(size - _TAIL, 0))
             tail = file.read()
-    except OSError:  # a folder, or nothing that can be read
+    except OSError:  # nothing that can be read
         return False
     if start.startswith(_JPEG):
         return _JPEG_END not in tail

@@ -81,6 +81,30 @@ def test_gzipped_text_that_expands_without_end(read: str, shape: str, tmp_path: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
+@pytest.mark.parametrize("read", READS)
+def test_gzipped_text_of_lines_that_are_nearly_empty(read: str, tmp_path: Path) -> None:
+    """Of a name in Python, the letters are the least."""
+    path = tmp_path / "S.csv.gz"
+    path.write_bytes(gzip.compress(b"id,x,y\n" + b"\n" * (4 * MIB)))
+    with pytest.raises(MmapError, match="expands to more than"):
+        READS[read](path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("row", [b",", b"\t", b"1", b";1"])
+def test_no_first_line_is_longer_than_memory(
+    row: bytes, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its cells takes more memory than its letters."""
+    monkeypatch.setattr("mmap_st.data.tables.text._LONGEST", 1000)
+    path = tmp_path / ("S.csv.gz" if packed else "S.csv")
+    content = b"id" + row * 1000
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(MmapError, match="has a line of more than") as refused:
+        counts(path)
+    assert "\n" not in str(refused.value)
+
+
 def test_parquet_of_equal_values(tmp_path: Path) -> None:
     table = pl.select(id=pl.repeat(1, 3_000_000), x=pl.repeat(0, 3_000_000), y=pl.repeat(0, 3_000_000))
     table.write_parquet(tmp_path / "S.parquet")

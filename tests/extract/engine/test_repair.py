@@ -103,6 +103,41 @@ DAMAGES = {
 }  # fmt: skip
 
 
+#: What a description of an array may say that is valid, and not what was written.
+CLAIMS: dict[str, tuple[str, dict[str, object]]] = {
+    "more rows": ("embedding", {"shape": [10**12, 12]}),
+    "fewer rows": ("embedding", {"shape": [3, 12]}),
+    "fewer columns": ("embedding", {"shape": [16, 8]}),
+    "whole numbers": ("embedding", {"data_type": "int16", "fill_value": 0}),
+    "fewer flags": ("valid", {"shape": [3]}),
+    "no flags but numbers": ("valid", {"data_type": "float32", "fill_value": 0.0}),
+    "chunks beyond memory": ("embedding", {"chunk_grid": {
+        "name": "regular", "configuration": {"chunk_shape": [10**12, 12]}}}),
+    "chunks of parts of rows": ("embedding", {"chunk_grid": {
+        "name": "regular", "configuration": {"chunk_shape": [6, 7]}}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_an_array_whose_description_claims_something_else_is_made_what_it_was(
+    cohort: Cohort, whole: Path, tmp_path: Path, claim: str, published: bool
+) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "f.zarr"))
+    group = path / "A1" / NAME / "0.5000"
+    array, change = CLAIMS[claim]
+    description = json.loads((group / array / "zarr.json").read_text())
+    assert any(description[key] != value for key, value in change.items())
+    (group / array / "zarr.json").write_text(json.dumps(description | change))
+    if not published:  # as a run left it that was killed before its last step
+        node = json.loads((group / "zarr.json").read_text())
+        for key in ("complete", "digests"):
+            del node["attributes"][key]
+        (group / "zarr.json").write_text(json.dumps(node))
+    assert not extract_cohort(cohort, path, SMALL, MPPS, OPTIONS).failed
+    assert contents(path) == contents(whole)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_slide_is_made_what_it_was(
     cohort: Cohort, whole: Path, tmp_path: Path, damage: str
@@ -142,3 +177,18 @@ def test_chunks_that_an_unfinished_slide_lost_are_embedded_again(
 
 def test_embeddings_of_a_repaired_slide_are_finite(whole: Path) -> None:
     assert np.isfinite(FeatureStore.open(whole)["A1"].complete(NAME)[0.5].embedding()).all()
+
+
+@pytest.mark.parametrize("key", [chunk("embedding"), f"A1/{NAME}/0.5000/valid/zarr.json"])
+def test_a_link_is_left_to_its_owner_and_nothing_that_is_there_is_lost(
+    cohort: Cohort, whole: Path, tmp_path: Path, key: str
+) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "f.zarr"))
+    theirs = Path((path / key).rename(tmp_path / "theirs"))
+    (path / key).symlink_to(theirs)
+    report = extract_cohort(cohort, path, SMALL, MPPS, OPTIONS)
+    assert "is a link" in str(report.failed["A1"])
+    assert report.telemetry.windows == 0
+    (path / key).unlink()
+    theirs.rename(path / key)
+    assert contents(path) == contents(whole)

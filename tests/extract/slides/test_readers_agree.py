@@ -133,6 +133,84 @@ def test_tiffs(name: str, shape: str, with_ome: bool, levels: int, picture: Pict
     assert_read_alike(path, picture, off)
 
 
+def marked(jpeg: bytes, transform: int | None) -> bytes:
+    """A JPEG of Pillow with Adobe's marker in the place of JFIF's or its own; with none where that is None."""
+    assert jpeg[2:4] in (b"\xff\xe0", b"\xff\xee")
+    rest = jpeg[4 + int.from_bytes(jpeg[4:6], "big") :]
+    adobe = b"" if transform is None else b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes([transform])
+    return jpeg[:2] + adobe + rest
+
+
+@pytest.mark.parametrize("with_ome", [True, False])
+@pytest.mark.parametrize("tag", ["rgb", "ycbcr"])
+@pytest.mark.parametrize("marker", ["adobe", "none"])
+@pytest.mark.parametrize("stored", ["rgb", "ycbcr"])
+def test_jpegs_whose_markers_contradict_the_tag_are_read_one_way(
+    stored: str, marker: str, tag: str, with_ome: bool, picture: Picture, tmp_path: Path
+) -> None:
+    transform = {"adobe": {"rgb": 0, "ycbcr": 1}[stored], "none": None}[marker]
+    tiles = (marked(tile, transform) for tile in jpegs(picture, 128, keep_rgb=stored == "rgb"))
+    path = tmp_path / ("slide.ome.tif" if with_ome else "slide.tif")
+    tifffile.imwrite(
+        path,
+        tiles,
+        shape=picture.shape,
+        dtype="uint8",
+        tile=(128, 128),
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"outcolorspace": tag},
+        metadata=None,
+        description=ome(picture) if with_ome else None,
+    )
+    assert_read_alike(path, picture, 4.0 if stored == tag else 255.0)
+
+
+@pytest.mark.parametrize("with_ome", [True, False])
+@pytest.mark.parametrize("how", [{"tile": (128, 128)}, {"rowsperstrip": 64}])
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
+def test_a_fourth_sample_is_alpha_where_its_tag_says_so(
+    kind: str, how: dict[str, Any], with_ome: bool, picture: Picture, tmp_path: Path
+) -> None:
+    alpha = np.full(picture.shape[:2], 255, np.uint8)
+    alpha[:, :200], alpha[200:, 300:] = 0, 128
+    share = alpha[:, :, None] / 255
+    expected, stored = picture * share + 255 * (1 - share), picture
+    if kind == "unspecified":
+        expected = picture.astype(float)
+    if kind == "assocalpha":
+        stored = (picture * share).round().astype(np.uint8)
+    path = tmp_path / ("slide.ome.tif" if with_ome else "slide.tif")
+    tifffile.imwrite(
+        path, np.dstack([stored, alpha]), photometric="rgb", extrasamples=[kind], compression="zlib",
+        metadata={"axes": "YXS"} if with_ome else None, ome=with_ome, **how,
+    )  # fmt: skip
+    assert_read_alike(path, expected.round().astype(np.uint8), 1.0)
+
+
+@pytest.mark.parametrize("how", [{"tile": (128, 128)}, {"rowsperstrip": 64}])
+@pytest.mark.parametrize("compression", ["webp", "zstd", "lzma", "jpeg2000", "jpegxl", "packbits"])
+def test_compressions_that_not_every_reader_knows(
+    compression: str, how: dict[str, Any], picture: Picture, tmp_path: Path
+) -> None:
+    lossless = {"compressionargs": {"lossless": True}} if compression == "webp" else {}
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(
+        path, picture, photometric="rgb", metadata=None, compression=compression, **lossless, **how
+    )
+    assert_read_alike(path, picture, 0.0)
+
+
+@pytest.mark.parametrize("how", [{"tile": (128, 128)}, {"rowsperstrip": 64}])
+@pytest.mark.parametrize("kind", ["float32", "uint16", "uint32", "int16"])
+def test_pixels_of_other_types_are_unsuitable_and_not_damaged(
+    kind: str, how: dict[str, Any], picture: Picture, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture.astype(kind), photometric="rgb", metadata=None, **how)
+    with pytest.raises(UnsuitableImageError, match="convert it to 8-bit RGB"):
+        open_slide(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_pictures_of_pillow(suffix: str, picture: Picture, tmp_path: Path) -> None:
     path = tmp_path / f"slide{suffix}"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 from mmap_st._moved import shown_deprecations
 from mmap_st.errors import HeadError, did_you_mean, first_line
 from mmap_st.head.interface import HeadMethod
-from mmap_st.head.linear import HEST_RIDGE, MEAN, RIDGE
+from mmap_st.head.linear import HEST_RIDGE, HEST_RIDGE_TUNED, MEAN, RIDGE
 from mmap_st.head.mmap import MMAP
 from mmap_st.head.networks import NetworkSettings, network_method
 from mmap_st.head.published import BLEEP, EGN, HIST2ST, HISTOGENE, KNN, MLP, ST_NET, TCGN, TRIPLEX
@@ -37,6 +37,7 @@ HEADS = {
         MMAP,
         RIDGE,
         HEST_RIDGE,
+        HEST_RIDGE_TUNED,
         MEAN,
         KNN,
         ST_NET,

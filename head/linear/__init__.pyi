@@ -1,5 +1,6 @@
 __all__ = [
     "HEST_RIDGE",
+    "HEST_RIDGE_TUNED",
     "MEAN",
     "RIDGE",
     "FoldedRidge",
@@ -14,6 +15,6 @@ __all__ = [
 ]
 
 from .closed_form import FoldedRidge, RidgeBuilder
-from .hest_ridge import HEST_RIDGE
+from .hest_ridge import HEST_RIDGE, HEST_RIDGE_TUNED
 from .mean import MEAN, MeanSettings, mean_target, training_mean
 from .ridge import RIDGE, RidgeHead, RidgeSettings, fit_ridge, load_ridge

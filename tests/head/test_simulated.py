@@ -40,5 +40,5 @@ def test_it_beats_the_training_mean(
     asked = fit_request(ENCODER, name, pairs=pairs, genes="hvg:12", validation="slide=D1", test="slide=E1")
     metrics = fit_head(cohort, store, asked, tmp_path / "run").metrics
     assert metrics.test.pcc_slide > 0.2
-    if name != "hest-ridge":  # it has no intercept: HEST-Benchmark looks at correlations alone
+    if not name.startswith("hest-ridge"):  # it has no intercept: HEST-Benchmark looks at correlations alone
         assert metrics.test.mse < metrics.baseline_mean.mse

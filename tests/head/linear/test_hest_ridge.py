@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from mmap_st.data.targets import Targets
 from mmap_st.errors import HeadError
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import Shape, parse_settings, plan_validation
-from mmap_st.head.linear.hest_ridge import HEST_RIDGE
+from mmap_st.head.interface import Shape, best_of, parse_settings, plan_validation
+from mmap_st.head.linear.hest_ridge import HEST_RIDGE, HEST_RIDGE_TUNED
+from mmap_st.head.scoring.metrics import slide_metrics
 
 
 def fit(train, *pairs: str):
@@ -55,6 +56,28 @@ def test_a_loaded_head_predicts_the_same_to_the_bit(head_slides) -> None:
     np.testing.assert_array_equal(found, head.predict(test))
     assert np.isnan(found[3]).all()
     assert np.isfinite(np.delete(found, 3, axis=0)).all()
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0])
+def test_the_tuned_one_takes_the_strength_that_held_out_slides_prefer(head_slides, noise: float) -> None:
+    *train, test = head_slides(slides=5, spots=40, width=60, noise=noise)
+    head = HEST_RIDGE_TUNED.fit(
+        train, plan_validation(train, ()), parse_settings(HEST_RIDGE_TUNED, ()), 0, lambda text: None
+    )
+    assert [row["strength"] for row in head.history] == [100.0 * 10**power for power in range(8)]
+    strength = best_of(head.history)["strength"]
+    assert head.chosen["alpha"] == strength / (head.chosen["components"] * 5)
+    x, y = pooled(train)
+    steps = make_pipeline(StandardScaler(), PCA(head.chosen["components"], random_state=1))
+    ridge = Ridge(
+        solver="lsqr", alpha=head.chosen["alpha"], fit_intercept=False, max_iter=1000, random_state=1
+    )
+    ridge.fit(steps.fit_transform(x).astype(np.float32), y)
+    expected = ridge.predict(steps.transform(pooled([test])[0]).astype(np.float32))
+    np.testing.assert_allclose(head.predict(test), expected, atol=2e-5)
+    published = slide_metrics(fit(train).predict(test), test.targets.dense())
+    assert slide_metrics(head.predict(test), test.targets.dense()).pcc >= published.pcc
+    assert len(head.held_out()) == 4
 
 
 def test_one_gene_alone(head_slides) -> None:

@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from mmap_st.errors import HeadError, counted
 from mmap_st.extract.store import row_blocks
@@ -117,6 +114,11 @@ def load_hest_ridge(tensors: Tensors, settings: HestRidgeSettings, shape: Shape)
 
 
 def _fit(train: Sequence[HeadSlide], limit: int) -> HestRidgeHead:
+    # These take half a second, which other heads need not wait.
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
     usable = [(slide, np.flatnonzero(slide.usable)) for slide in train if slide.usable.any()]
     embedding = np.concatenate([_flat(slide, rows) for slide, rows in usable])
     target = np.concatenate([slide.targets.dense(rows) for slide, rows in usable])

@@ -54,7 +54,7 @@ SMALL = EncoderRequest(
     device="cpu",
     precision="fp32",
 )
-MPPS = (0.5, 1.0, 2.0)
+MPPS = (0.5, 2.0)
 OPTIONS = ExtractOptions(batch_size=8, workers=2, chunk=16)
 SIDES = {"A1": 5, "B1": 4, "C1": 3}
 Rows = dict[tuple[str, float], tuple[np.ndarray, np.ndarray]]
@@ -123,9 +123,10 @@ def rows_of(path: Path, *, whole: bool) -> Rows:
 def journal_rows(path: Path, undisturbed: Rows) -> int:
     """Check every row that a journal holds; return how many windows store and journals hold together."""
     held = 0
+    there = {(name, magnification.mpp): magnification for name, magnification in magnifications(path)}
     for (name, mpp), (expected, _) in undisturbed.items():
         done = np.zeros(len(expected), bool)
-        stored = {(n, m.mpp): m for n, m in magnifications(path)}.get((name, mpp))
+        stored = there.get((name, mpp))
         if stored is not None:
             chunk = stored.group["embedding"].chunks[0]
             done = np.isin(np.arange(len(expected)) // chunk, stored.group.attrs["chunks_done"])

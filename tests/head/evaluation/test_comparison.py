@@ -356,7 +356,7 @@ def test_a_head_that_raises_is_its_own_rows_fault_alone(
     folds.write_text("slide,fold\nA1,1\nB1,2\n")
     heads = make_heads([f"{tmp_path / 'bad.py'}:BAD", "mean"], (), "default", genes="hvg:12")
     report = compare(
-        cohort, store, CompareRequest((ENCODER,), heads, folds=str(folds), jobs=2), tmp_path / "run"
+        cohort, store, CompareRequest((ENCODER,), heads, folds=str(folds), jobs=1), tmp_path / "run"
     )
     bad, mean = report.result.rows
     assert "the head bad fails (KeyError: 'no such thing')" in bad.reason

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import least_squares
 from scipy.spatial import KDTree, cKDTree
 
 from mmap_st.data.spots import Spots
@@ -125,6 +124,8 @@ def mpp_from_pitch(spots: Spots) -> MppEstimate | None:
 def _from_array(spots: Spots, pitch_um: float) -> MppEstimate | None:
     if spots.array is None:
         return None
+    from scipy.optimize import least_squares  # a quarter of a second, which other commands need not wait
+
     some = _sample(len(spots))
     array = spots.array[some] - spots.array[some].mean(axis=0)
     if np.linalg.matrix_rank(array) < 2:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from mmap_st.extract.store import Embeddings
 
@@ -68,5 +67,8 @@ def fit_normal_scores(embedding: Embeddings, valid: NDArray[np.bool_]) -> Normal
     values = np.sort(np.ascontiguousarray(embedding[rows].reshape(len(rows), features).T), axis=1)
     scores = np.tile(ndtri((np.arange(len(rows)) + 0.5) / max(len(rows), 1)), (features, 1))
     tied = (values[:, 1:] == values[:, :-1]).any(axis=1)
-    scores[tied] = ndtri((rankdata(values[tied], axis=1) - 0.5) / max(len(rows), 1))
+    if tied.any():
+        from scipy.stats import rankdata  # takes a quarter of a second
+
+        scores[tied] = ndtri((rankdata(values[tied], axis=1) - 0.5) / max(len(rows), 1))
     return NormalScores(values.astype(np.float64), scores)

@@ -11,7 +11,6 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from mmap_st.errors import counted
 from mmap_st.head.scoring import pearson_per_gene
@@ -207,6 +206,8 @@ def draw_prototypes(
 
 def _colours(candidates: Candidates) -> NDArray[np.float64]:
     """(K, 3) colours from the first principal components of the centres."""
+    from sklearn.decomposition import PCA  # half a second, which other figures need not wait
+
     points = selection_space(candidates.centre)
     components = min(3, len(points))
     scores = np.full((len(points), 3), 0.5)

@@ -56,7 +56,11 @@ _LONGEST_FIRST = (
     "test_fit.py",
     "test_whole_way.py",
     "test_notebook.py",
+    "test_fuzz.py",
+    "test_every_head.py",
     "test_wheel.py",
+    "test_moved.py",
+    "test_api.py",
 )
 #: Files that run the same lines hundreds of times: they are not traced for coverage, which takes a quarter more.
 _UNTRACED = (

@@ -175,3 +175,14 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_fit_imports_no_more_than_it_needs() -> None:
+    """Each command, and each process of an evaluation, would start a second later."""
+    code = (
+        "import sys, mmap_st.workflows.comparisons, mmap_st.workflows.fitting, mmap_st.workflows.head_runs\n"
+        "unneeded = {'numba', 'sklearn', 'scipy.optimize', 'scipy.signal', 'scipy.stats', 'timm', 'anndata'}\n"
+        "print(sorted(unneeded & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.signal import fftconvolve
 from scipy.spatial import KDTree
 
 from mmap_st.data import Spots
@@ -127,6 +126,8 @@ def _plainly_better(best: Orientation, own: Orientation) -> bool:
 
 def _best_shift(tissue: Tissue, xy: Points) -> Points:
     """(2,) level-0 pixels by which spots fit best: every shift at once, by correlation on a coarse mask."""
+    from scipy.signal import fftconvolve  # a quarter of a second, which other commands need not wait
+
     step = max(-(-max(tissue.mask.shape) // _SHIFT_PX), 1)
     pixel = np.asarray(tissue.scale) * step
     mask = tissue.mask[step // 2 :: step, step // 2 :: step].astype(np.float32)

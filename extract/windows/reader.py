@@ -12,7 +12,6 @@ from PIL import Image
 from mmap_st.errors import RegionError
 from mmap_st.extract.slides import Slide
 from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for
-from mmap_st.extract.windows.kernels import resample_windows, store_tile
 from mmap_st.extract.windows.read_plan import ReadPlan
 from mmap_st.extract.windows.tile_cache import TileCache
 
@@ -96,6 +95,8 @@ class WindowReader:
         ImageError
             If the slide cannot be decoded at all.
         """
+        from mmap_st.extract.windows.kernels import resample_windows  # numba takes its time
+
         plan = self._plan
         part = slice(plan.step_windows[step], plan.step_windows[step + 1])
         source_of, row_of = plan.source_of[part], plan.row_of[part]
@@ -131,6 +132,8 @@ class WindowReader:
         return Windows(pixels, readable, source_of, row_of)
 
     def _decode(self, numbers: Sequence[int], slots: Sequence[NDArray[np.uint8]]) -> None:
+        from mmap_st.extract.windows.kernels import store_tile
+
         level = int(self._plan.tiles[numbers[0], 0])
         places = [(int(column), int(row)) for _, column, row in self._plan.tiles[list(numbers)]]
         width, height = self._plan.levels[level].tile

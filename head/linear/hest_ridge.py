@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from mmap_st.errors import HeadError, counted
 from mmap_st.extract.store import row_blocks
@@ -169,6 +166,11 @@ def _fit(
     train: Sequence[HeadSlide], limit: int, strengths: Sequence[float] = (_STRENGTH,)
 ) -> Iterator[HestRidgeHead]:
     """Fit one head for each strength, one after the other: many genes make them large."""
+    # These take half a second, which other heads need not wait.
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
     usable = [(slide, np.flatnonzero(slide.usable)) for slide in train if slide.usable.any()]
     embedding = np.concatenate([_flat(slide, rows) for slide, rows in usable])
     target = np.concatenate([slide.targets.dense(rows) for slide, rows in usable])

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from mmap_st.data import Index
 from mmap_st.errors import HeadError
@@ -245,6 +244,8 @@ def _principal_components(train: Sequence[HeadSlide], pca: int) -> NDArray[np.fl
         raise HeadError(
             f"pca={pca} is more than the {min(joined.shape)} available components; give a smaller number."
         )
+    from sklearn.decomposition import PCA  # half a second, for this setting alone
+
     # The columns have mean 0: they are standardised within each slide.
     reduction = PCA(pca, svd_solver="randomized", random_state=0).fit(joined.astype(np.float64))
     return np.asarray(reduction.components_, np.float32)

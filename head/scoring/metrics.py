@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score
 
 from mmap_st.data import BLOCK_ENTRIES, Targets, noise_ceiling, pooled_moments
 from mmap_st.head.scoring.results import NoiseCeiling, PooledErrors, Scores, SlideCeiling, SlideScores
@@ -294,6 +291,11 @@ def region_agreement(
     values = predicted[rows].astype(np.float64)
     if not (np.ptp(values, axis=0) > 0).any():
         return 0.0  # one prediction for all spots: one cluster
+    # These take half a second, and most evaluations have no regions.
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import adjusted_rand_score
+
     reduced = PCA(min(_COMPONENTS, *values.shape), svd_solver="full").fit_transform(values)
     clusters = KMeans(number, n_init=10, random_state=0).fit_predict(reduced)
     return float(adjusted_rand_score(regions, clusters))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -95,6 +94,8 @@ def paired_difference(
     total, count = _by_patient(apart, patients)
     p_value = None
     if len(count) >= FEWEST_FOR_TEST:
+        from scipy.stats import wilcoxon  # takes a quarter of a second
+
         means = total / count
         p_value = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
     known = apart[np.isfinite(apart)]

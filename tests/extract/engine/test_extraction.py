@@ -1,5 +1,6 @@
 """The extraction run: exact, the same for any batch and number of workers, and safe to kill."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -96,7 +97,13 @@ def test_embeddings_equal_the_ten_line_reference_on_simulated_tissue(cohort: Coh
 
 def test_embeddings_equal_the_ten_line_reference_on_a_real_section(shared: Path, tmp_path: Path) -> None:
     slide = open_cohort(f"her2st:{shared / 'data' / 'her2st'}")["C3"]
-    check_against_reference(slide, (0.25, 0.5, 1.0, 2.0), tmp_path / "f.zarr")
+    # Every third spot: 60, of which 50 are compared.
+    header, *spots = slide.spots.read_text().splitlines(keepends=True)
+    some = tmp_path / slide.spots.name
+    some.write_text("".join([header, *spots[::3]]))
+    check_against_reference(
+        dataclasses.replace(slide, spots=some), (0.25, 0.5, 1.0, 2.0), tmp_path / "f.zarr"
+    )
 
 
 @pytest.mark.parametrize("request_", [TINY, LITE0], ids=["tiny", "lite0"])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -355,7 +356,7 @@ def test_a_head_that_raises_is_its_own_rows_fault_alone(
     folds.write_text("slide,fold\nA1,1\nB1,2\n")
     heads = make_heads([f"{tmp_path / 'bad.py'}:BAD", "mean"], (), "default", genes="hvg:12")
     report = compare(
-        cohort, store, CompareRequest((ENCODER,), heads, folds=str(folds), jobs=2), tmp_path / "run"
+        cohort, store, CompareRequest((ENCODER,), heads, folds=str(folds), jobs=1), tmp_path / "run"
     )
     bad, mean = report.result.rows
     assert "the head bad fails (KeyError: 'no such thing')" in bad.reason
@@ -373,17 +374,22 @@ def test_seeds_are_for_heads_that_depend_on_them(cohort: Cohort, store: FeatureS
 
 
 def test_kill_9_and_again_is_as_undisturbed(
-    cohort: Cohort, simulated: Path, two_encoders: FeatureStore, tmp_path: Path
+    cohort: Cohort,
+    simulated: Path,
+    two_encoders: FeatureStore,
+    mmap: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     pairs = ("histogene.epochs=1", "histogene.width=16")
-    asked = request("ridge", "histogene", pairs=pairs, encoders=(TINY,), jobs=2)
+    asked = request("ridge", "histogene", pairs=pairs, encoders=(TINY,), jobs=1)
     undisturbed = compare(cohort, two_encoders, asked, tmp_path / "undisturbed").result
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "mmap_st", "compare", f"her2st:{simulated}", str(two_encoders.path)]
-    command += ["--encoders", TINY, "--heads", "ridge,histogene", "--genes", "hvg:12", "--jobs", "2"]
+    command = ["compare", f"her2st:{simulated}", str(two_encoders.path)]
+    command += ["--encoders", TINY, "--heads", "ridge,histogene", "--genes", "hvg:12"]
     command += [word for pair in pairs for word in ("--set", pair)]
     command += ["--scatter", f"{TINY}/histogene,{TINY}/ridge", "--out", str(out)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    parallel = [sys.executable, "-m", "mmap_st", *command, "--jobs", "2"]
+    run = subprocess.Popen(parallel, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 240
     while len(list(out.glob("rows/*/*/*/folds/*/seed*/metrics.json"))) < 2:
         assert time.monotonic() < deadline
@@ -393,7 +399,7 @@ def test_kill_9_and_again_is_as_undisturbed(
     run.communicate()  # ends when the workers, which share its pipes, are gone too
     assert len(list(out.glob("rows/*/*/*/folds/*/seed*/metrics.json"))) < 10
     assert not (out / "compare.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = mmap(*command, "--jobs", "1")
     assert done.returncode == 0, done.stderr
     found = json.loads((out / "compare.json").read_text())
     expected = as_json(undisturbed)

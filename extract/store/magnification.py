@@ -96,6 +96,10 @@ class Magnification:
         """(n,) False where the window could not be read."""
         return read_array(self.group, "valid")
 
+    def tissue(self) -> NDArray[np.float32]:
+        """(n,) share of each window that is tissue; NaN where nobody looked."""
+        return read_array(self.group, "tissue")
+
     @property
     def invalid(self) -> int:
         """How many rows of a complete magnification are not valid."""

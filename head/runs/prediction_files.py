@@ -143,7 +143,8 @@ def prediction_table(
         Which genes to trust: columns of ``var``, see `GeneTrust.columns`. None: none.
     suitability
         Whether the slide is like those of training: ``uns["mmap"]["domain"]``; and how far each spot lies
-        from them, ``obs["distance"]`` and ``obs["distance_percentile"]``. None: neither.
+        from them, ``obs["distance"]`` and ``obs["distance_percentile"]``; ``obs["tissue"]`` and
+        ``obs["on_tissue"]``. None: none of these.
     """
     import anndata
     import pandas as pd
@@ -164,6 +165,8 @@ def prediction_table(
     known = {key: value for key, value in about.items() if value is not None}
     if suitability is not None:
         known[DOMAIN] = suitability.about()
+        table.obs["tissue"] = suitability.tissue
+        table.obs["on_tissue"] = suitability.on_tissue
         if suitability.strangeness is not None:
             table.obs["distance"] = suitability.strangeness.spots
             table.obs["distance_percentile"] = suitability.strangeness.spot_percentile

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmap_st.extract.store import StoredSlide, enlargement
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.domain import Domain, Strangeness
@@ -16,6 +19,7 @@ FAR = "far from the training tissue"
 UNLIKE = "unlike anything it was trained on"
 # Pitches, and enlargements, that differ by more than this make a difference.
 _ANOTHER = 1.5
+_LEAST_TISSUE = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,19 @@ class Suitability:
         For the latter two.
     strangeness
         How far its spots lie from the training tissue; None where the head does not know.
+    tissue
+        (n,) float32 share of each spot's finest window that is tissue; NaN where nobody looked.
     """
 
     verdict: str
     reasons: tuple[str, ...]
     strangeness: Strangeness | None
+    tissue: NDArray[np.float32]
+
+    @property
+    def on_tissue(self) -> NDArray[np.bool_]:
+        """(n,) False where a spot's finest window shows next to no tissue."""
+        return ~(self.tissue < _LEAST_TISSUE)
 
     def about(self) -> dict[str, object]:
         """The verdict and what it rests on, for a prediction's file."""
@@ -93,14 +105,15 @@ def judge_slide(
         What the head knows of them; None in runs of earlier versions.
     """
     strangeness = None if domain is None else domain.judge(slide)
+    tissue = stored.complete(encoder)[min(mpps)].tissue()
     other = () if trained is None else _other_scale(trained, stored, encoder, mpps)
     if strangeness is None or not strangeness.far:
-        return Suitability(UNLIKE if other else LIKE, other, strangeness)
+        return Suitability(UNLIKE if other else LIKE, other, strangeness, tissue)
     times = f"{strangeness.slide:.1f} times as far from the training tissue as held-out training slides"
     if not strangeness.unlike:
-        return Suitability(UNLIKE if other else FAR, (times, *other), strangeness)
+        return Suitability(UNLIKE if other else FAR, (times, *other), strangeness, tissue)
     look = "look at the image, its um/px, the stain and the species"
-    return Suitability(UNLIKE, (f"{times} ({look})", *other), strangeness)
+    return Suitability(UNLIKE, (f"{times} ({look})", *other), strangeness, tissue)
 
 
 def _other_scale(

@@ -86,11 +86,15 @@ def test_what_is_no_such_tissue_is_called_so_and_what_is_not(
     done = mmap("predict", run, odd_store, "--out", tmp_path / "p")
     assert done.returncode == 0
     found = {}
-    for name in FeatureStore.open(odd_store).slides:
+    odd = FeatureStore.open(odd_store)
+    for name in odd.slides:
         table = read_prediction(prediction_file(tmp_path / "p", name))
         found[name] = table.uns["mmap"]["domain"]
         assert np.isfinite(table.obs["distance"][table.obs["valid"]]).all()
         assert table.obs["distance_percentile"].between(0, 100).all()
+        share = table.obs["tissue"].to_numpy()
+        assert np.array_equal(share, odd.slide(name).complete(ENCODER)[0.5].tissue(), equal_nan=True)
+        assert np.array_equal(table.obs["on_tissue"], ~(share < 0.05))
     for name in ODD:
         assert found[name]["verdict"] == UNLIKE
     for name in ("A1", "B1", "C1", "D1", "E1", "mirrored"):

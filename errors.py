@@ -59,7 +59,7 @@ class SlidesLeftOutWarning(MmapWarning):
 
 
 class UnlikeTrainingWarning(MmapWarning):
-    """Slides that were predicted are unlike, or far from, those that the head was trained on."""
+    """Slides that were predicted are unlike anything that the head was trained on."""
 
 
 class StoppedError(MmapError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmap_st.data import spatial_blocks
 from mmap_st.extract.store import row_blocks
 from mmap_st.head.inputs import HeadSlide
-from mmap_st.head.interface import Tensors
+from mmap_st.head.interface import HeldOut, Tensors, Validation
 
 _PREFIX = "domain."
 # Axes of each magnification, and training spots that they are found on, at most.
@@ -28,6 +28,7 @@ _STRIPS = 6
 _PERCENTILES = np.linspace(0.0, 100.0, 101)
 
 Array = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -210,23 +211,68 @@ def slide_distance(spots: Array) -> float:
     return float(np.quantile(known, _NEAREST)) if len(known) else float("nan")
 
 
-def fit_domain(train: Sequence[HeadSlide], folds: Sequence[NDArray[np.int64]]) -> Domain | None:
+def domain_folds(train: Sequence[HeadSlide], validation: Validation) -> list[Rows]:
+    """(n,) fold of every spot of each training slide, to hold folds against each other.
+
+    They are those of the choices within training, but for one slide: it is cut into more strips.
+    """
+    if len(train) == 1:
+        return [spatial_blocks(train[0].xy, _STRIPS)]
+    return validation.row_folds(train)
+
+
+@dataclass(frozen=True)
+class FittedDomain:
+    """The training tissue, whole and without each fold.
+
+    Attributes
+    ----------
+    domain
+        Of the whole.
+    train, folds
+        The slides, and the (n,) fold of every spot of each.
+    without
+        Tissue of the other folds, by fold.
+    """
+
+    domain: Domain
+    train: Sequence[HeadSlide]
+    folds: Sequence[Rows]
+    without: Mapping[int, Tissue]
+
+    def held_out_distance(self, part: HeldOut) -> Array:
+        """(k,) float32 distance of spots from tissue that they are not of, 1 being typical."""
+        places = [number for number, slide in enumerate(self.train) if slide.name == part.slide.name]
+        found = np.full(len(part.rows), np.nan, np.float32)
+        if not places:  # it is a slide to validate on
+            found = self.domain.tissue.distance(part.slide.embedding[part.rows])
+            return (found / self.domain.typical).astype(np.float32)
+        slide, folds = self.train[places[0]], self.folds[places[0]]
+        rows = part.rows
+        if len(part.slide) < len(slide):  # it is a part of it
+            row_of = {spot: row for row, spot in enumerate(slide.ids)}
+            rows = np.array([row_of[part.slide.ids[row]] for row in part.rows], np.int64)
+        for fold, tissue in self.without.items():
+            chosen = np.flatnonzero(folds[rows] == fold)
+            for _, block in row_blocks(slide.embedding, chosen):
+                found[block] = tissue.distance(slide.embedding[rows[block]])
+        return (found / self.domain.typical).astype(np.float32)
+
+
+def fit_domain(train: Sequence[HeadSlide], folds: Sequence[Rows]) -> FittedDomain | None:
     """Find the training tissue, and how far each of its slides lies from the others.
 
     Parameters
     ----------
     train
-        The training slides; at most 1,024 of their spots are used for axes.
+        The training slides; some 1,024 of their spots are used for axes.
     folds
-        (n,) fold of every spot of each: what is in one is held against the others. One slide is held against
-        itself in strips, more of them than there are folds.
+        (n,) fold of every spot of each: what is in one is held against the others.
 
     Returns
     -------
     None where there are no two folds with valid spots.
     """
-    if len(train) == 1:
-        folds = [spatial_blocks(train[0].xy, _STRIPS)]
     parts = [
         (int(fold), slide, np.flatnonzero(slide.valid & (of_slide == fold)))
         for slide, of_slide in zip(train, folds, strict=True)
@@ -235,15 +281,16 @@ def fit_domain(train: Sequence[HeadSlide], folds: Sequence[NDArray[np.int64]]) -
     parts = [part for part in parts if len(part[2])]
     step = -(-sum(len(rows) for _, _, rows in parts) // _MOST_SPOTS)
     sampled = [(fold, slide.embedding[rows[::step]]) for fold, slide, rows in parts]
-    left_out = []
+    without, left_out = {}, []
     for fold in sorted({fold for fold, _ in sampled}):
         others = [embedding for other, embedding in sampled if other != fold]
         if others:
-            tissue = fit_tissue(np.concatenate(others))
-            left_out += [tissue.distance(embedding) for other, embedding in sampled if other == fold]
+            without[fold] = fit_tissue(np.concatenate(others))
+            left_out += [without[fold].distance(embedding) for other, embedding in sampled if other == fold]
     slides = np.array([slide_distance(spots) for spots in left_out], np.float32)
     # Spots that are all the same, or too few to tell, are near nothing and far from nothing.
     if not len(slides) or not np.median(slides) > 0:
         return None
     spots = np.percentile(np.concatenate(left_out), _PERCENTILES).astype(np.float32)
-    return Domain(fit_tissue(np.concatenate([embedding for _, embedding in sampled])), slides, spots)
+    whole = fit_tissue(np.concatenate([embedding for _, embedding in sampled]))
+    return FittedDomain(Domain(whole, slides, spots), train, folds, without)

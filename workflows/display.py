@@ -55,14 +55,11 @@ def warn_left_out(
         warn_user(f"{_count(skipped, 'skipped')}:\n{_list_by_reason(reasons)}", SlidesLeftOutWarning)
 
 
-def warn_unlike(unlike: Mapping[str, str], far: Mapping[str, str]) -> None:
-    """Warn of slides that were predicted and are not like those of training, with the reasons."""
-    for slides, what in (
-        (unlike, "unlike anything the head was trained on"),
-        (far, "far from the training tissue"),
-    ):
-        if slides:
-            warn_user(f"{_count(slides, what)}:\n{_list_reasons(slides)}", UnlikeTrainingWarning)
+def warn_unlike(unlike: Mapping[str, str]) -> None:
+    """Warn of slides that were predicted and are unlike those of training, with the reasons."""
+    if unlike:
+        what = _count(unlike, "unlike anything the head was trained on")
+        warn_user(f"{what}:\n{_list_reasons(unlike)}", UnlikeTrainingWarning)
 
 
 def _count(slides: Mapping[str, str] | Sequence[str], what: str) -> str:

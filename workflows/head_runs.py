@@ -170,7 +170,7 @@ class HeadRun:
         SlidesLeftOutWarning
             If some of several slides were skipped or failed; it gives their reasons.
         UnlikeTrainingWarning
-            If slides are unlike, or far from, the training tissue.
+            If slides are unlike anything the head was trained on.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class HeadRun:
         names = [slides] if isinstance(slides, str) else slides
         with show_progress(progress) as tell:
             found = predictions_of(self._saved, opened, names, rows, tell, strict=strict)
-        warn_unlike(found.unlike, found.far)
+        warn_unlike(found.unlike)
         if isinstance(slides, str):
             return found.only(slides)
         warn_left_out(found.failed, found.skipped)
@@ -285,7 +285,7 @@ def predict(
     SlidesLeftOutWarning
         If some slides were skipped or failed; it gives their reasons.
     UnlikeTrainingWarning
-        If slides are unlike, or far from, the training tissue.
+        If slides are unlike anything the head was trained on.
 
     Raises
     ------
@@ -310,6 +310,6 @@ def predict(
         report = predict_slides(
             saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite, strict=strict
         )
-    warn_unlike(report.unlike, report.far)
+    warn_unlike(report.unlike)
     warn_left_out(report.failed, report.skipped)
     return report

@@ -73,9 +73,13 @@ def evaluation_metrics(runs: Runs, patients: Patients, rule: str, protocol: str)
 
 
 def _ceiling(runs: Runs) -> NoiseCeiling | None:
-    """What a perfect predictor would score: it is the same for every seed."""
-    found = [run.noise_ceiling for run in runs.values() if run.noise_ceiling is not None]
-    return ceiling_of({name: slide for one in found for name, slide in one.slides.items()})
+    """What a perfect predictor would score: it is the same for every seed.
+
+    None where a fold does not tell, as those of earlier versions: it would be the ceiling of other slides.
+    """
+    found = [run.noise_ceiling for run in runs.values()]
+    slides = {name: slide for one in found if one is not None for name, slide in one.slides.items()}
+    return None if None in found else ceiling_of(slides)
 
 
 def _coverage(runs: Runs) -> PredictionIntervals | None:

@@ -41,7 +41,7 @@ from mmap_st.head.dataset import (
     with_stored_patients,
     with_targets,
 )
-from mmap_st.head.domain import fit_domain
+from mmap_st.head.domain import domain_folds, fit_domain
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
@@ -237,12 +237,14 @@ def _fit_draft(
     seconds["predict"] = time.perf_counter() - started
     started = time.perf_counter()
     held_out = _held_out(head, held_back)
-    spread = fit_spread(held_out)
+    used = [slide for slide in train if slide.usable.any()]
+    tissue = fit_domain(used, domain_folds(used, validation))
+    distances = None if tissue is None else [tissue.held_out_distance(part) for part in held_out]
+    spread = fit_spread(held_out, distances)
     if spread is not None:
         spread = spread.widened(fitted.calibration.widened)
     trust = fit_trust(held_out, signal, of_patients=fitted.calibration.of_patients)
-    used = [slide for slide in train if slide.usable.any()]
-    domain = fit_domain(used, validation.row_folds(used))
+    domain = None if tissue is None else tissue.domain
     encoder = request.encoder
     trained = training_slides([store.slide(slide.name) for slide in used], encoder, mpps)
     card = replace(fitted.card(), training_slides=trained)
@@ -251,9 +253,12 @@ def _fit_draft(
             sha256 = write_head(draft, head, card, spread, trust, domain)
         except SafetensorError as error:  # its word for a full disk
             raise OSError(first_line(error)) from error
+    distance_of: dict[str, NDArray[np.float32]] = {}
     for slide in test:
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256, CALIBRATION: fitted.calibration}
         suitability = judge_slide(domain, trained, store.slide(slide.name), slide, encoder, mpps)
+        if suitability.strangeness is not None:
+            distance_of[slide.name] = suitability.strangeness.spots
         table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread, trust, suitability)
         write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
@@ -266,7 +271,7 @@ def _fit_draft(
         protocol=fitted.protocol(),
         test=fitted.scores(predicted) if test else None,
         noise_ceiling=fitted.ceiling,
-        prediction_intervals=fitted.intervals(spread, predicted) if test and spread else None,
+        prediction_intervals=fitted.intervals(spread, predicted, distance_of) if test and spread else None,
         gene_trust=None if trust is None else fitted.gene_trust(trust),
         baseline_mean=None if by_mean is None else fitted.scores(by_mean),
         baseline_ridge=None if by_ridge is None else fitted.scores(by_ridge),

@@ -168,7 +168,8 @@ class RunMetrics:
         """Fields as they are; without test slides, baselines are there and null."""
         if self.test is not None:
             return fields_of(self)
-        return vars(self)
+        baselines = {"baseline_mean": None, "baseline_ridge": None}
+        return {key: value for key, value in vars(self).items() if key in fields_of(self) or key in baselines}
 
 
 def read_metrics(path: Path) -> RunMetrics:
@@ -330,10 +331,12 @@ class FittedRun:
         """What intervals and the judgement of genes rest on."""
         return calibration_of(self.validation.rule, self.validation.unseen_patients)
 
-    def intervals(self, spread: Spread, predicted: Predictions) -> PredictionIntervals:
+    def intervals(
+        self, spread: Spread, predicted: Predictions, distances: Mapping[str, NDArray[np.float32]]
+    ) -> PredictionIntervals:
         """How often prediction intervals hold the measured values on the test slides."""
         calibrated = self.held_back or self.train
-        found = coverage(spread, predicted, self._measured(predicted))
+        found = coverage(spread, predicted, self._measured(predicted), distances)
         return PredictionIntervals(
             level=LEVEL,
             calibrated_on=self.validation.rule,

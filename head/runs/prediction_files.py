@@ -157,7 +157,9 @@ def prediction_table(
         layers={} if slide.target is None else {MEASURED: slide.target.dense()},
     )
     if spread is not None:
-        table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32))
+        strangeness = None if suitability is None else suitability.strangeness
+        distance = None if strangeness is None else strangeness.spots
+        table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32), distance=distance)
         table.var[INTERVAL] = spread.factor
     if trust is not None:
         for column, values in trust.columns().items():

@@ -344,7 +344,7 @@ def _check_shapes(
     """Refuse what is saved beside a head if it is of other genes or embeddings."""
     for of_genes in (spread, trust):
         for key, value in {} if of_genes is None else vars(of_genes).items():
-            if value.shape != (shape.genes,):
+            if value.shape != ((2,) if key == "by_distance" else (shape.genes,)):
                 raise ValueError(f"{key} is of shape {value.shape}")
     if domain is not None and not domain.fits(shape.magnifications, shape.width):
         raise ValueError("where the training tissue lies is of another shape")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,16 @@ LEVEL = 0.9
 FEWEST_PATIENTS = 3
 # A gene's variance is a line in its prediction, and stays within these shares of its mean squared error.
 _LEAST, _MOST = 0.1, 10.0
+# Variance of levels between patients, as a share of that of errors within them.
+_BETWEEN_PATIENTS = 0.75
 _ROUNDING = 1e-9
 _BLOCK_GENES = 256
 _PREFIX = "spread."
+# Versions that do not know it pass over a name without the prefix.
+_NAMES = {"by_distance": "spread_by_distance"}
+# Distances from a whole are smaller than those between its parts, by which this is calibrated: none becomes
+# narrower for it.
+_LEAST_FACTOR, _MOST_FACTOR = 1.0, 4.0
 
 Array = NDArray[np.float32]
 
@@ -41,37 +48,49 @@ class Spread:
     factor
         (G,) float32: prediction - factor * spread to prediction + factor * spread holds the truth in 90% of
         calibration spots, every patient counting the same.
+    by_distance
+        (2,) float32, a and b: variances are a + b * log(distance) times as large, at least once and at most
+        four times, the distance being that of a spot from the training tissue. (1, 0): no such thing.
     """
 
     intercept: Array
     slope: Array
     typical: Array
     factor: Array
+    by_distance: Array = field(default_factory=lambda: np.array([1, 0], np.float32))
 
     def widened(self, times: float) -> Spread:
         """The same spread, with intervals that are so many times as wide."""
         return replace(self, factor=(self.factor * times).astype(np.float32))
 
-    def of(self, predicted: Array, genes: slice = slice(None)) -> Array:
-        """(n, g) standard deviations of predictions (n, g) of some genes; NaN where these are NaN."""
-        variance = self.intercept[genes] + self.slope[genes] * predicted
-        spread: Array = np.sqrt(_bounded(variance, self.typical[genes])).astype(np.float32)
+    def of(self, predicted: Array, genes: slice = slice(None), distance: Array | None = None) -> Array:
+        """(n, g) standard deviations of predictions (n, g) of some genes; NaN where these are NaN.
+
+        `distance` (n,) is that of the spots from the training tissue, 1 being typical; where it is not known
+        they are taken for typical ones.
+        """
+        variance = _bounded(self.intercept[genes] + self.slope[genes] * predicted, self.typical[genes])
+        if distance is not None:
+            variance = variance * distance_factor(self.by_distance, distance)[:, None]
+        spread: Array = np.sqrt(variance).astype(np.float32)
         return spread
 
     def tensors(self) -> Tensors:
         """By name, to be saved with a head's weights."""
-        return {_PREFIX + key: value for key, value in vars(self).items()}
+        return {_NAMES.get(key, _PREFIX + key): value for key, value in vars(self).items()}
 
 
 def is_spread(name: str) -> bool:
     """Whether a saved tensor is of the spread, not of the head itself."""
-    return name.startswith(_PREFIX)
+    return name.startswith(_PREFIX) or name in _NAMES.values()
 
 
 def saved_spread(tensors: Tensors) -> Spread | None:
     """The spread that was saved with a head; None where there is none."""
-    found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if is_spread(k)}
-    return Spread(**found) if found else None
+    found = {k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)}
+    if not found:
+        return None
+    return Spread(**found, **{key: tensors[name] for key, name in _NAMES.items() if name in tensors})
 
 
 @dataclass(frozen=True)
@@ -114,44 +133,98 @@ def widening(patients: int) -> float:
     """How many times wider intervals become that were calibrated on so few patients.
 
     1 from three patients on. Errors on slides or spots of patients whom the fit saw lack how far a gene's
-    level differs from patient to patient, and one patient does not tell how far that is. Taken to vary as
-    much as the errors themselves, and being known from k patients, it adds 1 + 1/k to their variance of 1:
-    intervals are sqrt(2 + 1/k) times as wide, 1.73 with one patient and 1.58 with two.
+    level differs from patient to patient, and one patient does not tell how far that is. It is taken to vary
+    three quarters as much as the errors themselves: being known from k patients, it adds 3/4 (1 + 1/k) to
+    their variance of 1, and intervals are 1.58 times as wide with one patient and 1.46 times with two.
     """
-    return 1.0 if patients >= FEWEST_PATIENTS else math.sqrt(2.0 + 1.0 / max(patients, 1))
+    if patients >= FEWEST_PATIENTS:
+        return 1.0
+    return math.sqrt(1.0 + _BETWEEN_PATIENTS * (1.0 + 1.0 / max(patients, 1)))
 
 
-def fit_spread(held_out: Sequence[HeldOut]) -> Spread | None:
+def fit_spread(held_out: Sequence[HeldOut], distances: Sequence[Array] | None = None) -> Spread | None:
     """Calibrate on predictions of spots that were not fitted.
 
-    For each gene, squared errors are regressed on predictions; then the interval's factor is the 90% quantile
-    of errors over spreads, every patient weighing the same (split conformal prediction with normalised
-    scores, Lei et al. 2018, doi 10.1080/01621459.2017.1307116; patients pooled as in Dunn et al. 2023, doi
-    10.1080/01621459.2022.2060112). The regression is on the same spots: it has two numbers a gene. Targets
-    that are not defined are left out. None without any spot.
+    For each gene, squared errors are regressed on predictions; what a spot's squared errors are of that, a
+    mean over genes, on the logarithm of its distance from the training tissue. Then the interval's factor is
+    the 90% quantile of errors over spreads, every patient weighing the same (split conformal prediction with
+    normalised scores, Lei et al. 2018, doi 10.1080/01621459.2017.1307116; patients pooled as in Dunn et al.
+    2023, doi 10.1080/01621459.2022.2060112). The regressions are on the same spots: they have two numbers a
+    gene, and two. Targets that are not defined are left out. None without any spot.
 
     Parameters
     ----------
     held_out
         Predictions and the slides that they are of, with targets.
+    distances
+        (k,) of the spots of each; None: not known.
     """
-    held_out = [part for part in held_out if len(part.rows)]
-    if not held_out:
+    used = [number for number, part in enumerate(held_out) if len(part.rows)]
+    if not used:
         return None
+    held_out = [held_out[number] for number in used]
     weight = _patient_weights(held_out)
     genes = held_out[0].predicted.shape[1]
     found = {key: np.zeros(genes, np.float32) for key in ("intercept", "slope", "typical", "factor")}
-    for start in range(0, genes, _BLOCK_GENES):
-        block = slice(start, start + _BLOCK_GENES)
-        predicted = np.concatenate([part.predicted[:, block] for part in held_out]).astype(np.float64)
-        error = predicted - np.concatenate([part.target(block) for part in held_out])
+    total, count = np.zeros(len(weight)), np.zeros(len(weight))
+    for block, predicted, error in _error_blocks(held_out, genes):
         for number in range(error.shape[1]):
             known = np.isfinite(error[:, number])
             if known.any():
-                parts = predicted[known, number], error[known, number], weight[known]
-                for key, value in zip(found, _calibrated(*parts), strict=True):
-                    found[key][start + number] = value
-    return Spread(**found)
+                line = _variance_line(predicted[known, number], error[known, number] ** 2, weight[known])
+                for key, value in zip(("intercept", "slope", "typical"), line, strict=True):
+                    found[key][block.start + number] = value
+        variance = Spread(**found).of(predicted.astype(np.float32), block).astype(np.float64) ** 2
+        share = np.divide(error**2, variance, out=np.zeros_like(error), where=variance > 0)
+        total += np.where(np.isfinite(error), share, 0.0).sum(axis=1)
+        count += (np.isfinite(error) & (variance > 0)).sum(axis=1)
+    distance = None if distances is None else np.concatenate([distances[number] for number in used])
+    by_distance = np.array([1, 0], np.float32)
+    if distance is not None:
+        by_distance = _fit_distance(distance, total / np.maximum(count, 1), weight * (count > 0))
+    spread = Spread(**found, by_distance=by_distance)
+    for block, predicted, error in _error_blocks(held_out, genes):
+        spreads = spread.of(predicted.astype(np.float32), block, distance).astype(np.float64)
+        score = np.divide(np.abs(error), spreads, out=np.zeros_like(error), where=spreads > 0)
+        for number in range(error.shape[1]):
+            known = np.isfinite(error[:, number])
+            if known.any():
+                # One more score than there are: that of the spot to come (Lei et al. 2018).
+                level = min(1.0, LEVEL * (known.sum() + 1) / known.sum())
+                spread.factor[block.start + number] = _quantile(score[known, number], weight[known], level)
+    return spread
+
+
+def _error_blocks(
+    held_out: Sequence[HeldOut], genes: int
+) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64]]]:
+    """Predictions and errors (n, g) of blocks of genes, the spots of all parts below one another."""
+    for start in range(0, genes, _BLOCK_GENES):
+        block = slice(start, start + _BLOCK_GENES)
+        predicted = np.concatenate([part.predicted[:, block] for part in held_out]).astype(np.float64)
+        yield block, predicted, predicted - np.concatenate([part.target(block) for part in held_out])
+
+
+def distance_factor(by_distance: Array, distance: Array) -> Array:
+    """(n,) how many times as large variances are at these distances (n,) from the training tissue."""
+    known = np.isfinite(distance) & (distance > 0)
+    logarithm = np.log(distance, out=np.zeros(len(distance), np.float32), where=known)
+    factor = np.clip(by_distance[0] + by_distance[1] * logarithm, _LEAST_FACTOR, _MOST_FACTOR)
+    return np.where(known, factor, 1.0).astype(np.float32)
+
+
+def _fit_distance(distance: Array, share: NDArray[np.float64], weight: NDArray[np.float64]) -> Array:
+    """(2,) a and b of variances that are a + b log(distance) times as large, of spots' shares (n,)."""
+    known = np.isfinite(distance) & (distance > 0) & (weight > 0)
+    nothing = np.array([1, 0], np.float32)
+    if known.sum() < 2:
+        return nothing
+    logarithm = np.log(distance[known].astype(np.float64))
+    intercept, slope, mean = _variance_line(logarithm, share[known], weight[known])
+    # Tissue is not predicted better for being strange.
+    if slope <= 0 or mean <= 0:
+        return nothing
+    return np.array([intercept / mean, slope / mean], np.float32)
 
 
 @dataclass(frozen=True)
@@ -171,7 +244,12 @@ class Coverage:
     slides: dict[str, float]
 
 
-def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[str, Targets]) -> Coverage:
+def coverage(
+    spread: Spread,
+    predicted: Mapping[str, Array],
+    measured: Mapping[str, Targets],
+    distances: Mapping[str, Array] | None = None,
+) -> Coverage:
     """How often intervals hold the measured values of test slides, and how wide they are.
 
     Parameters
@@ -180,6 +258,8 @@ def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[s
         (n, G) by slide.
     measured
         By slide; those of `predicted` that are not in it are left out.
+    distances
+        (n,) of spots from the training tissue, by slide; None: not known.
     """
     shares, widths = {}, []
     for name, targets in measured.items():
@@ -187,7 +267,7 @@ def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[s
         for number, target in enumerate(targets.column_blocks(_BLOCK_GENES)):
             block = slice(number * _BLOCK_GENES, (number + 1) * _BLOCK_GENES)
             values = predicted[name][:, block]
-            reach = spread.factor[block] * spread.of(values, block)
+            reach = spread.factor[block] * spread.of(values, block, (distances or {}).get(name))
             known = np.isfinite(target) & np.isfinite(values)
             inside += int((np.abs(values - target) <= reach)[known].sum())
             width += float(2 * reach[known].sum(dtype=np.float64))
@@ -200,18 +280,6 @@ def coverage(spread: Spread, predicted: Mapping[str, Array], measured: Mapping[s
         width=float(np.mean(widths)) if widths else float("nan"),
         slides=shares,
     )
-
-
-def _calibrated(
-    predicted: NDArray[np.float64], error: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Intercept, slope and typical variance of one gene, and the factor of its interval."""
-    intercept, slope, typical = _variance_line(predicted, error**2, weight)
-    spread = np.sqrt(_bounded(intercept + slope * predicted, typical))
-    score = np.divide(np.abs(error), spread, out=np.zeros_like(error), where=spread > 0)
-    # One more score than there are: that of the spot to come (Lei et al. 2018).
-    level = min(1.0, LEVEL * (len(score) + 1) / len(score))
-    return intercept, slope, typical, _quantile(score, weight, level)
 
 
 def _bounded(variance: Any, typical: Any) -> Any:

@@ -10,12 +10,14 @@ import pytest
 from mmap_st.head.domain import (
     Domain,
     distances,
+    domain_folds,
     fit_domain,
     fit_tissue,
     saved_domain,
     slide_distance,
 )
 from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.interface import HeldOut, Validation
 
 WIDTH, SCALES = 64, 2
 
@@ -55,7 +57,7 @@ def of(name: str, patient: str, embedding: np.ndarray) -> HeadSlide:
 def domain_of(slides: list[HeadSlide]) -> Domain:
     found = fit_domain(slides, [np.full(len(slide), number) for number, slide in enumerate(slides)])
     assert found is not None
-    return found
+    return found.domain
 
 
 def test_the_distance_is_mahalanobis_along_the_axes_and_what_is_left_beside_them() -> None:
@@ -94,7 +96,10 @@ def test_held_out_slides_are_rarely_called_unlike_and_other_tissue_is() -> None:
 
 def test_one_training_slide_is_held_against_itself() -> None:
     make = Maker(3)
-    domain = domain_of([make.slide("A1", spots=150)])
+    train = [make.slide("A1", spots=150)]
+    fitted = fit_domain(train, domain_folds(train, Validation("", (), refit=True)))
+    assert fitted is not None
+    domain = fitted.domain
     assert len(domain.slides) == 6
     assert not domain.judge(make.slide("new")).unlike
     assert domain.judge(make.odd("odd")).unlike
@@ -150,6 +155,35 @@ def test_large_cohorts_are_sampled_and_too_little_is_nothing() -> None:
     assert fit_domain([one], [np.zeros(1, np.int64)]) is None
     same = of("same", "A", np.ones((50, SCALES, WIDTH)))
     assert fit_domain([same, same], [np.zeros(50, np.int64), np.ones(50, np.int64)]) is None
+
+
+def test_held_out_spots_have_the_distance_from_tissue_that_they_are_not_of() -> None:
+    make = Maker(9)
+    slides = [make.slide("A1"), make.slide("A2"), make.slide("A3")]
+    folds = [np.full(80, number) for number in range(3)]
+    fitted = fit_domain(slides, folds)
+    assert fitted is not None
+    rows = np.array([3, 7, 50])
+    others = fit_tissue(np.concatenate([slides[0].embedding[:], slides[2].embedding[:]]))
+    by_hand = others.distance(slides[1].embedding[rows]) / fitted.domain.typical
+    part = HeldOut(slides[1], rows, np.zeros((3, 1), np.float32))
+    assert fitted.held_out_distance(part) == pytest.approx(by_hand, rel=1e-3)
+    new = make.slide("new")
+    of_new = fitted.domain.judge(new).spots[rows]
+    assert fitted.held_out_distance(HeldOut(new, rows, part.predicted)) == pytest.approx(of_new, rel=1e-4)
+
+
+def test_parts_of_one_slide_are_found_by_the_ids_of_their_spots() -> None:
+    make = Maker(10)
+    slide = make.slide("A1", spots=120)
+    fitted = fit_domain([slide], domain_folds([slide], Validation("", (), refit=True)))
+    assert fitted is not None
+    every = np.arange(120)
+    whole = fitted.held_out_distance(HeldOut(slide, every, np.zeros((120, 1), np.float32)))
+    assert np.isfinite(whole).all()
+    half = slide.rows(every % 2 == 1)
+    part = fitted.held_out_distance(HeldOut(half, np.arange(60), np.zeros((60, 1), np.float32)))
+    assert np.array_equal(part, whole[1::2])
 
 
 def test_it_is_saved_and_read() -> None:

@@ -18,7 +18,7 @@ from mmap_st.head.runs.prediction import predict_slides
 from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.runs.saved_head import read_head
-from mmap_st.head.scoring.uncertainty import Coverage, Spread, coverage, fit_spread
+from mmap_st.head.scoring.uncertainty import Coverage, Spread, coverage, fit_spread, is_spread, saved_spread
 
 
 def made_slides(number: int, spots: int, seed: int) -> list[HeadSlide]:
@@ -76,6 +76,51 @@ def test_the_spread_grows_where_errors_do() -> None:
     np.testing.assert_allclose(spread.of(predicted), noise, rtol=0.15)
     np.testing.assert_allclose(spread.factor, 1.645, rtol=0.05)  # of a normal distribution
     assert np.isnan(spread.of(np.full((1, 2), np.nan, np.float32))).all()
+
+
+@pytest.mark.parametrize("growing", [True, False])
+def test_spots_far_from_the_training_tissue_have_wider_intervals_where_their_errors_are_larger(
+    growing: bool,
+) -> None:
+    rng = np.random.default_rng(3)
+    distance = np.exp(rng.uniform(-1, 1, 4000)).astype(np.float32)
+    variance = np.maximum(1 + 0.8 * np.log(distance), 1) if growing else 1 - 0.8 * np.log(distance)
+    predicted = rng.uniform(0, 4, (4000, 5)).astype(np.float32)
+    target = predicted + np.sqrt(variance)[:, None] * rng.normal(size=predicted.shape)
+    part, known = held(predicted, target), fit_spread([held(predicted, target)])
+    spread = fit_spread([part], [distance])
+    assert spread is not None
+    assert known is not None
+    inside = np.abs(predicted - target) <= spread.factor * spread.of(predicted, distance=distance)
+    assert inside.mean() == pytest.approx(0.9, abs=0.01)
+    if growing:
+        assert spread.by_distance[1] > 0.2
+        for least, most in ((0.37, 0.6), (0.6, 1.6), (1.6, 2.7)):
+            assert inside[(least <= distance) & (distance < most)].mean() == pytest.approx(0.9, abs=0.04)
+        far = np.abs(predicted - target)[distance > 1.6] <= known.factor * known.of(predicted)[distance > 1.6]
+        assert far.mean() < 0.85
+    else:  # strange tissue is not predicted better for being so
+        assert spread.by_distance.tolist() == [1, 0]
+        np.testing.assert_allclose(spread.factor, known.factor, rtol=1e-5)
+    # Distances that are not known are typical ones, and there are bounds.
+    unknown = np.array([np.nan, 1.0, 1e-30, 1e30], np.float32)
+    found = spread.of(np.ones((4, 5), np.float32), distance=unknown)
+    assert found[0] == pytest.approx(spread.of(np.ones((1, 5), np.float32))[0])
+    if growing:
+        assert found[3] == pytest.approx(2 * found[0])
+        assert found[2] == pytest.approx(found[0])
+
+
+def test_a_spread_of_before_is_read_without_distances() -> None:
+    one = np.ones(3, np.float32)
+    before = {"spread.intercept": one, "spread.slope": one, "spread.typical": one, "spread.factor": one}
+    read = saved_spread(before)
+    assert read is not None
+    assert read.by_distance.tolist() == [1, 0]
+    again = saved_spread(replace(read, by_distance=np.array([0.5, 2], np.float32)).tensors())
+    assert again is not None
+    assert again.by_distance.tolist() == [0.5, 2]
+    assert all(is_spread(name) for name in again.tensors())
 
 
 def test_every_patient_counts_the_same() -> None:

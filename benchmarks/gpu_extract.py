@@ -34,6 +34,7 @@ from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
 from mmap_st.extract.engine.session import Telemetry, open_session
 from mmap_st.extract.slides.slide import open_slide
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.windows.device_resizing import DeviceResizer
 from mmap_st.extract.windows.read_plan import plan_reading
 from mmap_st.extract.windows.reader import WindowReader
 
@@ -90,6 +91,7 @@ class Bench:
     device: str
     scale: Scale
     rates: dict[str, float] = field(default_factory=dict)
+    resizers: dict[str, DeviceResizer | None] = field(default_factory=dict)
     encoders: dict[tuple[str, str, str, bool], Encoder] = field(default_factory=dict)
 
     def encoder(self, name: str, precision: str, device: str = "", compiled: bool = False) -> Encoder:
@@ -105,6 +107,17 @@ class Bench:
                 compiled=compiled,
             )
         return self.encoders[key]
+
+    def resizer(self, resample: str) -> DeviceResizer | None:
+        """Where windows are resized: on the device, or, as None says, on the CPU."""
+        if resample not in self.resizers:
+            self.resizers[resample] = DeviceResizer.of(self.device) if resample == "auto" else None
+        return self.resizers[resample]
+
+    def trial(self) -> Figures:
+        """Whether the device makes the windows of a CPU, and how long that takes to find out."""
+        began = time.perf_counter()
+        return {"same": self.resizer("auto") is not None, "seconds": time.perf_counter() - began}
 
     def built(self, name: str, precision: str, compiled: bool = False) -> Figures:
         """Seconds of building an encoder."""
@@ -125,19 +138,23 @@ class Bench:
         self.rates[kind] = found["windows_per_s"]
         return found
 
-    def whole_slide(self, name: str, workers: int) -> Figures:
-        """A slide with as many spots as fit on it, and what the threads were busy with meanwhile."""
-        encoder = self.encoder(name, "bf16")
+    def whole_slides(
+        self, name: str, workers: int, resample: str = "auto", slides: int = 1, compiled: bool = False
+    ) -> Figures:
+        """Slides with as many spots as fit on one, and what the threads were busy with meanwhile."""
+        encoder = self.encoder(name, "bf16", "", compiled)
         with sampled_threads(("MainThread", "write", "read_0")) as shares:
-            found = self._extract(encoder, workers, self.scale.pilot if self.scale.tiny else MOST_SPOTS)
+            spots = self.scale.pilot if self.scale.tiny else MOST_SPOTS
+            found = self._extract(encoder, workers, spots, resample, slides)
         return {**found, "threads": shares}
 
-    def reading(self, workers: int) -> Figures:
-        """Windows alone, into the memory from which they would be copied to the device."""
-        if "read" not in self.rates:
-            self.rates["read"] = self._read(workers, self.scale.pilot)["windows_per_s"]
-        found = self._read(workers, self._spots(self.rates["read"]))
-        self.rates["read"] = found["windows_per_s"]
+    def reading(self, workers: int, resample: str = "auto") -> Figures:
+        """Windows alone, into the memory from which the network takes them, or they would be copied."""
+        kind = f"read {resample}"
+        if kind not in self.rates:
+            self.rates[kind] = self._read(workers, self.scale.pilot, resample)["windows_per_s"]
+        found = self._read(workers, self._spots(self.rates[kind]), resample)
+        self.rates[kind] = found["windows_per_s"]
         return found
 
     def forward(self, name: str, compiled: bool = False) -> Figures:
@@ -208,29 +225,35 @@ class Bench:
         wanted = rate * self.scale.seconds / len(MPPS)
         return int(min(max(wanted, self.scale.pilot), MOST_SPOTS))
 
-    def _extract(self, encoder: Encoder, workers: int, spots: int) -> Figures:
+    def _extract(
+        self, encoder: Encoder, workers: int, spots: int, resample: str = "auto", slides: int = 1
+    ) -> Figures:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         xy = spots_on_grid(spots, SIDE, SIDE)
         lines = ["id,pixel_x,pixel_y", *(f"s{i},{x},{y}" for i, (x, y) in enumerate(xy.tolist()))]
         (folder / "spots.csv").write_text("\n".join(lines))
-        row = CohortSlide(
-            "slide",
-            image=self.folder / SLIDE,
-            spots=folder / "spots.csv",
-            reader="table",
-            mpp=MPP,
-            mpp_from="cohort",
-        )
+        rows = [
+            CohortSlide(
+                f"slide{number}",
+                image=self.folder / SLIDE,
+                spots=folder / "spots.csv",
+                reader="table",
+                mpp=MPP,
+                mpp_from="cohort",
+            )
+            for number in range(slides)
+        ]
+        resizer = self.resizer(resample)
         store = FeatureStore.create(folder / "features.zarr")
         options = ExtractOptions(self.scale.batch, workers)
         kept: list[tuple[float, int]] = []
         telemetry = Telemetry()
         with _timed_launches() as launches:
             began = time.perf_counter()
-            plan = plan_slide(row, store, run_recipe(encoder, 0.0), MPPS, overwrite=False)
+            recipe = run_recipe(encoder, 0.0)
             outcomes = embed_slides(
-                [plan],
-                lambda plan: open_session(plan, store, encoder, options),
+                [plan_slide(row, store, recipe, MPPS, overwrite=False) for row in rows],
+                lambda plan: open_session(plan, store, encoder, options, resizer=resizer),
                 encoder,
                 workers,
                 on_slide_start=lambda session: None,
@@ -259,7 +282,7 @@ class Bench:
             **self._arithmetic(encoder.spec.name, rate),
         }
 
-    def _read(self, workers: int, spots: int) -> Figures:
+    def _read(self, workers: int, spots: int, resample: str) -> Figures:
         xy, px = spots_on_grid(spots, SIDE, SIDE), 224
         pinned = self.device == "cuda"
         began = time.perf_counter()
@@ -268,10 +291,13 @@ class Bench:
         options = ExtractOptions(workers=workers)
         step = min(self.scale.batch, STEP)
         plan = plan_reading(slide.levels, xy, MPP, px, wanted, step, options.step_bytes)
-        reader = WindowReader(slide, plan, options.cache_bytes(plan.most_tiles * plan.tile_bytes))
+        cache_bytes, resizer = options.cache_bytes(plan.most_tiles * plan.tile_bytes), self.resizer(resample)
+        reader = WindowReader(slide, plan, cache_bytes, resizer)
 
         def read(step: int) -> int:
             shape = (int(np.diff(plan.step_windows)[step]), px, px, 3)
+            if resizer is not None:
+                return len(reader.read(step, torch.empty(shape, dtype=torch.uint8, device=self.device)))
             return len(reader.read(step, torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy()))
 
         count = 0
@@ -405,20 +431,27 @@ def run_extract(record: Record, device: str, folder: Path) -> None:
     prepare_slide(folder)
     most, *fewer = scale.workers
     record.measure("matrix products, bf16", bench.matrix_rate)
+    record.measure("windows resized on the device", bench.trial)
     record.measure("uni: build", lambda: bench.built("uni", "bf16"))
-    record.measure(f"uni: extract, {most} workers", lambda: bench.extraction("uni", most))
     record.measure("uni: forward", lambda: bench.forward("uni"))
-    record.measure(f"uni: a whole slide, {most} workers", lambda: bench.whole_slide("uni", most))
-    record.measure(f"read, {most} workers", lambda: bench.reading(most))
-    for workers in fewer:
-        record.measure(f"uni: extract, {workers} workers", lambda w=workers: bench.extraction("uni", w))
+    for workers in scale.workers:
+        record.measure(f"read, {workers} workers", lambda w=workers: bench.reading(w))
+    for workers, slides in ((most, 1), (fewer[-1], 1), (most, 3)):
+        record.measure(
+            f"uni: {slides} whole, {workers} workers",
+            lambda w=workers, n=slides: bench.whole_slides("uni", w, slides=n),
+        )
     record.measure(
-        f"uni: extract, {most} workers, kernel by kernel", lambda: bench.extraction("uni", most, graphs=False)
+        f"uni: 1 whole, {most} workers, resized on the CPU", lambda: bench.whole_slides("uni", most, "cpu")
     )
-    record.measure("uni: kernels", lambda: bench.kernels("uni"))
+    record.measure(f"read, {most} workers, resized on the CPU", lambda: bench.reading(most, "cpu"))
+    record.measure("uni compiled: build", lambda: bench.built("uni", "bf16", compiled=True), 25.0)
+    record.measure(
+        f"uni compiled: 1 whole, {most} workers", lambda: bench.whole_slides("uni", most, compiled=True), 12.0
+    )
+    record.measure("uni compiled: forward", lambda: bench.forward("uni", compiled=True), 4.0)
+    record.measure("uni: kernels", lambda: bench.kernels("uni"), 3.0)
     record.measure("lunit-vits16: parity", lambda: bench.parity("lunit-vits16", scale.parity), 8.0)
-    for workers in fewer:
-        record.measure(f"read, {workers} workers", lambda w=workers: bench.reading(w), 8.0)
     record.measure("uni2-h: build", lambda: bench.built("uni2-h", "bf16"), 25.0)
     record.measure(f"uni2-h: extract, {most} workers", lambda: bench.extraction("uni2-h", most), 10.0)
     record.measure(
@@ -427,9 +460,6 @@ def run_extract(record: Record, device: str, folder: Path) -> None:
         10.0,
     )
     record.measure("uni2-h: forward", lambda: bench.forward("uni2-h"), 5.0)
-    record.measure("uni compiled: build", lambda: bench.built("uni", "bf16", compiled=True), 20.0)
-    record.measure(f"uni compiled: extract, {most} workers", lambda: bench.extraction("uni", most, True), 5.0)
-    record.measure("uni compiled: forward", lambda: bench.forward("uni", compiled=True), 4.0)
     record.measure("uni compiled: kernels", lambda: bench.kernels("uni", compiled=True), 4.0)
     record.measure("uni: parity", lambda: bench.parity("uni", scale.reference), 25.0)
 

@@ -64,6 +64,9 @@ def extract(
             " what keeps all workers busy, from 256 to an eighth of the free memory).",
         ),
     ] = None,
+    resample: Annotated[
+        str, typer.Option(help="Where windows are resized: auto (a GPU, if its pixels are the same) or cpu.")
+    ] = "auto",
     chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
     overwrite: Annotated[
         bool,
@@ -116,6 +119,7 @@ def extract(
             compile=compiled,
             workers=workers,
             cache_mb=cache_mb,
+            resample=resample,
             chunk=chunk,
             overwrite=overwrite,
             tissue_min=tissue_min,

@@ -122,6 +122,7 @@ def embed(
     compile: bool = False,
     workers: int | None = None,
     cache_mb: int | None = None,
+    resample: str = "auto",
     chunk: int = 1024,
     overwrite: bool = False,
     tissue_min: float = 0.0,
@@ -171,6 +172,9 @@ def embed(
     cache_mb
         Memory for the decoded tiles of one slide, in MiB; up to three slides are in progress at once. None:
         what keeps all workers busy, from 256 to an eighth of the free memory.
+    resample
+        Where windows are resized: ``auto``, on the GPU that embeds them if it makes the same pixels, to the
+        bit; or ``cpu``.
     chunk
         Rows of a chunk of the store.
     overwrite
@@ -234,7 +238,11 @@ def embed(
         tokens,
         trust_remote_code,
     )
-    options = ExtractOptions(batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge)
+    if resample not in ("auto", "cpu"):
+        raise RequestError(f"--resample {printable(resample)} is not known; give auto or cpu.")
+    options = ExtractOptions(
+        batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge, resample
+    )
     with show_progress(progress) as display, stop_on_signals() as stop:
         display(f"preparing {spec.name}")
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import DeviceError, StoppedError, counted, first_line, printable
 from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.windows import Pixels
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class _Batch(Generic[Tag]):
     """
 
     tag: Tag
-    windows: NDArray[np.uint8]
+    windows: Pixels
     parts: list[torch.Tensor] = field(default_factory=list)
     began: Any = None
     ended: Any = None
@@ -92,15 +93,31 @@ class DeviceQueue(Generic[Tag]):
         """Whether a batch should be taken before the next is put."""
         return len(self._under_way) >= (_UNDER_WAY if self._cuda else 1)
 
-    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for windows, from which they can be copied to the device."""
+    def allocate(self, shape: tuple[int, ...], on_device: bool = False) -> Pixels:
+        """Memory for windows: on the device, or such from which they can be copied to it.
+
+        Raises
+        ------
+        DeviceError
+            If the device has too little.
+        """
         import torch
 
+        if on_device:
+            try:
+                # Not of the computing stream, whose freed memory its own kernels may still be using.
+                with torch.cuda.stream(self._copies):
+                    return torch.empty(shape, dtype=torch.uint8, device=self._device)
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"{self._device} has too little memory for windows; free some, or run the same command"
+                    " again with --resample cpu or a smaller --batch-size."
+                ) from error
         array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda).numpy()
         return array
 
-    def put(self, windows: NDArray[np.uint8], tag: Tag) -> None:
-        """Embed windows (b, px, px, 3) uint8.
+    def put(self, windows: Pixels, tag: Tag) -> None:
+        """Embed windows (b, px, px, 3) uint8, which are all there.
 
         Raises
         ------
@@ -146,7 +163,7 @@ class DeviceQueue(Generic[Tag]):
         embeddings: NDArray[np.float32] = torch.cat(batch.parts).numpy()
         return batch.tag, embeddings
 
-    def _launch(self, windows: NDArray[np.uint8], tag: Tag) -> _Batch[Tag]:
+    def _launch(self, windows: Pixels, tag: Tag) -> _Batch[Tag]:
         import torch
 
         batch = _Batch(tag, windows)
@@ -185,14 +202,14 @@ class DeviceQueue(Generic[Tag]):
             self.recorded = StepGraph.record(self._encoder, pixels, embedded)
         return embedded
 
-    def _upload(self, windows: NDArray[np.uint8]) -> torch.Tensor:
+    def _upload(self, windows: Pixels) -> torch.Tensor:
         import torch
 
-        host = torch.from_numpy(windows)
+        host = windows if isinstance(windows, torch.Tensor) else torch.from_numpy(windows)
         if self._copies is None:
             return host.to(self._device)
         with torch.cuda.stream(self._copies):
-            pixels = host.to(self._device, non_blocking=True)
+            pixels = host.to(self._device, non_blocking=True)  # itself, where it is there already
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._copies)
         # The memory is the copying stream's; it may not be given away before the computing one is done.

@@ -38,7 +38,7 @@ from mmap_st.extract.store import (
     is_nonempty,
     lost_slides,
 )
-from mmap_st.extract.windows import mpp_key
+from mmap_st.extract.windows import DeviceResizer, mpp_key
 from mmap_st.progress import Progress, Silent
 
 _LOG = logging.getLogger(__name__)
@@ -220,9 +220,10 @@ def _embed(
         progress.advance(windows)
         progress.show_details(current[0].telemetry.shares())
 
+    resizer = DeviceResizer.of(encoder.device) if plans and options.resample == "auto" else None
     return embed_slides(
         plans,
-        lambda plan: open_session(plan, store, encoder, options, stop),
+        lambda plan: open_session(plan, store, encoder, options, stop, resizer),
         encoder,
         options.threads,
         on_slide_start=on_slide_start,

@@ -25,7 +25,7 @@ from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.plan import SlidePlan
 from mmap_st.extract.engine.session import Outcome, SlideSession
-from mmap_st.extract.windows import Windows
+from mmap_st.extract.windows import Pixels, Windows
 
 _WAITING_BATCHES = 8
 
@@ -140,7 +140,7 @@ class Reading:
         Windows of each step.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     steps: tuple[Future[Windows], ...]
 
     def result(self, stop: Callable[[], bool]) -> Windows:
@@ -162,7 +162,7 @@ class Reading:
                 step.exception()
 
 
-Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
+Allocate = Callable[[tuple[int, int, int, int], bool], Pixels]
 Opener = Callable[[SlidePlan], SlideSession]
 #: A slide that could not be opened; windows that are being read; or, without windows, the end of a slide.
 Item = Outcome | tuple[SlideSession, Reading | None]
@@ -178,7 +178,7 @@ class Prefetcher:
     threads
         Number of reading threads; batches with this many steps and two more are in flight at a time.
     allocate
-        Gives memory for windows.
+        Gives memory for windows of a shape, on the device or not.
     stop
         Asked while waiting; True ends the waiting.
     """
@@ -254,7 +254,8 @@ class Prefetcher:
     def _read(self, session: SlideSession, batch: range) -> Reading:
         plan = session.reading
         start, stop = plan.step_windows[batch.start], plan.step_windows[batch.stop]
-        pixels = self._allocate((int(stop - start), plan.input_px, plan.input_px, 3))
+        shape = (int(stop - start), plan.input_px, plan.input_px, 3)
+        pixels = self._allocate(shape, session.reader.on_device)
         steps = []
         for step in batch:
             part = pixels[plan.step_windows[step] - start : plan.step_windows[step + 1] - start]

@@ -351,6 +351,9 @@ class ExtractOptions:
         Take spots also where they would plainly fit the tissue better turned, mirrored or scaled.
     enlarge
         Make windows also where they are enlarged more than 4 times from the pixels of the slide.
+    resample
+        Where windows are resized: ``auto``, on the GPU that embeds them where it makes the same pixels to the
+        bit, else on the CPU; or ``cpu``.
     """
 
     batch_size: int | None = None
@@ -361,6 +364,7 @@ class ExtractOptions:
     tissue_min: float = 0.0
     unchecked: bool = False
     enlarge: bool = False
+    resample: str = "auto"
 
     @property
     def threads(self) -> int:

@@ -32,6 +32,7 @@ from mmap_st.extract.store import (
     write_telemetry,
 )
 from mmap_st.extract.windows import (
+    DeviceResizer,
     ReadPlan,
     WindowReader,
     mpp_key,
@@ -238,8 +239,14 @@ def open_session(
     encoder: Encoder,
     options: ExtractOptions,
     stop: Callable[[], bool] = lambda: False,
+    resizer: DeviceResizer | None = None,
 ) -> SlideSession:
     """Lock a slide, open it, and find what of it is still to be read.
+
+    Parameters
+    ----------
+    resizer
+        Resizes windows on the encoder's GPU where that has the memory; None: the CPU does.
 
     Raises
     ------
@@ -285,7 +292,10 @@ def open_session(
         )
         _LOG.info("slide %s: %s", printable(plan.info.name), reading)
         tiles_bytes = reading.most_tiles * reading.tile_bytes
-        reader = WindowReader(slide, reading, options.cache_bytes(tiles_bytes, reading.bytes_to_decode_once))
+        cache_bytes = options.cache_bytes(tiles_bytes, reading.bytes_to_decode_once)
+        if resizer is not None and not resizer.suits(reading, options.threads):
+            resizer = None
+        reader = WindowReader(slide, reading, cache_bytes, resizer)
         resources.callback(reader.close)
         return SlideSession(
             plan=plan,

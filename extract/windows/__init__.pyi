@@ -2,6 +2,8 @@ __all__ = [
     "FILL",
     "MOST_ENLARGED",
     "RESAMPLING",
+    "DeviceResizer",
+    "Pixels",
     "ReadPlan",
     "WindowReader",
     "Windows",
@@ -13,6 +15,7 @@ __all__ = [
     "window_boxes",
 ]
 
+from .device_resizing import DeviceResizer
 from .geometry import (
     MOST_ENLARGED,
     canonical_mpp,
@@ -23,3 +26,4 @@ from .geometry import (
 )
 from .read_plan import ReadPlan, plan_reading
 from .reader import FILL, RESAMPLING, WindowReader, Windows
+from .resizing import Pixels

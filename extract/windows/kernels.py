@@ -78,6 +78,34 @@ def _weights(
 
 
 @_compiled
+def fill_filters(
+    regions: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    first: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    taps: NDArray[np.int64],
+) -> None:
+    """Fill in what makes windows of regions, across and down, as `resample_windows` does itself.
+
+    Parameters
+    ----------
+    regions, boxes
+        (k, 4), see `resample_windows`.
+    first
+        (k, 2, px) first pixel of the region that each pixel of the window is made of.
+    weights
+        (k, 2, px, taps) of it and of those that follow.
+    taps
+        (k, 2) how many.
+    """
+    px = first.shape[2]
+    for i in range(len(regions)):
+        for axis in range(2):
+            start, end = boxes[i, axis] - regions[i, axis], boxes[i, axis + 2] - regions[i, axis]
+            taps[i, axis] = _weights(start, end, px, first[i, axis], weights[i, axis])
+
+
+@_compiled
 def _turn(lines: NDArray[np.uint8], turned: NDArray[np.uint8]) -> None:
     """Write (a, b, 3) into the first part of (b or more, a or more, 3), the first two axes swapped.
 

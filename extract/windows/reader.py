@@ -13,6 +13,7 @@ from mmap_st.errors import RegionError
 from mmap_st.extract.slides import Slide
 from mmap_st.extract.windows.geometry import boxes_at_level, filter_regions, level_for
 from mmap_st.extract.windows.read_plan import ReadPlan
+from mmap_st.extract.windows.resizing import CpuResizer, LevelWindows, Pixels, Resizer
 from mmap_st.extract.windows.tile_cache import TileCache
 
 
@@ -30,7 +31,7 @@ class Windows:
         (b,) magnification and spot of each, as in the plan.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     readable: NDArray[np.bool_]
     source_of: NDArray[np.int32]
     row_of: NDArray[np.int64]
@@ -39,7 +40,7 @@ class Windows:
         return len(self.row_of)
 
     @staticmethod
-    def joined(parts: Sequence[Windows], pixels: NDArray[np.uint8]) -> Windows:
+    def joined(parts: Sequence[Windows], pixels: Pixels) -> Windows:
         """One batch of several, whose pixels lie one after the other in `pixels`."""
         return Windows(
             pixels,
@@ -64,10 +65,21 @@ class WindowReader:
         Of that slide.
     cache_bytes
         Memory for decoded tiles; more is taken where one step alone needs more.
+    resizer
+        Makes windows of them; None: the CPU does.
+
+    Attributes
+    ----------
+    on_device
+        Whether windows are made in the memory of a GPU; `read` must be given it.
     """
 
-    def __init__(self, slide: Slide, plan: ReadPlan, cache_bytes: int) -> None:
+    def __init__(
+        self, slide: Slide, plan: ReadPlan, cache_bytes: int, resizer: Resizer | None = None
+    ) -> None:
         self._slide, self._plan = slide, plan
+        self._resizer = resizer or CpuResizer()
+        self.on_device = self._resizer.on_device
         self._cache = TileCache(plan, cache_bytes // max(plan.tile_bytes, 1), self._decode)
         self._numbers = {level: self._numbers_of(level) for level in {s.level for s in plan.sources}}
 
@@ -80,7 +92,7 @@ class WindowReader:
         """Blocks decoded so far, those decoded again counted again; of most slides, tiles."""
         return self._cache.decoded
 
-    def read(self, step: int, out: NDArray[np.uint8] | None = None) -> Windows:
+    def read(self, step: int, out: Pixels | None = None) -> Windows:
         """Read the windows of one step.
 
         Parameters
@@ -95,8 +107,6 @@ class WindowReader:
         ImageError
             If the slide cannot be decoded at all.
         """
-        from mmap_st.extract.windows.kernels import resample_windows  # numba takes its time
-
         plan = self._plan
         part = slice(plan.step_windows[step], plan.step_windows[step + 1])
         source_of, row_of = plan.source_of[part], plan.row_of[part]
@@ -105,7 +115,8 @@ class WindowReader:
         readable = np.ones(len(row_of), np.bool_)
         whole = self._cache.acquire(step)
         try:
-            tiles = plan.tiles[plan.needed[plan.step_tiles[step] : plan.step_tiles[step + 1]]]
+            needed = plan.needed[plan.step_tiles[step] : plan.step_tiles[step + 1]]
+            tiles, parts = plan.tiles[needed], []
             for number, source in enumerate(plan.sources):
                 places = np.flatnonzero(source_of == number)
                 regions = source.regions[row_of[places]]
@@ -114,21 +125,15 @@ class WindowReader:
                 readable[places] = ~_touch(regions, damaged, tile)
                 places = places[readable[places]]
                 if len(places):
-                    rows = row_of[places]
-                    resample_windows(
-                        self._cache.arena,
-                        self._cache.slot_of,
-                        self._numbers[source.level],
-                        plan.levels[source.level].size,
-                        tile,
-                        source.regions[rows],
-                        source.boxes[rows],
-                        places,
-                        pixels,
-                    )
+                    rows, level = row_of[places], plan.levels[source.level]
+                    numbers = self._numbers[source.level]
+                    regions, boxes = source.regions[rows], source.boxes[rows]
+                    parts.append(LevelWindows(numbers, level.size, tile, regions, boxes, places))
+            self._resizer.resize(self._cache.arena, self._cache.slot_of, needed, parts, pixels)
         finally:
             self._cache.release(step)
-        pixels[~readable] = 255
+        if not readable.all():
+            self._resizer.whiten(np.flatnonzero(~readable), pixels)
         return Windows(pixels, readable, source_of, row_of)
 
     def _decode(self, numbers: Sequence[int], slots: Sequence[NDArray[np.uint8]]) -> None:

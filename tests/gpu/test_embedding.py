@@ -211,7 +211,9 @@ def test_a_compiled_network_gives_the_same(windows, record_property, precision: 
     assert np.array_equal(embedded(queue, [part])[0], compiled.embed(part))
 
 
-def extracted(slide: Path, store: Path, device: str, **request) -> FeatureStore:
+def extracted(
+    slide: Path, store: Path, device: str, resample: str = "auto", workers: int = 4, **request
+) -> FeatureStore:
     row = CohortSlide(
         "S", image=slide, spots=slide.parent / "spots.csv", reader="table", mpp=0.25, mpp_from="cohort"
     )
@@ -220,7 +222,7 @@ def extracted(slide: Path, store: Path, device: str, **request) -> FeatureStore:
         store,
         EncoderRequest(VIT, random_weights=True, device=device, **request),
         (0.5, 1.0),
-        ExtractOptions(None if device == "cpu" else 16, 4),
+        ExtractOptions(None if device == "cpu" else 16, workers, resample=resample),
     )
     assert not report.failed
     assert report.telemetry.device_s > 0
@@ -243,3 +245,19 @@ def test_an_extraction_gives_the_store_of_a_cpu(tmp_path: Path, pyramid, record_
         # The store keeps float16: what differs in the last bit of a float32 may round to its neighbour there.
         assert relative(found, exact) < max(MOST[precision], 2**-11)
         assert (np.abs(found - exact).max() > 0) == (CUDA or precision == "bf16")
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_windows_are_the_same_wherever_they_are_resized(
+    tmp_path: Path, pyramid, record_property, workers: int, caplog
+) -> None:
+    slide = pyramid(tmp_path / "S.tif", spots=100 if CUDA else 6)
+    with caplog.at_level("INFO", "mmap_st"):
+        here, there = (
+            embeddings(extracted(slide, tmp_path / f"{where}.zarr", DEVICE, where, workers, precision="fp32"))
+            for where in ("auto", "cpu")
+        )
+    on_cpu = [line for line in caplog.messages if "resized on the CPU" in line]
+    record_property("resized on the CPU", "; ".join(on_cpu))
+    assert not on_cpu
+    assert np.array_equal(here, there)

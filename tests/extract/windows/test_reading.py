@@ -1,11 +1,15 @@
 """Reading by plan: the pixels are those of one region at a time, and each tile is decoded about once."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,9 +17,10 @@ from PIL import Image
 from mmap_st.errors import ImageError, RegionError
 from mmap_st.extract.slides.formats.pixels import Level, Pyramid, levels_of, on_white, pasted
 from mmap_st.extract.slides.slide import open_slide
+from mmap_st.extract.windows.device_resizing import DeviceResizer, _makes_the_same
 from mmap_st.extract.windows.geometry import hilbert_distance, hilbert_order, window_boxes
 from mmap_st.extract.windows.read_plan import NEVER, ReadPlan, plan_reading
-from mmap_st.extract.windows.reader import WindowReader, read_window
+from mmap_st.extract.windows.reader import WindowReader, Windows, read_window
 from mmap_st.extract.windows.tile_cache import TileCache
 
 
@@ -55,12 +60,23 @@ def plan_of(slide, xy, mpps, input_px=32, source_mpp=1.0, step=8) -> ReadPlan:
     return plan_reading(slide.levels, xy, source_mpp, input_px, everything, step)
 
 
-def check_equals_reference(slide, xy, mpps, input_px, source_mpp, *, cache_bytes=1 << 20, step=8) -> None:
+def read_step(reader: WindowReader, plan: ReadPlan, step: int) -> Windows:
+    """Windows of a step, from wherever they are made."""
+    if not reader.on_device:
+        return reader.read(step)
+    count = int(np.diff(plan.step_windows)[step])
+    out = torch.zeros((count, plan.input_px, plan.input_px, 3), dtype=torch.uint8)
+    return replace(reader.read(step, out), pixels=out.numpy())
+
+
+def check_equals_reference(
+    slide, xy, mpps, input_px, source_mpp, *, cache_bytes=1 << 20, step=8, resizer=None
+) -> None:
     plan = plan_of(slide, xy, mpps, input_px, source_mpp, step)
-    reader = WindowReader(slide, plan, cache_bytes)
+    reader = WindowReader(slide, plan, cache_bytes, resizer)
     seen = set()
     for number in range(len(plan)):
-        windows = reader.read(number)
+        windows = read_step(reader, plan, number)
         assert windows.readable.all()
         for pixels, source, row in zip(windows.pixels, windows.source_of, windows.row_of, strict=True):
             mpp = plan.sources[source].mpp
@@ -80,6 +96,76 @@ def check_equals_reference(slide, xy, mpps, input_px, source_mpp, *, cache_bytes
 @settings(max_examples=60)
 def test_any_window_is_pillows_to_the_bit(size, tile, xy, input_px, mpps) -> None:
     check_equals_reference(Picture(*size, tile), xy, sorted(mpps), input_px, 1.0)
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> Iterator[DeviceResizer]:
+    """Windows made by the kernels of a GPU, which Triton interprets here, one after the other."""
+    pytest.importorskip("triton", reason="torch comes without Triton here")
+    name = "mmap_st.extract.windows.triton_kernels"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, name, raising=False)
+        yield DeviceResizer(torch.device("cpu"))
+        sys.modules.pop(name, None)
+
+
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    tile=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    xy=st.lists(st.tuples(st.floats(-80, 170), st.floats(-80, 170)), min_size=1, max_size=2),
+    input_px=st.sampled_from([1, 5, 8]),
+    mpps=st.sets(st.floats(0.3, 9.0).map(lambda mpp: round(mpp, 4)), min_size=1, max_size=2),
+)
+@settings(max_examples=12, deadline=None)
+def test_a_gpus_kernels_make_the_same_windows(interpreted, size, tile, xy, input_px, mpps) -> None:
+    check_equals_reference(Picture(*size, tile), xy, sorted(mpps), input_px, 1.0, resizer=interpreted)
+
+
+def test_a_gpu_makes_few_windows_at_a_time_where_they_are_large(interpreted, monkeypatch) -> None:
+    monkeypatch.setattr("mmap_st.extract.windows.device_resizing._NARROWED_BYTES", 1500)
+    slide, xy = Picture(60, 50, (16, 24), (1, 2, 4)), [(30.5, 25.25), (10.0, 49.0), (55.0, 5.0)]
+    check_equals_reference(slide, xy, (1.0, 13.0, 24.0), 4, 1.0, resizer=interpreted)
+
+
+def test_a_gpu_leaves_windows_over_a_damaged_tile_white(interpreted) -> None:
+    slide = Picture(40, 40, (20, 20))
+    slide.damaged = {(0, 1, 1)}
+    plan = plan_of(slide, [(5.0, 5.0), (30.0, 30.0), (30.0, 6.0)], (1.0,), input_px=6)
+    windows = read_step(WindowReader(slide, plan, 1 << 20, interpreted), plan, 0)
+    damaged = windows.row_of == 1
+    assert windows.readable.tolist() == (~damaged).tolist()
+    assert (windows.pixels[damaged] == 255).all()
+    assert (windows.pixels[~damaged] != 255).any(axis=(1, 2, 3)).all()
+
+
+def test_a_gpu_that_makes_other_pixels_is_not_used(interpreted, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(DeviceResizer, "__init__", lambda self, device: None)
+    for instead, reason in (
+        (lambda resizer: False, "it gives other pixels"),
+        (lambda resizer: 1 / 0, "ZeroDivisionError"),
+    ):
+        monkeypatch.setattr("mmap_st.extract.windows.device_resizing._makes_the_same", instead)
+        with caplog.at_level("INFO", "mmap_st"):
+            assert DeviceResizer.of("cuda:3") is None
+        assert "windows are resized on the CPU, not on cuda:3" in caplog.text
+        assert reason in caplog.text
+    monkeypatch.setattr("mmap_st.extract.windows.device_resizing._makes_the_same", lambda resizer: True)
+    assert isinstance(DeviceResizer.of("cuda"), DeviceResizer)
+    assert DeviceResizer.of("cpu") is None
+    assert DeviceResizer.of("mps") is None
+
+
+def test_the_trial_of_a_gpu_sees_one_wrong_pixel(interpreted, monkeypatch) -> None:
+    assert _makes_the_same(interpreted)
+    resize = DeviceResizer.resize
+
+    def wrong(self, *arguments) -> None:
+        resize(self, *arguments)
+        arguments[-1][0, 3, 3, 1] ^= 1
+
+    monkeypatch.setattr(DeviceResizer, "resize", wrong)
+    assert not _makes_the_same(interpreted)
 
 
 def test_windows_beside_the_picture_are_white_though_no_tile_is_held_for_them() -> None:

@@ -1,8 +1,6 @@
 """Reading by plan: the pixels are those of one region at a time, and each tile is decoded about once."""
 
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -96,18 +94,6 @@ def check_equals_reference(
 @settings(max_examples=60)
 def test_any_window_is_pillows_to_the_bit(size, tile, xy, input_px, mpps) -> None:
     check_equals_reference(Picture(*size, tile), xy, sorted(mpps), input_px, 1.0)
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> Iterator[DeviceResizer]:
-    """Windows made by the kernels of a GPU, which Triton interprets here, one after the other."""
-    pytest.importorskip("triton", reason="torch comes without Triton here")
-    name = "mmap_st.extract.windows.triton_kernels"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        patch.delitem(sys.modules, name, raising=False)
-        yield DeviceResizer(torch.device("cpu"))
-        sys.modules.pop(name, None)
 
 
 @given(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import DeviceError, first_line, printable
+from mmap_st.extract.slides import free_memory
 from mmap_st.extract.windows.geometry import filter_regions
 from mmap_st.extract.windows.read_plan import ReadPlan
 from mmap_st.extract.windows.resizing import CpuResizer, LevelWindows, Pixels
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
-#: Of the GPU's free memory, resizing takes at most one part in this many.
+#: Of the free memory, the GPU's and the machine's, resizing takes at most one part in this many.
 _SHARE_OF_MEMORY = 4
 #: Bytes that the pass across makes at a time, of each thread; one window may take more.
 _NARROWED_BYTES = 32 << 20
@@ -219,12 +220,14 @@ class DeviceResizer:
         return None
 
     def suits(self, plan: ReadPlan, threads: int) -> bool:
-        """Whether the GPU has memory for what that many threads hold there of a slide."""
+        """Whether there is memory for what that many threads hold of a slide, on the GPU and to copy from."""
         import torch
 
         tiles = (plan.most_tiles + 1) * plan.tile_bytes
         free = int(torch.cuda.mem_get_info(self.device)[0])
-        return threads * (tiles + 2 * _NARROWED_BYTES) <= free // _SHARE_OF_MEMORY
+        fits = threads * (tiles + 2 * _NARROWED_BYTES) <= free // _SHARE_OF_MEMORY
+        # There, memory is taken in powers of two.
+        return fits and 2 * threads * tiles <= free_memory() // _SHARE_OF_MEMORY
 
     def resize(
         self,

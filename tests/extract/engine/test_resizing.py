@@ -61,15 +61,23 @@ def test_a_device_with_little_memory_leaves_it_to_the_cpu(
 
 
 @pytest.mark.parametrize(
-    ("free", "threads", "suits"), [(1 << 30, 2, True), (1 << 30, 9, False), (0, 1, False)]
+    ("free", "here", "threads", "suits"),
+    [
+        (1 << 30, 1 << 30, 2, True),
+        (1 << 30, 1 << 34, 9, False),
+        (1 << 34, 1 << 30, 6, False),
+        (1 << 34, 1 << 34, 6, True),
+        (0, 1 << 34, 1, False),
+    ],
 )
 def test_memory_that_threads_take_is_known_before(
-    interpreted, monkeypatch, free: int, threads: int, suits: bool
+    interpreted, monkeypatch, free: int, here: int, threads: int, suits: bool
 ) -> None:
     class Plan:
         most_tiles, tile_bytes = 99, 1 << 18
 
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 1 << 40))
+    monkeypatch.setattr("mmap_st.extract.windows.device_resizing.free_memory", lambda: here)
     assert interpreted.suits(Plan(), threads) == suits
 
 

@@ -17,6 +17,8 @@ from mmap_st.extract.store import Embeddings
 
 # Ranks are among at most this many spots of a slide, evenly spaced: more hardly change them.
 _MOST_SPOTS = 1_024
+# Numbers that are transformed at a time: float64 copies of a block of rows would be most of a fit's memory.
+_MOST_NUMBERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,19 @@ class NormalScores:
 
     def transform(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """(k, M, d) float32 scores of embeddings, or of candidates, of the same slide."""
-        found = np.zeros((len(self.values), len(embedding)))
-        if self.values.size:
+        flat = embedding.reshape(len(embedding), len(self.values))
+        found = np.zeros(flat.shape, np.float32)
+        at_a_time = max(1, _MOST_NUMBERS // max(len(flat), 1))
+        for start in range(0, len(self.values) if self.values.size else 0, at_a_time):
             # Features as rows, each in ascending order, on which `interp` is several times as fast.
-            columns = np.ascontiguousarray(embedding.reshape(len(embedding), -1).T, np.float64)
+            columns = np.ascontiguousarray(flat[:, start : start + at_a_time].T, np.float64)
             order = np.argsort(columns, axis=1)
-            columns = np.take_along_axis(columns, order, axis=1)
-            for number, column in enumerate(columns):
-                found[number, order[number]] = np.interp(column, self.values[number], self.scores[number])
-        return np.ascontiguousarray(found.T, np.float32).reshape(embedding.shape)
+            ascending = np.take_along_axis(columns, order, axis=1)
+            for number, column in enumerate(ascending):
+                values, scores = self.values[start + number], self.scores[start + number]
+                columns[number, order[number]] = np.interp(column, values, scores)
+            found[:, start : start + at_a_time] = columns.T
+        return found.reshape(embedding.shape)
 
 
 def fit_normal_scores(embedding: Embeddings, valid: NDArray[np.bool_]) -> NormalScores:

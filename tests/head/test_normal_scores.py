@@ -1,5 +1,7 @@
 """Embeddings as normal scores of their ranks within a slide."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,3 +54,16 @@ def test_ranks_of_a_large_slide_are_among_some_of_its_spots() -> None:
     assert scores.values.shape[1] <= 1_024
     exact = norm.ppf((rankdata(embedding, axis=0) - 0.5) / 5_000)
     assert np.sqrt(((scores.transform(embedding) - exact) ** 2).mean()) < 0.06
+
+
+def test_memory_is_for_some_features_at_a_time_and_changes_nothing(monkeypatch) -> None:
+    embedding = np.random.default_rng(0).normal(size=(1024, 2, 512)).astype(np.float32)
+    scaler = fit_normal_scores(embedding[:64], np.ones(64, np.bool_))
+    found = scaler.transform(embedding)
+    monkeypatch.setattr("mmap_st.head.normal_scores._MOST_NUMBERS", 3000)
+    tracemalloc.start()
+    assert np.array_equal(scaler.transform(embedding), found)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # What is returned, what compares it, and little else; whole copies in float64 would be several times as much.
+    assert peak < 1.5 * found.nbytes, (peak, found.nbytes)

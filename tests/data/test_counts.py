@@ -6,7 +6,13 @@ from hypothesis.extra.numpy import arrays
 
 from mmap_st.data.counts import make_counts
 from mmap_st.data.panel import choose_panel, target_moments
-from mmap_st.data.targets import LOG1P_COUNTS, LOG10_PANEL, LOG10_PANEL_SMOOTHED, targets_from_counts
+from mmap_st.data.targets import (
+    LOG1P_10K,
+    LOG1P_COUNTS,
+    LOG10_PANEL,
+    LOG10_PANEL_SMOOTHED,
+    targets_from_counts,
+)
 from mmap_st.errors import CountsError, PanelError
 
 TABLES = arrays(np.float32, (5, 4), elements=st.integers(0, 30).map(float))
@@ -25,6 +31,18 @@ def test_rows_and_columns_are_those_of_the_dense_table(table, ids, genes) -> Non
     assert present.tolist() == [g in GENES for g in genes]
     expected = [table[:, GENES.index(g)] if g in GENES else np.zeros(5) for g in genes]
     assert np.array_equal(columns.toarray(), np.array(expected).T)
+
+
+def test_indices_keep_32_bits_through_rows_columns_and_targets() -> None:
+    counts = make_counts(["a", "b", "c"], ["X", "Y", "Z"], np.arange(9, dtype=np.float32).reshape(3, 3))
+    chosen = counts.rows_of(["c", "a", "x"])
+    for matrix in (
+        counts.matrix,
+        chosen.matrix,
+        chosen.columns_of(["Z", "X"])[0],
+        targets_from_counts(chosen, ("Z", "X"), LOG1P_10K).values,
+    ):
+        assert (matrix.indices.dtype, matrix.indptr.dtype) == (np.int32, np.int32)
 
 
 @given(TABLES)

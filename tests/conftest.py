@@ -5,6 +5,7 @@ import gzip
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
@@ -244,12 +246,30 @@ def mmap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedP
     return run
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills, for whichever of the run's workers needs it first; all of them only read it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name
+    made = folder.with_suffix(".made")
+    with FileLock(folder.with_suffix(".lock")):
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five simulated sections, in the layout of her2st."""
-    root = tmp_path_factory.mktemp("simulated")
-    simulate_cohort(root, SimulationSettings(patients=5, size_um=1600.0, genes_per_kind=8), seed=3)
-    return root
+
+    def make(root: Path) -> None:
+        simulate_cohort(root, SimulationSettings(patients=5, size_um=1600.0, genes_per_kind=8), seed=3)
+
+    return made_once(tmp_path_factory, "simulated", make)
 
 
 @pytest.fixture(scope="session")
@@ -260,10 +280,14 @@ def cohort(simulated: Path) -> Cohort:
 @pytest.fixture(scope="session")
 def store(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """The simulated sections, embedded by a real encoder at two magnifications."""
-    path = tmp_path_factory.mktemp("store") / "features.zarr"
-    request = EncoderRequest(encoder_spec("efficientnet-lite0"))
-    report = extract_cohort(cohort, path, request, (0.5, 1.0))
-    assert not report.failed
+
+    def make(folder: Path) -> None:
+        request = EncoderRequest(encoder_spec("efficientnet-lite0"))
+        assert not extract_cohort(cohort, folder / "features.zarr", request, (0.5, 1.0)).failed
+
+    # Fits write prototypes into it: each worker has its own.
+    made = made_once(tmp_path_factory, "store", make)
+    path = shutil.copytree(made, tmp_path_factory.mktemp("store") / "own") / "features.zarr"
     return FeatureStore.open(path)
 
 
@@ -331,13 +355,21 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """See `Tiny`; made by the public functions."""
-    folder = tmp_path_factory.mktemp("tiny")
-    made = Tiny(folder / "her2st", folder / "features.zarr", folder / "run")
-    simulate_cohort(made.her2st, SimulationSettings(patients=3, size_um=900.0, genes_per_kind=4), seed=3)
-    cohort = mm.read_cohort(f"her2st:{made.her2st}")
-    store = mm.embed(cohort, made.store, encoder="efficientnet-lite0", mpp=[0.5, 1.0], progress=False)
-    mm.fit_head(
-        cohort, store, encoder="efficientnet-lite0", head="ridge", settings={"alpha": 1e4}, genes="mean:10",
-        test={"patient": "B"}, out=made.run, progress=False,
-    )  # fmt: skip
-    return made
+
+    def make(folder: Path) -> None:
+        her2st = folder / "her2st"
+        simulate_cohort(her2st, SimulationSettings(patients=3, size_um=900.0, genes_per_kind=4), seed=3)
+        cohort = mm.read_cohort(f"her2st:{her2st}")
+        store = mm.embed(
+            cohort, folder / "features.zarr", encoder="efficientnet-lite0", mpp=[0.5, 1.0], progress=False
+        )
+        mm.fit_head(
+            cohort, store, encoder="efficientnet-lite0", head="ridge", settings={"alpha": 1e4}, genes="mean:10",
+            test={"patient": "B"}, out=folder / "run", progress=False,
+        )  # fmt: skip
+
+    made = made_once(tmp_path_factory, "tiny", make)
+    own = shutil.copytree(
+        made, tmp_path_factory.mktemp("tiny") / "own", ignore=shutil.ignore_patterns("her2st")
+    )
+    return Tiny(made / "her2st", own / "features.zarr", own / "run")

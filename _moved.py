@@ -112,7 +112,7 @@ head.runs.fit <- head.fit
 head.runs.metrics_file <- head.run_metrics
 head.runs.prediction head.runs.prediction_files <- head.predictions head.predict
 head.runs.request <- head.protocols head.request
-head.runs.run_folder head.runs.saved_head <- head.run_folder
+head.runs.run_folder head.runs.saved_head head.runs.head_card <- head.run_folder
 head.scoring.metrics <- head.metrics head.comparison.regions
 head.scoring.statistics <- head.statistics
 head.scoring.uncertainty <- head.uncertainty
@@ -183,8 +183,12 @@ _NAMES: dict[str, dict[str, str]] = {
         name: f"head.runs.prediction_files:{name}"
         for name in ("INTERVAL", "MEASURED", "SPREAD", "UNS", "read_prediction")
     },
+    "head.runs.saved_head": {
+        name: f"head.runs.head_card:{name}"
+        for name in ("FORMAT_VERSION", "NormalisationCard", "PanelCard", "SplitCard")
+    },
     "head.run_folder": {
-        "FORMAT_VERSION": "head.runs.saved_head:FORMAT_VERSION",
+        "FORMAT_VERSION": "head.runs.head_card:FORMAT_VERSION",
         "begin_run_folder": "start_run_folder",
         "read_json": "head.scoring.results:read_json",
         "write_json": "head.scoring.results:write_json",

@@ -12,7 +12,7 @@ from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
     CohortArgument,
-    EncoderOption,
+    EncodersOption,
     FoldsOption,
     GeneSetOption,
     HeadOption,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def evaluate(
     cohort: CohortArgument,
     store: StoreArgument,
-    encoder: EncoderOption,
+    encoder: EncodersOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
     head: HeadOption = None,
     folds: FoldsOption = "patient",
@@ -93,6 +93,8 @@ def evaluate(
         console.warn(text)
     if report.skipped:
         console.say(f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not in the store)")
+    if "," in encoder:  # each lacks one or another of them
+        console.show_reasons("skipped", report.skipped)
     results.show_evaluation(report.metrics, evaluation.head)
     varied = len(report.ablations) > 1
     if varied:
@@ -109,6 +111,7 @@ def compare(
     store: StoreArgument,
     encoders: Annotated[str, typer.Option(help="Of the store, such as uni,virchow2.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
+    joined: Annotated[bool, typer.Option("--joined", help="All encoders in one head too.")] = False,
     heads: Annotated[
         str, typer.Option(help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.")
     ] = "mmap,ridge,mean",
@@ -143,6 +146,7 @@ def compare(
         store,
         encoders=encoders,
         out=out,
+        joined=joined,
         heads=heads,
         folds=folds,
         genes=genes,
@@ -168,6 +172,8 @@ def compare(
         console.say(
             f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not all encoders in the store)"
         )
+    if joined:
+        console.show_reasons("skipped", report.skipped)
     results.show_comparison(report.result)
     console.show_reasons("failed", report.failed)
     console.show_reasons("failed", report.failed_folds, "row and fold")

@@ -12,7 +12,7 @@ from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
     CohortArgument,
-    EncoderOption,
+    EncodersOption,
     GeneSetOption,
     HeadOption,
     MagnificationsOption,
@@ -33,7 +33,7 @@ from mmap_st.errors import counted
 def fit_head(
     cohort: CohortArgument,
     store: StoreArgument,
-    encoder: EncoderOption,
+    encoder: EncodersOption,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in RUN.")] = False,
     head: HeadOption = None,
@@ -80,6 +80,8 @@ def fit_head(
         console.warn(text)
     if report.skipped:
         console.say(f"{counted(len(report.skipped), 'slide')} skipped (no counts, or not in the store)")
+    if "," in encoder:  # each lacks one or another of them
+        console.show_reasons("skipped", report.skipped)
     results.show_metrics(report.metrics, trained.head)
     console.show_reasons("failed", report.failed)
     console.show_paths([out / METRICS] if report.metrics.test else [out])

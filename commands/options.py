@@ -19,6 +19,10 @@ EncoderOption = Annotated[
         "--encoder", help="An encoder (`mmap encoders`), timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION."
     ),
 ]
+EncodersOption = Annotated[
+    str,
+    typer.Option("--encoder", help="Of the store; or several, such as uni,virchow2, in one head."),
+]
 MagnificationsOption = Annotated[
     str | None, typer.Option("--magnifications", help="Such as 20,10,5; 20x is 0.5 um/px.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +20,15 @@ from mmap_st.data import (
     targets_from_counts,
 )
 from mmap_st.data.readers import read_counts
-from mmap_st.errors import CountsError, DamagedSlideError, HeadError, SlideError
-from mmap_st.extract.store import FeatureStore, StoredSlide, StoredTokens, note_unsealed
+from mmap_st.errors import CountsError, DamagedSlideError, HeadError, RequestError, SlideError, StoreError
+from mmap_st.extract.store import (
+    FeatureStore,
+    StoredSlide,
+    StoredTokens,
+    check_encoder,
+    common_magnifications,
+    note_unsealed,
+)
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
@@ -96,26 +104,94 @@ def read_cohort_counts(
 
     Parameters
     ----------
+    encoder
+        Name of an encoder in the store, or several with commas between them: a slide must have all.
     mpps
         Magnifications, at least one of which a slide must have; None: any.
     """
     found = CohortCounts()
+    encoders = encoders_of(encoder, store)
     for name in names:
         row = cohort[name]
         try:
             missing = "the cohort names no counts for it" if row.counts is None else None
-            missing = missing or missing_embedding_reason(store, name, encoder, mpps)
+            missing = missing or missing_embeddings_reason(store, name, encoders, mpps)
             if missing:
                 found.skipped[name] = missing
                 continue
             progress(f"reading counts of {name}")
             slide = store.slide(name)
-            slide.verify(encoder, mpps)
+            for one in encoders:
+                slide.verify(one, mpps)
             found.counts[name] = _counts_of_spots(row, slide.spot_ids())
         except SlideError as error:
             found.failed[name] = str(error)
-    note_unsealed(store, list(found.counts), encoder)
+    for one in encoders:
+        note_unsealed(store, list(found.counts), one)
     return found
+
+
+def encoders_of(names: str, store: FeatureStore) -> tuple[str, ...]:
+    """The encoders that a request names: one, or several with commas between them.
+
+    A name with a comma that the store has is that of one encoder.
+
+    Raises
+    ------
+    RequestError
+        If a name is empty, or there twice.
+    """
+    if "," not in names or _is_stored(names, store):
+        return (names,)
+    found = tuple(name.strip() for name in names.split(","))
+    if not all(found):
+        raise RequestError(f"--encoder {names}: a name is empty; give names with a comma between them.")
+    if len(set(found)) < len(found):
+        raise RequestError(f"--encoder {names}: name each encoder once.")
+    return found
+
+
+def _is_stored(encoder: str, store: FeatureStore) -> bool:
+    """Whether a slide has something of an encoder; whoever uses a damaged slide learns that it is."""
+    for name in store.slides:
+        with suppress(StoreError):
+            if store.slide(name).encoder_group(encoder) is not None:
+                return True
+    return False
+
+
+def check_encoders(store: FeatureStore, encoders: Sequence[str]) -> None:
+    """Refuse encoders that no slide of a store has, see `check_encoder`."""
+    for encoder in encoders:
+        check_encoder(store, encoder)
+
+
+def magnifications_of_all(
+    slides: Sequence[StoredSlide], encoders: Sequence[str], wanted: Sequence[float] | None
+) -> tuple[float, ...]:
+    """Magnifications that slides have for each of some encoders, finest first.
+
+    Raises
+    ------
+    RequestError
+        If there are none, or a wanted one is not complete.
+    """
+    first, *others = (common_magnifications(slides, encoder, wanted) for encoder in encoders)
+    found = tuple(mpp for mpp in first if all(mpp in other for other in others))
+    if not found:
+        raise RequestError(
+            f"no magnification is complete for all of {', '.join(encoders)} on every slide; extract what is"
+            " missing, or name fewer encoders."
+        )
+    return found
+
+
+def missing_embeddings_reason(
+    store: FeatureStore, name: str, encoders: Sequence[str], mpps: Sequence[float] | None
+) -> str | None:
+    """Why a slide has none of the requested embeddings of some of these encoders; None if it has all."""
+    reasons = (missing_embedding_reason(store, name, encoder, mpps) for encoder in encoders)
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or None
 
 
 def missing_embedding_reason(

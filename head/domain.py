@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +181,19 @@ class Strangeness:
     def far(self) -> bool:
         """Whether it is farther than any held-out training slide."""
         return self.slide_percentile >= 100
+
+
+def strangest(found: Sequence[Strangeness]) -> Strangeness:
+    """Of what several encoders say of one slide: the farthest for each spot, and that of the slide.
+
+    Distances of different encoders compare, since each is in units of its own held-out training slides.
+    """
+    worst = max(found, key=lambda one: (one.unlike, one.far, one.slide / one.limit))
+    return replace(
+        worst,
+        spots=np.fmax.reduce([one.spots for one in found]),
+        spot_percentile=np.fmax.reduce([one.spot_percentile for one in found]),
+    )
 
 
 def is_domain(name: str) -> bool:

@@ -191,6 +191,9 @@ class HeadSlide:
         are; None where the head does not need them.
     library
         (n,) float64, counts of each spot over all genes; None where they are not known.
+    others
+        The slide as further encoders see it, with the same spots and the same that are valid: embeddings,
+        candidates and tokens alone. Heads get one encoder's, see `by_encoder`.
     """
 
     name: str
@@ -204,6 +207,7 @@ class HeadSlide:
     selected: NDArray[np.bool_] | None = None
     tokens: Embeddings | None = None
     library: NDArray[np.float64] | None = None
+    others: tuple[HeadSlide, ...] = ()
 
     genes_lacking = old_attribute("genes_lacking", "missing_genes")
     standard = old_attribute("standard", "scaler")
@@ -268,9 +272,18 @@ class HeadSlide:
                 centre=None,
                 selected=None,
                 tokens=None if self.tokens is None else _at(self.tokens, number),
+                others=(),
             )
             for number in range(self.embedding.shape[1])
         )
+
+    @cached_property
+    def by_encoder(self) -> tuple[HeadSlide, ...]:
+        """The slide as each encoder alone sees it, with its targets; made once."""
+        if not self.others:
+            return (self,)
+        others = (replace(other, target=self.target, library=self.library) for other in self.others)
+        return replace(self, others=()), *others
 
     def rows(self, keep: NDArray[np.bool_]) -> HeadSlide:
         """Return the slide with the spots of this mask (n,) only; its candidates stay."""
@@ -285,6 +298,7 @@ class HeadSlide:
             selected=None if self.selected is None else self.selected[keep],
             tokens=None if self.tokens is None else _subset(self.tokens, kept),
             library=None if self.library is None else self.library[keep],
+            others=tuple(other.rows(keep) for other in self.others),
         )
 
 

@@ -24,7 +24,7 @@ from mmap_st.errors import (
     of_one_slide,
 )
 from mmap_st.extract.slides import open_slide
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.files import check_folder_out, file_name
 from mmap_st.head import prototype_settings
 from mmap_st.head.runs import (
@@ -159,8 +159,11 @@ def _draw_slide(
     figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
     written = [save_figure(figure, out / file_name(file.stem, "_maps.png"))]
     if store is not None:
-        figure = _prototypes_of(store, slide, _some_card(run))
-        written.append(save_figure(figure, out / file_name(file.stem, "_prototypes.png")))
+        cards = _some_card(run).by_encoder
+        for card in cards:
+            whose = f"_{encode_name(card.encoder_name)}" if len(cards) > 1 else ""
+            figure = _prototypes_of(store, slide, card)
+            written.append(save_figure(figure, out / file_name(file.stem + whose, "_prototypes.png")))
     return written
 
 
@@ -187,7 +190,7 @@ def _some_card(run: Path) -> HeadCard:
 
 
 def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figure:
-    """The prototype map of a predicted slide, with the candidates that its head sees."""
+    """The prototype map of a predicted slide, with the candidates that its head sees, of one encoder."""
     wanted = prototype_settings(built_in_settings(card), card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)

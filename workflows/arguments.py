@@ -17,11 +17,14 @@ from mmap_st.extract.encoders import EncoderSpec, encoder_spec
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import parse_magnifications
 from mmap_st.files import check_folder_out
+from mmap_st.plugins import split_reference
 
 #: An open feature store, or the path of one.
 StoreLike: TypeAlias = FeatureStore | str | Path
 #: An encoder by name, or its spec.
 EncoderLike: TypeAlias = str | EncoderSpec
+#: One encoder, or several in one head: ``"a,b"``, or a list.
+Encoders: TypeAlias = EncoderLike | Sequence[EncoderLike]
 #: Slides: ``{"slide": ["C2", "C3"]}``, ``{"patient": "B"}``, ``"slide=C2,C3"``, or a file of names.
 Where: TypeAlias = str | Path | Mapping[str, str | Sequence[str]]
 #: ``[40, 20]``, ``["40x", "20x"]``, ``"40,20"`` or one number.
@@ -62,6 +65,29 @@ def encoder_name(encoder: EncoderLike) -> str:
     if isinstance(encoder, EncoderSpec):
         return encoder.name
     return encoder_spec(encoder).name if ".py:" in encoder else encoder
+
+
+def encoder_names(encoder: Encoders) -> str:
+    """One encoder or several, as a store calls each, with commas between them.
+
+    Raises
+    ------
+    RequestError
+        If there are none.
+    """
+    if isinstance(encoder, EncoderSpec) or (isinstance(encoder, str) and not _names_files(encoder)):
+        return encoder_name(encoder)
+    names = encoder.split(",") if isinstance(encoder, str) else encoder
+    if not names:
+        raise RequestError("--encoder names nothing; give the name of an encoder, or several.")
+    return ",".join(encoder_name(name.strip() if isinstance(name, str) else name) for name in names)
+
+
+def _names_files(text: str) -> bool:
+    """Whether these are several encoders of which one is a file's: commas may be part of a file's path."""
+    path, function = split_reference(text)
+    one_file = path.is_file() and "," not in function
+    return "," in text and ".py:" in text and not one_file
 
 
 def mpps_of(magnifications: Scales | None, mpp: Scales | None) -> tuple[float, ...] | None:

@@ -26,13 +26,14 @@ from mmap_st.head.evaluation import compare as run_comparison
 from mmap_st.head.evaluation import evaluate as run_evaluation
 from mmap_st.head.runs import fit_request
 from mmap_st.workflows.arguments import (
-    EncoderLike,
+    Encoders,
     Genes,
     Names,
     Scales,
     Settings,
     StoreLike,
     encoder_name,
+    encoder_names,
     mpps_of,
     open_store,
     pairs_of,
@@ -126,7 +127,7 @@ def evaluate(
     cohort: CohortSource,
     store: StoreLike,
     *,
-    encoder: EncoderLike,
+    encoder: Encoders,
     out: str | Path,
     head: str | None = None,
     folds: str | Path = "patient",
@@ -196,7 +197,7 @@ def evaluate(
     """
     with panel_text(genes) as panel, show_progress(progress) as tell:
         fit = fit_request(
-            encoder_name(encoder),
+            encoder_names(encoder),
             head,
             protocol,
             pairs_of(settings),
@@ -221,6 +222,7 @@ def compare(
     *,
     encoders: Names,
     out: str | Path,
+    joined: bool = False,
     heads: Names = ("mmap", "ridge", "mean"),
     folds: str | Path = "patient",
     genes: Genes | None = None,
@@ -250,6 +252,8 @@ def compare(
         Names of encoders in the store.
     out
         Folder to write to, or to resume in.
+    joined
+        Compare all encoders in one head too, see `fit_head`; the encoder of these rows is ``"a,b"``.
     heads
         Names of heads; ``"all"``: every head that is built in.
     folds, seeds, seed, jobs
@@ -302,6 +306,7 @@ def compare(
             tuple(range(seed, seed + seeds)),
             jobs,
             scatter if scatter is None or isinstance(scatter, str) else ",".join(scatter),
+            joined,
         )
         slides = read_cohort(cohort, values=values)
         report = run_comparison(slides, open_store(store), request, Path(out), tell)

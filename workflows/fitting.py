@@ -9,13 +9,13 @@ from mmap_st.data.readers import CohortSource
 from mmap_st.head.runs import fit_head as fit_and_write
 from mmap_st.head.runs import fit_request
 from mmap_st.workflows.arguments import (
-    EncoderLike,
+    Encoders,
     Genes,
     Scales,
     Settings,
     StoreLike,
     Where,
-    encoder_name,
+    encoder_names,
     mpps_of,
     open_store,
     pairs_of,
@@ -30,7 +30,7 @@ def fit_head(
     cohort: CohortSource,
     store: StoreLike,
     *,
-    encoder: EncoderLike,
+    encoder: Encoders,
     out: str | Path,
     head: str | None = None,
     genes: Genes | None = None,
@@ -57,7 +57,8 @@ def fit_head(
     store
         The feature store with the slides' embeddings, or its path.
     encoder
-        Name of an encoder in the store.
+        Name of an encoder in the store; or of several, as ``"a,b"`` or a list: the head is fitted for each,
+        and the predictions are averaged with weights that are chosen within training.
     out
         Folder to write: weights, settings, metrics and predictions of the test slides.
     head
@@ -120,7 +121,7 @@ def fit_head(
     """
     with panel_text(genes) as panel, show_progress(progress) as tell:
         request = fit_request(
-            encoder_name(encoder),
+            encoder_names(encoder),
             head,
             protocol,
             pairs_of(settings),

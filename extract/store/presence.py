@@ -69,24 +69,37 @@ def lost_slides(store: Path, slides: Iterable[str], encoder: str, mpps: Sequence
 
 
 @contextmanager
-def staying(store: Path, slides: Sequence[str], encoder: str, mpps: Sequence[float]) -> Iterator[None]:
+def staying(
+    store: Path, slides: Sequence[str], encoder: str | Sequence[str], mpps: Sequence[float]
+) -> Iterator[None]:
     """Refuse what a block makes of slides of a store that are removed meanwhile.
+
+    Parameters
+    ----------
+    encoder
+        Whose embeddings the block uses; one name, or several.
 
     Raises
     ------
     StoreError
         In place of whatever else went wrong for that reason.
     """
+
+    def lost_meanwhile() -> dict[str, str]:
+        encoders = [encoder] if isinstance(encoder, str) else encoder
+        by_encoder = (lost_slides(store, slides, one, mpps) for one in encoders)
+        return {slide: why for lost in by_encoder for slide, why in lost.items()}
+
     try:
         yield
     except StoppedError:
         raise
     except (MmapError, OSError, LookupError, ValueError, ArithmeticError) as error:
-        lost = lost_slides(store, slides, encoder, mpps)
+        lost = lost_meanwhile()
         if lost:
             raise StoreError(_sentence(lost)) from error
         raise
-    lost = lost_slides(store, slides, encoder, mpps)
+    lost = lost_meanwhile()
     if lost:
         raise StoreError(_sentence(lost))
 

@@ -11,6 +11,7 @@ from mmap_st.data import Cohort
 from mmap_st.errors import RequestError, WriteError, did_you_mean
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
+from mmap_st.head.dataset import encoders_of
 from mmap_st.head.evaluation.aggregate import gain
 from mmap_st.head.evaluation.cross_validation import ReadyCohort, RunNotes, cross_validate, prepare_cohort
 from mmap_st.head.evaluation.folder import EvaluateRequest, check_kind, evaluation_folder
@@ -221,6 +222,8 @@ def evaluate(
     rows: list[AblationRow] = []
     with evaluation_folder(out):
         check_kind(out, comparison=False)
+        encoder = ",".join(encoders_of(request.fit.encoder, store))
+        request = replace(request, fit=replace(request.fit, encoder=encoder))
         ready = prepare_cohort(cohort, store, request, notes, tell)
         variants = chosen_variants(request, ready.mpps) if request.ablate else []
         metrics = cross_validate(ready, request, out, notes, tell)

@@ -12,13 +12,17 @@ from mmap_st.data import Cohort, read_labels
 from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError, none_of
 from mmap_st.extract.store import (
     FeatureStore,
-    check_encoder,
     check_same_recipe,
-    common_magnifications,
     encode_name,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.dataset import check_tokens, missing_embedding_reason
+from mmap_st.head.dataset import (
+    check_encoders,
+    check_tokens,
+    encoders_of,
+    magnifications_of_all,
+    missing_embedding_reason,
+)
 from mmap_st.head.evaluation.comparison_rows import (
     CompareRequest,
     Mpps,
@@ -133,8 +137,9 @@ def _read_cohort(
     cohort: Cohort, store: FeatureStore, request: CompareRequest, notes: RunNotes, tell: ProgressCallback
 ) -> tuple[ReadyCohort, dict[Mpps | None, Mpps]]:
     """The slides that every encoder has, and what each set of magnifications comes to."""
-    for encoder in request.encoders:
-        check_encoder(store, encoder)
+    check_encoders(store, request.encoders)
+    if request.joined and len(encoders_of(request.all_encoders, store)) < 2:
+        raise RequestError(f"--joined: give two encoders or more; {request.all_encoders} is one.")
     requested = [replace(request.heads[0], mpps=mpps).magnifications for mpps in request.magnifications]
     missing = {
         name: reason
@@ -158,13 +163,7 @@ def _read_cohort(
     stored = [store.slide(name) for name in ready.shared.counts]
     found: dict[Mpps | None, Mpps] = {}
     for mpps in requested:
-        of_encoders = [common_magnifications(stored, encoder, mpps) for encoder in request.encoders]
-        found[mpps] = tuple(mpp for mpp in of_encoders[0] if all(mpp in other for other in of_encoders))
-        if not found[mpps]:
-            raise RequestError(
-                f"no magnification is complete for all of {', '.join(request.encoders)} on every slide;"
-                " extract what is missing, or compare fewer encoders."
-            )
+        found[mpps] = magnifications_of_all(stored, request.encoders, mpps)
         for encoder in request.encoders:
             check_same_recipe(stored, encoder, found[mpps])
     return ready, found
@@ -240,7 +239,8 @@ def _inapplicable(ready: ReadyCohort, rows: Sequence[Row]) -> dict[str, str]:
     found = {}
     for row in rows:
         try:
-            check_tokens(stored, row.fit.encoder, row.mpps, row.fit.method)
+            for encoder in encoders_of(row.fit.encoder, ready.store):
+                check_tokens(stored, encoder, row.mpps, row.fit.method)
         except HeadError as error:
             found[row.key] = str(error)
     if len(found) == len(rows):

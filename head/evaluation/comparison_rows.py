@@ -43,6 +43,8 @@ class CompareRequest:
         See `mmap_st.head.evaluation.folder.EvaluateRequest`.
     scatter
         Two rows to show gene by gene, ``ROW,ROW``; None: the first `mmap` and its `ridge`.
+    joined
+        Whether all encoders in one head are compared too.
     """
 
     encoders: tuple[str, ...]
@@ -52,6 +54,17 @@ class CompareRequest:
     seeds: tuple[int, ...] = (0,)
     jobs: int | None = None
     scatter: str | None = None
+    joined: bool = False
+
+    @property
+    def encoders_of_rows(self) -> tuple[str, ...]:
+        """The encoder of each row: one, or all of them."""
+        return (*self.encoders, self.all_encoders) if self.joined else self.encoders
+
+    @property
+    def all_encoders(self) -> str:
+        """The encoders that are joined, as one is called."""
+        return ",".join(self.encoders)
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ def make_rows(request: CompareRequest, mpps: Mapping[Mpps | None, Mpps]) -> list
     """
     several = len(mpps) > 1
     rows = []
-    for encoder in request.encoders:
+    for encoder in request.encoders_of_rows:
         for found in mpps.values():
             for head in request.heads:
                 at = f"@{','.join(mpp_key(mpp).rstrip('0').rstrip('.') for mpp in found)}" if several else ""

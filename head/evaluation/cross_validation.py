@@ -8,8 +8,16 @@ from pathlib import Path
 
 from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
 from mmap_st.errors import RequestError, SplitError, none_of
-from mmap_st.extract.store import FeatureStore, check_encoder, check_same_recipe, common_magnifications
-from mmap_st.head.dataset import check_tokens, prototype_settings, read_cohort_counts, with_stored_patients
+from mmap_st.extract.store import FeatureStore, check_same_recipe
+from mmap_st.head.dataset import (
+    check_encoders,
+    check_tokens,
+    encoders_of,
+    magnifications_of_all,
+    prototype_settings,
+    read_cohort_counts,
+    with_stored_patients,
+)
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
 from mmap_st.head.evaluation.fold_jobs import FoldJob, SharedInputs, parallel_jobs, plan_jobs, run_jobs
 from mmap_st.head.evaluation.folder import (
@@ -85,7 +93,7 @@ def prepare_cohort(
     measured = read_cohort_counts(cohort, store, cohort.names, fit.encoder, fit.magnifications, tell)
     notes.skipped, notes.failed = measured.skipped, measured.failed
     if not measured.counts:
-        check_encoder(store, fit.encoder)
+        check_encoders(store, encoders_of(fit.encoder, store))
         why = _some_reason({**measured.failed, **measured.skipped})
         raise SplitError(f"{none_of(len(cohort.slides), 'slide')} can be used; slide {why}")
     rule, folds = make_folds(cohort, tuple(measured.counts), request.folds)
@@ -93,8 +101,10 @@ def prepare_cohort(
     if shared:
         notes.warnings.append(shared_patients_warning(shared))
     stored = [store.slide(name) for name in measured.counts]
-    mpps = common_magnifications(stored, fit.encoder, fit.magnifications)
-    check_same_recipe(stored, fit.encoder, mpps)
+    encoders = encoders_of(fit.encoder, store)
+    mpps = magnifications_of_all(stored, encoders, fit.magnifications)
+    for encoder in encoders:
+        check_same_recipe(stored, encoder, mpps)
     return ReadyCohort(SharedInputs(cohort, store.path, measured.counts), store, rule, folds, mpps)
 
 
@@ -141,7 +151,9 @@ def plan_fits(
     """
     fit = replace(request.fit, mpps=ready.mpps)
     counts = ready.shared.counts
-    check_tokens([ready.store.slide(name) for name in counts], fit.encoder, ready.mpps, fit.method)
+    stored = [ready.store.slide(name) for name in counts]
+    for encoder in encoders_of(fit.encoder, ready.store):
+        check_tokens(stored, encoder, ready.mpps, fit.method)
     record_request(
         out,
         request_contents(
@@ -207,9 +219,11 @@ def _build_candidates(
     ready: ReadyCohort, fit: FitRequest, seeds: Sequence[int], tell: ProgressCallback
 ) -> None:
     """Build missing candidates before any fit: parallel fits would wait for each other."""
+    encoders = encoders_of(fit.encoder, ready.store)
     for wanted in {prototype_settings(fit.settings, seed) for seed in seeds} - {None}:
         assert wanted is not None
         for name in ready.shared.counts:
             tell(f"prototypes of {name}")
             slide = ready.store.slide(name)
-            stored_candidates(ready.store, slide, fit.encoder, ready.mpps, wanted.candidates)
+            for encoder in encoders:
+                stored_candidates(ready.store, slide, encoder, ready.mpps, wanted.candidates)

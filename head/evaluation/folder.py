@@ -14,6 +14,7 @@ from mmap_st.data import Fold
 from mmap_st.errors import RequestError
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_folder_out, sha256_of_file, sha256_of_json
+from mmap_st.head.dataset import encoders_of
 from mmap_st.head.interface import ALGORITHM_VERSION, settings_to_compare
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, only_writer, writing
 from mmap_st.head.scoring import read_json, write_json
@@ -59,9 +60,11 @@ def request_contents(
     patients: Mapping[str, str | None],
 ) -> dict[str, object]:
     """All that the numbers of an evaluation depend on, but seeds: those may be added later."""
+    encoders = encoders_of(request.encoder, store)
+    complete = {name: [store.slide(name).complete(encoder) for encoder in encoders] for name in patients}
     embeddings = {
-        name: [store.slide(name).complete(request.encoder)[mpp].recipe_sha256 for mpp in mpps]
-        for name in patients
+        name: [of_encoder[mpp].recipe_sha256 for of_encoder in found for mpp in mpps]
+        for name, found in complete.items()
     }
     panel = Path(request.panel)
     by_file = f"file of sha256 {sha256_of_file(panel)}" if panel.is_file() else ""

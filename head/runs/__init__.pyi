@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
+from .head_card import HeadCard, read_card
 from .metrics_file import (
     RunMetrics,
     RunProtocol,
@@ -65,4 +66,4 @@ from .run_folder import (
     write_table,
     writing,
 )
-from .saved_head import HeadCard, SavedHead, built_in_settings, count_parameters, read_card, read_head
+from .saved_head import SavedHead, built_in_settings, count_parameters, read_head

@@ -27,23 +27,25 @@ from mmap_st.errors import NormalisationError, SplitError, first_line, none_of
 from mmap_st.extract.store import (
     FeatureStore,
     Recipe,
-    check_encoder,
     check_same_recipe,
-    common_magnifications,
     staying,
 )
 from mmap_st.files import absolute
 from mmap_st.head.dataset import (
+    check_encoders,
     check_tokens,
+    encoders_of,
     load_slide,
+    magnifications_of_all,
     prototype_settings,
     read_cohort_counts,
     with_stored_patients,
     with_targets,
 )
-from mmap_st.head.domain import domain_folds, fit_domain
+from mmap_st.head.domain import domain_folds
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
+from mmap_st.head.joined import fit_joined, fit_joined_domain, join_slides
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
 from mmap_st.head.runs.prediction_files import (
@@ -65,7 +67,7 @@ from mmap_st.head.runs.run_folder import (
     writing,
 )
 from mmap_st.head.runs.saved_head import write_head
-from mmap_st.head.runs.suitability import enlarged, judge_slide, training_slides
+from mmap_st.head.runs.suitability import judge_slide, most_enlarged, training_slides
 from mmap_st.head.scoring import fit_spread, fit_trust, write_json
 from mmap_st.progress import ProgressCallback
 
@@ -129,13 +131,15 @@ def _fit_head(
     cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: ProgressCallback
 ) -> FitReport:
     cohort = with_stored_patients(cohort, store)
+    encoders = encoders_of(request.encoder, store)
+    request = replace(request, encoder=",".join(encoders))
     requested = resolve_split(
         cohort, request.train, request.validation, request.test or request.protocol.test
     )
     names = (*requested.train, *requested.validation, *requested.test)
     measured = read_cohort_counts(cohort, store, names, request.encoder, request.magnifications, tell)
     if not measured.counts and not measured.failed:
-        check_encoder(store, request.encoder)
+        check_encoders(store, encoders)
     split = measured.usable(cohort, requested)
     _check_split(requested, split, {**measured.skipped, **measured.failed})
     warnings = []
@@ -172,11 +176,13 @@ def fit_split(
     """
     names = (*split.train, *split.validation, *split.test)
     stored = [store.slide(name) for name in names]
-    mpps = common_magnifications(stored, request.encoder, request.magnifications)
-    recipe = check_same_recipe(stored, request.encoder, mpps)
-    check_tokens(stored, request.encoder, mpps, request.method)
-    with staying(store.path, names, request.encoder, mpps):
-        draft, metrics = _fit_draft(cohort, store, request, split, counts, mpps, recipe, out, tell)
+    encoders = encoders_of(request.encoder, store)
+    mpps = magnifications_of_all(stored, encoders, request.magnifications)
+    recipes = {encoder: check_same_recipe(stored, encoder, mpps) for encoder in encoders}
+    for encoder in encoders:
+        check_tokens(stored, encoder, mpps, request.method)
+    with staying(store.path, names, encoders, mpps):
+        draft, metrics = _fit_draft(cohort, store, request, split, counts, mpps, recipes, out, tell)
     with writing(out):
         finish_run_folder(draft, out)
     return metrics
@@ -189,11 +195,18 @@ def _fit_draft(
     split: Split,
     counts: Mapping[str, Counts],
     mpps: tuple[float, ...],
-    recipe: Recipe,
+    recipes: Mapping[str, Recipe],
     out: Path,
     tell: ProgressCallback,
 ) -> tuple[Path, RunMetrics]:
-    """Write all of a run into a draft of its folder, which is not in place yet."""
+    """Write all of a run into a draft of its folder, which is not in place yet.
+
+    Parameters
+    ----------
+    recipes
+        Of the embeddings of each encoder, by name.
+    """
+    encoders = tuple(recipes)
     names = (*split.train, *split.validation, *split.test)
     counts = harmonise_genes({name: counts[name] for name in names})
     panel, normalisation = choose_genes(store, request, split, counts)
@@ -204,15 +217,20 @@ def _fit_draft(
     loaded, cache = {}, RowCache()
     for name in names:
         tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
-        loaded[name] = load_slide(
-            store,
-            name,
-            request.encoder,
-            mpps,
-            patient=cohort[name].patient,
-            prototypes=wanted,
-            tokens=request.method.tokens,
-            cache=cache,
+        loaded[name] = join_slides(
+            [
+                load_slide(
+                    store,
+                    name,
+                    encoder,
+                    mpps,
+                    patient=cohort[name].patient,
+                    prototypes=wanted,
+                    tokens=request.method.tokens,
+                    cache=cache,
+                )
+                for encoder in encoders
+            ]
         )
     slides = with_targets(loaded, counts, panel.genes, normalisation)
     seconds = {"prototypes": time.perf_counter() - started if wanted else 0.0}
@@ -226,10 +244,10 @@ def _fit_draft(
     shares = {name: signal_share(counts[name], panel.genes, normalisation) for name in names}
     signal = {name: share for name, share in shares.items() if share is not None}
     started = time.perf_counter()
-    head = request.method.fit(train, validation, request.settings, request.seed, tell)
+    head = fit_joined(request.method, encoders, train, validation, request.settings, request.seed, tell)
     seconds["fit"] = time.perf_counter() - started
     fitted = FittedRun(
-        request, split, panel, normalisation, recipe, mpps, train, held_back, test, validation, head, signal
+        request, split, panel, normalisation, recipes, mpps, train, held_back, test, validation, head, signal
     )
 
     started = time.perf_counter()
@@ -238,16 +256,16 @@ def _fit_draft(
     started = time.perf_counter()
     held_out = _held_out(head, held_back)
     used = [slide for slide in train if slide.usable.any()]
-    tissue = fit_domain(used, domain_folds(used, validation))
+    tissue = fit_joined_domain(used, domain_folds(used, validation))
     distances = None if tissue is None else [tissue.held_out_distance(part) for part in held_out]
     spread = fit_spread(held_out, distances)
     if spread is not None:
         spread = spread.widened(fitted.calibration.widened)
     trust = fit_trust(held_out, signal, of_patients=fitted.calibration.of_patients)
     domain = None if tissue is None else tissue.domain
-    encoder = request.encoder
-    trained = training_slides([store.slide(slide.name) for slide in used], encoder, mpps)
-    card = replace(fitted.card(), training_slides=trained)
+    stored = [store.slide(slide.name) for slide in used]
+    trained = {encoder: training_slides(stored, encoder, mpps) for encoder in encoders}
+    card = fitted.card(trained)
     with writing(out):
         try:
             sha256 = write_head(draft, head, card, spread, trust, domain)
@@ -256,7 +274,7 @@ def _fit_draft(
     distance_of: dict[str, NDArray[np.float32]] = {}
     for slide in test:
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256, CALIBRATION: fitted.calibration}
-        suitability = judge_slide(domain, trained, store.slide(slide.name), slide, encoder, mpps)
+        suitability = judge_slide(domain, trained, store.slide(slide.name), slide, mpps)
         if suitability.strangeness is not None:
             distance_of[slide.name] = suitability.strangeness.spots
         table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread, trust, suitability)
@@ -265,8 +283,9 @@ def _fit_draft(
 
     by_mean = by_ridge = None
     if request.baselines and test:
-        by_mean = _predict(MEAN.fit(train, validation, MeanSettings(), request.seed, tell), test)
-        by_ridge = _predict(RIDGE.fit(train, validation, RidgeSettings(), request.seed, tell), test)
+        mean = fit_joined(MEAN, encoders, train, validation, MeanSettings(), request.seed, tell)
+        ridge = fit_joined(RIDGE, encoders, train, validation, RidgeSettings(), request.seed, tell)
+        by_mean, by_ridge = _predict(mean, test), _predict(ridge, test)
     metrics = RunMetrics(
         protocol=fitted.protocol(),
         test=fitted.scores(predicted) if test else None,
@@ -317,7 +336,7 @@ def _about(cohort: Cohort, store: FeatureStore, fitted: FittedRun, slide: HeadSl
         "normalisation": fitted.normalisation,
         "image": None if image is None else str(absolute(image)),
         "source_mpp": stored.source_mpp,
-        "enlarged": enlarged(stored, fitted.request.encoder, fitted.mpps),
+        "enlarged": most_enlarged(stored, tuple(fitted.recipes), fitted.mpps),
     }
 
 

@@ -18,8 +18,9 @@ from mmap_st.errors import HeadError, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
+from mmap_st.head.runs.head_card import HeadCard, NormalisationCard, PanelCard, SplitCard, join_cards
 from mmap_st.head.runs.request import FitRequest
-from mmap_st.head.runs.saved_head import HeadCard, NormalisationCard, PanelCard, SplitCard
+from mmap_st.head.runs.suitability import TrainingSlides
 from mmap_st.head.scoring import (
     LEVEL,
     OMITTED,
@@ -242,8 +243,8 @@ class FittedRun:
 
     Attributes
     ----------
-    request, split, panel, normalisation, recipe, mpps
-        The request, and what was made of it.
+    request, split, panel, normalisation, recipes, mpps
+        The request, and what was made of it; recipes by encoder.
     train, held_back, test
         The slides, with targets.
     validation
@@ -258,7 +259,7 @@ class FittedRun:
     split: Split
     panel: Panel
     normalisation: str
-    recipe: Recipe
+    recipes: Mapping[str, Recipe]
     mpps: tuple[float, ...]
     train: Sequence[HeadSlide]
     held_back: Sequence[HeadSlide]
@@ -367,14 +368,15 @@ class FittedRun:
             for gene, gene_id, row in zip(self.panel.genes, ids, rows, strict=True)
         ]
 
-    def card(self) -> HeadCard:
-        """What the head is and was trained on."""
-        tokens = self.train[0].tokens
-        shape = {
-            "magnifications": len(self.mpps),
-            "width": self.train[0].embedding.shape[2],
-            "genes": len(self.panel.genes),
-        }
+    def card(self, trained: Mapping[str, TrainingSlides]) -> HeadCard:
+        """What the head is and was trained on; `trained` is the scale of these slides by encoder."""
+        seen = zip(self.recipes.items(), self.train[0].by_encoder, strict=True)
+        cards = [self._card(slide, recipe, trained[name]) for (name, recipe), slide in seen]
+        return join_cards(cards, self.head.chosen)
+
+    def _card(self, slide: HeadSlide, recipe: Recipe, trained: TrainingSlides) -> HeadCard:
+        tokens, width = slide.tokens, slide.embedding.shape[2]
+        shape = {"magnifications": len(self.mpps), "width": width, "genes": len(self.panel.genes)}
         return HeadCard(
             package_version=mmap_st.__version__,
             head=self.request.method.reference,
@@ -386,10 +388,11 @@ class FittedRun:
             tokens=0 if tokens is None else math.isqrt(tokens.shape[2]),
             panel=PanelCard(self.panel.genes, self.panel.gene_ids, self.panel.how, self.panel.slides),
             normalisation=NormalisationCard(self.normalisation, self.request.method.embeddings),
-            encoder=self.recipe,
+            encoder=recipe,
             magnifications=self.mpps,
             slides=SplitCard(self.split.train, self.split.validation, self.split.test),
             calibration=self.calibration,
+            training_slides=trained,
         )
 
     def _measured(self, predicted: Predictions) -> dict[str, Targets]:

@@ -20,6 +20,7 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.store import (
     FeatureStore,
+    StoredSlide,
     differences,
     head_part,
     note_unsealed,
@@ -29,6 +30,9 @@ from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import RowCache
+from mmap_st.head.interface import HeadMethod
+from mmap_st.head.joined import join_slides
+from mmap_st.head.runs.head_card import HeadCard
 from mmap_st.head.runs.prediction_files import (
     CALIBRATION,
     HEAD_SHA256,
@@ -39,7 +43,7 @@ from mmap_st.head.runs.prediction_files import (
 )
 from mmap_st.head.runs.run_folder import restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
-from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, enlarged, judge_slide
+from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, judge_slide, most_enlarged
 from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -181,7 +185,7 @@ def _predictions(
                 found.skipped[name] = missing
                 continue
             tell(f"predicting {name}")
-            with staying(store.path, [name], saved.encoder, saved.mpps):
+            with staying(store.path, [name], saved.encoders, saved.mpps):
                 table, suitability = _predict(saved, store, name, row)
             if strict and suitability.verdict == UNLIKE:
                 raise SlideError(suitability.sentence)
@@ -198,7 +202,8 @@ def _predictions(
             where = found.far if suitability.verdict == FAR else found.unlike
             where[name] = "; ".join(suitability.reasons)
         yield name, table
-    note_unsealed(store, predicted, saved.encoder)
+    for encoder in saved.encoders:
+        note_unsealed(store, predicted, encoder)
     if not predicted and not found.failed:
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"
@@ -208,40 +213,58 @@ def _predictions(
 
 
 def _missing(saved: SavedHead, store: FeatureStore, name: str) -> str | None:
+    """What a slide lacks that the head needs, of every encoder."""
     slide = store.slide(name)
-    complete = slide.complete(saved.encoder)
-    missing = [mpp_key(mpp) for mpp in saved.mpps if mpp not in complete]
+    reasons = (_missing_of_encoder(card, saved.method, slide) for card in saved.card.by_encoder)
+    return "; ".join(reason for reason in reasons if reason) or None
+
+
+def _missing_of_encoder(card: HeadCard, method: HeadMethod, slide: StoredSlide) -> str | None:
+    complete = slide.complete(card.encoder_name)
+    missing = [mpp_key(mpp) for mpp in card.magnifications if mpp not in complete]
     if missing:
-        return f"{saved.encoder} is not complete at {', '.join(missing)} um/px"
+        return f"{card.encoder_name} is not complete at {', '.join(missing)} um/px"
     try:
-        side = check_tokens([slide], saved.encoder, saved.mpps, saved.method)
+        side = check_tokens([slide], card.encoder_name, card.magnifications, method)
     except HeadError as error:
         return str(error)
-    if side != saved.tokens:
-        return f"it has {side} x {side} tokens, and the head was trained on {saved.tokens} x {saved.tokens}"
+    if side != card.tokens:
+        return f"it has {side} x {side} tokens, and the head was trained on {card.tokens} x {card.tokens}"
     return None
+
+
+def _check_recipes(card: HeadCard, stored: StoredSlide) -> None:
+    """Refuse a slide that was embedded otherwise than those that the head of one encoder was trained on."""
+    for magnification in stored.complete(card.encoder_name).values():
+        different = differences(card.encoder, head_part(magnification.recipe))
+        if magnification.mpp in card.magnifications and different:
+            raise SlideError(
+                "it was embedded with other settings than the head's training slides"
+                f" ({'; '.join(different)}); extract it again with the same settings."
+            )
 
 
 def _predict(
     saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide | None
 ) -> tuple[anndata.AnnData, Suitability]:
     stored = store.slide(name)
-    for magnification in stored.complete(saved.encoder).values():
-        different = differences(saved.card.encoder, head_part(magnification.recipe))
-        if magnification.mpp in saved.mpps and different:
-            raise SlideError(
-                "it was embedded with other settings than the head's training slides"
-                f" ({'; '.join(different)}); extract it again with the same settings."
-            )
+    for card in saved.card.by_encoder:
+        _check_recipes(card, stored)
     wanted = prototype_settings(saved.settings, saved.card.seed)
-    slide = load_slide(
-        store,
-        name,
-        saved.encoder,
-        saved.mpps,
-        prototypes=wanted,
-        tokens=saved.method.tokens,
-        cache=RowCache(),
+    cache = RowCache()
+    slide = join_slides(
+        [
+            load_slide(
+                store,
+                name,
+                encoder,
+                saved.mpps,
+                prototypes=wanted,
+                tokens=saved.method.tokens,
+                cache=cache,
+            )
+            for encoder in saved.encoders
+        ]
     )
     normalisation = saved.card.normalisation.targets
     about: dict[str, object] = {
@@ -249,7 +272,7 @@ def _predict(
         "encoder": saved.encoder,
         "normalisation": normalisation,
         "source_mpp": stored.source_mpp,
-        "enlarged": enlarged(stored, saved.encoder, saved.mpps),
+        "enlarged": most_enlarged(stored, saved.encoders, saved.mpps),
         HEAD_SHA256: saved.sha256,
         CALIBRATION: saved.card.calibration,
     }
@@ -258,12 +281,13 @@ def _predict(
         if row.counts is not None:
             counts = counts_on_panel(row, slide.ids, saved.genes)
             slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]
-    width = slide.embedding.shape[-1]
-    if width != saved.card.shape["width"]:
-        raise SlideError(
-            f"its embeddings have {counted(width, 'dimension')}, and the head takes"
-            f" {saved.card.shape['width']}."
-        )
+    for card, seen in zip(saved.card.by_encoder, slide.by_encoder, strict=True):
+        width = seen.embedding.shape[-1]
+        if width != card.shape["width"]:
+            raise SlideError(
+                f"its embeddings have {counted(width, 'dimension')}, and the head takes"
+                f" {card.shape['width']}."
+            )
     try:
         predicted = saved.head.predict(slide)
     except (ValueError, LookupError, RuntimeError) as error:
@@ -277,8 +301,7 @@ def _predict(
             f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
             " again."
         )
-    suitability = judge_slide(
-        saved.domain, saved.card.training_slides, stored, slide, saved.encoder, saved.mpps
-    )
+    trained = {card.encoder_name: card.training_slides for card in saved.card.by_encoder}
+    suitability = judge_slide(saved.domain, trained, stored, slide, saved.mpps)
     table = prediction_table(slide, predicted, saved.genes, about, saved.spread, saved.trust, suitability)
     return table, suitability

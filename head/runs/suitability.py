@@ -12,6 +12,7 @@ from mmap_st.extract.store import StoredSlide, enlargement
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.domain import Domain, Strangeness
 from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.joined import JoinedDomain
 from mmap_st.head.neighbourhood import spot_pitch
 
 LIKE = "like the training tissue"
@@ -90,23 +91,31 @@ def training_slides(stored: Sequence[StoredSlide], encoder: str, mpps: Sequence[
 
 
 def judge_slide(
-    domain: Domain | None,
-    trained: TrainingSlides | None,
+    domain: Domain | JoinedDomain | None,
+    trained: Mapping[str, TrainingSlides | None],
     stored: StoredSlide,
     slide: HeadSlide,
-    encoder: str,
     mpps: Sequence[float],
 ) -> Suitability:
     """Compare a slide with those that a head was trained on.
 
     Parameters
     ----------
-    domain, trained
-        What the head knows of them; None in runs of earlier versions.
+    domain
+        What the head knows of where they lie; None in runs of earlier versions.
+    trained
+        What it knows of their scale, by encoder; None in runs of earlier versions. The tissue in the spots'
+        windows is that in those of the first encoder.
     """
     strangeness = None if domain is None else domain.judge(slide)
-    tissue = stored.complete(encoder)[min(mpps)].tissue()
-    other = () if trained is None else _other_scale(trained, stored, encoder, mpps)
+    tissue = stored.complete(next(iter(trained)))[min(mpps)].tissue()
+    reasons = [
+        reason
+        for encoder, known in trained.items()
+        if known is not None
+        for reason in _other_scale(known, stored, encoder, mpps)
+    ]
+    other = tuple(dict.fromkeys(reasons))
     if strangeness is None or not strangeness.far:
         return Suitability(UNLIKE if other else LIKE, other, strangeness, tissue)
     times = f"{strangeness.slide:.1f} times as far from the training tissue as held-out training slides"
@@ -146,3 +155,14 @@ def enlarged(slide: StoredSlide, encoder: str, mpps: Sequence[float]) -> dict[st
         if mpp in mpps and (times := enlargement(one.recipe)) is not None
     }
     return found or None
+
+
+def most_enlarged(
+    slide: StoredSlide, encoders: Sequence[str], mpps: Sequence[float]
+) -> dict[str, float] | None:
+    """The same of several encoders, whose windows differ in size: the most of any of them."""
+    most: dict[str, float] = {}
+    for encoder in encoders:
+        for key, times in (enlarged(slide, encoder, mpps) or {}).items():
+            most[key] = max(times, most.get(key, times))
+    return most or None

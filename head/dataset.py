@@ -30,7 +30,7 @@ from mmap_st.extract.store import (
     note_unsealed,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.head.inputs import HeadSlide, RowCache
+from mmap_st.head.inputs import MAX_BYTES, HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.mmap import MmapSettings
 from mmap_st.progress import ProgressCallback
@@ -219,6 +219,22 @@ def with_stored_patients(cohort: Cohort, store: FeatureStore) -> Cohort:
             return None  # whoever uses the slide learns that it is damaged
 
     return replace(cohort, slides=tuple(replace(row, patient=patient(row)) for row in cohort.slides))
+
+
+def row_cache(
+    store: FeatureStore, names: Sequence[str], encoders: Sequence[str], mpps: Sequence[float]
+) -> RowCache:
+    """Memory for the embeddings of these slides; none where less than half of them would have room.
+
+    What is read several times is read from the store then anyway, and a cohort of that size needs the memory.
+    """
+    size = 0
+    for name in names:
+        slide = store.slide(name)
+        for encoder in encoders:
+            complete = slide.complete(encoder)
+            size += sum(4 * len(slide) * complete[mpp].width for mpp in mpps)
+    return RowCache(MAX_BYTES if size <= 2 * MAX_BYTES else 0)
 
 
 def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:

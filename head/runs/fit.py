@@ -39,11 +39,12 @@ from mmap_st.head.dataset import (
     magnifications_of_all,
     prototype_settings,
     read_cohort_counts,
+    row_cache,
     with_stored_patients,
     with_targets,
 )
 from mmap_st.head.domain import domain_folds
-from mmap_st.head.inputs import HeadSlide, RowCache
+from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict_held_out, subsample_step
 from mmap_st.head.joined import fit_joined, fit_joined_domain, join_slides
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
@@ -214,7 +215,7 @@ def _fit_draft(
     draft = start_run_folder(out)
     started = time.perf_counter()
     wanted = prototype_settings(request.settings, request.seed)
-    loaded, cache = {}, RowCache()
+    loaded, cache = {}, row_cache(store, names, encoders, mpps)
     for name in names:
         tell(f"prototypes of {name}" if wanted else f"embeddings of {name}")
         loaded[name] = join_slides(

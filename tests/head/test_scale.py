@@ -15,7 +15,7 @@ from mmap_st.data.targets import Targets
 from mmap_st.extract.store.magnification import Magnification, StoredEmbeddings, row_blocks
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.basis import MOST_GENES, fit_basis, fit_components, validation_genes
-from mmap_st.head.dataset import PrototypeSettings, load_slide
+from mmap_st.head.dataset import PrototypeSettings, load_slide, row_cache
 from mmap_st.head.inputs import HeadSlide, RowCache, fit_scaler
 from mmap_st.head.interface import Limits, Shape, plan_validation
 from mmap_st.head.linear import ridge
@@ -295,3 +295,13 @@ def test_cached_rows_read_as_stored_rows(store: FeatureStore, share: float) -> N
         for wanted in (slice(None), slice(2, 5), np.array([0, 3, 4]), rows[:0]):
             np.testing.assert_array_equal(cached[wanted], expected[wanted])
     assert not cache.reserve(int(share * whole.nbytes) + 1)
+
+
+@pytest.mark.parametrize(("share", "held"), [(1.0, True), (0.5, True), (0.49, False)])
+def test_embeddings_are_held_where_half_of_them_has_room(
+    store: FeatureStore, monkeypatch, share: float, held: bool
+) -> None:
+    names, mpps = ("A1", "B1"), (0.5, 1.0)
+    size = sum(StoredEmbeddings([store.slide(n).complete(ENCODER)[m]])[:].nbytes for n in names for m in mpps)
+    monkeypatch.setattr("mmap_st.head.dataset.MAX_BYTES", int(share * size))
+    assert row_cache(store, names, (ENCODER,), mpps).reserve(int(share * size)) == held

@@ -87,9 +87,7 @@ class JoinedHead:
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
         """(n, G) float32, the weighted mean of the members' predictions; rows of invalid spots are NaN."""
         pairs = zip(self.members, slide.by_encoder, strict=True)
-        found = _mean_of([member.predict(seen) for member, seen in pairs], self.weights)
-        found[~slide.valid] = np.nan
-        return found
+        return _mean_of([member.predict(seen) for member, seen in pairs], self.weights)
 
     def tensors(self) -> Tensors:
         """The weights, and those of each member under its number."""

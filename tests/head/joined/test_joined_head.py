@@ -92,6 +92,20 @@ def test_it_is_saved_and_loaded_to_the_bit(name: str, joined_slides) -> None:
     assert np.array_equal(again.predict(test), head.predict(test))
 
 
+def test_every_encoder_has_tokens_of_its_own(joined_slides) -> None:
+    def with_grids(slide: HeadSlide) -> HeadSlide:
+        """With a 2 x 2 grid of tokens, each the embedding."""
+        return replace(slide, tokens=np.repeat(slide.embedding[:][:, :, None], 4, axis=2))
+
+    tcgn = HEADS["tcgn"]
+    *train, test = (join_slides([with_grids(seen) for seen in slide.by_encoder]) for slide in joined_slides())
+    head = fitted(tcgn, train, plan_validation(train, ()))
+    assert np.isfinite(head.predict(test)).all()
+    assert [seen.grids.shape[-1] for seen in test.by_encoder] == [12, 9]
+    part = test.rows(np.arange(len(test)) < 7)
+    assert [len(seen.grids[:]) for seen in part.by_encoder] == [7, 7]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_encoder_of_noise_weighs_next_to_nothing(place: int, head_slides) -> None:
     def view(slide: HeadSlide, number: int) -> HeadSlide:

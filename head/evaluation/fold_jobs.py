@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.linalg import LinAlgError
 from threadpoolctl import threadpool_limits
@@ -72,7 +73,10 @@ class SharedInputs:
         digest = hashlib.sha256()
         for name, table in self.counts.items():
             digest.update("\n".join([name, table.values, *table.ids, *table.genes]).encode())
-            for part in (table.matrix.indptr, table.matrix.indices, table.matrix.data, table.measured):
+            # Of 64 bits, as they were held when the first evaluations were made.
+            for places in (table.matrix.indptr, table.matrix.indices):
+                digest.update(places.astype(np.int64).tobytes())
+            for part in (table.matrix.data, table.measured):
                 digest.update(part.tobytes())
         return digest.hexdigest()
 

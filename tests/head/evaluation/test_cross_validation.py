@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
-from mmap_st.data.cohort import Cohort
+from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.data.counts import make_counts
 from mmap_st.errors import (
     EvaluationError,
     HeadError,
@@ -458,3 +460,16 @@ def test_named_protocols_are_cross_validated_too(
     ]
     by_hand = np.mean([fold["test"]["pcc_pooled"] for fold in folds])
     assert found.test.pcc_pooled == pytest.approx(by_hand)
+
+
+def test_counts_are_known_again_however_wide_their_indices_are() -> None:
+    table = make_counts(["a", "b"], ["X", "Y"], np.array([[1, 2], [0, 3]], np.float32))
+    made, wide = Cohort((CohortSlide("S"),), "made"), sparse.csr_array(table.matrix)
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    found = {
+        jobs.SharedInputs(made, Path("f.zarr"), {"S": one}).counts_sha256
+        for one in (table, replace(table, matrix=wide))
+    }
+    other = replace(table, matrix=2 * table.matrix)
+    found.add(jobs.SharedInputs(made, Path("f.zarr"), {"S": other}).counts_sha256)
+    assert len(found) == 2

@@ -157,13 +157,15 @@ def _slots(
 ) -> NDArray[np.int32]:
     """(k, c, r) where tiles by column (k, c) and row (k, r) lie among those that are needed, from 1.
 
-    0, the white one, outside of the level.
+    0, the white one, where there is no tile.
     """
     inside_x = (columns >= 0) & (columns < numbers.shape[0])
     inside_y = (rows >= 0) & (rows < numbers.shape[1])
     found = numbers[np.where(inside_x, columns, 0)[:, :, None], np.where(inside_y, rows, 0)[:, None, :]]
-    inside = inside_x[:, :, None] & inside_y[:, None, :]
-    return np.where(inside, 1 + np.searchsorted(needed, found), 0).astype(np.int32)
+    # No tile is needed for what lies outside of the level, though the last tile's square may reach there.
+    at = np.searchsorted(needed, found)
+    held = (found >= 0) & (np.append(needed, np.int32(-1))[at] == found)
+    return np.where(inside_x[:, :, None] & inside_y[:, None, :] & held, 1 + at, 0).astype(np.int32)
 
 
 def _makes_the_same(resizer: DeviceResizer) -> bool:

@@ -11,8 +11,6 @@ import triton.language as tl
 
 #: Bytes that one program makes.
 BLOCK = 512
-#: Of each window: shift, last and taps across; shift, rows and taps down; its place in the batch.
-SPAN = 8
 _HALF = tl.constexpr(1 << 21)
 _BITS = tl.constexpr(22)
 
@@ -35,7 +33,10 @@ def narrow(
     tallest,
     block: tl.constexpr,
 ):
-    """The pass across: pixels of tiles to `narrowed` (windows, px, tallest, 3)."""
+    """The pass across: pixels of tiles to `narrowed` (windows, px, tallest, 3).
+
+    `spans`, `first`, `weights` and `tables` are those of `mmap_st.extract.windows.device_resizing._Plan`.
+    """
     window, out = tl.program_id(2), tl.program_id(1)
     begin = tl.program_id(0) * block
     span = spans + window * 8

@@ -108,6 +108,14 @@ def test_a_gpus_kernels_make_the_same_windows(interpreted, size, tile, xy, input
     check_equals_reference(Picture(*size, tile), xy, sorted(mpps), input_px, 1.0, resizer=interpreted)
 
 
+def test_a_gpu_finds_white_between_the_pictures_edge_and_its_tiles(interpreted) -> None:
+    xy = [(4.6, 126.4), (126.4, 4.6), (-40.0, -40.0), (60.0, 40.0)]
+    check_equals_reference(Picture(70, 43, (6, 6)), xy[:1], (6.5,), 8, 1.0, resizer=interpreted)
+    check_equals_reference(Picture(70, 43, (6, 6)), xy, (1.0, 6.5), 5, 1.0, resizer=interpreted)
+    # A tile that another step needs is not there for this one.
+    check_equals_reference(Picture(70, 43, (6, 6)), xy, (1.0,), 5, 1.0, resizer=interpreted, step=1)
+
+
 def test_a_gpu_makes_few_windows_at_a_time_where_they_are_large(interpreted, monkeypatch) -> None:
     monkeypatch.setattr("mmap_st.extract.windows.device_resizing._NARROWED_BYTES", 1500)
     slide, xy = Picture(60, 50, (16, 24), (1, 2, 4)), [(30.5, 25.25), (10.0, 49.0), (55.0, 5.0)]

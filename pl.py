@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmap_st.errors import MmapWarning, RequestError, did_you_mean, printable
+from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation import COMPARE_JSON, ComparisonResult, read_comparison
 from mmap_st.head.runs import UNS
@@ -24,7 +25,6 @@ from mmap_st.report import (
     how_chosen,
     map_of,
     prototypes_map,
-    thumbnail_of,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def prototypes(
     mpps = [magnification.mpp for magnification in stored.chosen(name, mpp)]
     settings = CandidateSettings(kind, clusters, seed=seed if kind == "random" else 0)
     candidates, _ = stored_candidates(opened, stored, name, mpps, settings)
-    xy, background = stored.spot_xy(), thumbnail_of(None if image is None else Path(image))
+    xy, background = stored.spot_xy(), None if image is None else thumbnail_of(Path(image))
     if ax is None:
         return prototypes_map(slide, xy, candidates, background, stored.source_mpp, size)
     draw_prototypes(ax, slide, xy, candidates, background, stored.source_mpp)

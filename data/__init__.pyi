@@ -19,7 +19,10 @@ __all__ = [
     "Split",
     "Spots",
     "Targets",
+    "Thumbnail",
+    "ThumbnailReader",
     "alike_patients",
+    "array_indices",
     "check_cohort_out",
     "choose_panel",
     "duplicates",
@@ -30,6 +33,7 @@ __all__ = [
     "make_folds",
     "mpp_from_pitch",
     "named_by_id",
+    "no_thumbnail",
     "noise_ceiling",
     "normalisation_of",
     "open_hdf5",
@@ -49,6 +53,7 @@ __all__ = [
     "write_cohort",
 ]
 
+from .array_places import array_indices
 from .arrays import mpp_from_pitch
 from .cohort import (
     VALUES,
@@ -89,3 +94,4 @@ from .targets import (
     pooled_moments,
     targets_from_counts,
 )
+from .thumbnail import Thumbnail, ThumbnailReader, no_thumbnail

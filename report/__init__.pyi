@@ -18,7 +18,6 @@ __all__ = [
     "report_run",
     "summarise_genes",
     "table_of",
-    "thumbnail_of",
     "write_markdown",
 ]
 
@@ -26,4 +25,4 @@ from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
 from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
-from .run_report import draw_run, how_chosen, map_of, report_run, thumbnail_of
+from .run_report import draw_run, how_chosen, map_of, report_run

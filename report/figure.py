@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from mmap_st.data import Thumbnail
 from mmap_st.errors import printable
 from mmap_st.files import writing
 
@@ -54,24 +55,22 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def frame(
     axes: Axes,
     xy: NDArray[np.float64],
-    background: tuple[Image.Image, float] | None,
+    background: Thumbnail | None,
     *,
     faded: bool = True,
 ) -> None:
-    """Show the tissue behind the spots, grey and faded or as it is, and cut the axes to them.
-
-    `background` is a thumbnail and how many level-0 pixels one of its pixels is.
-    """
+    """Show the tissue behind the spots, grey and faded or as it is, and cut the axes to them."""
     margin = 1.2 * spot_distance(xy)
     if background is not None:
-        image, scale = background
-        shown = image
+        height, width = background.pixels.shape[:2]
+        shown = Image.fromarray(background.pixels)
+        shown.thumbnail((_printed_px(axes),) * 2)
         if faded:
-            grey, white = image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white")
+            grey, white = shown.convert("L").convert("RGB"), Image.new("RGB", shown.size, "white")
             shown = Image.blend(grey, white, 0.45)
         axes.imshow(
             np.asarray(shown),
-            extent=(0, image.width * scale, image.height * scale, 0),
+            extent=(0, width / background.scale, height / background.scale, 0),
             interpolation="antialiased",
         )
     axes.set_xlim(xy[:, 0].min() - margin, xy[:, 0].max() + margin)
@@ -81,6 +80,14 @@ def frame(
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _printed_px(axes: Axes) -> int:
+    """More pixels than a picture that fills these axes is printed with: figures of them are drawn faster."""
+    figure, place = axes.get_figure(root=True), axes.get_position()
+    assert figure is not None
+    inches = max(place.width * figure.get_figwidth(), place.height * figure.get_figheight())
+    return int(2 * _DPI * inches)
 
 
 def spot_distance(xy: NDArray[np.float64]) -> float:

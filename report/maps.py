@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
+from mmap_st.data import Thumbnail
 from mmap_st.errors import counted
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.prototypes import Candidates, selection_space
@@ -36,7 +36,7 @@ class SlideMap:
     predicted, measured
         (n, g); measured is None for a slide that was never sequenced.
     background
-        Thumbnail and its level-0 pixels per pixel, or None.
+        The slide's picture, or None.
     mpp
         Micrometres per level-0 pixel, for the scale bar.
     units
@@ -48,7 +48,7 @@ class SlideMap:
     genes: tuple[str, ...]
     predicted: NDArray[np.float32]
     measured: NDArray[np.float32] | None
-    background: tuple[Image.Image, float] | None
+    background: Thumbnail | None
     mpp: float | None
     units: str
 
@@ -142,7 +142,7 @@ def prototypes_map(
     name: str,
     xy: NDArray[np.float64],
     candidates: Candidates,
-    background: tuple[Image.Image, float] | None,
+    background: Thumbnail | None,
     mpp: float | None,
     width_in: float = 5.2,
 ) -> Figure:
@@ -158,7 +158,7 @@ def draw_prototypes(
     name: str,
     xy: NDArray[np.float64],
     candidates: Candidates,
-    background: tuple[Image.Image, float] | None,
+    background: Thumbnail | None,
     mpp: float | None,
 ) -> None:
     """Draw a slide's candidates; near colours are near embeddings.

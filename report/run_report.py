@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
+from mmap_st.data import Thumbnail
 from mmap_st.errors import (
     DamagedSlideError,
     RequestError,
@@ -23,7 +23,7 @@ from mmap_st.errors import (
     first_line,
     of_one_slide,
 )
-from mmap_st.extract.slides import open_slide
+from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore, encode_name
 from mmap_st.files import check_folder_out, file_name
 from mmap_st.head import prototype_settings
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import anndata
 
 _LOG = logging.getLogger(__name__)
-_THUMBNAIL_PX = 1600
 # Who names such a file wants one, and figures are several.
 _FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"}
 
@@ -225,12 +224,15 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
     table
         See `mmap_st.head.runs.prediction_files.write_prediction`.
     image
-        Of the slide. None: the one that the prediction names, if that can be found.
+        Of the slide. None: the picture that the prediction holds, or else the image that it names, if that
+        can be found.
     """
     about = table.uns[UNS]
+    background = None if image is not None else _thumbnail_in(table)
     named = about.get("image")
-    if image is None and named is not None:
-        image = Path(str(named))
+    if background is None:
+        image = Path(str(named)) if image is None and named is not None else image
+        background = None if image is None else thumbnail_of(image)
     mpp = about.get("source_mpp")
     return SlideMap(
         name=str(about["slide"]),
@@ -238,22 +240,16 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
         genes=tuple(str(gene) for gene in table.var_names),
         predicted=np.asarray(table.X, np.float32),
         measured=np.asarray(table.layers[MEASURED], np.float32) if MEASURED in table.layers else None,
-        background=thumbnail_of(image),
+        background=background,
         mpp=None if mpp is None else float(mpp),
         units=str(about["units"]),
     )
 
 
-def thumbnail_of(image: Path | None) -> tuple[Image.Image, float] | None:
-    """Thumbnail and its scale; None where the image cannot be read: the map is then drawn without it."""
-    if image is None:
-        return None
-    try:
-        slide = open_slide(image)
-        thumbnail = slide.thumbnail(_THUMBNAIL_PX)
-        scale = slide.size[0] / thumbnail.width
-        slide.close()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the map is worth having without
-        _LOG.warning("no picture behind the map: %s", of_one_slide(error))
-        return None
-    return thumbnail, scale
+def _thumbnail_in(table: anndata.AnnData) -> Thumbnail | None:
+    """The picture of the slide that its prediction holds; those of earlier versions hold none."""
+    for library in dict(table.uns.get("spatial", {})).values():
+        images, factors = library.get("images", {}), library.get("scalefactors", {})
+        if "hires" in images and "tissue_hires_scalef" in factors:
+            return Thumbnail(np.asarray(images["hires"], np.uint8), float(factors["tissue_hires_scalef"]))
+    return None

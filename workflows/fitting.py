@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmap_st.data import where_text
 from mmap_st.data.readers import CohortSource
+from mmap_st.extract.slides import thumbnail_of
 from mmap_st.head.runs import fit_head as fit_and_write
 from mmap_st.head.runs import fit_request
 from mmap_st.workflows.arguments import (
@@ -135,7 +136,15 @@ def fit_head(
             gene_set=gene_set,
         )
         slides = read_cohort(cohort, values=values)
-        report = fit_and_write(slides, open_store(store), request, Path(out), tell, overwrite=overwrite)
+        report = fit_and_write(
+            slides,
+            open_store(store),
+            request,
+            Path(out),
+            tell,
+            overwrite=overwrite,
+            thumbnail_of=thumbnail_of,
+        )
     for text in report.warnings:
         warn_user(text)
     warn_left_out(report.failed, report.skipped)

@@ -22,6 +22,7 @@ __all__ = [
     "share_on_tissue",
     "slide_files",
     "stored_grid",
+    "thumbnail_of",
     "unreadable",
 ]
 
@@ -36,5 +37,6 @@ from .grid import (
     stored_grid,
 )
 from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
+from .overview import thumbnail_of
 from .slide import Slide, SourceMpp, choose_mpp, known_mpps, open_slide, resolve_source_mpp, slide_files
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

@@ -96,6 +96,10 @@ class Magnification:
         """(n,) False where the window could not be read."""
         return read_array(self.group, "valid")
 
+    def in_bounds(self) -> NDArray[np.float32]:
+        """(n,) share of each window inside the slide; NaN where nobody looked."""
+        return read_array(self.group, "in_bounds")
+
     def tissue(self) -> NDArray[np.float32]:
         """(n,) share of each window that is tissue; NaN where nobody looked."""
         return read_array(self.group, "tissue")

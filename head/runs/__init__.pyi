@@ -17,11 +17,13 @@ __all__ = [
     "SavedHead",
     "TrustedGenes",
     "built_in_settings",
+    "check_prediction_folder",
     "choose_genes",
     "count_parameters",
     "fit_head",
     "fit_request",
     "fit_split",
+    "nominal_pitch",
     "only_writer",
     "predict_slides",
     "prediction_file",
@@ -53,7 +55,7 @@ from .metrics_file import (
     summary_table,
 )
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
-from .prediction_files import MEASURED, UNS, prediction_file, read_prediction
+from .prediction_files import MEASURED, UNS, check_prediction_folder, prediction_file, read_prediction
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,
@@ -67,3 +69,4 @@ from .run_folder import (
     writing,
 )
 from .saved_head import SavedHead, built_in_settings, count_parameters, read_head
+from .spatial_metadata import nominal_pitch

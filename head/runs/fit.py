@@ -17,8 +17,10 @@ from mmap_st.data import (
     Counts,
     Panel,
     Split,
+    ThumbnailReader,
     choose_panel,
     harmonise_genes,
+    no_thumbnail,
     normalisation_of,
     resolve_split,
     signal_share,
@@ -68,6 +70,7 @@ from mmap_st.head.runs.run_folder import (
     writing,
 )
 from mmap_st.head.runs.saved_head import write_head
+from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import judge_slide, most_enlarged, training_slides
 from mmap_st.head.scoring import fit_spread, fit_trust, write_json
 from mmap_st.progress import ProgressCallback
@@ -103,6 +106,7 @@ def fit_head(
     tell: ProgressCallback = lambda text: None,
     *,
     overwrite: bool = False,
+    thumbnail_of: ThumbnailReader = no_thumbnail,
 ) -> FitReport:
     """Train a head and write RUN/.
 
@@ -114,6 +118,8 @@ def fit_head(
         Called with what is being done.
     overwrite
         Whether a run that is in `out` is replaced.
+    thumbnail_of
+        Reads the images of test slides, for what is drawn behind their predictions.
 
     Returns
     -------
@@ -125,11 +131,16 @@ def fit_head(
         If nothing can be fitted, the request contradicts itself, or `out` holds a run, or something else.
     """
     with run_folder(out, overwrite=overwrite):
-        return _fit_head(cohort, store, request, out, tell)
+        return _fit_head(cohort, store, request, out, tell, thumbnail_of)
 
 
 def _fit_head(
-    cohort: Cohort, store: FeatureStore, request: FitRequest, out: Path, tell: ProgressCallback
+    cohort: Cohort,
+    store: FeatureStore,
+    request: FitRequest,
+    out: Path,
+    tell: ProgressCallback,
+    thumbnail_of: ThumbnailReader,
 ) -> FitReport:
     cohort = with_stored_patients(cohort, store)
     encoders = encoders_of(request.encoder, store)
@@ -151,7 +162,7 @@ def _fit_head(
             f"patients {', '.join(split.shared_patients_validation)} are in training and in validation:"
             " choices are made on patients that the head has seen, and may not suit new ones"
         )
-    metrics = fit_split(cohort, store, request, split, measured.counts, out, tell)
+    metrics = fit_split(cohort, store, request, split, measured.counts, out, tell, thumbnail_of)
     failed = dict(measured.failed)
     for name in split.test:
         if metrics.test is not None and name not in metrics.test.slides:
@@ -167,6 +178,7 @@ def fit_split(
     counts: Mapping[str, Counts],
     out: Path,
     tell: ProgressCallback = lambda text: None,
+    thumbnail_of: ThumbnailReader = no_thumbnail,
 ) -> RunMetrics:
     """Train a head on slides whose counts were read, and write RUN/.
 
@@ -183,7 +195,9 @@ def fit_split(
     for encoder in encoders:
         check_tokens(stored, encoder, mpps, request.method)
     with staying(store.path, names, encoders, mpps):
-        draft, metrics = _fit_draft(cohort, store, request, split, counts, mpps, recipes, out, tell)
+        draft, metrics = _fit_draft(
+            cohort, store, request, split, counts, mpps, recipes, out, tell, thumbnail_of
+        )
     with writing(out):
         finish_run_folder(draft, out)
     return metrics
@@ -199,6 +213,7 @@ def _fit_draft(
     recipes: Mapping[str, Recipe],
     out: Path,
     tell: ProgressCallback,
+    thumbnail_of: ThumbnailReader,
 ) -> tuple[Path, RunMetrics]:
     """Write all of a run into a draft of its folder, which is not in place yet.
 
@@ -278,7 +293,17 @@ def _fit_draft(
         suitability = judge_slide(domain, trained, store.slide(slide.name), slide, mpps)
         if suitability.strangeness is not None:
             distance_of[slide.name] = suitability.strangeness.spots
-        table = prediction_table(slide, predicted[slide.name], panel.genes, about, spread, trust, suitability)
+        table = prediction_table(
+            slide,
+            predicted[slide.name],
+            panel.genes,
+            about,
+            spread,
+            trust,
+            suitability,
+            spatial_metadata_of(store.slide(slide.name), cohort[slide.name], encoders, mpps, thumbnail_of),
+            card.panel.gene_ids,
+        )
         write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
 

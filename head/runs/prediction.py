@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmap_st.data import Cohort, CohortSlide
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.data import Cohort, CohortSlide, ThumbnailReader, no_thumbnail
 from mmap_st.errors import (
     HeadError,
     RequestError,
@@ -29,7 +32,7 @@ from mmap_st.extract.store import (
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
-from mmap_st.head.inputs import RowCache
+from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.joined import join_slides
 from mmap_st.head.runs.head_card import HeadCard
@@ -43,11 +46,15 @@ from mmap_st.head.runs.prediction_files import (
 )
 from mmap_st.head.runs.run_folder import restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
+from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, judge_slide, most_enlarged
+from mmap_st.head.scoring import SlideScores, coverage, slide_metrics
 from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import anndata
+
+    from mmap_st.extract.engine import ExtractReport
 
 
 @dataclass
@@ -55,6 +62,9 @@ class PredictReport:
     """Files written, and slides that were skipped or failed, with the reason.
 
     `unlike` and `far` are those of the slides predicted that are unlike, or far from, the training tissue.
+    `scores` are of those that a cohort has measured values of, and `coverage` is the share of these that the
+    90% intervals contain. `extractions` says what was embedded first, for each encoder, where slides were
+    given and not a store.
     """
 
     written: dict[str, Path] = field(default_factory=dict)
@@ -62,6 +72,9 @@ class PredictReport:
     failed: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
     far: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, SlideScores] = field(default_factory=dict)
+    coverage: dict[str, float] = field(default_factory=dict)
+    extractions: list[ExtractReport] = field(default_factory=list)
 
 
 @dataclass
@@ -97,6 +110,7 @@ def predict_slides(
     overwrite: bool = False,
     cohort: Cohort | None = None,
     strict: bool = False,
+    thumbnail_of: ThumbnailReader = no_thumbnail,
 ) -> PredictReport:
     """Write one .h5ad per slide.
 
@@ -118,6 +132,8 @@ def predict_slides(
         Where measured values and images are from; None: neither is written.
     strict
         Whether slides that are unlike anything the head was trained on fail.
+    thumbnail_of
+        Reads the cohort's images, for what is drawn behind predictions.
 
     Raises
     ------
@@ -132,9 +148,13 @@ def predict_slides(
     refuse_clashes((file.name for file in files), out)
     found, report = Predictions(), PredictReport()
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
-        for name, table in _predictions(saved, store, names, cohort, found, tell, strict):
+        for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
             report.written[name] = prediction_file(out, name)
-            write_prediction(report.written[name], table)
+            write_prediction(report.written[name], predicted.table)
+            if predicted.scores is not None:
+                report.scores[name] = predicted.scores
+            if predicted.coverage is not None:
+                report.coverage[name] = predicted.coverage
     report.skipped, report.failed = found.skipped, found.failed
     report.unlike, report.far = found.unlike, found.far
     return report
@@ -148,11 +168,13 @@ def predictions_of(
     tell: ProgressCallback = lambda text: None,
     *,
     strict: bool = False,
+    thumbnail_of: ThumbnailReader = no_thumbnail,
 ) -> Predictions:
     """Predict slides in memory, see `predict_slides`."""
     found = Predictions()
     names = _names_in(store, slides)
-    found.tables = dict(_predictions(saved, store, names, cohort, found, tell, strict))
+    for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
+        found.tables[name] = predicted.table
     return found
 
 
@@ -174,9 +196,10 @@ def _predictions(
     found: Predictions,
     tell: ProgressCallback,
     strict: bool,
-) -> Iterator[tuple[str, anndata.AnnData]]:
+    thumbnail_of: ThumbnailReader,
+) -> Iterator[tuple[str, _PredictedSlide]]:
     """Predictions of slides one after the other; the others go to `found`, with their reasons."""
-    predicted: list[str] = []
+    done: list[str] = []
     for name in slides:
         row = cohort[name] if cohort is not None and name in cohort.names else None
         try:
@@ -186,7 +209,8 @@ def _predictions(
                 continue
             tell(f"predicting {name}")
             with staying(store.path, [name], saved.encoders, saved.mpps):
-                table, suitability = _predict(saved, store, name, row)
+                predicted = _predict(saved, store, name, row, thumbnail_of)
+            suitability = predicted.suitability
             if strict and suitability.verdict == UNLIKE:
                 raise SlideError(suitability.sentence)
         except (SlideError, StoreError) as error:
@@ -197,14 +221,14 @@ def _predictions(
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             found.failed[name] = str(of_one_slide(error))
             continue
-        predicted.append(name)
+        done.append(name)
         if suitability.verdict != LIKE:
             where = found.far if suitability.verdict == FAR else found.unlike
             where[name] = "; ".join(suitability.reasons)
-        yield name, table
+        yield name, predicted
     for encoder in saved.encoders:
-        note_unsealed(store, predicted, encoder)
-    if not predicted and not found.failed:
+        note_unsealed(store, done, encoder)
+    if not done and not found.failed:
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"
             f" {saved.encoder} at {', '.join(mpp_key(mpp) for mpp in saved.mpps)} um/px"
@@ -244,9 +268,23 @@ def _check_recipes(card: HeadCard, stored: StoredSlide) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _PredictedSlide:
+    """The prediction of one slide, and how good it is where its cohort has measured values."""
+
+    table: anndata.AnnData
+    suitability: Suitability
+    scores: SlideScores | None
+    coverage: float | None
+
+
 def _predict(
-    saved: SavedHead, store: FeatureStore, name: str, row: CohortSlide | None
-) -> tuple[anndata.AnnData, Suitability]:
+    saved: SavedHead,
+    store: FeatureStore,
+    name: str,
+    row: CohortSlide | None,
+    thumbnail_of: ThumbnailReader,
+) -> _PredictedSlide:
     stored = store.slide(name)
     for card in saved.card.by_encoder:
         _check_recipes(card, stored)
@@ -303,5 +341,34 @@ def _predict(
         )
     trained = {card.encoder_name: card.training_slides for card in saved.card.by_encoder}
     suitability = judge_slide(saved.domain, trained, stored, slide, saved.mpps)
-    table = prediction_table(slide, predicted, saved.genes, about, saved.spread, saved.trust, suitability)
-    return table, suitability
+    scores, covered = _scores(saved, slide, predicted, suitability)
+    if scores is not None:
+        known = {"n_spots": scores.n_spots, "pcc": scores.pcc, "mse": scores.mse, "mae": scores.mae}
+        about["scores"] = known | ({} if covered is None else {"coverage_90": covered})
+    table = prediction_table(
+        slide,
+        predicted,
+        saved.genes,
+        about,
+        saved.spread,
+        saved.trust,
+        suitability,
+        spatial_metadata_of(stored, row, saved.encoders, saved.mpps, thumbnail_of),
+        saved.card.panel.gene_ids,
+    )
+    return _PredictedSlide(table, suitability, scores, covered)
+
+
+def _scores(
+    saved: SavedHead, slide: HeadSlide, predicted: NDArray[np.float32], suitability: Suitability
+) -> tuple[SlideScores | None, float | None]:
+    """Scores, and coverage of the 90% intervals, on a slide that was measured."""
+    if slide.target is None or not slide.usable.any():
+        return None, None
+    scores = slide_metrics(predicted, slide.target)
+    if saved.spread is None:
+        return scores, None
+    strangeness = suitability.strangeness
+    distances = None if strangeness is None else {slide.name: strangeness.spots}
+    covered = coverage(saved.spread, {slide.name: predicted}, {slide.name: slide.target}, distances)
+    return scores, covered.slides[slide.name]

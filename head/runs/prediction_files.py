@@ -6,7 +6,7 @@ A folder of predictions is of one head only, and written by one process at a tim
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import RequestError, WriteError
 from mmap_st.extract.store import encode_name
-from mmap_st.files import cannot_be_written, check_folder_out, file_name, replacing
+from mmap_st.files import cannot_be_written, check_folder_out, file_name, refuse_clashes, replacing
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.runs.run_folder import only_writer
+from mmap_st.head.runs.spatial_metadata import SpatialMetadata, library_name
 from mmap_st.head.runs.suitability import Suitability
 from mmap_st.head.scoring import Calibration, GeneTrust, Spread
 
@@ -86,6 +87,24 @@ def prediction_folder(
             out.rmdir()
 
 
+def check_prediction_folder(
+    out: Path, head_sha256: str, slides: Iterable[str], *, overwrite: bool = False
+) -> None:
+    """Refuse a folder that a head's predictions cannot be written into, before hours of work.
+
+    Raises
+    ------
+    RequestError
+        As of `prediction_folder`.
+    """
+    files = [prediction_file(out, name) for name in slides]
+    refuse_clashes((file.name for file in files), out)
+    check_folder_out(out)
+    if out.exists() and _of_other_heads(out, head_sha256, files) and not overwrite:
+        with prediction_folder(out, head_sha256, files):
+            pass
+
+
 def _of_other_heads(out: Path, head_sha256: str, files: Sequence[Path]) -> list[Path]:
     """Predictions in a folder that another head made."""
     written = set(files)
@@ -122,6 +141,8 @@ def prediction_table(
     spread: Spread | None = None,
     trust: GeneTrust | None = None,
     suitability: Suitability | None = None,
+    spatial: SpatialMetadata | None = None,
+    gene_ids: Sequence[str] | None = None,
 ) -> anndata.AnnData:
     """The prediction of one slide as a table that other tools read.
 
@@ -145,6 +166,12 @@ def prediction_table(
         Whether the slide is like those of training: ``uns["mmap"]["domain"]``; and how far each spot lies
         from them, ``obs["distance"]`` and ``obs["distance_percentile"]``; ``obs["tissue"]`` and
         ``obs["on_tissue"]``. None: none of these.
+    spatial
+        Where its spots lie: ``uns["spatial"]`` with the slide's thumbnail, as scanpy and squidpy draw it,
+        ``obs["array_row"]``, ``obs["array_col"]``, ``obs["in_bounds"]`` and, in ``uns["mmap"]``, the width
+        of a spot. None: none of these.
+    gene_ids
+        ``var["gene_ids"]``; None: not known.
     """
     import anndata
     import pandas as pd
@@ -156,6 +183,14 @@ def prediction_table(
         obsm={"spatial": slide.xy},
         layers={} if slide.target is None else {MEASURED: slide.target.dense()},
     )
+    if gene_ids is not None:
+        table.var["gene_ids"] = list(gene_ids)
+    if spatial is not None:
+        table.obs["in_bounds"] = spatial.in_bounds
+        if spatial.array is not None:
+            table.obs["array_row"], table.obs["array_col"] = spatial.array.T
+        if (library := spatial.library()) is not None:
+            table.uns["spatial"] = {library_name(slide.name): library}
     if spread is not None:
         strangeness = None if suitability is None else suitability.strangeness
         distance = None if strangeness is None else strangeness.spots
@@ -172,6 +207,8 @@ def prediction_table(
         if suitability.strangeness is not None:
             table.obs["distance"] = suitability.strangeness.spots
             table.obs["distance_percentile"] = suitability.strangeness.spot_percentile
+    if spatial is not None:
+        known["spot_diameter_px"] = spatial.diameter_px
     calibration = known.get(CALIBRATION)
     if isinstance(calibration, Calibration):
         known[CALIBRATION] = {**vars(calibration), "condition": calibration.condition}

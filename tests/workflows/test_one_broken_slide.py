@@ -121,15 +121,16 @@ def test_errors_that_nobody_foresees_end_one_slide(
     error: Exception, sections: Path, tmp_path: Path, mmap: Mmap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mmap_st.extract.engine import placement, preview, session
+    from mmap_st.extract.slides import overview
     from mmap_st.extract.slides import slide as opening
-    from mmap_st.report import cohort_check, run_report
+    from mmap_st.report import cohort_check
 
     def broken(path: Path) -> opening.Slide:
         if path.stem == BROKEN:
             raise error
         return opening.open_slide(path)
 
-    for module in (placement, preview, session, cohort_check, run_report):
+    for module in (placement, preview, session, cohort_check, overview):
         monkeypatch.setattr(module, "open_slide", broken)
     for words in (
         ("cohort", "check", sections, "--pictures", tmp_path / "pictures"),
@@ -165,7 +166,7 @@ def test_reports_and_predictions_do_the_others(tiny, tmp_path: Path, mmap: Mmap)
     assert sorted(p.stem for p in (tmp_path / "again").iterdir()) == ["A1_maps", "C1_maps"]
 
 
-def test_fits_read_no_image(tiny, tmp_path: Path, mmap: Mmap) -> None:
+def test_fits_need_no_image(tiny, tmp_path: Path, mmap: Mmap) -> None:
     shutil.copytree(tiny.her2st, tmp_path / "her2st")
     for image in (tmp_path / "her2st").rglob("*.jpg"):
         cut(image)

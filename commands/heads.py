@@ -90,7 +90,13 @@ def fit_head(
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
-    store: StoreArgument,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE|SLIDES",
+            help="A feature store; or slides to embed first: an image, a folder of images, or a cohort.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad per slide.")],
     slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
     overwrite: Annotated[
@@ -110,23 +116,78 @@ def predict(
         bool,
         typer.Option("--allow-changed-code", help="Take --head-code even if its code has changed."),
     ] = False,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Where slides are embedded; default: features.zarr in --out."),
+    ] = None,
+    spots: Annotated[
+        str | None,
+        typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100; default: as in training."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="FILE.py:NAME", help="The head's encoder, if it is your own code."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of the head's encoder; default: as extract.")
+    ] = None,
+    source_mpp: Annotated[
+        float | None,
+        typer.Option("--source-mpp", min=0.01, max=100, help="um/px of slides that do not state it."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows embedded together.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read windows.")] = None,
+    unchecked: Annotated[
+        bool,
+        typer.Option("--unchecked", help="Embed spots that would fit the tissue better if they were turned."),
+    ] = False,
+    enlarge: Annotated[
+        bool, typer.Option("--enlarge", help="Embed windows that are enlarged more than 4 times too.")
+    ] = False,
 ) -> None:
-    """Predict expression of slides in a store, sequenced or not."""
+    """Predict expression of slides, sequenced or not, from a store or straight from the images."""
     from mmap_st import workflows
+    from mmap_st.errors import SlidesFailedError
+    from mmap_st.extract.engine import keep_freed_memory
 
-    report = workflows.predict(
-        run,
-        store,
-        out,
-        slides=slides,
-        cohort=cohort,
-        overwrite=overwrite,
-        strict=strict,
-        head_code=head_code,
-        allow_changed_code=allow_changed_code,
-    )
+    keep_freed_memory()
+    try:
+        report = workflows.predict(
+            run,
+            source,
+            out,
+            slides=slides,
+            cohort=cohort,
+            overwrite=overwrite,
+            strict=strict,
+            head_code=head_code,
+            allow_changed_code=allow_changed_code,
+            embeddings=store,
+            spots=spots,
+            encoder=encoder,
+            weights=weights,
+            source_mpp=source_mpp,
+            trust_remote_code=trust_remote_code,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            workers=workers,
+            unchecked=unchecked,
+            enlarge=enlarge,
+        )
+    except SlidesFailedError as error:
+        console.show_reasons("failed", error.failed)
+        raise typer.Exit(1) from None
+    for extraction in report.extractions:
+        results.show_embedded(extraction)
     console.show_reasons("unlike anything the head was trained on", report.unlike)
     console.show_reasons("far from the training tissue", report.far)
+    results.show_slide_scores(report.scores, report.coverage)
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
     console.show_paths(list(report.written.values()))

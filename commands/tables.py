@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from mmap_st.extract.imports import ImportReport
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
     from mmap_st.head.runs import RunMetrics, TrustedGenes
-    from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores
+    from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores, SlideScores
 
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
-    """What an extraction did."""
+    """What an extraction did, and which slides failed."""
+    show_embedded(report)
+    console.show_reasons("failed", report.failed)
+    console.show_paths([store])
+
+
+def show_embedded(report: ExtractReport) -> None:
+    """How many slides and windows an extraction embedded."""
     figures = report.telemetry
     rate = figures.windows / figures.seconds if figures.seconds else 0.0
     counts = [
@@ -43,8 +50,25 @@ def show_extraction(report: ExtractReport, store: Path) -> None:
             f"{counted(report.skipped_windows, 'window shows', 'windows show')} too little tissue;"
             f" {_rows(report.skipped_windows)} NaN and marked invalid"
         )
-    console.show_reasons("failed", report.failed)
-    console.show_paths([store])
+
+
+def show_slide_scores(scores: Mapping[str, SlideScores], coverage: Mapping[str, float]) -> None:
+    """A table of slides that were predicted and measured."""
+    if not scores:
+        return
+    header = ("slide", "spots", "PCC", "MSE", "MAE", "in 90% intervals")
+    rows = [
+        (
+            slide,
+            f"{of.n_spots:,}",
+            f"{of.pcc:.4f}",
+            f"{of.mse:.4f}",
+            f"{of.mae:.4f}",
+            f"{coverage[slide]:.1%}" if slide in coverage else "",
+        )
+        for slide, of in scores.items()
+    ]
+    console.show_table("predicted beside measured", header, rows)
 
 
 #: Narrower terminals get the columns that one chooses by.

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -135,6 +135,16 @@ class Cohort:
             if slide.slide == name:
                 return slide
         raise CohortError(f"{self.source} has no slide {name}{did_you_mean(name, self.names)}.")
+
+    def only(self, names: Iterable[str]) -> Cohort:
+        """These slides alone, in this order.
+
+        Raises
+        ------
+        CohortError
+            If one is not in the cohort.
+        """
+        return replace(self, slides=tuple(self[name] for name in dict.fromkeys(names)))
 
     def of_patients(self, patients: Iterable[str]) -> tuple[str, ...]:
         """Names of these patients' slides, in the cohort's order."""

@@ -459,9 +459,11 @@ def test_a_comparison_is_drawn_from_its_folder(tiny: Tiny, tmp_path: Path) -> No
 def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
     from mmap_st.commands import evaluation, extraction, heads
     from mmap_st.workflows import HeadRun
+    from mmap_st.workflows.head_embedding import EmbeddingOptions
 
     names = {"set_": "settings", "compiled": "compile"}
     of_commands_alone = {"extract": {"preview"}}
+    of_predict = {"source": "store", "store": "embeddings"}
     for command, function in (
         (extraction.extract, mm.embed),
         (heads.fit_head, mm.fit_head),
@@ -469,12 +471,14 @@ def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
         (evaluation.evaluate, mm.evaluate),
         (evaluation.compare, mm.compare),
     ):
-        options = {names.get(name, name) for name in command.__annotations__} - {"return"}
+        renamed = names | (of_predict if command is heads.predict else {})
+        options = {renamed.get(name, name) for name in command.__annotations__} - {"return"}
         missing = options - set(function.__annotations__) - of_commands_alone.get(command.__name__, set())
         assert not missing, (command.__name__, missing)
-    # The run is the object, loaded by then, and nothing is written.
-    of_loading = {"run", "head_code", "allow_changed_code"}
-    options = set(heads.predict.__annotations__) - {"return", "out", "overwrite"} - of_loading
+    # The run is the object, loaded by then, and nothing is embedded or written.
+    of_loading = {"run", "source", "head_code", "allow_changed_code"}
+    of_embedding = set(EmbeddingOptions.__annotations__)
+    options = set(heads.predict.__annotations__) - {"return", "out", "overwrite"} - of_loading - of_embedding
     missing = options - set(HeadRun.predict.__annotations__)
     assert not missing, ("HeadRun.predict", missing)
 

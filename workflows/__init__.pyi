@@ -28,4 +28,5 @@ from .display import Display, show_progress
 from .embedding import EmbeddedStore, NothingEmbeddedError, embed
 from .encoder_list import build_encoder, list_encoders
 from .fitting import fit_head
-from .head_runs import HeadRun, load_head, predict
+from .head_runs import HeadRun, load_head
+from .predicting import predict

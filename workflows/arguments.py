@@ -83,6 +83,16 @@ def encoder_names(encoder: Encoders) -> str:
     return ",".join(encoder_name(name.strip() if isinstance(name, str) else name) for name in names)
 
 
+def encoders_by_name(encoder: Encoders | None) -> dict[str, EncoderSpec]:
+    """Specs of one encoder or several, by what a store calls each; none for None."""
+    if encoder is None:
+        return {}
+    several = encoder.split(",") if isinstance(encoder, str) and _names_files(encoder) else encoder
+    items = [several] if isinstance(several, str | EncoderSpec) else several
+    specs = [spec_of(item.strip() if isinstance(item, str) else item) for item in items]
+    return {spec.name: spec for spec in specs}
+
+
 def _names_files(text: str) -> bool:
     """Whether these are several encoders of which one is a file's: commas may be part of a file's path."""
     path, function = split_reference(text)

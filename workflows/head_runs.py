@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING, overload
 
 from mmap_st.data.readers import CohortSource
 from mmap_st.errors import counted, printable
+from mmap_st.extract.slides import thumbnail_of
 from mmap_st.head.runs import (
     METRICS,
     FitReport,
     HeadCard,
-    PredictReport,
     RunMetrics,
-    predict_slides,
     predictions_of,
     read_head,
     read_metrics,
     restore_run,
 )
 from mmap_st.workflows.arguments import (
-    Names,
     Settings,
     StoreLike,
     open_store,
     read_cohort,
-    words_of,
 )
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
 
@@ -51,6 +48,8 @@ class HeadRun:
     ----------
     path, report
         As given.
+    saved
+        The head itself.
 
     Examples
     --------
@@ -72,17 +71,17 @@ class HeadRun:
         self.path = Path(path)
         self.report = report
         restore_run(self.path)
-        self._saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
+        self.saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
     @property
     def card(self) -> HeadCard:
         """All that is recorded with the head, as in head.json."""
-        return self._saved.card
+        return self.saved.card
 
     @property
     def head(self) -> str:
         """Name of the head, such as ``mmap``."""
-        return self._saved.method.name
+        return self.saved.method.name
 
     @property
     def settings(self) -> Settings:
@@ -92,17 +91,17 @@ class HeadRun:
     @property
     def encoder(self) -> str:
         """Name of the encoder of the embeddings that it takes."""
-        return self._saved.encoder
+        return self.saved.encoder
 
     @property
     def mpps(self) -> tuple[float, ...]:
         """Micrometres per pixel of the embeddings that it takes, finest first."""
-        return self._saved.mpps
+        return self.saved.mpps
 
     @property
     def panel(self) -> tuple[str, ...]:
         """The genes that it predicts, in order."""
-        return tuple(self._saved.genes)
+        return tuple(self.saved.genes)
 
     @cached_property
     def metrics(self) -> RunMetrics:
@@ -189,7 +188,9 @@ class HeadRun:
         rows = None if cohort is None else read_cohort(cohort)
         names = [slides] if isinstance(slides, str) else slides
         with show_progress(progress) as tell:
-            found = predictions_of(self._saved, opened, names, rows, tell, strict=strict)
+            found = predictions_of(
+                self.saved, opened, names, rows, tell, strict=strict, thumbnail_of=thumbnail_of
+            )
         warn_unlike(found.unlike)
         if isinstance(slides, str):
             return found.only(slides)
@@ -236,80 +237,3 @@ def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_co
     True
     """
     return HeadRun(run, head_code=head_code, allow_changed_code=allow_changed_code)
-
-
-def predict(
-    run: HeadRun | str | Path,
-    store: StoreLike,
-    out: str | Path,
-    *,
-    slides: Names | None = None,
-    cohort: CohortSource | None = None,
-    overwrite: bool = False,
-    strict: bool = False,
-    head_code: str | None = None,
-    allow_changed_code: bool = False,
-    progress: bool = True,
-) -> PredictReport:
-    """Predict expression of slides in a store, sequenced or not, and write one .h5ad file per slide.
-
-    Parameters
-    ----------
-    run
-        A trained head, or its folder.
-    store
-        The feature store with the slides' embeddings, or its path.
-    out
-        Folder to write to.
-    slides
-        Names. None: all that have what the head needs.
-    cohort
-        Where measured values and images are from. None: neither is in the files.
-    overwrite
-        Replace predictions of another head in `out`.
-    strict
-        Whether slides that are unlike anything the head was trained on fail.
-    head_code, allow_changed_code
-        See `load_head`; of a folder only.
-    progress
-        Whether to show it.
-
-    Returns
-    -------
-    ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others;
-    ``unlike`` and ``far``, how slides that were predicted differ from the training tissue.
-    `HeadRun.predict` says what is in a file.
-
-    Warns
-    -----
-    SlidesLeftOutWarning
-        If some slides were skipped or failed; it gives their reasons.
-    UnlikeTrainingWarning
-        If slides are unlike anything the head was trained on.
-
-    Raises
-    ------
-    RequestError
-        If the store does not have a slide, none has what the head needs, or `out` holds predictions of
-        another head.
-
-    Examples
-    --------
-    >>> mm.predict(run, store, folder / "predictions", slides=["B1"], progress=False).written["B1"].name
-    'B1.h5ad'
-    """
-    names = None if slides is None else words_of(slides, "--slides")
-    rows = None if cohort is None else read_cohort(cohort)
-    opened = open_store(store)
-    if isinstance(run, HeadRun):
-        saved = run._saved
-    else:
-        restore_run(Path(run))
-        saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
-    with show_progress(progress) as tell:
-        report = predict_slides(
-            saved, opened, Path(out), names, tell, cohort=rows, overwrite=overwrite, strict=strict
-        )
-    warn_unlike(report.unlike)
-    warn_left_out(report.failed, report.skipped)
-    return report

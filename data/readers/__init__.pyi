@@ -2,6 +2,7 @@ __all__ = [
     "READERS",
     "CohortSource",
     "as_cohort",
+    "is_slide_folder",
     "open_cohort",
     "read_counts",
     "read_spot_table",
@@ -10,6 +11,6 @@ __all__ = [
     "without_suffix",
 ]
 
-from .finding import without_suffix
+from .finding import is_slide_folder, without_suffix
 from .registry import READERS, CohortSource, as_cohort, open_cohort, read_counts, read_spots, rebinned
 from .table import read_spot_table

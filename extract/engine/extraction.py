@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data import Cohort
-from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
+from mmap_st.errors import MmapError, RecipeMismatchError, StoppedError, counted, of_one_slide, printable
 from mmap_st.extract.encoders import (
     Encoder,
     EncoderSpec,
@@ -33,8 +33,11 @@ from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, ope
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (
     FeatureStore,
+    Recipe,
     check_encoder_name,
     check_slide_names,
+    differences,
+    head_part,
     is_nonempty,
     lost_slides,
 )
@@ -91,6 +94,9 @@ class EncoderRequest:
         May be ``auto``.
     tokens
         Side of the grid of tokens to keep; None: what the store has of this encoder.
+    expected
+        What its recipe must say of the encoder and its weights, since a head was trained with them; None:
+        anything.
     """
 
     spec: EncoderSpec
@@ -101,6 +107,7 @@ class EncoderRequest:
     compiled: bool = False
     tokens: int | None = None
     trust_remote_code: bool = False
+    expected: Recipe | None = None
 
 
 def extract_cohort(
@@ -151,6 +158,7 @@ def extract_cohort(
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
     encoder = _build(request, store, options)
     shared = run_recipe(encoder, options.tissue_min)
+    _check_expected(request, shared)
     # A store is made only now that the request is known to be one that can be met.
     store = FeatureStore.create(store_path)
     if not options.overwrite:
@@ -269,6 +277,16 @@ def _build(request: EncoderRequest, store: FeatureStore | None, options: Extract
         tokens=tokens,
         trust_remote_code=request.trust_remote_code,
     )
+
+
+def _check_expected(request: EncoderRequest, shared: Recipe) -> None:
+    """Refuse weights that are not those that a head was trained with, before any image is opened."""
+    different = [] if request.expected is None else differences(request.expected, head_part(shared))
+    if different:
+        raise RecipeMismatchError(
+            f"{request.spec.name} as it is here is not what the head was trained with"
+            f" ({'; '.join(different)}); give --weights with the weights that it was trained with."
+        )
 
 
 def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -> None:

@@ -1,0 +1,172 @@
+"""Write predictions of slides: of those of a feature store, or straight from their images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmap_st.data.readers import CohortSource
+from mmap_st.extract.slides import thumbnail_of
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides, read_head, restore_run
+from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
+from mmap_st.workflows.head_embedding import (
+    EmbeddingOptions,
+    cohort_of_slides,
+    embed_for_head,
+    embedded_slides,
+    failures_of,
+    refuse_embedding_options,
+    skipped_slides,
+)
+from mmap_st.workflows.head_runs import HeadRun
+
+if TYPE_CHECKING:
+    from mmap_st.extract.engine import ExtractReport
+
+#: Where slides are embedded that are predicted straight, in the folder of the predictions.
+FEATURES = "features.zarr"
+
+
+def predict(
+    run: HeadRun | str | Path,
+    store: StoreLike | CohortSource,
+    out: str | Path,
+    *,
+    slides: Names | None = None,
+    cohort: CohortSource | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    head_code: str | None = None,
+    allow_changed_code: bool = False,
+    embeddings: str | Path | None = None,
+    spots: str | None = None,
+    encoder: Encoders | None = None,
+    weights: str | Path | None = None,
+    source_mpp: float | None = None,
+    trust_remote_code: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    unchecked: bool = False,
+    enlarge: bool = False,
+    progress: bool = True,
+) -> PredictReport:
+    """Predict expression of slides, sequenced or not, and write one .h5ad file per slide.
+
+    Parameters
+    ----------
+    run
+        A trained head, or its folder.
+    store
+        The feature store with the slides' embeddings, or its path. Or slides that are not embedded yet: an
+        image, a folder of images, or a cohort as `read_cohort` takes it. They are embedded first, as the
+        head's own slides were, into `embeddings`; those that have no spots get a grid on their tissue.
+    out
+        Folder to write to.
+    slides
+        Names. None: all that have what the head needs.
+    cohort
+        Where measured values and images are from. None: the cohort that `store` is; of a feature store,
+        neither is in the files.
+    overwrite
+        Replace predictions of another head in `out`.
+    strict
+        Whether slides that are unlike anything the head was trained on fail.
+    head_code, allow_changed_code
+        See `load_head`; of a folder only.
+    embeddings
+        The feature store that slides are embedded into; what it has is not done again. None:
+        ``features.zarr`` in `out`.
+    spots
+        For slides without spots: ``grid:100`` or ``hex:100`` lays spots 100 micrometres apart on the tissue.
+        None: square, as far apart as the head's training spots were.
+    encoder
+        The head's encoder where it is your own code: ``FILE.py:FUNCTION``; of several, a list. None: by the
+        name that the head knows it by.
+    weights
+        File or folder of the encoder's weights. None: found as `embed` finds them; they are refused where
+        they are not those that the head was trained with.
+    source_mpp
+        Micrometres per pixel of slides that do not state it.
+    trust_remote_code, device, precision, batch_size, workers, unchecked, enlarge
+        See `embed`.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others;
+    ``unlike`` and ``far``, how slides that were predicted differ from the training tissue; ``scores`` and
+    ``coverage`` of slides that have measured values. `HeadRun.predict` says what is in a file.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If some slides were skipped or failed; it gives their reasons.
+    UnlikeTrainingWarning
+        If slides are unlike anything the head was trained on.
+
+    Raises
+    ------
+    RequestError
+        If a slide is not there, none has what the head needs, `out` holds predictions of another head, or
+        slides cannot be embedded as the head's own were.
+    SlidesFailedError
+        If slides were to be embedded and none could be; it gives their reasons.
+    StoppedError
+        If Ctrl-C or SIGTERM stopped the embedding; what is finished is saved, and the same call resumes.
+
+    Examples
+    --------
+    >>> mm.predict(run, store, folder / "predictions", slides=["B1"], progress=False).written["B1"].name
+    'B1.h5ad'
+
+    Slides that are not embedded yet, with their measured values beside the predictions:
+
+    >>> report = mm.predict(run, cohort, folder / "straight", slides=["B1"], progress=False)
+    >>> report.scores["B1"].pcc > 0
+    True
+    """
+    names = None if slides is None else words_of(slides, "--slides")
+    if isinstance(run, HeadRun):
+        saved = run.saved
+    else:
+        restore_run(Path(run))
+        saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
+    options = EmbeddingOptions(
+        spots, encoder, weights, source_mpp, trust_remote_code, device, precision, batch_size, workers,
+        unchecked, enlarge,
+    )  # fmt: skip
+    given = None if isinstance(store, FeatureStore) else cohort_of_slides(store)
+    rows = given if cohort is None else read_cohort(cohort)
+    extractions: list[ExtractReport] = []
+    if given is None:
+        refuse_embedding_options(options, embeddings)
+        opened = open_store(store)  # type: ignore[arg-type]
+    else:
+        where = Path(out) / FEATURES if embeddings is None else Path(embeddings)
+        given = given if names is None else given.only(names)
+        check_prediction_folder(Path(out), saved.sha256, given.names, overwrite=overwrite)
+        extractions = embed_for_head(saved, given, where, options, progress=progress)
+        opened, names = FeatureStore(where), embedded_slides(extractions)
+    with show_progress(progress) as tell:
+        report = predict_slides(
+            saved,
+            opened,
+            Path(out),
+            names,
+            tell,
+            cohort=rows,
+            overwrite=overwrite,
+            strict=strict,
+            thumbnail_of=thumbnail_of,
+        )
+    report.extractions = extractions
+    report.failed = failures_of(extractions) | report.failed
+    report.skipped = skipped_slides(extractions) | report.skipped
+    warn_unlike(report.unlike)
+    warn_left_out(report.failed, report.skipped)
+    return report

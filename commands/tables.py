@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,9 @@ if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport, PreviewReport
     from mmap_st.extract.imports import ImportReport
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
-    from mmap_st.head.runs import RunMetrics, TrustedGenes
-    from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores, SlideScores
+    from mmap_st.head.runs import RunMetrics
+    from mmap_st.head.scoring import SlideScores
+    from mmap_st.report import Summary
 
 
 def show_extraction(report: ExtractReport, store: Path) -> None:
@@ -189,139 +189,47 @@ def show_preview(report: PreviewReport) -> None:
     console.show_paths(list(report.written.values()))
 
 
-#: What tables call the predictors of results.
-_PREDICTORS = {"ridge": "ridge (own strength)", "mean": "training mean"}
-#: Metrics that each slide has.
-_PER_SLIDE = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")
-
-
 def show_metrics(metrics: RunMetrics, head: str) -> None:
     """A head's scores, next to those of the baselines."""
-    protocol = metrics.protocol
-    console.say(
-        f"{counted(len(protocol.train), 'slide')} train, {len(protocol.val)} validate, {len(protocol.test)}"
-        f" test; {counted(protocol.genes, 'gene')} ({protocol.panel}); {protocol.validation}"
-    )
-    if metrics.test is None:
-        return
-    keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
-    shown = {
-        name: scores
-        for name, scores in metrics.predictors.items()
-        if name != "ridge" or scores != metrics.test
-    }
-    rows = [
-        [_PREDICTORS.get(name, head), *(_number(scores.value(key)) for key in keys)]
-        for name, scores in shown.items()
-    ]
-    columns = ["head", "PCC (per slide)", "PCC (hvg50)", "PCC (pooled)", "MSE", "MAE"]
-    _add_ceiling(columns, rows, shown.values(), metrics.noise_ceiling)
-    console.show_table("test slides", columns, rows)
-    _show_coverage(metrics.prediction_intervals)
-    _show_trust(metrics.gene_trust, protocol.genes)
+    from mmap_st.report import summary_of_run
 
-
-def _show_trust(found: TrustedGenes | None, genes: int) -> None:
-    """How many genes are to be trusted."""
-    if found is None:
-        return
-    of = f"of {counted(genes, 'gene')}"
-    if found.of_patients:
-        patients = counted(found.patients, "patient")
-        console.say(
-            f"{found.trusted} {of} to be trusted: better than chance on {patients} whom fits did not see"
-        )
-    else:
-        console.say(
-            f"{found.above_chance} {of} predicted better than by chance where fits did not see them"
-            f" ({found.judged_on}); too few patients to tell which to trust on new ones"
-        )
-
-
-def _add_ceiling(
-    columns: list[str], rows: list[list[str]], shown: Iterable[Scores], ceiling: NoiseCeiling | None
-) -> None:
-    """Add beside the PCC its share of the noise ceiling, and the ceiling as the last row."""
-    if ceiling is None:
-        return
-    columns.insert(2, "of ceiling")
-    shares = (None if scores.pcc_of_ceiling is None else f"{scores.pcc_of_ceiling:.0%}" for scores in shown)
-    for row, share in zip_longest(rows, shares):
-        row.insert(2, share or "")
-    known = ["noise ceiling", _number(ceiling.pcc_slide), "", _number(ceiling.pcc_slide_hvg50)]
-    rows.append(known + [""] * (len(columns) - len(known)))
-
-
-def _show_coverage(found: PredictionIntervals | None) -> None:
-    """How often prediction intervals held the truth."""
-    if found is not None:
-        worst = found.worst_slide if len(found.slides) > 1 else None
-        least = "" if worst is None else f", and {found.slides[worst]:.1%} on the slide {worst}, the least"
-        console.say(
-            f"{found.level:.0%} prediction intervals contain {found.coverage:.1%} of the test targets{least}"
-            f" ({found.condition or found.calibrated_on})"
-        )
+    _show_summary(summary_of_run(metrics, head))
 
 
 def show_evaluation(metrics: EvaluationMetrics, head: str) -> None:
     """Scores of a cross-validation, with intervals over patients."""
-    protocol = metrics.protocol
-    least, most = sorted((protocol.genes[0], protocol.genes[-1]))
-    genes = counted(most, "gene") if least == most else f"{least} to {most} genes"
-    console.say(
-        f"{counted(len(metrics.test.slides), 'slide')} of {counted(protocol.patients, 'patient')} in"
-        f" {counted(len(protocol.fold_slides), 'fold')} ({protocol.folds}),"
-        f" {counted(len(protocol.seeds), 'seed')}; {genes} ({protocol.panel});"
-        f" {', '.join(protocol.validation)}"
-    )
-    rows = [
-        [_PREDICTORS.get(name, head), *(_with_interval(of.value(k), of.interval(k)) for k in _PER_SLIDE)]
-        for name, of in metrics.predictors.items()
-    ]
-    for name, gain in (("over ridge", metrics.gain_over_ridge), ("over the mean", metrics.gain_over_mean)):
-        if gain is not None:
-            rows.append([name, *(_with_interval(gain[k].mean, gain[k].interval, "+") for k in _PER_SLIDE)])
-    columns = ["head", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE"]
-    _add_ceiling(columns, rows, metrics.predictors.values(), metrics.noise_ceiling)
-    enough = metrics.test.interval("pcc_slide") is not None
-    what = "with 95% intervals over patients" if enough else "too few patients for intervals"
-    console.show_table(f"held-out slides, {what}", columns, rows)
-    _show_coverage(metrics.prediction_intervals)
+    from mmap_st.report import summary_of_evaluation
+
+    _show_summary(summary_of_evaluation(metrics, head))
 
 
 def show_comparison(result: ComparisonResult) -> None:
     """Every row of a comparison."""
-    from mmap_st.report import about, notes, table_of
+    from mmap_st.report import summary_of_comparison
 
-    console.say(about(result))
-    columns, lines = table_of(result.rows)
-    console.show_table("held-out slides", columns, lines, left=(1,))
-    for note in notes(result):
+    _show_summary(summary_of_comparison(result), left=(1,))
+
+
+def _show_summary(summary: Summary, left: Sequence[int] = ()) -> None:
+    console.say(summary.about)
+    if summary.rows:
+        console.show_table(summary.title, summary.columns, summary.rows, left=left)
+    for note in summary.notes:
         console.say(note)
 
 
 def show_ablations(rows: Sequence[AblationRow]) -> None:
     """Each ablation next to the head as it is."""
+    from mmap_st.report import PER_SLIDE, number, with_interval
+
     shown = []
     for row in rows:
         apart = row.difference["pcc_slide"] if row.difference else None
-        change = _with_interval(apart.mean, apart.interval, "+") if apart else ""
-        shown.append((row.variant, *(_number(row.value(key)) for key in _PER_SLIDE), change))
+        change = with_interval(apart.mean, apart.interval, "+") if apart else ""
+        shown.append((row.variant, *(number(row.value(key)) for key in PER_SLIDE), change))
     columns = ("variant", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE", "PCC, to the head as it is")
     console.show_table("ablations", columns, shown)
 
 
-def _with_interval(value: float, interval: Interval | None, sign: str = "") -> str:
-    """A number, and its interval where there is one."""
-    if value != value:
-        return "undefined"
-    shown = f"{value:{sign}.4f}"
-    return shown if interval is None else f"{shown} ({interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})"
-
-
 def _rows(count: int) -> str:
     return agreeing(count, "its row is", "their rows are")
-
-
-def _number(value: float) -> str:
-    return "undefined" if value != value else f"{value:.4f}"

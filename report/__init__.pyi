@@ -1,6 +1,8 @@
 __all__ = [
     "PANEL_IN",
+    "PER_SLIDE",
     "CohortCheck",
+    "Summary",
     "about",
     "best_genes",
     "check_cohort",
@@ -14,10 +16,15 @@ __all__ = [
     "how_chosen",
     "map_of",
     "notes",
+    "number",
     "prototypes_map",
     "report_run",
     "summarise_genes",
+    "summary_of_comparison",
+    "summary_of_evaluation",
+    "summary_of_run",
     "table_of",
+    "with_interval",
     "write_markdown",
 ]
 
@@ -26,3 +33,12 @@ from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
 from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
 from .run_report import draw_run, how_chosen, map_of, report_run
+from .summary import (
+    PER_SLIDE,
+    Summary,
+    number,
+    summary_of_comparison,
+    summary_of_evaluation,
+    summary_of_run,
+    with_interval,
+)

@@ -2,7 +2,8 @@
 
 `make benchmark-demo` runs it. For each seed a cohort is simulated three times: with all effects, without the
 slide factor, and without the coarse effects. The head, ridge and the head's ablations are fitted on the same
-patients and scored on others. It prints tables and writes them, with every figure, to the output folder.
+patients and scored on others. It prints tables and writes them, with every figure, to the output folder; run
+again there, it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +30,8 @@ from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
+from mmap_st.head.runs import METRICS as RUN_METRICS
+from mmap_st.head.runs import read_metrics
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.request import FitRequest
 from mmap_st.workflows.demo import ENCODER, MPPS, held_out_patients
@@ -60,9 +64,13 @@ def _set_up_process() -> None:
 
 
 def run_cohort(folder: Path, settings: SimulationSettings, seed: int, name: str) -> dict[str, Row]:
-    """Scores of every row on one cohort of one seed."""
+    """Scores of every row on one cohort of one seed; what an interrupted benchmark finished is kept."""
     root, store_path = folder / "her2st", folder / "features.zarr"
-    simulate_cohort(root, replace(settings, **COHORTS[name]), seed)
+    if not root.is_dir():
+        draft = folder / "her2st.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        simulate_cohort(draft, replace(settings, **COHORTS[name]), seed)
+        draft.rename(root)
     cohort = open_cohort(f"her2st:{root}")
     extracted = extract_cohort(cohort, store_path, EncoderRequest(encoder_spec(ENCODER)), MPPS)
     assert not extracted.failed, extracted.failed
@@ -79,11 +87,14 @@ def run_cohort(folder: Path, settings: SimulationSettings, seed: int, name: str)
             mpps=mpps,
             seed=seed,
         )
-        report = fit_head(cohort, FeatureStore.open(store_path), request, folder / "run")
-        scores[row] = {key: report.metrics.test.value(key) for key in METRICS}
+        run = folder / "runs" / row.replace(", ", "-").replace(" ", "-").replace("/", "-")
+        if not (run / RUN_METRICS).is_file():
+            fit_head(cohort, FeatureStore.open(store_path), request, run)
+        metrics = read_metrics(run / RUN_METRICS)
+        scores[row] = {key: metrics.test.value(key) for key in METRICS}
         if row == FULL:
-            scores[RIDGE] = {key: report.metrics.baseline_ridge.value(key) for key in METRICS}
-            scores["training mean"] = {key: report.metrics.baseline_mean.value(key) for key in METRICS}
+            scores[RIDGE] = {key: metrics.baseline_ridge.value(key) for key in METRICS}
+            scores["training mean"] = {key: metrics.baseline_mean.value(key) for key in METRICS}
         print(f"seed {seed}, {name}, {row}: {scores[row]}", flush=True)
     return scores
 

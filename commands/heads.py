@@ -198,7 +198,9 @@ def predict(
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A page (its name ends in .html), or a folder for figures and page.")
+    ],
     genes: Annotated[
         str | None, typer.Option(help="Such as ERBB2,FASN; default: the best predicted.")
     ] = None,
@@ -206,14 +208,14 @@ def report(
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
     ] = None,
 ) -> None:
-    """Draw measured next to predicted maps, and where the prototypes are."""
+    """Show results: a page to click through, and figures of measured next to predicted maps."""
     from mmap_st.extract.store import FeatureStore
-    from mmap_st.report import draw_run
+    from mmap_st.report import report_results
     from mmap_st.workflows import show_progress
 
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
-        drawn = draw_run(run, out, split_words(genes), store=opened, tell=progress)
+        drawn = report_results(run, out, split_words(genes), store=opened, tell=progress)
     console.show_reasons("failed", drawn.failed)
     console.show_paths(drawn.written)
     raise typer.Exit(1 if drawn.failed else 0)

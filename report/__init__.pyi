@@ -10,6 +10,7 @@ __all__ = [
     "draw_ablations",
     "draw_comparison",
     "draw_genes",
+    "draw_page",
     "draw_prototypes",
     "draw_run",
     "expression_map",
@@ -18,6 +19,7 @@ __all__ = [
     "notes",
     "number",
     "prototypes_map",
+    "report_results",
     "report_run",
     "summarise_genes",
     "summary_of_comparison",
@@ -32,6 +34,7 @@ from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
 from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
+from .run_page import draw_page, report_results
 from .run_report import draw_run, how_chosen, map_of, report_run
 from .summary import (
     PER_SLIDE,

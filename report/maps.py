@@ -52,6 +52,11 @@ class SlideMap:
     mpp: float | None
     units: str
 
+    @property
+    def spot_px(self) -> float:
+        """Width of a drawn spot in level-0 pixels: neighbours do not touch."""
+        return _SPOT_SHARE * spot_distance(self.xy)
+
 
 def best_genes(slide: SlideMap, number: int) -> list[str]:
     """Genes of the highest correlation on this slide; without measured values, of the greatest spread."""
@@ -116,7 +121,7 @@ def expression_map(
 def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float32], *, label: bool) -> None:
     frame(axes, slide.xy, slide.background)
     shown = np.isfinite(values)
-    size = np.full(int(shown.sum()), _SPOT_SHARE * spot_distance(slide.xy))
+    size = np.full(int(shown.sum()), slide.spot_px)
     spots = EllipseCollection(
         size,
         size,

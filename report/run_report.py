@@ -122,14 +122,7 @@ def draw_run(
     if os.path.isfile(out) or (out.suffix.lower() in _FILE_ENDINGS and not os.path.isdir(out)):
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
     check_folder_out(out)
-    restore_run(run)
-    folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
-    files = sorted(folder.glob("*.h5ad"))
-    if not files:
-        raise RequestError(
-            f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
-            " writes them."
-        )
+    files = prediction_files(run)
     figures = RunFigures()
     for place, file in enumerate(files, start=1):
         tell(f"drawing {file.stem} ({place} of {counted(len(files), 'slide')})")
@@ -142,6 +135,25 @@ def draw_run(
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             figures.failed[file.stem] = str(of_one_slide(error))
     return figures
+
+
+def prediction_files(run: Path) -> list[Path]:
+    """The .h5ad files of a run, or of a folder of predictions.
+
+    Raises
+    ------
+    RequestError
+        If there are none.
+    """
+    restore_run(run)
+    folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
+    files = sorted(folder.glob("*.h5ad"))
+    if not files:
+        raise RequestError(
+            f"{run} holds no predictions; `mmap fit-head --test ...`, `mmap evaluate` or `mmap predict`"
+            " writes them."
+        )
+    return files
 
 
 def _draw_slide(
@@ -205,6 +217,17 @@ def load_map(file: Path) -> SlideMap:
     SlideError
         If it is damaged, or no prediction.
     """
+    return map_of(read_table(file))
+
+
+def read_table(file: Path) -> anndata.AnnData:
+    """Read a prediction.
+
+    Raises
+    ------
+    SlideError
+        If it is damaged, or no prediction.
+    """
     try:
         table = read_prediction(file)
     except Exception as error:  # of many kinds, by what is damaged
@@ -213,7 +236,7 @@ def load_map(file: Path) -> SlideMap:
         raise SlideError(
             f"{file} is not a prediction of mmap: it has no uns[{UNS!r}]; name the folder of some."
         )
-    return map_of(table)
+    return table
 
 
 def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:

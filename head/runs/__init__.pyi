@@ -2,10 +2,12 @@ __all__ = [
     "FOLDS",
     "GENES",
     "HEAD_JSON",
+    "INTERVAL",
     "MEASURED",
     "METRICS",
     "NOT_SCORED",
     "PREDICTIONS",
+    "SPREAD",
     "UNS",
     "FitReport",
     "FitRequest",
@@ -55,7 +57,15 @@ from .metrics_file import (
     summary_table,
 )
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
-from .prediction_files import MEASURED, UNS, check_prediction_folder, prediction_file, read_prediction
+from .prediction_files import (
+    INTERVAL,
+    MEASURED,
+    SPREAD,
+    UNS,
+    check_prediction_folder,
+    prediction_file,
+    read_prediction,
+)
 from .request import FitRequest, fit_request
 from .run_folder import (
     FOLDS,

@@ -1,0 +1,5 @@
+"""Maps and figures to look at."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,267 @@
+"""The page of a run, of a cross-validation, of a comparison or of a folder of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmap_st.errors import RequestError, counted, did_you_mean, of_one_slide
+from mmap_st.extract.store import FeatureStore
+from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
+from mmap_st.head.runs import HEAD_JSON, INTERVAL, METRICS, SPREAD, UNS, read_card, read_metrics
+from mmap_st.head.scoring import pearson_per_gene, slide_metrics
+from mmap_st.progress import ProgressCallback
+from mmap_st.report.page import MOST_VALUES, PagedSlides, SlideLayers, write_page
+from mmap_st.report.run_report import RunFigures, draw_run, map_of, prediction_files, read_table
+from mmap_st.report.summary import (
+    Summary,
+    number,
+    summary_of_comparison,
+    summary_of_evaluation,
+    summary_of_run,
+)
+
+if TYPE_CHECKING:
+    import anndata
+
+Array = NDArray[np.float32]
+
+#: The page in a folder of figures.
+PAGE = "report.html"
+_PAGES = (".html", ".htm")
+#: Most spots of all slides on a page; of larger slides every second is shown, or every third...
+_MOST_SPOTS = 50_000
+#: Columns of ``var`` that the table of genes shows, and what it calls them.
+_COLUMNS = {"ceiling": "ceiling", "cv_pcc": "cv PCC", "trusted": "trusted"}
+
+
+def report_results(
+    run: Path,
+    out: Path,
+    genes: Sequence[str] | None = None,
+    *,
+    store: FeatureStore | None = None,
+    tell: ProgressCallback = lambda text: None,
+) -> RunFigures:
+    """Write the page of results, and the figures beside it where `out` is a folder.
+
+    Parameters
+    ----------
+    run
+        Folder of `mmap fit-head`, `mmap evaluate` or `mmap compare`, or one of .h5ad files of `mmap predict`.
+    out
+        The page, if its name ends in ``.html``; else a folder for figures and page.
+    genes
+        Which to show; None: those that are predicted best.
+    store
+        The feature store of the run: adds figures of where prototypes are. None: none.
+    tell
+        Called with what is being done.
+
+    Returns
+    -------
+    What was written. A slide that cannot be shown does not stop the others; its reason is there.
+
+    Raises
+    ------
+    RequestError
+        If there is nothing to show, or a gene is not in the panel.
+    """
+    if out.suffix.lower() in _PAGES and not out.is_dir():
+        if store is not None:
+            raise RequestError(f"--store adds figures, which a page does not hold; name a folder, not {out}.")
+        return draw_page(run, out, genes, tell=tell)
+    figures = RunFigures()
+    if not (run / COMPARE_JSON).is_file():
+        figures = draw_run(run, out, genes, store=store, tell=tell)
+    page = draw_page(run, out / PAGE, genes, tell=tell)
+    return RunFigures([*figures.written, *page.written], figures.failed | page.failed)
+
+
+def draw_page(
+    run: Path,
+    out: Path,
+    genes: Sequence[str] | None = None,
+    *,
+    tell: ProgressCallback = lambda text: None,
+) -> RunFigures:
+    """Write the page of results of a folder.
+
+    Parameters
+    ----------
+    run
+        Folder of `mmap fit-head`, `mmap evaluate` or `mmap compare`, or one of .h5ad files of `mmap predict`.
+    out
+        The page.
+    genes
+        Which to show; None: all that there is room for, those that correlate best with measured values.
+    tell
+        Called with what is being read.
+
+    Returns
+    -------
+    What was written. A slide that cannot be shown does not stop the others; its reason is there.
+
+    Raises
+    ------
+    RequestError
+        If there is nothing to show, or a gene is not on the panel.
+    """
+    found = RunFigures()
+    summaries = _summaries(run)
+    slides = None
+    if not (run / COMPARE_JSON).is_file():
+        slides = _slides(prediction_files(run), genes, found, tell)
+    elif genes:
+        raise RequestError(f"{run} is a comparison, which has no maps; leave --genes out.")
+    title = f"{run.resolve().name}: predicted gene expression"
+    if slides is not None:
+        summaries.append(_summary_of_slides(slides.slides))
+    if found.failed:
+        reasons = tuple(found.failed.items())
+        summaries.append(Summary("", "slides that are not shown", ("slide", "reason"), reasons))
+    found.written.append(write_page(out, title, summaries, slides))
+    return found
+
+
+def _summary_of_slides(slides: Sequence[SlideLayers]) -> Summary:
+    """How each slide was predicted, and whether it is like those of training."""
+    measured = any(slide.measured is not None for slide in slides)
+    scores = ("PCC", "MSE", "MAE", "in 90% intervals") if measured else ()
+    rows = []
+    for slide in slides:
+        cells = [slide.name, f"{len(slide.xy):,}"]
+        if measured:
+            cells += _scores_of(slide)
+        rows.append((*cells, slide.verdict or "not known"))
+    columns = ("slide", "spots", *scores, "beside the training tissue")
+    return Summary("", "slides", columns, tuple(rows))
+
+
+def _scores_of(slide: SlideLayers) -> list[str]:
+    """PCC, MSE, MAE and coverage of a slide on the genes and spots that are shown."""
+    if slide.measured is None:
+        return [""] * 4
+    of = slide_metrics(slide.predicted, slide.measured)
+    covered = ""
+    if slide.reach is not None:
+        known = np.isfinite(slide.measured) & np.isfinite(slide.predicted)
+        covered = f"{(np.abs(slide.predicted - slide.measured) <= slide.reach)[known].mean():.1%}"
+    return [number(of.pcc), number(of.mse), number(of.mae), covered]
+
+
+def _summaries(run: Path) -> list[Summary]:
+    """What is known of a run in words and as tables; nothing of a folder of predictions alone."""
+    if (run / COMPARE_JSON).is_file():
+        return [summary_of_comparison(read_comparison(run))]
+    if (run / HEAD_JSON).is_file():
+        return [summary_of_run(read_metrics(run / METRICS), read_card(run).head)]
+    if (run / METRICS).is_file():
+        return [summary_of_evaluation(read_evaluation(run / METRICS), "head")]
+    return []
+
+
+def _slides(
+    files: Sequence[Path], genes: Sequence[str] | None, found: RunFigures, tell: ProgressCallback
+) -> PagedSlides | None:
+    slides: list[SlideLayers] = []
+    columns: dict[str, dict[str, object]] = {}
+    for place, file in enumerate(files, start=1):
+        tell(f"reading {file.stem} ({place} of {counted(len(files), 'slide')})")
+        try:
+            table = read_table(file)
+            slides.append(layers_of(table, max(1, _MOST_SPOTS // len(files))))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            found.failed[file.stem] = str(of_one_slide(error))
+            continue
+        for column in _COLUMNS:
+            if column in table.var:
+                of_genes = dict(zip(map(str, table.var_names), table.var[column].tolist(), strict=True))
+                columns[column] = of_genes | columns.get(column, {})
+    if not slides:
+        return None
+    shared = [gene for gene in slides[0].genes if all(gene in slide.genes for slide in slides)]
+    chosen = _checked(genes, shared) if genes else shared
+    if not chosen:
+        raise RequestError("the slides have no gene in common; make a page of each.")
+    room = max(1, MOST_VALUES // sum(len(slide.xy) * slide.n_layers for slide in slides))
+    ranked = _by_correlation([slide.only(chosen) for slide in slides], chosen)
+    kept = list(genes or ranked)[:room]
+    shown = {
+        _COLUMNS[column]: [_cell(values.get(gene)) for gene in kept] for column, values in columns.items()
+    }
+    return PagedSlides(tuple(slide.only(kept) for slide in slides), shown, len(chosen) - len(kept))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return float("nan") if value is None else value
+
+
+def _checked(genes: Sequence[str], shared: Sequence[str]) -> Sequence[str]:
+    unknown = [gene for gene in genes if gene not in shared]
+    if unknown:
+        raise RequestError(
+            f"the predictions have no gene {', '.join(unknown)}{did_you_mean(unknown[0], shared)}."
+        )
+    return genes
+
+
+def _by_correlation(slides: Sequence[SlideLayers], genes: Sequence[str]) -> list[str]:
+    """Genes by their mean correlation with measured values; without any, by how much predictions vary."""
+    scores = [
+        np.nanstd(slide.predicted, axis=0)
+        if slide.measured is None
+        else np.nan_to_num(pearson_per_gene(slide.predicted, slide.measured), nan=-1.0)
+        for slide in slides
+        if slide.measured is not None or all(other.measured is None for other in slides)
+    ]
+    order = np.argsort(-np.mean(scores, axis=0), kind="stable")
+    return [genes[i] for i in order]
+
+
+def _reach_of(table: anndata.AnnData) -> Array | None:
+    """(n, g) half of the width of the 90% intervals; None where the head gave none."""
+    if SPREAD not in table.layers or INTERVAL not in table.var:
+        return None
+    factors = table.var[INTERVAL].to_numpy(np.float32)
+    reach: Array = np.asarray(table.layers[SPREAD], np.float32) * factors
+    return reach
+
+
+def layers_of(table: anndata.AnnData, most_spots: int) -> SlideLayers:
+    """What a page shows of a prediction.
+
+    Parameters
+    ----------
+    table
+        As `mmap predict` writes it.
+    most_spots
+        Of a slide with more, every second spot is shown, or every third...
+    """
+    if len(table) > most_spots:
+        table = table[:: -(-len(table) // most_spots)]
+    shown, about = map_of(table), table.uns[UNS]
+    domain = about.get("domain", {})
+    distance = table.obs["distance"].to_numpy(np.float32) if "distance" in table.obs else None
+    return SlideLayers(
+        name=shown.name,
+        units=shown.units,
+        xy=shown.xy,
+        diameter_px=float(about["spot_diameter_px"]) if "spot_diameter_px" in about else shown.spot_px,
+        ids=tuple(map(str, table.obs_names)),
+        genes=shown.genes,
+        predicted=shown.predicted,
+        spread=np.asarray(table.layers[SPREAD], np.float32) if SPREAD in table.layers else None,
+        measured=shown.measured,
+        reach=_reach_of(table),
+        distance=distance,
+        thumbnail=shown.background,
+        mpp=shown.mpp,
+        verdict=": ".join(filter(None, (str(domain.get("verdict", "")), str(domain.get("reasons", ""))))),
+    )

@@ -200,7 +200,8 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")],
     genes: Annotated[
-        str | None, typer.Option(help="Such as ERBB2,FASN; default: the best predicted.")
+        str | None,
+        typer.Option(help="Names or ids such as ERBB2,FASN, or a file of them; default: the best predicted."),
     ] = None,
     store: Annotated[
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
@@ -214,6 +215,8 @@ def report(
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
         drawn = draw_run(run, out, split_words(genes), store=opened, tell=progress)
+    for text in drawn.notes:
+        console.warn(text)
     console.show_reasons("failed", drawn.failed)
     console.show_paths(drawn.written)
     raise typer.Exit(1 if drawn.failed else 0)

@@ -35,8 +35,8 @@ PanelOption = Annotated[
     str | None,
     typer.Option(
         "--genes",
-        help="all, hvg:N, mean:N, svg:N, hest:N, or a file with one gene a line; default: hvg:250, or the"
-        " protocol's own.",
+        help="all, hvg:N, mean:N, svg:N, hest:N, a file with one gene a line, names or ids of genes; or"
+        " several, such as hvg:250,ERBB2; default: hvg:250, or the protocol's own.",
     ),
 ]
 GeneSetOption = Annotated[

@@ -31,7 +31,7 @@ Where: TypeAlias = str | Path | Mapping[str, str | Sequence[str]]
 Scales: TypeAlias = str | float | Sequence[float | str]
 #: Settings of a head by name.
 Settings: TypeAlias = Mapping[str, float | int | str | bool | None]
-#: A panel: its rule such as ``hvg:250``, a file with one gene per line, or a list of genes.
+#: A panel: ``hvg:250,ERBB2``, parts of which are rules, genes, or files of genes; or a list of genes.
 Genes: TypeAlias = str | Path | Sequence[str]
 #: Names: a list, or ``"a,b"``.
 Names: TypeAlias = str | Sequence[str]

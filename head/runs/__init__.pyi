@@ -24,6 +24,7 @@ __all__ = [
     "fit_request",
     "fit_split",
     "nominal_pitch",
+    "notes_on_folds",
     "only_writer",
     "predict_slides",
     "prediction_file",
@@ -54,6 +55,7 @@ from .metrics_file import (
     slide_table,
     summary_table,
 )
+from .panel_notes import notes_on_folds
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
 from .prediction_files import MEASURED, UNS, check_prediction_folder, prediction_file, read_prediction
 from .request import FitRequest, fit_request

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mmap_st
-from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
+from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, head_list, heads
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
 
@@ -28,13 +28,14 @@ app.add_typer(cohorts.app, name="cohort")
 app.command()(extraction.extract)
 app.command("import")(extraction.import_)
 app.command()(extraction.prototypes)
-app.command("fit-head")(heads.fit_head)
-app.command()(evaluation.evaluate)
-app.command()(evaluation.compare)
+app.command("fit-head", cls=head_list.FitsHeads)(heads.fit_head)
+app.command(cls=head_list.FitsHeads)(evaluation.evaluate)
+app.command(cls=head_list.FitsHeads)(evaluation.compare)
 app.command()(heads.predict)
 app.command()(heads.report)
 app.command()(extraction.info)
 app.command()(encoders.encoders)
+app.command()(head_list.heads)
 app.command()(encoders.doctor)
 app.command()(heads.demo)
 

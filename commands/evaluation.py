@@ -127,7 +127,8 @@ def compare(
     protocol: ProtocolOption = "default",
     prototypes: PrototypesOption = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="HEAD.KEY=VALUE", help="A setting of one head.")
+        list[str] | None,
+        typer.Option("--set", metavar="HEAD.KEY=VALUE", help="A setting of one head; --set help lists them."),
     ] = None,
     seeds: SeedsOption = 1,
     seed: SeedOption = 0,

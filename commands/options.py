@@ -52,11 +52,12 @@ PrototypesOption = Annotated[
     str | None, typer.Option("--prototypes", help="kmeans, none, random or learned (head mmap).")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting; --set help lists them."),
 ]
 HeadOption = Annotated[
     str | None,
-    typer.Option("--head", help="A head of docs/heads.md, or FILE.py:NAME; default: the protocol's own."),
+    typer.Option("--head", help="A head (`mmap heads`), or FILE.py:NAME; default: the protocol's own."),
 ]
 FoldsOption = Annotated[
     str,

@@ -84,7 +84,7 @@ class GeneNames:
                 elsewhere.append(word)
             else:
                 absent.append(word)
-        named = counted(of, "gene that is named", "genes that are named")
+        named = counted(of, "gene")
         notes = []
         if absent:
             is_are = agreeing(len(absent), "is", "are")

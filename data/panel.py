@@ -260,7 +260,7 @@ def missing_genes(text: str, training: Mapping[str, Counts], gene_set: str = INT
     PanelError
         If the request is none that can be met.
     """
-    return [] if plain_rule(text) else _named(text, training, gene_set).notes
+    return [] if plain_rule(text) else [f"--genes: {note}" for note in _named(text, training, gene_set).notes]
 
 
 def _named(text: str, training: Mapping[str, Counts], gene_set: str) -> NamedGenes:

@@ -20,6 +20,7 @@ __all__ = [
     "check_prediction_folder",
     "choose_genes",
     "count_parameters",
+    "evaluation_protocol",
     "fit_head",
     "fit_request",
     "fit_split",
@@ -58,7 +59,7 @@ from .metrics_file import (
 from .panel_notes import notes_on_folds
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
 from .prediction_files import MEASURED, UNS, check_prediction_folder, prediction_file, read_prediction
-from .request import FitRequest, fit_request
+from .request import FitRequest, evaluation_protocol, fit_request
 from .run_folder import (
     FOLDS,
     GENES,

@@ -88,7 +88,10 @@ def test_ids_are_names_too(suffix: str) -> None:
 def test_an_id_of_several_genes_is_said_to_be_so() -> None:
     training = {"A": table(ids=(IDS[0], IDS[0], *IDS[2:]))}
     (note,) = missing_genes(f"SCD,{IDS[0]}.5", training)
-    assert note == f"{IDS[0]}.5 is the id of ERBB2 and FASN, so not on the panel; give one of these names"
+    assert (
+        note
+        == f"--genes: {IDS[0]}.5 is the id of ERBB2 and FASN, so not on the panel; give one of these names"
+    )
     assert choose_panel(f"SCD,{IDS[0]}.5", training).genes == ("SCD",)
 
 
@@ -107,8 +110,8 @@ def test_a_gene_in_a_list_is_not_a_file_of_its_name(kind: str) -> None:
     notes = missing_genes("FASN,ERBB2", TRAINING) + missing_genes("ERBB2", TRAINING)
     assert notes == (
         [
-            "ERBB2 is a gene and a file here: the gene is on the panel",
-            "ERBB2 is a gene and a file here: the genes of the file are on the panel",
+            "--genes: ERBB2 is a gene and a file here: the gene is on the panel",
+            "--genes: ERBB2 is a gene and a file here: the genes of the file are on the panel",
         ]
         if kind == "file"
         else []
@@ -128,7 +131,7 @@ def test_missing_genes_are_left_out_with_a_note(listed: str) -> None:
         (note,) = missing_genes(text, TRAINING)
         of = 5 if "SCD" in text else 4
         assert note == (
-            f"3 of {of} genes that are named are on no training slide, so not on the panel: QQQQ, erbb2 (did you"
+            f"--genes: 3 of {of} genes are on no training slide, so not on the panel: QQQQ, erbb2 (did you"
             " mean ERBB2?), FASM (did you mean FASN?)"
         )
         found = panel(text)
@@ -182,7 +185,7 @@ def test_named_genes_are_taken_as_the_gene_set_says() -> None:
         assert "KRT19" not in choose_panel(text, training).genes
         (note,) = missing_genes(text, training)
         assert note == (
-            f"1 of 2 genes that are named is not on every training slide, so not on the panel: {word} (--gene-set"
+            f"--genes: 1 of 2 genes is not on every training slide, so not on the panel: {word} (--gene-set"
             " union takes it)"
         )
         union = choose_panel(text, training, gene_set="union")

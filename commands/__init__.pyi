@@ -1,3 +1,4 @@
-__all__ = ["cohorts", "console", "encoders", "evaluation", "extraction", "head_list", "heads"]
+__all__ = ["cohorts", "console", "encoders", "evaluation", "example", "extraction", "head_list", "heads"]
 
 from . import cohorts, console, encoders, evaluation, extraction, head_list, heads
+from .examples import example

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmap_st.commands import console
+from mmap_st.commands.examples import example
 from mmap_st.commands.options import ValuesOption, split_words
 from mmap_st.errors import RequestError, counted
 from mmap_st.files import check_folder_out
@@ -48,10 +49,11 @@ class CohortGroup(TyperGroup):
 app = typer.Typer(
     cls=CohortGroup,
     help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.",
+    epilog=example("cohort"),
 )
 
 
-@app.command(_WRITE)
+@app.command(_WRITE, epilog=example("cohort write"))
 def write(
     source: Annotated[
         str | None, typer.Argument(metavar="READER:PATH", help="Such as her2st:her2st/data.")
@@ -112,7 +114,7 @@ def write(
     raise typer.Exit(1 if problems else 0)
 
 
-@app.command()
+@app.command("check", epilog=example("cohort check"))
 def check(
     cohort: Annotated[
         str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")

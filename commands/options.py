@@ -9,6 +9,9 @@ import typer
 
 from mmap_st.errors import RequestError
 
+#: How the help of a command with many options groups them.
+DATA, MODEL, EVALUATION, OUTPUT, MACHINE = PANELS = ("Data", "Model", "Evaluation", "Output", "Machine")
+
 CohortArgument = Annotated[
     str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
 ]
@@ -16,20 +19,33 @@ StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A feature 
 EncoderOption = Annotated[
     str,
     typer.Option(
-        "--encoder", help="An encoder (`mmap encoders`), timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION."
+        "--encoder",
+        help="An encoder (`mmap encoders`), timm:NAME, hf-hub:ORG/NAME, FILE.py:FUNCTION.",
+        rich_help_panel=MODEL,
     ),
 ]
 EncodersOption = Annotated[
     str,
-    typer.Option("--encoder", help="Of the store; or several, such as uni,virchow2, in one head."),
+    typer.Option(
+        "--encoder",
+        help="Of the store; or several, such as uni,virchow2, in one head.",
+        rich_help_panel=MODEL,
+    ),
 ]
 MagnificationsOption = Annotated[
-    str | None, typer.Option("--magnifications", help="Such as 20,10,5; 20x is 0.5 um/px.")
+    str | None,
+    typer.Option("--magnifications", help="Such as 20,10,5; 20x is 0.5 um/px.", rich_help_panel=MODEL),
 ]
-MppOption = Annotated[str | None, typer.Option("--mpp", help="The same in um/px, such as 0.5,1,2.")]
+MppOption = Annotated[
+    str | None, typer.Option("--mpp", help="The same in um/px, such as 0.5,1,2.", rich_help_panel=MODEL)
+]
 ValuesOption = Annotated[
     str | None,
-    typer.Option("--values", help="counts (default), or lognorm if the tables are already log-normalised."),
+    typer.Option(
+        "--values",
+        help="counts (default), or lognorm if the tables are already log-normalised.",
+        rich_help_panel=DATA,
+    ),
 ]
 PanelOption = Annotated[
     str | None,
@@ -37,42 +53,70 @@ PanelOption = Annotated[
         "--genes",
         help="all, hvg:N, mean:N, svg:N, hest:N, a file with one gene a line, names or ids of genes; or"
         " several, such as hvg:250,ERBB2; default: hvg:250, or the protocol's own.",
+        rich_help_panel=DATA,
     ),
 ]
 GeneSetOption = Annotated[
     str,
     typer.Option(
-        "--gene-set", help="Panels are chosen from genes on every training slide, or on any: union."
+        "--gene-set",
+        help="Panels are chosen from genes on every training slide, or on any: union.",
+        rich_help_panel=DATA,
     ),
 ]
 ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="How it is evaluated: default, legacy-mmap, hest-bench or triplex.")
+    str,
+    typer.Option(
+        "--protocol",
+        help="How it is evaluated: default, legacy-mmap, hest-bench or triplex.",
+        rich_help_panel=EVALUATION,
+    ),
 ]
 PrototypesOption = Annotated[
-    str | None, typer.Option("--prototypes", help="kmeans, none, random or learned (head mmap).")
+    str | None,
+    typer.Option("--prototypes", help="kmeans, none, random or learned (head mmap).", rich_help_panel=MODEL),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A head's own setting; --set help lists them."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A head's own setting; --set help lists them.",
+        rich_help_panel=MODEL,
+    ),
 ]
 HeadOption = Annotated[
     str | None,
-    typer.Option("--head", help="A head (`mmap heads`), or FILE.py:NAME; default: the protocol's own."),
+    typer.Option(
+        "--head",
+        help="A head (`mmap heads`), or FILE.py:NAME; default: the protocol's own.",
+        rich_help_panel=MODEL,
+    ),
 ]
 FoldsOption = Annotated[
     str,
     typer.Option(
-        "--folds", help="patient: leave one out; patient:K; slide; or a CSV file of slide and fold."
+        "--folds",
+        help="patient: leave one out; patient:K; slide; or a CSV file of slide and fold.",
+        rich_help_panel=EVALUATION,
     ),
 ]
 SeedsOption = Annotated[
-    int, typer.Option("--seeds", min=1, help="Fits of each fold, with seeds from --seed on.")
+    int,
+    typer.Option(
+        "--seeds", min=1, help="Fits of each fold, with seeds from --seed on.", rich_help_panel=EVALUATION
+    ),
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Fits side by side; default: as cores and memory allow."),
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Fits side by side; default: as cores and memory allow.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.", rich_help_panel=MODEL)]
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:

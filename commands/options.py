@@ -170,3 +170,35 @@ def split_words(text: str | None) -> list[str] | None:
             f"{text!r} names nothing; give names separated by commas, or leave the option out."
         )
     return words
+
+
+def parse_images(texts: list[str] | None) -> Path | dict[str, Path] | None:
+    """``--image``: one image, a folder of images, or ``SLIDE=PATH`` for each of some slides.
+
+    Raises
+    ------
+    RequestError
+        If several are given that are not all ``SLIDE=PATH``, or a slide has two.
+    """
+    if not texts:
+        return None
+    if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
+        return Path(texts[0])
+    images: dict[str, Path] = {}
+    for text in texts:
+        slide, path = _slide_and_path(text)
+        if not slide or not path:
+            raise RequestError(f"--image {text}: where there are several, give SLIDE=PATH for each.")
+        if slide in images:
+            raise RequestError(f"--image names two images of {slide}, {images[slide]} and {path}; give one.")
+        images[slide] = Path(path)
+    return images
+
+
+def _slide_and_path(text: str) -> tuple[str, str]:
+    """Split at the = after which a path is that exists, or else at the first: names may have one too."""
+    places = [i for i, letter in enumerate(text) if letter == "="]
+    place = next((i for i in places if Path(text[i + 1 :]).exists() and text[i + 1 :]), None)
+    first = places[0] if places else 0
+    at = first if place is None else place
+    return text[:at].strip(), text[at + 1 :].strip() if places else ""

@@ -222,6 +222,15 @@ def predict(
             "--enlarge", help="Embed windows that are enlarged more than 4 times too.", rich_help_panel=DATA
         ),
     ] = False,
+    gene_sets: Annotated[
+        Path | None,
+        typer.Option(
+            "--gene-sets",
+            metavar="FILE.gmt",
+            help="Score spots by these gene sets: obs['score_NAME'].",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Predict expression of slides, sequenced or not, from a store or straight from the images."""
     from mmap_st import workflows
@@ -252,12 +261,15 @@ def predict(
             workers=workers,
             unchecked=unchecked,
             enlarge=enlarge,
+            gene_sets=gene_sets,
         )
     except SlidesFailedError as error:
         console.show_reasons("failed", error.failed)
         raise typer.Exit(1) from None
     for extraction in report.extractions:
         results.show_embedded(extraction)
+    for text in report.notes:
+        console.warn(text)
     console.show_reasons("unlike anything the head was trained on", report.unlike)
     console.show_reasons("far from the training tissue", report.far)
     results.show_slide_scores(report.scores, report.coverage)

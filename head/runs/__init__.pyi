@@ -10,6 +10,7 @@ __all__ = [
     "FitReport",
     "FitRequest",
     "HeadCard",
+    "PanelCard",
     "PredictReport",
     "Predictions",
     "RunMetrics",
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
-from .head_card import HeadCard, read_card
+from .head_card import HeadCard, PanelCard, read_card
 from .metrics_file import (
     RunMetrics,
     RunProtocol,

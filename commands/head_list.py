@@ -34,11 +34,20 @@ def heads(
     if whole or not found:
         found = [look_at_head(whole or name)]
     if as_json:
-        console.say_json({"heads": [dataclasses.asdict(head) for head in found]})
+        console.say_json({"heads": [_as_json(head) for head in found]})
     elif len(found) == 1 and name and not found[0].broken:
         show_head(found[0])
     else:
         _show_heads(found)
+
+
+def _as_json(head: ListedHead) -> dict[str, object]:
+    """All that is known of a head; defaults that JSON has no word for, as a user's head may have, as text."""
+    content = dataclasses.asdict(head)
+    for setting in content["settings"]:
+        if not isinstance(setting["default"], bool | int | float | str | None):
+            setting["default"] = str(setting["default"])
+    return content
 
 
 def _show_heads(found: Sequence[ListedHead]) -> None:

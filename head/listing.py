@@ -9,6 +9,7 @@ from mmap_st.errors import HeadError
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.registry import HEADS, head_method, installed_heads, registered_heads
 from mmap_st.head.settings import HeadSetting, describe_settings
+from mmap_st.plugins import failing_as
 
 BUILT_IN = "built in"
 
@@ -50,7 +51,11 @@ def listed_heads() -> list[ListedHead]:
     found += [describe_head(method) for method in registered_heads()]
     installed = installed_heads(frozenset(HEADS))
     packages = installed.packages
-    found += [describe_head(method, packages[name]) for name, method in installed.methods.items()]
+    for name, method in installed.methods.items():
+        try:
+            found.append(describe_head(method, packages[name]))
+        except HeadError as error:
+            found.append(ListedHead(name, source=packages[name], broken=str(error)))
     found += [ListedHead(name, source=packages[name], broken=why) for name, why in installed.broken.items()]
     return found
 
@@ -72,7 +77,15 @@ def look_at_head(name: str) -> ListedHead:
 
 
 def describe_head(method: HeadMethod, package: str = "") -> ListedHead:
-    """What a head says of itself; `package` is the installed one that it is of."""
+    """What a head says of itself; `package` is the installed one that it is of.
+
+    Raises
+    ------
+    HeadError
+        If its settings cannot be described: their types are not defined, or a default fails.
+    """
+    with failing_as(HeadError, f"What describes the settings of the head {method.name}", "fix it"):
+        settings = tuple(describe_settings(method.settings_type))
     own = BUILT_IN if HEADS.get(method.name) is method else "this process"
     return ListedHead(
         method.name,
@@ -80,7 +93,7 @@ def describe_head(method: HeadMethod, package: str = "") -> ListedHead:
         package or method.source or own,
         method.tokens,
         method.seeded,
-        tuple(describe_settings(method.settings_type)),
+        settings,
     )
 
 

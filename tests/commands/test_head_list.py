@@ -30,6 +30,11 @@ class Mine(NetworkSettings):
 
     reach: int | None = None
     sure: bool = True
+    steps: tuple[int, ...] = (1, 2)
+
+@dataclass(frozen=True)
+class Vague(Mine):
+    what: "Undefined" = 1
 
 class Network(BlockNetwork):
     """Looks at what is near.
@@ -38,6 +43,7 @@ class Network(BlockNetwork):
     """
 
 OWN = network_method("own", Mine, Network)
+VAGUE = network_method("vague", Vague, Network)
 
 @register("marked", settings=Mine)
 class Marked(Network):
@@ -59,6 +65,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str) -> Iter
     points = [
         EntryPoint("nearby", "own:OWN", registry.ENTRY_POINTS),
         EntryPoint("failing", "failing:HEAD", registry.ENTRY_POINTS),
+        EntryPoint("vague", "own:VAGUE", registry.ENTRY_POINTS),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     registry.installed_heads.cache_clear()
@@ -140,7 +147,13 @@ def test_heads_of_packages_and_those_that_cannot_be_loaded(installed: None, mmap
     table = mmap("heads")
     assert table.returncode == 0
     assert "RuntimeError: no" in table.stdout
-    assert mmap("heads", "failing").returncode == 2
+    assert "'Undefined' is not defined" in table.stdout
+    for name in ("failing", "vague"):
+        refused = mmap("heads", name)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    content = {head["name"]: head for head in json.loads(mmap("heads", "--json").stdout)["heads"]}
+    assert content["nearby"]["settings"][-1]["default"] == "(1, 2)"
+    assert "RuntimeError" in content["failing"]["broken"]
 
 
 @pytest.mark.parametrize(

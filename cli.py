@@ -11,10 +11,19 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 import mmap_st
-from mmap_st.commands import cohorts, console, encoders, evaluation, example, extraction, head_list, heads
+from mmap_st.commands import (
+    Command,
+    cohorts,
+    console,
+    encoders,
+    evaluation,
+    example,
+    extraction,
+    head_list,
+    heads,
+)
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
 
@@ -28,7 +37,7 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, function: Callable[..., None], cls: type[TyperCommand] = TyperCommand) -> None:
+def _add(name: str, function: Callable[..., None], cls: type[Command] = Command) -> None:
     app.command(name, cls=cls, epilog=example(name))(function)
 
 

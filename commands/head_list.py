@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from mmap_st.commands import console
+from mmap_st.commands.options import Command
 
 if TYPE_CHECKING:
     from mmap_st.head import HeadSetting, ListedHead
@@ -91,7 +91,7 @@ def _meaning(setting: HeadSetting) -> str:
     return re.sub(r"\bNone:", "auto:", setting.meaning.replace("``", "").replace("`", ""))
 
 
-class FitsHeads(TyperCommand):
+class FitsHeads(Command):
     """A command with ``--set``: ``--set help`` shows the settings of its heads and does nothing else.
 
     What the command needs otherwise need not be given then.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mmap_st.errors import RequestError
 
@@ -117,6 +118,19 @@ JobsOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.", rich_help_panel=MODEL)]
+
+
+class Command(TyperCommand):
+    """A command whose help has its groups of options in one order, whatever that of its arguments."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Options by group; within one, as they are declared."""
+        order = {panel: place for place, panel in enumerate(PANELS)}
+
+        def place(parameter: Any) -> int:
+            return order.get(getattr(parameter, "rich_help_panel", None) or "", -1)
+
+        return sorted(super().get_params(ctx), key=place)
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:

@@ -85,6 +85,14 @@ def test_long_commands_group_their_options(name: str) -> None:
             assert parameter.help, parameter.opts
 
 
+@pytest.mark.parametrize("name", LONG)
+def test_groups_stand_in_one_order(name: str, mmap: Callable) -> None:
+    shown = mmap(name, "--help").stdout
+    places = [shown.find(f"─ {panel} ─") for panel in PANELS if f"─ {panel} ─" in shown]
+    assert len(places) >= 3
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_what_help_says_is_written_alike(name: str) -> None:
     """Sentences: a capital (or a name, or a value that is typed) first, a full stop last."""

@@ -49,7 +49,7 @@ class GeneNames:
         usable = dict.fromkeys(shared_genes(named)) if shared else every
         by_id: dict[str, dict[str, None]] = {}
         for counts in tables:
-            for name, gene_id in zip(counts.genes, counts.gene_ids or ()):  # noqa: B905 - none, or as many
+            for name, gene_id in zip(counts.genes, counts.gene_ids or (), strict=counts.gene_ids is not None):
                 if gene_id:
                     by_id.setdefault(gene_id, {})[name] = None
         return cls(
@@ -57,6 +57,15 @@ class GeneNames:
             {gene_id: tuple(names) for gene_id, names in by_id.items()},
             every.keys() - usable.keys(),
         )
+
+    @classmethod
+    def of_panel(cls, genes: Sequence[str], gene_ids: Sequence[str] | None = None) -> GeneNames:
+        """Genes of a panel, with an id of each, or ""."""
+        by_id: dict[str, tuple[str, ...]] = {}
+        for name, gene_id in zip(genes, gene_ids or (), strict=gene_ids is not None):
+            if gene_id:
+                by_id[gene_id] = (*by_id.get(gene_id, ()), name)
+        return cls(dict.fromkeys(genes).keys(), by_id)
 
     def find(self, word: str) -> str | None:
         """The gene that a word names: its name, or the id of this gene alone; an id may have a version."""

@@ -36,15 +36,20 @@ class GeneChoice:
     seen: int = 0
     _alike: dict[str, str] = field(default_factory=dict)
 
-    def of_slide(self, name: str, genes: Sequence[str]) -> list[str]:
+    def of_slide(self, name: str, genes: Sequence[str], gene_ids: Sequence[str] | None = None) -> list[str]:
         """Those of the words that are genes of a prediction, each once.
+
+        Parameters
+        ----------
+        name, genes, gene_ids
+            Of the slide, and of the prediction; None: the ids that the cards know.
 
         Raises
         ------
         RequestError
             If a word is a rule or a file that is not there.
         """
-        known = GeneNames(dict.fromkeys(genes).keys(), self._by_id(genes))
+        known = GeneNames.of_panel(genes, gene_ids or [self._id_of.get(gene, "") for gene in genes])
         found: dict[str, None] = {}
         self.seen += 1
         for word in dict.fromkeys(word for given in self.words for word in _expanded(given, known)):
@@ -76,14 +81,6 @@ class GeneChoice:
             for card in self.cards
             for gene, gene_id in zip(card.panel.genes, card.panel.gene_ids or (), strict=False)
         }
-
-    def _by_id(self, genes: Sequence[str]) -> dict[str, Sequence[str]]:
-        by_id: dict[str, Sequence[str]] = {}
-        for gene in genes:
-            gene_id = self._id_of.get(gene)
-            if gene_id:
-                by_id[gene_id] = (*by_id.get(gene_id, ()), gene)
-        return by_id
 
     def _note(self, words: Sequence[str], slides: Sequence[str]) -> str:
         shown = some([word + self._alike[word] for word in words])

@@ -161,7 +161,7 @@ def _draw_slide(
     store: FeatureStore | None,
 ) -> list[Path]:
     slide = load_map(file)
-    genes = None if choice is None else choice.of_slide(slide.name, slide.genes)
+    genes = None if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
     if genes is not None and not genes:
         raise SlideError("none of the genes is on the panel that it was predicted with.")
     chosen = genes or best_genes(slide, min(number, len(slide.genes)))
@@ -257,6 +257,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
         background=background,
         mpp=None if mpp is None else float(mpp),
         units=str(about["units"]),
+        gene_ids=tuple(map(str, table.var["gene_ids"])) if "gene_ids" in table.var else None,
     )
 
 

@@ -83,11 +83,7 @@ def gene_sets_on_panel(
         If the file cannot be read, or no set has two genes on the panel.
     """
     named = read_gmt(sets) if isinstance(sets, Path) else _checked(sets, "gene_sets")
-    by_id: dict[str, list[str]] = {}
-    for gene, gene_id in zip(genes, gene_ids or [""] * len(genes), strict=True):
-        if gene_id:
-            by_id.setdefault(gene_id, []).append(gene)
-    known = GeneNames(dict.fromkeys(genes).keys(), by_id)
+    known = GeneNames.of_panel(genes, gene_ids)
     place = {gene: index for index, gene in enumerate(genes)}
     found = {
         name: np.array(sorted({place[g] for word in words if (g := known.find(word)) is not None}), np.int64)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata
 import pytest
 
 from mmap_st.errors import RequestError
@@ -98,3 +99,9 @@ def test_the_command_draws_what_is_there(tiny, mmap: Callable, tmp_path: Path) -
     done = mmap("report", predictions, "--out", out, "--genes", f"NOTHERE,{gene}")
     assert done.returncode == 0, done.stderr
     assert "NOTHERE is not on the panel of the head" in done.stderr
+    # Predictions know the ids of their genes themselves.
+    table = anndata.read_h5ad(predictions / "B1.h5ad")
+    table.var["gene_ids"] = [f"ENSG{number:011d}" for number in range(table.n_vars)]
+    table.write_h5ad(predictions / "B1.h5ad")
+    done = mmap("report", predictions, "--out", out, "--genes", "ENSG00000000000.7")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,36 +7,55 @@ import io
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import mmap_st
-from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
+from mmap_st.commands import (
+    Command,
+    cohorts,
+    console,
+    encoders,
+    evaluation,
+    example,
+    extraction,
+    head_list,
+    heads,
+)
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
 
 app = typer.Typer(
     name="mmap",
     help="Spatial gene expression from H&E slides.",
+    epilog=example(""),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(cohorts.download)
+
+
+def _add(name: str, function: Callable[..., None], cls: type[Command] = Command) -> None:
+    app.command(name, cls=cls, epilog=example(name))(function)
+
+
+_add("download", cohorts.download)
 app.add_typer(cohorts.app, name="cohort")
-app.command()(extraction.extract)
-app.command("import")(extraction.import_)
-app.command()(extraction.prototypes)
-app.command("fit-head")(heads.fit_head)
-app.command()(evaluation.evaluate)
-app.command()(evaluation.compare)
-app.command()(heads.predict)
-app.command()(heads.report)
-app.command()(extraction.info)
-app.command()(encoders.encoders)
-app.command()(encoders.doctor)
-app.command()(heads.demo)
+_add("extract", extraction.extract)
+_add("import", extraction.import_)
+_add("prototypes", extraction.prototypes)
+_add("fit-head", heads.fit_head, head_list.FitsHeads)
+_add("evaluate", evaluation.evaluate, head_list.FitsHeads)
+_add("compare", evaluation.compare, head_list.FitsHeads)
+_add("predict", heads.predict)
+_add("report", heads.report)
+_add("info", extraction.info)
+_add("heads", head_list.heads)
+_add("encoders", encoders.encoders)
+_add("doctor", encoders.doctor)
+_add("demo", heads.demo)
 
 
 _STOPPED = "stopped; what was finished is saved, and the same command resumes from there."

@@ -275,8 +275,14 @@ def none_of(count: int, one: str) -> str:
     return f"no {one}" if count == 1 else f"none of the {counted(count, one)}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean a, b?)"`` with the nearest known words, or ``""``."""
+def did_you_mean(word: str, known: Iterable[str], alike: float = 0.5) -> str:
+    """Return ``" (did you mean a, b?)"`` with the nearest known words, or ``""``.
+
+    Parameters
+    ----------
+    alike
+        How much of a word, from 0 to 1, its neighbours share with it.
+    """
     others = [other for other in known if other != word]
-    near = difflib.get_close_matches(word, others, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word, others, n=3, cutoff=alike)
     return f" (did you mean {', '.join(near)}?)" if near else ""

@@ -1,3 +1,15 @@
-__all__ = ["cohorts", "console", "encoders", "evaluation", "extraction", "heads"]
+__all__ = [
+    "Command",
+    "cohorts",
+    "console",
+    "encoders",
+    "evaluation",
+    "example",
+    "extraction",
+    "head_list",
+    "heads",
+]
 
-from . import cohorts, console, encoders, evaluation, extraction, heads
+from . import cohorts, console, encoders, evaluation, extraction, head_list, heads
+from .examples import example
+from .options import Command

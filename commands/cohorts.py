@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from mmap_st.commands import console
-from mmap_st.commands.options import ValuesOption, split_words
+from mmap_st.commands.examples import example
+from mmap_st.commands.options import ValuesOption, parse_images, split_words
 from mmap_st.errors import RequestError, counted
 from mmap_st.files import check_folder_out
 
@@ -21,9 +23,12 @@ _WRITE = "write"
 _PICTURES = "--pictures"
 
 ImageOption = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
-        "--image", help="The image that the spots were placed on; or a folder of images named as the slides."
+        "--image",
+        metavar="[SLIDE=]PATH",
+        help="The image that the spots were placed on; a folder of images named as the slides; or SLIDE=PATH,"
+        " once for each slide.",
     ),
 ]
 BinOption = Annotated[
@@ -48,10 +53,11 @@ class CohortGroup(TyperGroup):
 app = typer.Typer(
     cls=CohortGroup,
     help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.",
+    epilog=example("cohort"),
 )
 
 
-@app.command(_WRITE)
+@app.command(_WRITE, epilog=example("cohort write"))
 def write(
     source: Annotated[
         str | None, typer.Argument(metavar="READER:PATH", help="Such as her2st:her2st/data.")
@@ -62,11 +68,21 @@ def write(
     image: ImageOption = None,
     values: ValuesOption = None,
     bin_um: BinOption = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option("--mpp", help="um/px of the images, for slides whose files do not say it, such as 0.5."),
+    ] = None,
+    pitch_um: Annotated[
+        float | None,
+        typer.Option(
+            "--pitch-um", help="um between neighbouring spots, for readers that do not know it, such as 100."
+        ),
+    ] = None,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import alike_patients, check_cohort_out, survey_cohort, write_cohort
+    from mmap_st.data import alike_patients, check_cohort_out, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -75,17 +91,19 @@ def write(
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
     check_cohort_out(out)
-    found = workflows.read_cohort(source, image=image, values=values, bin_um=bin_um)
-    rows, problems, notes = [], {}, {}
+    found = workflows.read_cohort(source, image=parse_images(image), values=values, bin_um=bin_um)
+    surveyed = workflows.survey_and_fill(found, mpp=mpp, pitch_um=pitch_um)
+    slides, rows, problems, notes = [], [], {}, {}
     with workflows.show_progress() as progress:
-        for look in survey_cohort(found, counts=True):
-            row = look.row
+        for one in surveyed:
+            look, row = one.look, one.look.row
+            slides.append(row)
             progress(f"looking at {row.slide}")
             # Values that are no counts can be meant: --values says so, now or later.
             hindering = [problem for problem in look.problems if problem != look.not_counts]
             if hindering:
                 problems[row.slide] = " ".join(hindering)
-            seen = [*look.notes, *([look.not_counts] if look.not_counts else [])]
+            seen = [*look.notes, *one.notes, *([look.not_counts] if look.not_counts else [])]
             if seen:
                 notes[row.slide] = "; ".join(seen)
             scale = "" if look.mpp is None else f"{look.mpp.mpp:.4f} ± {look.mpp.standard_error:.4f}"
@@ -100,6 +118,7 @@ def write(
                     scale,
                 )
             )
+    found = replace(found, slides=tuple(slides))
     write_cohort(found, out)
     columns = ("slide", "patient", "image", "counts", "spots", "unmatched", "um/px from the spots")
     console.show_table(counted(len(found.slides), "slide"), columns, rows)
@@ -112,7 +131,7 @@ def write(
     raise typer.Exit(1 if problems else 0)
 
 
-@app.command()
+@app.command("check", epilog=example("cohort check"))
 def check(
     cohort: Annotated[
         str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
@@ -135,7 +154,7 @@ def check(
 
     if pictures is not None:
         check_folder_out(pictures, _PICTURES)
-    slides = workflows.read_cohort(cohort, image=image, values=values, bin_um=bin_um)
+    slides = workflows.read_cohort(cohort, image=parse_images(image), values=values, bin_um=bin_um)
     result = CohortCheck()
     with workflows.show_progress() as progress:
         for number, one in enumerate(check_cohort(slides, full=full), start=1):

@@ -11,6 +11,9 @@ import typer
 from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
+    EVALUATION,
+    MODEL,
+    OUTPUT,
     CohortArgument,
     EncodersOption,
     FoldsOption,
@@ -40,7 +43,12 @@ def evaluate(
     cohort: CohortArgument,
     store: StoreArgument,
     encoder: EncodersOption,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="RUN", help="Folder to write, or to resume in.", rich_help_panel=OUTPUT
+        ),
+    ],
     head: HeadOption = None,
     folds: FoldsOption = "patient",
     genes: PanelOption = None,
@@ -55,11 +63,17 @@ def evaluate(
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Also evaluate the head with each part removed.")
+        bool,
+        typer.Option(
+            "--ablate", help="Also evaluate the head with each part removed.", rich_help_panel=EVALUATION
+        ),
     ] = False,
     variants: Annotated[
         str | None,
-        typer.Option(help="Ablations to evaluate, such as no-prototypes,selected-5; default: all."),
+        typer.Option(
+            help="Ablations to evaluate, such as no-prototypes,selected-5; default: all.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
 ) -> None:
     """Cross-validate one head; resume what a stopped run left."""
@@ -109,11 +123,21 @@ def evaluate(
 def compare(
     cohort: CohortArgument,
     store: StoreArgument,
-    encoders: Annotated[str, typer.Option(help="Of the store, such as uni,virchow2.")],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write, or to resume in.")],
-    joined: Annotated[bool, typer.Option("--joined", help="All encoders in one head too.")] = False,
+    encoders: Annotated[str, typer.Option(help="Of the store, such as uni,virchow2.", rich_help_panel=MODEL)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="RUN", help="Folder to write, or to resume in.", rich_help_panel=OUTPUT
+        ),
+    ],
+    joined: Annotated[
+        bool, typer.Option("--joined", help="All encoders in one head too.", rich_help_panel=MODEL)
+    ] = False,
     heads: Annotated[
-        str, typer.Option(help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.")
+        str,
+        typer.Option(
+            help="Such as mmap,ridge; all: every head that is built in; FILE.py:NAME.", rich_help_panel=MODEL
+        ),
     ] = "mmap,ridge,mean",
     folds: FoldsOption = "patient",
     genes: PanelOption = None,
@@ -121,19 +145,32 @@ def compare(
     values: ValuesOption = None,
     magnifications: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 20,10,5; given more than once: each set is compared."),
+        typer.Option(
+            help="Such as 20,10,5; given more than once: each set is compared.", rich_help_panel=MODEL
+        ),
     ] = None,
-    mpp: Annotated[list[str] | None, typer.Option(help="The same in um/px, such as 0.5,1,2.")] = None,
+    mpp: Annotated[
+        list[str] | None, typer.Option(help="The same in um/px, such as 0.5,1,2.", rich_help_panel=MODEL)
+    ] = None,
     protocol: ProtocolOption = "default",
     prototypes: PrototypesOption = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="HEAD.KEY=VALUE", help="A setting of one head.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="HEAD.KEY=VALUE",
+            help="A setting of one head; --set help lists them.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     seeds: SeedsOption = 1,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
     scatter: Annotated[
-        str | None, typer.Option(metavar="ROW,ROW", help="Rows to draw gene by gene; default: mmap, ridge.")
+        str | None,
+        typer.Option(
+            metavar="ROW,ROW", help="Rows to draw gene by gene; default: mmap, ridge.", rich_help_panel=OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Compare encoders and heads on the same folds; resume what a stopped run left."""

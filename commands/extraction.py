@@ -10,6 +10,10 @@ import typer
 from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
+    DATA,
+    MACHINE,
+    MODEL,
+    OUTPUT,
     CohortArgument,
     EncoderOption,
     MagnificationsOption,
@@ -28,33 +32,75 @@ def extract(
     mpp: MppOption = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="Weights of the encoder (.safetensors, .pth, or a folder with them)."),
+        typer.Option(
+            "--weights",
+            help="Weights of the encoder (.safetensors, .pth, or a folder with them).",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Random weights, to try an encoder without its own.")
+        bool,
+        typer.Option(
+            "--random-weights",
+            help="Random weights, to try an encoder without its own.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run code that the encoder's hub repository carries.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
     input_px: Annotated[
-        int | None, typer.Option(min=1, help="Side of the windows, for encoders that take other sizes.")
+        int | None,
+        typer.Option(
+            min=1, help="Side of the windows, for encoders that take other sizes.", rich_help_panel=MODEL
+        ),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=0, help="Store a grid of N x N patch tokens too (default: as the store does)."),
+        typer.Option(
+            min=0,
+            help="Store a grid of N x N patch tokens too (default: as the store does).",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows embedded together (default 32 on a CPU, 256 on a GPU).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Windows embedded together (default 32 on a CPU, 256 on a GPU).",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto (the store's, else bf16 on devices fast at it), fp32, bf16, fp16.")
+        str,
+        typer.Option(
+            help="auto (the store's, else bf16 on devices fast at it), fp32, bf16, fp16.",
+            rich_help_panel=MACHINE,
+        ),
     ] = "auto",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Let torch compile the network: slower to start, then faster.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let torch compile the network: slower to start, then faster.",
+            rich_help_panel=MACHINE,
+        ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read windows (default one a CPU core, up to 16).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads that read windows (default one a CPU core, up to 16).",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
     cache_mb: Annotated[
         int | None,
@@ -62,36 +108,58 @@ def extract(
             min=1,
             help="Memory for the decoded tiles of a slide, in MiB; up to three slides are in flight (default:"
             " what keeps all workers busy, from 256 to an eighth of the free memory).",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     resample: Annotated[
-        str, typer.Option(help="Where windows are resized: auto (a GPU, if its pixels are the same) or cpu.")
+        str,
+        typer.Option(
+            help="Where windows are resized: auto (a GPU, if its pixels are the same) or cpu.",
+            rich_help_panel=MACHINE,
+        ),
     ] = "auto",
-    chunk: Annotated[int, typer.Option(min=1, help="Rows of a chunk of the store.")] = 1024,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Rows of a chunk of the store.", rich_help_panel=OUTPUT)
+    ] = 1024,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
             help="Replace what another recipe made; try unreadable windows of finished slides again.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     tissue_min: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out windows with a smaller share of tissue.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Leave out windows with a smaller share of tissue.", rich_help_panel=DATA
+        ),
     ] = 0.0,
     spots: Annotated[
-        str | None, typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).")
+        str | None,
+        typer.Option(
+            metavar="GRID", help="For slides without: grid:100, hex:100 (um apart).", rich_help_panel=DATA
+        ),
     ] = None,
     unchecked: Annotated[
         bool,
         typer.Option(
-            "--unchecked", help="Embed spots that would fit the tissue better swapped, mirrored or scaled."
+            "--unchecked",
+            help="Embed spots that would fit the tissue better swapped, mirrored or scaled.",
+            rich_help_panel=DATA,
         ),
     ] = False,
     enlarge: Annotated[
-        bool, typer.Option("--enlarge", help="Embed windows that are enlarged more than 4 times too.")
+        bool,
+        typer.Option(
+            "--enlarge", help="Embed windows that are enlarged more than 4 times too.", rich_help_panel=DATA
+        ),
     ] = False,
     preview: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the spots of every slide there; embed nothing.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Draw the spots of every slide there; embed nothing.", rich_help_panel=OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Embed every spot of every slide at several magnifications."""

@@ -11,6 +11,10 @@ import typer
 from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
+    DATA,
+    MACHINE,
+    MODEL,
+    OUTPUT,
     CohortArgument,
     EncodersOption,
     GeneSetOption,
@@ -34,13 +38,23 @@ def fit_head(
     cohort: CohortArgument,
     store: StoreArgument,
     encoder: EncodersOption,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in RUN.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="RUN", help="Folder to write.", rich_help_panel=OUTPUT)
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run that is in RUN.", rich_help_panel=OUTPUT)
+    ] = False,
     head: HeadOption = None,
     genes: PanelOption = None,
-    train: Annotated[str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.")] = None,
-    val: Annotated[str | None, typer.Option(help="WHERE of the slides that validate.")] = None,
-    test: Annotated[str | None, typer.Option(help="WHERE of the slides to predict and score.")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="WHERE: patient=A,B, slide=C5,C6 or a file.", rich_help_panel=DATA)
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option(help="WHERE of the slides that validate.", rich_help_panel=DATA)
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="WHERE of the slides to predict and score.", rich_help_panel=DATA)
+    ] = None,
     gene_set: GeneSetOption = "intersection",
     values: ValuesOption = None,
     magnifications: MagnificationsOption = None,
@@ -97,58 +111,126 @@ def predict(
             help="A feature store; or slides to embed first: an image, a folder of images, or a cohort.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for one .h5ad per slide.")],
-    slides: Annotated[str | None, typer.Option(help="Such as C4,B4; default: all that can be.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for one .h5ad per slide.", rich_help_panel=OUTPUT)
+    ],
+    slides: Annotated[
+        str | None, typer.Option(help="Such as C4,B4; default: all that can be.", rich_help_panel=DATA)
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace predictions of another head.")
+        bool, typer.Option("--overwrite", help="Replace predictions of another head.", rich_help_panel=OUTPUT)
     ] = False,
     cohort: Annotated[
-        str | None, typer.Option("--cohort", help="Where measured values and images are from.")
+        str | None,
+        typer.Option("--cohort", help="Where measured values and images are from.", rich_help_panel=DATA),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail slides that are unlike anything the head was trained on.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail slides that are unlike anything the head was trained on.",
+            rich_help_panel=DATA,
+        ),
     ] = False,
     head_code: Annotated[
         str | None,
-        typer.Option("--head-code", metavar="FILE.py:NAME", help="A head of your own: code that you trust."),
+        typer.Option(
+            "--head-code",
+            metavar="FILE.py:NAME",
+            help="A head of your own: code that you trust.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     allow_changed_code: Annotated[
         bool,
-        typer.Option("--allow-changed-code", help="Take --head-code even if its code has changed."),
+        typer.Option(
+            "--allow-changed-code",
+            help="Take --head-code even if its code has changed.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Where slides are embedded; default: features.zarr in --out."),
+        typer.Option(
+            "--store",
+            help="Where slides are embedded; default: features.zarr in --out.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     spots: Annotated[
         str | None,
-        typer.Option(metavar="GRID", help="For slides without: grid:100, hex:100; default: as in training."),
+        typer.Option(
+            metavar="GRID",
+            help="For slides without: grid:100, hex:100; default: as in training.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", metavar="FILE.py:NAME", help="The head's encoder, if it is your own code."),
+        typer.Option(
+            "--encoder",
+            metavar="FILE.py:NAME",
+            help="The head's encoder, if it is your own code.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Weights of the head's encoder; default: as extract.")
+        Path | None,
+        typer.Option(
+            "--weights", help="Weights of the head's encoder; default: as extract.", rich_help_panel=MODEL
+        ),
     ] = None,
     source_mpp: Annotated[
         float | None,
-        typer.Option("--source-mpp", min=0.01, max=100, help="um/px of slides that do not state it."),
+        typer.Option(
+            "--source-mpp",
+            min=0.01,
+            max=100,
+            help="um/px of slides that do not state it.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the encoder's hub repository carries.")
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run code that the encoder's hub repository carries.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows embedded together.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read windows.")] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MACHINE)] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows embedded together.", rich_help_panel=MACHINE)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read windows.", rich_help_panel=MACHINE)
+    ] = None,
     unchecked: Annotated[
         bool,
-        typer.Option("--unchecked", help="Embed spots that would fit the tissue better if they were turned."),
+        typer.Option(
+            "--unchecked",
+            help="Embed spots that would fit the tissue better if they were turned.",
+            rich_help_panel=DATA,
+        ),
     ] = False,
     enlarge: Annotated[
-        bool, typer.Option("--enlarge", help="Embed windows that are enlarged more than 4 times too.")
+        bool,
+        typer.Option(
+            "--enlarge", help="Embed windows that are enlarged more than 4 times too.", rich_help_panel=DATA
+        ),
     ] = False,
+    gene_sets: Annotated[
+        Path | None,
+        typer.Option(
+            "--gene-sets",
+            metavar="FILE.gmt",
+            help="Score spots by these gene sets: obs['score_NAME'].",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Predict expression of slides, sequenced or not, from a store or straight from the images."""
     from mmap_st import workflows
@@ -179,12 +261,15 @@ def predict(
             workers=workers,
             unchecked=unchecked,
             enlarge=enlarge,
+            gene_sets=gene_sets,
         )
     except SlidesFailedError as error:
         console.show_reasons("failed", error.failed)
         raise typer.Exit(1) from None
     for extraction in report.extractions:
         results.show_embedded(extraction)
+    for text in report.notes:
+        console.warn(text)
     console.show_reasons("unlike anything the head was trained on", report.unlike)
     console.show_reasons("far from the training tissue", report.far)
     results.show_slide_scores(report.scores, report.coverage)
@@ -202,7 +287,8 @@ def report(
         Path, typer.Option("--out", help="A page (its name ends in .html), or a folder for figures and page.")
     ],
     genes: Annotated[
-        str | None, typer.Option(help="Such as ERBB2,FASN; default: the best predicted.")
+        str | None,
+        typer.Option(help="Names or ids such as ERBB2,FASN, or a file of them; default: the best predicted."),
     ] = None,
     store: Annotated[
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
@@ -216,6 +302,8 @@ def report(
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
         drawn = report_results(run, out, split_words(genes), store=opened, tell=progress)
+    for text in drawn.notes:
+        console.warn(text)
     console.show_reasons("failed", drawn.failed)
     console.show_paths(drawn.written)
     raise typer.Exit(1 if drawn.failed else 0)

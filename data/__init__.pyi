@@ -8,11 +8,13 @@ __all__ = [
     "LOG10_PANEL",
     "LOG10_PANEL_SMOOTHED",
     "NORMALISATIONS",
+    "UNION",
     "VALUES",
     "Cohort",
     "CohortSlide",
     "Counts",
     "Fold",
+    "GeneNames",
     "Index",
     "Panel",
     "SlideSurvey",
@@ -26,19 +28,24 @@ __all__ = [
     "check_cohort_out",
     "choose_panel",
     "duplicates",
+    "files_named",
     "gene_naming",
     "harmonise_genes",
     "inner_folds",
     "known_patient",
     "make_folds",
+    "missing_genes",
     "mpp_from_pitch",
     "named_by_id",
     "no_thumbnail",
     "noise_ceiling",
     "normalisation_of",
     "open_hdf5",
+    "plain_rule",
     "pooled_moments",
+    "read_gene_list",
     "read_labels",
+    "refuse_no_gene",
     "resolve_split",
     "shared_genes",
     "signal_share",
@@ -65,9 +72,10 @@ from .cohort import (
     write_cohort,
 )
 from .counts import Counts, gene_naming, harmonise_genes, named_by_id, shared_genes, union_of_genes
+from .gene_names import GeneNames, files_named, plain_rule, read_gene_list, refuse_no_gene
 from .hdf5 import open_hdf5
 from .noise import noise_ceiling, signal_share
-from .panel import DEFAULT_PANEL, INTERSECTION, Panel, choose_panel
+from .panel import DEFAULT_PANEL, INTERSECTION, UNION, Panel, choose_panel, missing_genes
 from .splits import (
     Fold,
     Split,

@@ -10,19 +10,18 @@ with the normalised dispersion of Satija et al. 2015 as in scanpy's `highly_vari
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from mmap_st.data.counts import Counts, canonical_gene, is_ensembl, shared_genes, union_of_genes
-from mmap_st.data.tables import duplicates, open_text, reading, some
+from mmap_st.data.counts import Counts, is_ensembl, shared_genes, union_of_genes
+from mmap_st.data.gene_names import ALL_GENES, NamedGenes, name_genes, plain_rule
 from mmap_st.data.targets import LOG1P_10K, NORMALISATIONS
 from mmap_st.errors import PanelError, agreeing, counted
-from mmap_st.files import refuse_special
 
 # Spots lie on square or hexagonal grids: these are the nearest ones.
 _NEIGHBOURS = 6
@@ -182,7 +181,7 @@ class Panel:
     how
         The request, such as ``hvg:250``, or the file.
     slides
-        The slides that they were selected on; none for a file.
+        The slides that they were selected on; none where all were named.
     gene_ids
         An Ensembl id of each, or ""; None where no training slide has ids.
     """
@@ -199,6 +198,8 @@ def choose_panel(
     normalisation: str = LOG1P_10K,
     gene_set: str = INTERSECTION,
     xy: Mapping[str, NDArray[np.float64]] | None = None,
+    *,
+    exact: bool = False,
 ) -> Panel:
     """Choose the genes that ``--genes`` requests.
 
@@ -208,7 +209,8 @@ def choose_panel(
         ``all``: every gene of the set; ``hvg:N``: the N whose targets have the greatest variance over the
         training spots (before any smoothing), greatest first; ``mean:N``: the N with the greatest mean;
         ``svg:N``: the N with the greatest spatial autocorrelation, by Moran's I; ``hest:N``: as in the
-        HEST-Benchmark; or the path of a file with one gene a line.
+        HEST-Benchmark; the path of a file with one gene a line; or the name or id of a gene. Several, with
+        commas between them, are joined in that order, each gene once.
     training
         Counts of the slides to choose on, by name: those of training, or all where a protocol says so. Spots
         with an empty library are ignored, except for ``hest:N``.
@@ -216,45 +218,88 @@ def choose_panel(
         Of the targets, see `mmap_st.data.targets`.
     gene_set
         ``intersection``: choose from genes that every training slide has; ``union``: from those that any has.
-        Slides without a gene are left out of its statistics.
+        Slides without a gene are left out of its statistics. A file alone takes genes that any has.
     xy
         (n, 2) positions of the spots of each training slide, for ``svg:N``.
+    exact
+        Whether a named gene that is missing is an error, not left out (see `missing_genes`).
 
     Raises
     ------
     PanelError
-        If the request is not one of these, or requests more genes than there are.
+        If the request is not one of these, requests more genes than there are, or names only genes that are
+        missing.
     """
-    panel = _choose(text, training, normalisation, gene_set, xy or {})
-    return replace(panel, gene_ids=_ids_of(panel.genes, training))
+    rules = _Rules(training, normalisation, gene_set, xy or {})
+    if plain_rule(text):
+        genes, how, chosen = rules.genes(text), text, True
+    else:
+        named = _named(text, training, gene_set)
+        named.check(exact=exact)
+        of_parts = [
+            rules.genes(part.text) if part.kind == "rule" else found
+            for part, found in zip(named.parts, named.found, strict=True)
+        ]
+        genes = tuple(dict.fromkeys(gene for found in of_parts for gene in found))
+        how, chosen = named.how, any(part.kind == "rule" for part in named.parts)
+    if chosen and gene_set != INTERSECTION:
+        how = f"{how} of the {gene_set}"
+    return Panel(genes, how, tuple(training) if chosen else (), _ids_of(genes, training))
 
 
-def _choose(
-    text: str,
-    training: Mapping[str, Counts],
-    normalisation: str,
-    gene_set: str,
-    xy: Mapping[str, NDArray[np.float64]],
-) -> Panel:
-    kind, colon, number = text.partition(":")
-    if kind == "hest" and colon and not Path(text).exists():
-        if not training:
-            raise PanelError(_NO_SLIDE)
-        if gene_set != INTERSECTION:
-            raise PanelError(
-                f"--genes {text} takes genes that every slide has; leave out --gene-set {gene_set}."
-            )
-        return Panel(hest_panel(_parse_number(text, number), training), text, tuple(training))
-    if text == "all" or (colon and kind in ("hvg", "mean", "svg") and not Path(text).exists()):
-        genes, mean, variance = target_moments(training, normalisation, gene_set)
-        how = text if gene_set == INTERSECTION else f"{text} of the {gene_set}"
-        if text == "all":
-            return Panel(genes, how, tuple(training))
+def missing_genes(text: str, training: Mapping[str, Counts], gene_set: str = INTERSECTION) -> list[str]:
+    """What to say of the genes that ``--genes`` names and a panel is made without.
+
+    Parameters
+    ----------
+    text, training, gene_set
+        As `choose_panel` takes them.
+
+    Raises
+    ------
+    PanelError
+        If the request is none that can be met.
+    """
+    return [] if plain_rule(text) else [f"--genes: {note}" for note in _named(text, training, gene_set).notes]
+
+
+def _named(text: str, training: Mapping[str, Counts], gene_set: str) -> NamedGenes:
+    if not training:
+        raise PanelError(_NO_SLIDE)
+    _check_gene_set(gene_set)
+    return name_genes(text, list(training.values()), shared=gene_set == INTERSECTION)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Genes chosen by rules such as ``hvg:250``; what several rules need is computed once."""
+
+    training: Mapping[str, Counts]
+    normalisation: str
+    gene_set: str
+    xy: Mapping[str, NDArray[np.float64]]
+
+    @cached_property
+    def moments(self) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+        return target_moments(self.training, self.normalisation, self.gene_set)
+
+    def genes(self, rule: str) -> tuple[str, ...]:
+        kind, _, number = rule.partition(":")
+        if kind == "hest":
+            if not self.training:
+                raise PanelError(_NO_SLIDE)
+            if self.gene_set != INTERSECTION:
+                raise PanelError(
+                    f"--genes {rule} takes genes that every slide has; leave out --gene-set {self.gene_set}."
+                )
+            return hest_panel(_parse_number(rule, number), self.training)
+        genes, mean, variance = self.moments
+        if rule == ALL_GENES:
+            return genes
         score = {"hvg": variance, "mean": mean}.get(kind)
         if score is None:
-            score = mean_morans_i(genes, training, normalisation, xy)
-        return Panel(_top(genes, score, _parse_number(text, number)), how, tuple(training))
-    return read_panel(Path(text), {gene for counts in training.values() for gene in counts.genes})
+            score = mean_morans_i(genes, self.training, self.normalisation, self.xy)
+        return _top(genes, score, _parse_number(rule, number))
 
 
 def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, ...] | None:
@@ -268,38 +313,13 @@ def _ids_of(genes: Sequence[str], training: Mapping[str, Counts]) -> tuple[str, 
     return ids if any(ids) else None
 
 
-def read_panel(path: Path, known: set[str]) -> Panel:
-    """Read a panel file: one gene a line, in order; genes that are on no training slide are an error."""
-    refuse_special(path, PanelError, "--genes")
-    if not path.is_file():
-        raise PanelError(
-            f"--genes {path}: no such file; give all, hvg:N, mean:N, svg:N, hest:N or a file with"
-            " one gene a line."
-        )
-    with reading(path, "text", PanelError), open_text(path, PanelError) as text:
-        lines = text.read().splitlines()
-    genes = [canonical_gene(line) for line in lines if line.strip()]
-    if not genes:
-        raise PanelError(f"{path} lists no genes; write one gene a line.")
-    if duplicates(genes):
-        raise PanelError(f"{path} lists genes more than once: {some(duplicates(genes))}.")
-    unknown = [gene for gene in genes if gene not in known]
-    if unknown:
-        raise PanelError(
-            f"{path}: {len(unknown)} of {counted(len(genes), 'gene')} {agreeing(len(unknown), 'is', 'are')}"
-            f" on no training slide: {some(unknown)}; remove them or check the gene names."
-        )
-    return Panel(tuple(genes), f"file {path.name}")
-
-
 def target_moments(
     training: Mapping[str, Counts], normalisation: str = LOG1P_10K, gene_set: str = INTERSECTION
 ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Genes of all slides (or any); mean and variance (g,) of their targets over all spots that have them."""
     if not training:
         raise PanelError(_NO_SLIDE)
-    if gene_set not in GENE_SETS:
-        raise PanelError(f"--gene-set {gene_set}: give {' or '.join(GENE_SETS)}.")
+    _check_gene_set(gene_set)
     tables = [counts.genes for counts in training.values()]
     genes = shared_genes(tables) if gene_set == INTERSECTION else union_of_genes(tables)
     if not genes:
@@ -313,6 +333,11 @@ def target_moments(
         squares += values.multiply(values).sum(axis=0)
     mean = total / np.maximum(spots, 1)
     return genes, mean, np.maximum(squares / np.maximum(spots, 1) - mean**2, 0.0)
+
+
+def _check_gene_set(gene_set: str) -> None:
+    if gene_set not in GENE_SETS:
+        raise PanelError(f"--gene-set {gene_set}: give {' or '.join(GENE_SETS)}.")
 
 
 def mean_morans_i(

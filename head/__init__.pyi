@@ -5,6 +5,7 @@ __all__ = [
     "HeadSetting",
     "HeadSlide",
     "HeldOut",
+    "ListedHead",
     "Shape",
     "SpatialNeighbours",
     "Tensors",
@@ -12,6 +13,8 @@ __all__ = [
     "best_of",
     "cross_fit",
     "head_method",
+    "listed_heads",
+    "look_at_head",
     "mean_of_neighbours",
     "nearest",
     "parse_settings",
@@ -35,6 +38,7 @@ from .interface import (
     cross_fit,
     parse_settings,
 )
+from .listing import ListedHead, listed_heads, look_at_head
 from .neighbourhood import SpatialNeighbours, mean_of_neighbours, nearest, spot_pitch
 from .registry import HEADS, head_method, register, settings_of
 from .settings import HeadSetting

@@ -215,6 +215,8 @@ class HeadMethod:
         Of a user's head: ``FILE.py:NAME`` if it is defined in a file, and the sha256 of its code.
     local
         Whether it is registered in this process only: no other process can find it.
+    summary
+        What it does, in one line, for `mmap heads`.
     """
 
     name: str
@@ -227,6 +229,7 @@ class HeadMethod:
     source: str = ""
     code: str = ""
     local: bool = False
+    summary: str = ""
 
     @property
     def reference(self) -> str:

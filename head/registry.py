@@ -168,10 +168,11 @@ ENTRY_POINTS = "mmap_st.heads"
 
 @dataclass(frozen=True)
 class Installed:
-    """The heads of installed packages by name, and why each of the others cannot be loaded."""
+    """The heads of installed packages by name, why each of the others cannot be loaded, and the packages."""
 
     methods: dict[str, HeadMethod]
     broken: dict[str, str]
+    packages: dict[str, str]
 
 
 def method_from_file(name: str, taken: Collection[str], expected: str | None = None) -> HeadMethod:
@@ -205,13 +206,14 @@ def method_from_file(name: str, taken: Collection[str], expected: str | None = N
 @cache
 def installed_heads(taken: frozenset[str]) -> Installed:
     """Load the entry points of the group ``mmap_st.heads``: heads that have the names of the entry points."""
-    methods, broken = {}, {}
+    methods, broken, packages = {}, {}, {}
     for point in entry_points(group=ENTRY_POINTS):
+        packages[point.name] = package_of(point) or point.value
         try:
             methods[point.name] = _installed(point, taken)
         except HeadError as error:
             broken[point.name] = str(error)
-    return Installed(methods, broken)
+    return Installed(methods, broken, packages)
 
 
 def _installed(point: EntryPoint, taken: Collection[str]) -> HeadMethod:
@@ -236,6 +238,13 @@ def _checked(found: object, name: str) -> HeadMethod:
 Made = TypeVar("Made")
 # Heads that were registered in this process, by name.
 _REGISTERED: dict[str, HeadMethod] = {}
+
+
+def registered_heads() -> list[HeadMethod]:
+    """The heads that were registered in this process, in that order."""
+    return list(_REGISTERED.values())
+
+
 # Attribute of a class or function that says what head it was registered as.
 _MARK = "_registered_head"
 

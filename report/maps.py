@@ -41,6 +41,8 @@ class SlideMap:
         Micrometres per level-0 pixel, for the scale bar.
     units
         Of the expression.
+    gene_ids
+        (g,) an id of each gene, or ""; None where the prediction has none.
     """
 
     name: str
@@ -51,6 +53,7 @@ class SlideMap:
     background: Thumbnail | None
     mpp: float | None
     units: str
+    gene_ids: tuple[str, ...] | None = None
 
     @property
     def spot_px(self) -> float:

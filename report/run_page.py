@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import RequestError, counted, did_you_mean, of_one_slide
+from mmap_st.errors import RequestError, counted, of_one_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
 from mmap_st.head.runs import HEAD_JSON, INTERVAL, METRICS, SPREAD, UNS, read_card, read_metrics
 from mmap_st.head.scoring import pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
+from mmap_st.report.gene_choice import GeneChoice
 from mmap_st.report.page import MOST_VALUES, PagedSlides, SlideLayers, write_page
-from mmap_st.report.run_report import RunFigures, draw_run, map_of, prediction_files, read_table
+from mmap_st.report.run_report import RunFigures, draw_run, known_cards, map_of, prediction_files, read_table
 from mmap_st.report.summary import (
     Summary,
     number,
@@ -56,7 +57,7 @@ def report_results(
     out
         The page, if its name ends in ``.html``; else a folder for figures and page.
     genes
-        Which to show; None: those that are predicted best.
+        Which to show, by name or id, or files of such; None: those that are predicted best.
     store
         The feature store of the run: adds figures of where prototypes are. None: none.
     tell
@@ -69,7 +70,7 @@ def report_results(
     Raises
     ------
     RequestError
-        If there is nothing to show, or a gene is not in the panel.
+        If there is nothing to show, or none of the genes is on a panel.
     """
     if out.suffix.lower() in _PAGES and not out.is_dir():
         if store is not None:
@@ -79,7 +80,7 @@ def report_results(
     if not (run / COMPARE_JSON).is_file():
         figures = draw_run(run, out, genes, store=store, tell=tell)
     page = draw_page(run, out / PAGE, genes, tell=tell)
-    return RunFigures([*figures.written, *page.written], figures.failed | page.failed)
+    return RunFigures([*figures.written, *page.written], figures.failed | page.failed, page.notes)
 
 
 def draw_page(
@@ -98,7 +99,8 @@ def draw_page(
     out
         The page.
     genes
-        Which to show; None: all that there is room for, those that correlate best with measured values.
+        Which to show, see `report_results`; None: all that there is room for, those that correlate best with
+        measured values first.
     tell
         Called with what is being read.
 
@@ -109,13 +111,14 @@ def draw_page(
     Raises
     ------
     RequestError
-        If there is nothing to show, or a gene is not on the panel.
+        If there is nothing to show, or none of the genes is on a panel.
     """
     found = RunFigures()
     summaries = _summaries(run)
     slides = None
     if not (run / COMPARE_JSON).is_file():
-        slides = _slides(prediction_files(run), genes, found, tell)
+        choice = None if genes is None else GeneChoice(genes, known_cards(run))
+        slides = _slides(prediction_files(run), choice, found, tell)
     elif genes:
         raise RequestError(f"{run} is a comparison, which has no maps; leave --genes out.")
     title = f"{run.resolve().name}: predicted gene expression"
@@ -166,15 +169,21 @@ def _summaries(run: Path) -> list[Summary]:
 
 
 def _slides(
-    files: Sequence[Path], genes: Sequence[str] | None, found: RunFigures, tell: ProgressCallback
+    files: Sequence[Path], choice: GeneChoice | None, found: RunFigures, tell: ProgressCallback
 ) -> PagedSlides | None:
     slides: list[SlideLayers] = []
+    wanted: list[list[str]] = []
     columns: dict[str, dict[str, object]] = {}
     for place, file in enumerate(files, start=1):
         tell(f"reading {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
             table = read_table(file)
-            slides.append(layers_of(table, max(1, _MOST_SPOTS // len(files))))
+            slide = layers_of(table, max(1, _MOST_SPOTS // len(files)))
+            own = slide.genes if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
+            slides.append(slide)
+            wanted.append(list(own))
+        except RequestError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             found.failed[file.stem] = str(of_one_slide(error))
             continue
@@ -184,13 +193,15 @@ def _slides(
                 columns[column] = of_genes | columns.get(column, {})
     if not slides:
         return None
-    shared = [gene for gene in slides[0].genes if all(gene in slide.genes for slide in slides)]
-    chosen = _checked(genes, shared) if genes else shared
+    chosen = [gene for gene in wanted[0] if all(gene in own for own in wanted)]
+    if choice is not None:
+        found.notes += choice.notes
     if not chosen:
-        raise RequestError("the slides have no gene in common; make a page of each.")
+        said = "; ".join(found.notes) or "the slides have no gene in common, make a page of each"
+        raise RequestError(f"no page can be written: {said}.")
     room = max(1, MOST_VALUES // sum(len(slide.xy) * slide.n_layers for slide in slides))
     ranked = _by_correlation([slide.only(chosen) for slide in slides], chosen)
-    kept = list(genes or ranked)[:room]
+    kept = (ranked if choice is None else chosen)[:room]
     shown = {
         _COLUMNS[column]: [_cell(values.get(gene)) for gene in kept] for column, values in columns.items()
     }
@@ -201,15 +212,6 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return float("nan") if value is None else value
-
-
-def _checked(genes: Sequence[str], shared: Sequence[str]) -> Sequence[str]:
-    unknown = [gene for gene in genes if gene not in shared]
-    if unknown:
-        raise RequestError(
-            f"the predictions have no gene {', '.join(unknown)}{did_you_mean(unknown[0], shared)}."
-        )
-    return genes
 
 
 def _by_correlation(slides: Sequence[SlideLayers], genes: Sequence[str]) -> list[str]:
@@ -256,6 +258,7 @@ def layers_of(table: anndata.AnnData, most_spots: int) -> SlideLayers:
         diameter_px=float(about["spot_diameter_px"]) if "spot_diameter_px" in about else shown.spot_px,
         ids=tuple(map(str, table.obs_names)),
         genes=shown.genes,
+        gene_ids=shown.gene_ids,
         predicted=shown.predicted,
         spread=np.asarray(table.layers[SPREAD], np.float32) if SPREAD in table.layers else None,
         measured=shown.measured,

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from mmap_st.data import Thumbnail
 from mmap_st.errors import (
     DamagedSlideError,
+    MmapError,
     RequestError,
     SlideError,
     SlidesFailedError,
     counted,
-    did_you_mean,
     first_line,
     of_one_slide,
 )
@@ -42,6 +42,7 @@ from mmap_st.head.runs import (
 from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report.figure import save_figure
+from mmap_st.report.gene_choice import GeneChoice
 from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototypes_map
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ _FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif
 
 @dataclass
 class RunFigures:
-    """Figures written, and why slides of which there are none could not be drawn."""
+    """Figures written, why slides of which there are none could not be drawn, and which genes are missing."""
 
     written: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def report_run(
@@ -102,7 +104,7 @@ def draw_run(
     out
         Folder for the pictures.
     genes
-        Which to draw; None: the `number` that correlate best on each slide.
+        Which to draw, by name or id, or files of such; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
     tell
@@ -110,12 +112,13 @@ def draw_run(
 
     Returns
     -------
-    What was drawn. A slide that cannot be drawn does not stop the others; its reason is there.
+    What was drawn. A slide that cannot be drawn does not stop the others; its reason is there. Genes that are
+    on no panel are noted, and the others are drawn.
 
     Raises
     ------
     RequestError
-        If there are no predictions, or a gene is not in the panel.
+        If there are no predictions, or none of the genes is on a panel.
     SlideError
         If a prediction cannot be read.
     """
@@ -124,16 +127,21 @@ def draw_run(
     check_folder_out(out)
     files = prediction_files(run)
     figures = RunFigures()
+    choice = None if genes is None else GeneChoice(genes, known_cards(run))
     for place, file in enumerate(files, start=1):
         tell(f"drawing {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
-            figures.written += _draw_slide(run, file, out, genes, number, store)
+            figures.written += _draw_slide(run, file, out, choice, number, store)
         except DamagedSlideError as error:
             figures.failed[file.stem] = str(error)
         except RequestError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             figures.failed[file.stem] = str(of_one_slide(error))
+    if choice is not None:
+        figures.notes += choice.notes
+        if not figures.written and figures.notes:
+            raise RequestError(f"no figure can be drawn: {'; '.join(figures.notes)}.")
     return figures
 
 
@@ -160,12 +168,14 @@ def _draw_slide(
     run: Path,
     file: Path,
     out: Path,
-    genes: Sequence[str] | None,
+    choice: GeneChoice | None,
     number: int,
     store: FeatureStore | None,
 ) -> list[Path]:
     slide = load_map(file)
-    _check_genes(file, slide, genes or ())
+    genes = None if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
+    if genes is not None and not genes:
+        raise SlideError("none of the genes is on the panel that it was predicted with.")
     chosen = genes or best_genes(slide, min(number, len(slide.genes)))
     figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
     written = [save_figure(figure, out / file_name(file.stem, "_maps.png"))]
@@ -176,14 +186,6 @@ def _draw_slide(
             figure = _prototypes_of(store, slide, card)
             written.append(save_figure(figure, out / file_name(file.stem + whose, "_prototypes.png")))
     return written
-
-
-def _check_genes(file: Path, slide: SlideMap, genes: Sequence[str]) -> None:
-    unknown = [gene for gene in genes if gene not in slide.genes]
-    if unknown:
-        raise RequestError(
-            f"{file.name} has no gene {', '.join(unknown)}{did_you_mean(unknown[0], slide.genes)}."
-        )
 
 
 def how_chosen(slide: SlideMap) -> str:
@@ -198,6 +200,18 @@ def _some_card(run: Path) -> HeadCard:
         folds = sorted(run.glob(f"{FOLDS}/*/seed*"))
         run = folds[0] if folds else run
     return read_card(run)
+
+
+def known_cards(run: Path) -> list[HeadCard]:
+    """The cards of a run's heads; none of a folder of predictions, or where they cannot be read."""
+    try:
+        return [
+            read_card(file.parent)
+            for file in (run / HEAD_JSON, *run.glob(f"{FOLDS}/*/seed*/{HEAD_JSON}"))
+            if file.is_file()
+        ]
+    except MmapError:
+        return []
 
 
 def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figure:
@@ -266,6 +280,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
         background=background,
         mpp=None if mpp is None else float(mpp),
         units=str(about["units"]),
+        gene_ids=tuple(map(str, table.var["gene_ids"])) if "gene_ids" in table.var else None,
     )
 
 

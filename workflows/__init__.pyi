@@ -19,9 +19,11 @@ __all__ = [
     "read_cohort",
     "run_demo",
     "show_progress",
+    "survey_and_fill",
 ]
 
 from .arguments import check_store_out, encoder_name, read_cohort
+from .cohort_scale import survey_and_fill
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress

@@ -31,7 +31,7 @@ Where: TypeAlias = str | Path | Mapping[str, str | Sequence[str]]
 Scales: TypeAlias = str | float | Sequence[float | str]
 #: Settings of a head by name.
 Settings: TypeAlias = Mapping[str, float | int | str | bool | None]
-#: A panel: its rule such as ``hvg:250``, a file with one gene per line, or a list of genes.
+#: A panel: ``hvg:250,ERBB2``, parts of which are rules, genes, or files of genes; or a list of genes.
 Genes: TypeAlias = str | Path | Sequence[str]
 #: Names: a list, or ``"a,b"``.
 Names: TypeAlias = str | Sequence[str]
@@ -162,10 +162,16 @@ def _joined(scales: Scales | None) -> str | None:
     return ",".join(str(scale) for scale in ([scales] if isinstance(scales, float | int) else scales))
 
 
+def _paths(image: str | Path | Mapping[str, str | Path] | None) -> Path | dict[str, Path] | None:
+    if isinstance(image, Mapping):
+        return {name: Path(path) for name, path in image.items()}
+    return None if image is None else Path(image)
+
+
 def read_cohort(
     source: CohortSource,
     *,
-    image: str | Path | None = None,
+    image: str | Path | Mapping[str, str | Path] | None = None,
     values: str | None = None,
     bin_um: float | None = None,
 ) -> Cohort:
@@ -180,8 +186,8 @@ def read_cohort(
         and ``mpp``.
         Relative paths are relative to the cohort file; of a table, to the working directory.
     image
-        The image that the spots were placed on, where it is somewhere else; or a folder of images that are
-        named as the slides are.
+        The image that the spots were placed on, where it is somewhere else; a folder of images that are
+        named as the slides are; or an image for each of some slides: ``{"C2": "scans/17.svs"}``.
     values
         What count tables hold: ``counts``, or ``lognorm`` for values that are log-normalised on purpose.
     bin_um
@@ -207,8 +213,8 @@ def read_cohort(
     """
     values = values_of(values)
     if isinstance(source, str | Path):
-        path = None if image is None else Path(image)
-        return open_cohort(str(source), image=path, values=values, bin_um=bin_um)
+        images = _paths(image)
+        return open_cohort(str(source), image=images, values=values, bin_um=bin_um)
     if image is not None:
         raise RequestError("image is for a cohort that is read from a path; this one has its own images.")
     cohort = as_cohort(source)

@@ -66,8 +66,9 @@ def fit_head(
         Name of a head, or ``FILE.py:NAME``. None: the protocol's own, which is ``mmap`` by default.
     genes
         Panel: ``all``, ``hvg:250`` (greatest variance over training spots), ``mean:250``, ``svg:250``,
-        ``hest:50``, a file with one gene per line, or a list of genes. None: ``hvg:250``, or the protocol's
-        own.
+        ``hest:50``, a file with one gene per line, names or ids of genes, several of these such as
+        ``hvg:250,ERBB2,markers.txt``, or a list of genes. Genes that are missing are left out with a
+        warning. None: ``hvg:250``, or the protocol's own.
     train, val, test
         Slides of each part: ``{"slide": ["C2", "C3"]}``, ``{"patient": ["B"]}``, or as the command takes
         them: ``"slide=C2,C3"``, or a file with one slide per line. No `train`: all that the others do not
@@ -104,7 +105,7 @@ def fit_head(
     SlidesLeftOutWarning
         If slides were skipped or failed; it gives their reasons.
     MmapWarning
-        If patients are on both sides of a split.
+        If patients are on both sides of a split, or genes that are named are missing.
 
     Raises
     ------

@@ -26,7 +26,8 @@ from mmap_st.workflows.arguments import (
     open_store,
     read_cohort,
 )
-from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike, warn_user
+from mmap_st.workflows.gene_sets import GeneSetsLike, gene_sets_of
 
 if TYPE_CHECKING:
     import anndata
@@ -116,6 +117,7 @@ class HeadRun:
         *,
         cohort: CohortSource | None = None,
         strict: bool = False,
+        gene_sets: GeneSetsLike | None = None,
         progress: bool = True,
     ) -> anndata.AnnData: ...
 
@@ -127,6 +129,7 @@ class HeadRun:
         *,
         cohort: CohortSource | None = None,
         strict: bool = False,
+        gene_sets: GeneSetsLike | None = None,
         progress: bool = True,
     ) -> dict[str, anndata.AnnData]: ...
 
@@ -137,6 +140,7 @@ class HeadRun:
         *,
         cohort: CohortSource | None = None,
         strict: bool = False,
+        gene_sets: GeneSetsLike | None = None,
         progress: bool = True,
     ) -> anndata.AnnData | dict[str, anndata.AnnData]:
         """Predict expression on slides of a store, in memory; `predict` writes files.
@@ -151,6 +155,10 @@ class HeadRun:
             Where measured values and images are from. None: neither is in the result.
         strict
             Whether slides that are unlike anything the head was trained on fail.
+        gene_sets
+            A .gmt file, or genes by the name of a set: ``{"tumour": ["ERBB2", "FASN"]}``. The score of each
+            is ``obs["score_NAME"]``: the mean over its genes on the panel of predictions that were brought to
+            mean 0 and standard deviation 1 within the slide. Sets with fewer than two such genes have none.
         progress
             Whether to show it.
 
@@ -170,6 +178,8 @@ class HeadRun:
             If some of several slides were skipped or failed; it gives their reasons.
         UnlikeTrainingWarning
             If slides are unlike anything the head was trained on.
+        MmapWarning
+            If gene sets have no score.
 
         Raises
         ------
@@ -187,10 +197,20 @@ class HeadRun:
         opened = open_store(store)
         rows = None if cohort is None else read_cohort(cohort)
         names = [slides] if isinstance(slides, str) else slides
+        sets = gene_sets_of(gene_sets, self.card.panel)
         with show_progress(progress) as tell:
             found = predictions_of(
-                self.saved, opened, names, rows, tell, strict=strict, thumbnail_of=thumbnail_of
+                self.saved,
+                opened,
+                names,
+                rows,
+                tell,
+                strict=strict,
+                thumbnail_of=thumbnail_of,
+                gene_sets=sets,
             )
+        for note in sets.notes if sets else ():
+            warn_user(note)
         warn_unlike(found.unlike)
         if isinstance(slides, str):
             return found.only(slides)

@@ -10,7 +10,8 @@ from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides, read_head, restore_run
 from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
-from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
+from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike, warn_user
+from mmap_st.workflows.gene_sets import GeneSetsLike, gene_sets_of
 from mmap_st.workflows.head_embedding import (
     EmbeddingOptions,
     cohort_of_slides,
@@ -52,6 +53,7 @@ def predict(
     workers: int | None = None,
     unchecked: bool = False,
     enlarge: bool = False,
+    gene_sets: GeneSetsLike | None = None,
     progress: bool = True,
 ) -> PredictReport:
     """Predict expression of slides, sequenced or not, and write one .h5ad file per slide.
@@ -93,6 +95,8 @@ def predict(
         Micrometres per pixel of slides that do not state it.
     trust_remote_code, device, precision, batch_size, workers, unchecked, enlarge
         See `embed`.
+    gene_sets
+        Gene sets that spots are scored by, see `HeadRun.predict`.
     progress
         Whether to show it.
 
@@ -108,6 +112,8 @@ def predict(
         If some slides were skipped or failed; it gives their reasons.
     UnlikeTrainingWarning
         If slides are unlike anything the head was trained on.
+    MmapWarning
+        If gene sets have no score.
 
     Raises
     ------
@@ -136,6 +142,7 @@ def predict(
     else:
         restore_run(Path(run))
         saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
+    sets = gene_sets_of(gene_sets, saved.card.panel)
     options = EmbeddingOptions(
         spots, encoder, weights, source_mpp, trust_remote_code, device, precision, batch_size, workers,
         unchecked, enlarge,
@@ -163,10 +170,13 @@ def predict(
             overwrite=overwrite,
             strict=strict,
             thumbnail_of=thumbnail_of,
+            gene_sets=sets,
         )
     report.extractions = extractions
     report.failed = failures_of(extractions) | report.failed
     report.skipped = skipped_slides(extractions) | report.skipped
+    for note in report.notes:
+        warn_user(note)
     warn_unlike(report.unlike)
     warn_left_out(report.failed, report.skipped)
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -94,7 +94,11 @@ READERS = {reader.name: reader for reader in _ALL}
 
 
 def open_cohort(
-    text: str, *, image: Path | None = None, values: str | None = None, bin_um: float | None = None
+    text: str,
+    *,
+    image: Path | Mapping[str, Path] | None = None,
+    values: str | None = None,
+    bin_um: float | None = None,
 ) -> Cohort:
     """Open a COHORT of the command line: a cohort file, or ``reader:path``.
 
@@ -103,8 +107,8 @@ def open_cohort(
     text
         COHORT.
     image
-        The image that the spots were placed on, if it is elsewhere; or a folder of images with the names of
-        the slides.
+        The image that the spots were placed on, if it is elsewhere; a folder of images with the names of the
+        slides; or an image for each of some slides, by name.
     values
         What the count tables hold, see `mmap_st.data.cohort.VALUES`.
     bin_um
@@ -259,8 +263,20 @@ def _not_joined(given: str, reader: str) -> str:
     return f"{given} is for the readers {able}, not for {reader}; leave it out."
 
 
-def _with_images(cohort: Cohort, image: Path) -> tuple[CohortSlide, ...]:
+def _with_images(cohort: Cohort, image: Path | Mapping[str, Path]) -> tuple[CohortSlide, ...]:
     """The slides with the image that the spots were placed on, as the user names it."""
+    if isinstance(image, Mapping):
+        for name, path in image.items():
+            if name not in cohort:
+                raise CohortError(
+                    f"--image {name}={path}: {cohort.source} has no slide {name}"
+                    f"{did_you_mean(name, cohort.names)}; its slides are {some(cohort.names)}."
+                )
+            if not path.exists():
+                raise CohortError(f"--image {name}={path}: {path} does not exist.")
+        return tuple(
+            replace(s, image=image[s.slide], scale=None) if s.slide in image else s for s in cohort.slides
+        )
     if not image.exists():
         raise CohortError(f"--image {image} does not exist.")
     if not image.is_dir() or any(image.glob("*.dcm")):

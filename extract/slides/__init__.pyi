@@ -4,6 +4,7 @@ __all__ = [
     "NO_TISSUE",
     "Finding",
     "GridRequest",
+    "KnownMpp",
     "Slide",
     "SourceMpp",
     "Tissue",
@@ -38,5 +39,14 @@ from .grid import (
 )
 from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
 from .overview import thumbnail_of
-from .slide import Slide, SourceMpp, choose_mpp, known_mpps, open_slide, resolve_source_mpp, slide_files
+from .slide import (
+    KnownMpp,
+    Slide,
+    SourceMpp,
+    choose_mpp,
+    known_mpps,
+    open_slide,
+    resolve_source_mpp,
+    slide_files,
+)
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

@@ -128,8 +128,8 @@ def choose_mpp(known: tuple[KnownMpp, ...], believed: str | None = None) -> Sour
         )
     if not known:
         raise ResolutionError(
-            "its micrometres per pixel are not known; give them in the cohort's column mpp, or"
-            " to `mmap predict` as --source-mpp."
+            "its micrometres per pixel are not known; give them in the cohort's column mpp (`mmap cohort"
+            " --mpp`), or to `mmap predict` as --source-mpp."
         )
     values = [one.mpp for one in known]
     if max(values) / min(values) - 1 > _LARGEST_DISAGREEMENT:

@@ -106,7 +106,7 @@ def compare(
         rows = make_rows(request, mpps)
         pair = scatter_pair(rows, request.scatter)
         missing = _inapplicable(ready, rows)
-        check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
+        notes.warnings += check_genes(ready, replace(rows[0].fit, mpps=rows[0].mpps))
         with writing(out):
             write_json(out / REQUEST, {COMPARISON: [row.key for row in rows]})
         labels = _read_labels(ready, notes)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmap_st.data import Cohort, Fold, harmonise_genes, make_folds
+from mmap_st.data import Cohort, Fold, files_named, harmonise_genes, make_folds
 from mmap_st.errors import RequestError, SplitError, none_of
 from mmap_st.extract.store import FeatureStore, check_same_recipe
 from mmap_st.head.dataset import (
@@ -34,6 +34,7 @@ from mmap_st.head.runs import (
     PREDICTIONS,
     FitRequest,
     choose_genes,
+    notes_on_folds,
     prediction_file,
     read_metrics,
     restore_run,
@@ -118,7 +119,7 @@ def cross_validate(
     RequestError
         If no fold can be evaluated.
     """
-    check_genes(ready, request.fit)
+    notes.warnings += check_genes(ready, request.fit)
     jobs = plan_fits(ready, request, out, tell)
     failed: dict[Path, str] = {}
     if not all(job.done for job in jobs):
@@ -128,8 +129,12 @@ def cross_validate(
     return collect_results(ready, request, jobs, failed, out, notes)
 
 
-def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
+def check_genes(ready: ReadyCohort, fit: FitRequest) -> list[str]:
     """Refuse an impossible panel before any work: it is the same request in all folds.
+
+    Returns
+    -------
+    What to say of genes that are named and missing.
 
     Raises
     ------
@@ -137,6 +142,7 @@ def check_genes(ready: ReadyCohort, fit: FitRequest) -> None:
         If the panel is not possible.
     """
     choose_genes(ready.store, fit, ready.folds[0].split, harmonise_genes(ready.shared.counts))
+    return notes_on_folds(fit, ready.folds, ready.shared.counts)
 
 
 def plan_fits(
@@ -157,7 +163,13 @@ def plan_fits(
     record_request(
         out,
         request_contents(
-            fit, ready.folds, ready.store, ready.mpps, ready.shared.counts_sha256, ready.patients
+            fit,
+            ready.folds,
+            ready.store,
+            ready.mpps,
+            ready.shared.counts_sha256,
+            ready.patients,
+            files_named(fit.panel, counts.values()),
         ),
     )
     jobs = plan_jobs(fit, ready.folds, request.seeds, out, row)

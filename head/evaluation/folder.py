@@ -58,16 +58,25 @@ def request_contents(
     mpps: Sequence[float],
     counts_sha256: str,
     patients: Mapping[str, str | None],
+    gene_files: Sequence[Path] = (),
 ) -> dict[str, object]:
-    """All that the numbers of an evaluation depend on, but seeds: those may be added later."""
+    """All that the numbers of an evaluation depend on, but seeds: those may be added later.
+
+    Parameters
+    ----------
+    gene_files
+        Files that the panel names.
+    """
     encoders = encoders_of(request.encoder, store)
     complete = {name: [store.slide(name).complete(encoder) for encoder in encoders] for name in patients}
     embeddings = {
         name: [of_encoder[mpp].recipe_sha256 for of_encoder in found for mpp in mpps]
         for name, found in complete.items()
     }
-    panel = Path(request.panel)
-    by_file = f"file of sha256 {sha256_of_file(panel)}" if panel.is_file() else ""
+    by_file = [f"file of sha256 {sha256_of_file(file)}" for file in gene_files]
+    panel = request.panel
+    if Path(panel) in gene_files:  # a file alone is known by what it holds, wherever it lies
+        panel, by_file = by_file[0], []
     return {
         "format_version": _FORMAT_VERSION,
         "package_version": mmap_st.__version__,
@@ -76,7 +85,7 @@ def request_contents(
         "head": request.method.name,
         **({"head_code_sha256": request.method.code} if request.method.code else {}),
         "settings": settings_to_compare(request.settings),
-        "genes": by_file or request.panel,
+        "genes": ", ".join([panel, *by_file]),
         "gene_set": request.gene_set,
         "protocol": request.protocol.name,
         "magnifications": list(mpps),

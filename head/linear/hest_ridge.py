@@ -201,6 +201,7 @@ HEST_RIDGE = HeadMethod(
     load_hest_ridge,
     embeddings="standardised over all training spots",
     seeded=False,
+    summary="the trainer of the HEST-Benchmark: PCA, then ridge of a fixed strength",
 )
 
 HEST_RIDGE_TUNED = HeadMethod(
@@ -210,4 +211,5 @@ HEST_RIDGE_TUNED = HeadMethod(
     load_hest_ridge,
     embeddings="standardised over all training spots",
     seeded=False,
+    summary="the same steps, the strength of ridge chosen by inner folds",
 )

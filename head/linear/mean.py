@@ -81,4 +81,11 @@ def load_mean(tensors: Tensors, settings: MeanSettings, shape: Shape) -> MeanHea
     return MeanHead(tensors["mean"])
 
 
-MEAN = HeadMethod("mean", MeanSettings, fit_mean, load_mean, seeded=False)
+MEAN = HeadMethod(
+    "mean",
+    MeanSettings,
+    fit_mean,
+    load_mean,
+    seeded=False,
+    summary="the training mean for every spot; any other head must beat it",
+)

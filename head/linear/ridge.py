@@ -255,4 +255,11 @@ def _flat(slide: HeadSlide, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return slide.standardised(rows).reshape(len(rows), -1)
 
 
-RIDGE = HeadMethod("ridge", RidgeSettings, fit_ridge, load_ridge, seeded=False)
+RIDGE = HeadMethod(
+    "ridge",
+    RidgeSettings,
+    fit_ridge,
+    load_ridge,
+    seeded=False,
+    summary="a linear probe on all magnifications, in closed form: the baseline for every other head",
+)

@@ -331,4 +331,5 @@ MMAP = HeadMethod(
     fit_mmap,
     load_mmap,
     embeddings="scaled within each slide, as the setting scaling says",
+    summary="attention over magnifications, neighbours and the slide's prototypes, on top of ridge",
 )

@@ -342,7 +342,8 @@ def network_method(
     make
         The network's class, or a function of (sizes, settings) that returns a network.
     others
-        Further attributes of the `HeadMethod`.
+        Further attributes of the `HeadMethod`. Its summary is by default the first line of the docstring of
+        `make`.
     """
 
     def fit(
@@ -357,4 +358,5 @@ def network_method(
     def load(tensors: Tensors, settings: Any, shape: Shape) -> NetworkHead:
         return load_network(make, tensors, settings, shape)
 
-    return HeadMethod(name, settings_type, fit, load, **others)
+    said = (make.__doc__ or "").strip().partition("\n")[0]
+    return HeadMethod(name, settings_type, fit, load, **{"summary": said, **others})

@@ -151,4 +151,9 @@ def _directions(projected: torch.Tensor) -> Array:
     return found
 
 
-BLEEP = network_method("bleep", BleepSettings, BleepNetwork)
+BLEEP = network_method(
+    "bleep",
+    BleepSettings,
+    BleepNetwork,
+    summary="images and expression in one space; the mean of the nearest expressions (BLEEP 2023)",
+)

@@ -172,4 +172,9 @@ class Bridge(nn.Module):
         return tokens + self.to_tokens(held), view + self.to_view(held.mean(dim=1)), exemplars
 
 
-EGN = network_method("egn", EgnSettings, EgnNetwork)
+EGN = network_method(
+    "egn",
+    EgnSettings,
+    EgnNetwork,
+    summary="spots are guided by the training spots that look most like them (EGN 2023)",
+)

@@ -221,4 +221,9 @@ def counts_of(block: SpotBlock, outputs: int) -> torch.Tensor:
     return tensor(np.expm1(values))
 
 
-HIST2ST = network_method("hist2st", Hist2stSettings, Hist2stNetwork)
+HIST2ST = network_method(
+    "hist2st",
+    Hist2stSettings,
+    Hist2stNetwork,
+    summary="a transformer over the slide, then a graph of neighbouring spots (Hist2ST 2022)",
+)

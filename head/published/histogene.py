@@ -97,4 +97,9 @@ def transformer(width: int, layers: int, heads: int, dropout: float) -> nn.Trans
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
-HISTOGENE = network_method("histogene", HistogeneSettings, HistogeneNetwork)
+HISTOGENE = network_method(
+    "histogene",
+    HistogeneSettings,
+    HistogeneNetwork,
+    summary="a transformer over all spots of a slide (HisToGene 2021)",
+)

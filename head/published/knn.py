@@ -211,4 +211,11 @@ def _features(slide: HeadSlide, rows: Rows, components: Components) -> Array:
     return components.of(slide.standardised(rows)).reshape(len(rows), -1)
 
 
-KNN = HeadMethod("knn", KnnSettings, fit_knn, load_knn, seeded=False)
+KNN = HeadMethod(
+    "knn",
+    KnnSettings,
+    fit_knn,
+    load_knn,
+    seeded=False,
+    summary="the mean of the nearest training spots, without training",
+)

@@ -138,4 +138,9 @@ def _joined(block: SpotBlock) -> torch.Tensor:
     return tensor(block.embedding).flatten(1)
 
 
-MLP = network_method("mlp", MlpSettings, MlpNetwork)
+MLP = network_method(
+    "mlp",
+    MlpSettings,
+    MlpNetwork,
+    summary="an autoencoder's bottleneck, then a perceptron (DeepPT 2024)",
+)

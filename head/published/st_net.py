@@ -122,4 +122,11 @@ def _at(validation: Validation, number: int) -> Validation:
     )
 
 
-ST_NET = HeadMethod("st-net", StNetSettings, fit_st_net, load_st_net, seeded=False)
+ST_NET = HeadMethod(
+    "st-net",
+    StNetSettings,
+    fit_st_net,
+    load_st_net,
+    seeded=False,
+    summary="one linear layer on one magnification (ST-Net 2020)",
+)

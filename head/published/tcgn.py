@@ -175,4 +175,10 @@ def graph_of(neighbours: torch.Tensor) -> torch.Tensor:
     return graph.scatter_(2, neighbours, 1.0 / max(count, 1))
 
 
-TCGN = network_method("tcgn", TcgnSettings, TcgnNetwork, tokens=True)
+TCGN = network_method(
+    "tcgn",
+    TcgnSettings,
+    TcgnNetwork,
+    tokens=True,
+    summary="convolution, graph and attention over the tokens of a spot's own window (TCGN 2024)",
+)

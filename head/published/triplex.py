@@ -255,4 +255,9 @@ def distilled(predictions: Predictions, target: torch.Tensor, share: float) -> t
     return loss
 
 
-TRIPLEX = network_method("triplex", TriplexSettings, TriplexNetwork)
+TRIPLEX = network_method(
+    "triplex",
+    TriplexSettings,
+    TriplexNetwork,
+    summary="a spot, its neighbours and its slide, fused (TRIPLEX 2024)",
+)

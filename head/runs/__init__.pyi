@@ -12,6 +12,7 @@ __all__ = [
     "FitReport",
     "FitRequest",
     "HeadCard",
+    "PanelCard",
     "PredictReport",
     "Predictions",
     "RunMetrics",
@@ -22,10 +23,12 @@ __all__ = [
     "check_prediction_folder",
     "choose_genes",
     "count_parameters",
+    "evaluation_protocol",
     "fit_head",
     "fit_request",
     "fit_split",
     "nominal_pitch",
+    "notes_on_folds",
     "only_writer",
     "predict_slides",
     "prediction_file",
@@ -45,7 +48,7 @@ __all__ = [
 ]
 
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
-from .head_card import HeadCard, read_card
+from .head_card import HeadCard, PanelCard, read_card
 from .metrics_file import (
     RunMetrics,
     RunProtocol,
@@ -56,6 +59,7 @@ from .metrics_file import (
     slide_table,
     summary_table,
 )
+from .panel_notes import notes_on_folds
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
 from .prediction_files import (
     INTERVAL,
@@ -66,7 +70,7 @@ from .prediction_files import (
     prediction_file,
     read_prediction,
 )
-from .request import FitRequest, fit_request
+from .request import FitRequest, evaluation_protocol, fit_request
 from .run_folder import (
     FOLDS,
     GENES,

@@ -51,6 +51,7 @@ from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict
 from mmap_st.head.joined import fit_joined, fit_joined_domain, join_slides
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
+from mmap_st.head.runs.panel_notes import notes_on_genes, slides_to_choose_on
 from mmap_st.head.runs.prediction_files import (
     CALIBRATION,
     HEAD_SHA256,
@@ -162,6 +163,7 @@ def _fit_head(
             f"patients {', '.join(split.shared_patients_validation)} are in training and in validation:"
             " choices are made on patients that the head has seen, and may not suit new ones"
         )
+    warnings += notes_on_genes(request, split, measured.counts)
     metrics = fit_split(cohort, store, request, split, measured.counts, out, tell, thumbnail_of)
     failed = dict(measured.failed)
     for name in split.test:
@@ -394,10 +396,11 @@ def choose_genes(
         If either is not possible.
     """
     normalisation = _normalisation(request.protocol, normalisation_of(counts))
-    chosen_on = tuple(counts) if request.protocol.panel_on_all_slides else split.train
+    chosen_on = slides_to_choose_on(request, split, counts)
     tables = {name: counts[name] for name in chosen_on}
     places = {name: store.slide(name).spot_xy() for name in chosen_on}
-    panel = choose_panel(request.panel, tables, normalisation, request.gene_set, places)
+    exact = request.protocol.exact_panel
+    panel = choose_panel(request.panel, tables, normalisation, request.gene_set, places, exact=exact)
     if not set(panel.slides) <= set(split.train):
         included = ", test included" if split.test else ""
         panel = replace(panel, how=f"{panel.how}, chosen on all slides{included}")

@@ -48,7 +48,7 @@ from mmap_st.head.runs.run_folder import restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
 from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, judge_slide, most_enlarged
-from mmap_st.head.scoring import SlideScores, coverage, slide_metrics
+from mmap_st.head.scoring import GeneSets, SlideScores, coverage, slide_metrics
 from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PredictReport:
     `unlike` and `far` are those of the slides predicted that are unlike, or far from, the training tissue.
     `scores` are of those that a cohort has measured values of, and `coverage` is the share of these that the
     90% intervals contain. `extractions` says what was embedded first, for each encoder, where slides were
-    given and not a store.
+    given and not a store. `notes` say which gene sets have no score.
     """
 
     written: dict[str, Path] = field(default_factory=dict)
@@ -75,6 +75,7 @@ class PredictReport:
     scores: dict[str, SlideScores] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
     extractions: list[ExtractReport] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -111,6 +112,7 @@ def predict_slides(
     cohort: Cohort | None = None,
     strict: bool = False,
     thumbnail_of: ThumbnailReader = no_thumbnail,
+    gene_sets: GeneSets | None = None,
 ) -> PredictReport:
     """Write one .h5ad per slide.
 
@@ -134,6 +136,8 @@ def predict_slides(
         Whether slides that are unlike anything the head was trained on fail.
     thumbnail_of
         Reads the cohort's images, for what is drawn behind predictions.
+    gene_sets
+        Gene sets on the head's panel that spots are scored by.
 
     Raises
     ------
@@ -146,10 +150,12 @@ def predict_slides(
     names = _names_in(store, slides)
     files = [prediction_file(out, name) for name in names]
     refuse_clashes((file.name for file in files), out)
-    found, report = Predictions(), PredictReport()
+    found, report = Predictions(), PredictReport(notes=gene_sets.notes if gene_sets else ())
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
         for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
             report.written[name] = prediction_file(out, name)
+            if gene_sets is not None:
+                gene_sets.add_scores(predicted.table)
             write_prediction(report.written[name], predicted.table)
             if predicted.scores is not None:
                 report.scores[name] = predicted.scores
@@ -169,11 +175,14 @@ def predictions_of(
     *,
     strict: bool = False,
     thumbnail_of: ThumbnailReader = no_thumbnail,
+    gene_sets: GeneSets | None = None,
 ) -> Predictions:
     """Predict slides in memory, see `predict_slides`."""
     found = Predictions()
     names = _names_in(store, slides)
     for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
+        if gene_sets is not None:
+            gene_sets.add_scores(predicted.table)
         found.tables[name] = predicted.table
     return found
 

@@ -31,6 +31,8 @@ class EvaluationProtocol:
     folds_by_slide
         Whether choices are made by inner folds of slides, not of patients, where the test's patients are in
         training too.
+    exact_panel
+        Whether all the genes that are named must be there: the protocol's figures are those of its panel.
     released_errors
         Whether squared and absolute errors over all test spots pooled are reported too, of values as they
         are and z-scored.
@@ -44,10 +46,11 @@ class EvaluationProtocol:
     panel_on_all_slides: bool = False
     test: str | None = None
     folds_by_slide: bool = False
+    exact_panel: bool = True
     released_errors: bool = False
 
 
-DEFAULT = EvaluationProtocol()
+DEFAULT = EvaluationProtocol(exact_panel=False)
 #: As the released MMAP code evaluates: every test patient is in training too, so that inner folds of slides
 #: are what the test is like.
 LEGACY_MMAP = EvaluationProtocol(

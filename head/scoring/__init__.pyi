@@ -7,6 +7,7 @@ __all__ = [
     "CorrectedDifference",
     "Coverage",
     "Difference",
+    "GeneSets",
     "GeneTrust",
     "Interval",
     "NoiseCeiling",
@@ -24,6 +25,7 @@ __all__ = [
     "fit_spread",
     "fit_trust",
     "from_json",
+    "gene_sets_on_panel",
     "gene_table",
     "holm",
     "interval_over_patients",
@@ -44,6 +46,7 @@ __all__ = [
     "write_json",
 ]
 
+from .gene_sets import GeneSets, gene_sets_on_panel
 from .metrics import (
     ceiling_of,
     gene_table,

@@ -41,6 +41,8 @@ class SlideLayers:
         (n,) names of the spots.
     genes
         (g,) in the order of the panel.
+    gene_ids
+        (g,) an id of each gene, or ""; None where the prediction has none.
     predicted, spread, measured
         (n, g) values, NaN where there is none; None where the slide has no such layer.
     reach
@@ -61,6 +63,7 @@ class SlideLayers:
     diameter_px: float
     ids: tuple[str, ...]
     genes: tuple[str, ...]
+    gene_ids: tuple[str, ...] | None
     predicted: Array
     spread: Array | None
     measured: Array | None
@@ -88,7 +91,8 @@ class SlideLayers:
                 ("reach", self.reach),
             )
         }
-        return replace(self, genes=tuple(genes), **layers)  # type: ignore[arg-type]
+        ids = None if self.gene_ids is None else tuple(self.gene_ids[i] for i in chosen)
+        return replace(self, genes=tuple(genes), gene_ids=ids, **layers)  # type: ignore[arg-type]
 
 
 def pack_layer(values: Array, levels: int = LEVELS) -> dict[str, object]:

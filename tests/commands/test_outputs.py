@@ -6,6 +6,7 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -22,7 +23,7 @@ from mmap_st.report.figure import new_figure, save_figure
 
 #: Paths that are read; every other one that a command takes is written, and is tried here.
 READ = {
-    "--image", "--weights", "--features", "--spots", "--store", "RUN",
+    "--image", "--weights", "--features", "--spots", "--store", "--gene_sets", "RUN",
     "info STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
 }  # fmt: skip
 ENCODER = ("--encoder", "efficientnet-lite0")
@@ -110,7 +111,7 @@ def forbid_work(patch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("work began before the output was looked at")
 
-    for name in (
+    names = (
         "mmap_st.data.survey.survey_slide",
         "mmap_st.report.cohort_check.check_slide",
         "mmap_st.extract.engine.preview.open_slide",
@@ -122,7 +123,11 @@ def forbid_work(patch: pytest.MonkeyPatch) -> None:
         "mmap_st.report.run_report.read_prediction",
         "mmap_st.workflows.demo.simulate_cohort",
         "mmap_st.data.download.run.fetch_files",
-    ):
+    )
+    # One that is imported while another is replaced would keep what it was replaced by.
+    for name in names:
+        import_module(name.rpartition(".")[0])
+    for name in names:
         patch.setattr(name, fail)
 
 

@@ -100,7 +100,7 @@ def test_a_panel_file_keeps_its_order_and_is_checked(tmp_path) -> None:
     for text, part in (("", "lists no genes"), ("G1\nG1\n", "more than once"), ("G1\nQ\n", "1 of 2 genes")):
         file.write_text(text)
         with pytest.raises(PanelError, match=part):
-            choose_panel(str(file), counts)
+            choose_panel(str(file), counts, exact=True)
     with pytest.raises(PanelError, match="no such file"):
         choose_panel(str(tmp_path / "no.txt"), counts)
 

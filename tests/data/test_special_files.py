@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmap_st.data.cohort import CohortSlide, read_cohort
+from mmap_st.data.gene_names import read_gene_list
 from mmap_st.data.hdf5 import check_hdf5
-from mmap_st.data.panel import read_panel
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.errors import MmapError
 from mmap_st.extract.slides import open_slide
@@ -62,7 +62,7 @@ def test_tables_cohorts_and_lists(make: Callable[[Path], None], tmp_path: Path) 
         with pytest.raises(MmapError, match="is a pipe or a device"):
             read_cohort(path)
     with pytest.raises(MmapError, match="is a pipe or a device"):
-        read_panel(tmp_path / "genes.txt", set())
+        read_gene_list(tmp_path / "genes.txt")
     make(tmp_path / "a.h5ad")
     with pytest.raises(OSError, match="is a pipe or a device"):
         check_hdf5(tmp_path / "a.h5ad")

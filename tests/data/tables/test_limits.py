@@ -17,7 +17,7 @@ from scipy import sparse
 from mmap_st import memory
 from mmap_st.data import hdf5, hdf5_probe
 from mmap_st.data.cohort import CohortSlide, read_cohort
-from mmap_st.data.panel import read_panel
+from mmap_st.data.gene_names import read_gene_list
 from mmap_st.data.readers import open_cohort, read_counts, read_spots
 from mmap_st.data.splits import slides_where
 from mmap_st.data.spots import read_labels
@@ -62,7 +62,7 @@ READS: dict[str, Callable[[Path], object]] = {
     "counts of st": lambda path: counts(path, "st"),
     "labels": read_labels,
     "cohort": read_cohort,
-    "panel": lambda path: read_panel(path, set()),
+    "panel": read_gene_list,
     "list of slides": lambda path: slides_where(
         open_cohort(f"images:{layouts.picture(path.with_name('S.png'), 8, 8)}"), str(path)
     ),

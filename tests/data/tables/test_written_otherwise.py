@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mmap_st.data.cohort import CohortSlide, alike_patients, read_cohort
-from mmap_st.data.panel import read_panel
+from mmap_st.data.gene_names import read_gene_list
 from mmap_st.data.readers import READERS, as_cohort, open_cohort, read_counts, read_spots
 from mmap_st.data.readers.table import read_spot_table
 from mmap_st.data.splits import inner_folds, make_folds, resolve_split
@@ -325,7 +325,7 @@ def test_lists_of_genes_and_slides(form: str, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     text = "S1\nS2\n"
     path.write_bytes(gzip.compress(text.encode()) if form == "gzip" else text.encode(form))
-    assert read_panel(path, {"S1", "S2"}).genes == ("S1", "S2")
+    assert read_gene_list(path) == ("S1", "S2")
     cohort = as_cohort(pl.DataFrame({"slide": ["S1", "S2", "S3"]}))
     assert resolve_split(cohort, test=str(path)).test == ("S1", "S2")
 

@@ -9,6 +9,7 @@ __all__ = [
     "UNS",
     "FitReport",
     "FitRequest",
+    "FittedRun",
     "HeadCard",
     "PredictReport",
     "Predictions",
@@ -45,6 +46,7 @@ __all__ = [
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
 from .head_card import HeadCard, read_card
 from .metrics_file import (
+    FittedRun,
     RunMetrics,
     RunProtocol,
     TrustedGenes,

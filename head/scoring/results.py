@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, object]:
     """
     try:
         content: object = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadError(f"{path} cannot be read ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise HeadError(f"{path} cannot be read (it does not hold a JSON object).")

@@ -1,0 +1,24 @@
+__all__ = [
+    "CARD_JSON",
+    "README",
+    "CardTable",
+    "EncoderFacts",
+    "GeneFacts",
+    "ModelCard",
+    "PatientScores",
+    "Section",
+    "card_of_run",
+    "card_sections",
+    "fit_facts",
+    "is_own",
+    "markdown_of",
+    "title_of",
+    "write_card",
+]
+
+from .card_files import CARD_JSON, README, is_own
+from .composing import card_of_run, fit_facts, write_card
+from .markdown import markdown_of
+from .model_card import EncoderFacts, GeneFacts, ModelCard, PatientScores
+from .sections import card_sections, title_of
+from .wording import CardTable, Section

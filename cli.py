@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mmap_st
-from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads
+from mmap_st.commands import cohorts, console, encoders, evaluation, extraction, heads, sharing
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
 
@@ -33,7 +33,7 @@ app.command()(evaluation.evaluate)
 app.command()(evaluation.compare)
 app.command()(heads.predict)
 app.command()(heads.report)
-app.command()(extraction.info)
+app.command()(sharing.info)
 app.command()(encoders.encoders)
 app.command()(encoders.doctor)
 app.command()(heads.demo)

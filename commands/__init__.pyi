@@ -1,3 +1,3 @@
-__all__ = ["cohorts", "console", "encoders", "evaluation", "extraction", "heads"]
+__all__ = ["cohorts", "console", "encoders", "evaluation", "extraction", "heads", "sharing"]
 
-from . import cohorts, console, encoders, evaluation, extraction, heads
+from . import cohorts, console, encoders, evaluation, extraction, heads, sharing

@@ -7,6 +7,7 @@ __all__ = [
     "HeadRun",
     "NothingEmbeddedError",
     "build_encoder",
+    "card_or_store",
     "check_store_out",
     "compare",
     "embed",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 from .arguments import check_store_out, encoder_name, read_cohort
+from .cards import card_or_store
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress

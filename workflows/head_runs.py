@@ -20,6 +20,7 @@ from mmap_st.head.runs import (
     read_metrics,
     restore_run,
 )
+from mmap_st.head.sharing import ModelCard, card_of_run
 from mmap_st.workflows.arguments import (
     Settings,
     StoreLike,
@@ -77,6 +78,11 @@ class HeadRun:
     def card(self) -> HeadCard:
         """All that is recorded with the head, as in head.json."""
         return self.saved.card
+
+    @cached_property
+    def model_card(self) -> ModelCard:
+        """What the head is, what it was trained and tested on, and what it is valid for."""
+        return card_of_run(self.path)
 
     @property
     def head(self) -> str:

@@ -23,7 +23,7 @@ from mmap_st.report.figure import new_figure, save_figure
 #: Paths that are read; every other one that a command takes is written, and is tried here.
 READ = {
     "--image", "--weights", "--features", "--spots", "--store", "RUN",
-    "info STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
+    "info RUN|STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
 }  # fmt: skip
 ENCODER = ("--encoder", "efficientnet-lite0")
 #: What else each command with an output needs; {out} stands for its output.

@@ -89,7 +89,9 @@ def fit_head(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A trained head: its folder, or a file of `mmap pack`.")
+    ],
     source: Annotated[
         str,
         typer.Argument(

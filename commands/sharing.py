@@ -1,4 +1,4 @@
-"""Commands that say what something is: info."""
+"""Commands that say what something is, and make it one file: info, pack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="RUN|STORE", help="A trained head, or a feature store.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|STORE", help="A trained head (a folder, or a packed one), or a feature store."
+        ),
+    ],
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Of a store: read everything, and compare it with its check sums."),
@@ -88,3 +93,17 @@ def _show_store(store: FeatureStore, path: Path, *, verify: bool, seal: bool, as
     console.show_table(str(path), columns, rows)
     console.show_reasons("damaged", damaged)
     raise typer.Exit(1 if damaged else 0)
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, such as head.zip.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a packed head that is there.")
+    ] = False,
+) -> None:
+    """Write a trained head into one file, for others; predict and info take it as they take RUN."""
+    from mmap_st.workflows import pack_head
+
+    pack_head(run, file, overwrite=overwrite)
+    console.show_paths([file])

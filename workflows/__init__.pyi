@@ -16,6 +16,7 @@ __all__ = [
     "fit_head",
     "list_encoders",
     "load_head",
+    "pack_head",
     "predict",
     "read_cohort",
     "run_demo",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 from .arguments import check_store_out, encoder_name, read_cohort
-from .cards import card_or_store
+from .cards import card_or_store, pack_head
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress

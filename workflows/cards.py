@@ -9,7 +9,7 @@ from mmap_st.extract.store import FeatureStore
 from mmap_st.files import refuse_special
 from mmap_st.head.evaluation import REQUEST
 from mmap_st.head.runs import FOLDS, HEAD_JSON, restore_run
-from mmap_st.head.sharing import ModelCard, card_of_run
+from mmap_st.head.sharing import ModelCard, card_of_run, is_archive, pack_run, run_at
 
 
 def card_or_store(path: Path) -> ModelCard | FeatureStore:
@@ -25,8 +25,9 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
         return FeatureStore(path)
     if not path.is_file():
         restore_run(path)
-    if (path / HEAD_JSON).is_file():
-        return card_of_run(path)
+    if (path / HEAD_JSON).is_file() or is_archive(path):
+        with run_at(path) as folder:
+            return card_of_run(folder)
     if (path / REQUEST).is_file():
         runs = sorted(path.glob(f"{FOLDS}/*/seed*")) or sorted(path.glob(f"*/{FOLDS}/*/seed*"))
         of_fold = f", such as {runs[0]}" if runs else ""
@@ -42,5 +43,19 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
             raise
         what = "a file" if path.is_file() else "a folder of other things"
         raise RequestError(
-            f"{path} is {what}: it is not a feature store, nor a run of `mmap fit-head`; name one of these."
+            f"{path} is {what}: it is not a feature store, nor a run of `mmap fit-head` or a packed one; name"
+            " one of these."
         ) from error
+
+
+def pack_head(run: Path, out: Path, *, overwrite: bool = False) -> None:
+    """Write a trained head into one file; see `HeadRun.pack`, which loads it first.
+
+    Raises
+    ------
+    RequestError
+        If `run` is not a run or is damaged, or the file exists or cannot be written.
+    """
+    if (run / "zarr.json").is_file():
+        raise RequestError(f"{run} is a feature store; name the folder of a trained head.")
+    pack_run(run, out, overwrite=overwrite)

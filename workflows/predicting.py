@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmap_st.data.readers import CohortSource
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
-from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides, read_head, restore_run
+from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides
 from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
 from mmap_st.workflows.head_embedding import (
@@ -20,7 +20,7 @@ from mmap_st.workflows.head_embedding import (
     refuse_embedding_options,
     skipped_slides,
 )
-from mmap_st.workflows.head_runs import HeadRun
+from mmap_st.workflows.head_runs import HeadRun, saved_head
 
 if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport
@@ -59,7 +59,7 @@ def predict(
     Parameters
     ----------
     run
-        A trained head, or its folder.
+        A trained head, its folder, or its packed file.
     store
         The feature store with the slides' embeddings, or its path. Or slides that are not embedded yet: an
         image, a folder of images, or a cohort as `read_cohort` takes it. They are embedded first, as the
@@ -76,7 +76,7 @@ def predict(
     strict
         Whether slides that are unlike anything the head was trained on fail.
     head_code, allow_changed_code
-        See `load_head`; of a folder only.
+        See `load_head`; not with a head that is loaded.
     embeddings
         The feature store that slides are embedded into; what it has is not done again. None:
         ``features.zarr`` in `out`.
@@ -134,8 +134,7 @@ def predict(
     if isinstance(run, HeadRun):
         saved = run.saved
     else:
-        restore_run(Path(run))
-        saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
+        saved = saved_head(Path(run), head_code, allow_changed_code=allow_changed_code)
     options = EmbeddingOptions(
         spots, encoder, weights, source_mpp, trust_remote_code, device, precision, batch_size, workers,
         unchecked, enlarge,

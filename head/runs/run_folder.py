@@ -14,14 +14,12 @@ from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
 from mmap_st.files import writing as writing
 from mmap_st.head.sharing import CARD_JSON, README, is_own
 
-HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
-    "head.json",
-    "head.safetensors",
-    "metrics.json",
-    "history.csv",
-    "genes.csv",
-    "predictions",
-)
+HEAD_JSON = "head.json"
+WEIGHTS = "head.safetensors"
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+GENES = "genes.csv"
+PREDICTIONS = "predictions"
 #: All that a run consists of.
 RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, README, CARD_JSON, PREDICTIONS)
 #: Those of them that a user may have written: one that is not as a fit wrote it is not the run's.

@@ -112,7 +112,12 @@ def read_json(path: Path) -> dict[str, object]:
 
 def write_json(path: Path, content: object) -> None:
     """Write a result, or other plain content, as readable JSON that is there whole or not at all."""
-    write_text(path, json.dumps(as_json(content), indent=2) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: object) -> str:
+    """A result, or other plain content, as readable JSON that ends with a line end."""
+    return json.dumps(as_json(content), indent=2) + "\n"
 
 
 def _is_left_out(field: Field[Any], value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A head for others: the card that says what it is and what it is valid for."""
+"""A head for others: its card, which says what it is valid for, and the one file that holds both."""
 
 import lazy_loader
 

@@ -26,8 +26,8 @@ from mmap_st.head.scoring import (
     Scores,
     from_json,
     interval_over_patients,
+    json_text,
     read_json,
-    write_json,
 )
 from mmap_st.head.sharing.card_files import CARD_FORMAT, CARD_JSON, README, sealed
 from mmap_st.head.sharing.encoder_facts import encoder_facts
@@ -141,10 +141,15 @@ def _best_of(genes: Sequence[str], trust: GeneTrust) -> tuple[GeneFacts, ...]:
 
 def write_card(folder: Path, head: HeadCard, metrics: RunMetrics, facts: FitFacts) -> None:
     """Write README.md and card.json of a trained head beside its other files."""
-    card = compose(head, metrics, facts)
+    for name, content in card_files(compose(head, metrics, facts)).items():
+        write_text(folder / name, content.decode())
+
+
+def card_files(card: ModelCard) -> dict[str, bytes]:
+    """The contents of README.md and card.json by name."""
     content = card.as_json()
-    write_json(folder / CARD_JSON, {**content, _SHA256: sha256_of_json(_as_read(content))})
-    write_text(folder / README, sealed(markdown_of(card)))
+    text = json_text({**content, _SHA256: sha256_of_json(_as_read(content))})
+    return {README: sealed(markdown_of(card)).encode(), CARD_JSON: text.encode()}
 
 
 def _as_read(content: object) -> object:

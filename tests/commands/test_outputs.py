@@ -38,10 +38,11 @@ LINES = {
     "evaluate --out": ("evaluate", "her2st:{her2st}", "{store}", *ENCODER, "--out", "{out}"),
     "compare --out": ("compare", "her2st:{her2st}", "{store}", "--encoders", ENCODER[1], "--out", "{out}"),
     "predict --out": ("predict", "{run}", "{store}", "--out", "{out}"),
+    "pack FILE": ("pack", "{run}", "{out}"),
     "report --out": ("report", "{run}", "--out", "{out}"),
     "demo --out": ("demo", "--out", "{out}"),
 }
-FILES = {"cohort write --out"}
+FILES = {"cohort write --out", "pack FILE"}
 
 
 def outputs(app: typer.Typer = cli.app, words: str = "") -> Iterator[str]:

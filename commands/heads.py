@@ -90,7 +90,8 @@ def fit_head(
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A trained head: its folder, or a file of `mmap pack`.")
+        Path,
+        typer.Argument(metavar="RUN", help="A trained head: folder, file of `mmap pack`, hf-hub:ORG/NAME."),
     ],
     source: Annotated[
         str,

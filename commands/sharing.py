@@ -20,7 +20,7 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|STORE", help="A trained head (a folder, or a packed one), or a feature store."
+            metavar="RUN|STORE", help="A trained head (folder, file, hf-hub:ORG/NAME) or a feature store."
         ),
     ],
     verify: Annotated[

@@ -9,7 +9,7 @@ from mmap_st.extract.store import FeatureStore
 from mmap_st.files import refuse_special
 from mmap_st.head.evaluation import REQUEST
 from mmap_st.head.runs import FOLDS, HEAD_JSON, restore_run
-from mmap_st.head.sharing import ModelCard, card_of_run, is_archive, pack_run, run_at
+from mmap_st.head.sharing import ModelCard, card_of_run, is_archive, is_on_hub, pack_run, pinned, run_at
 
 
 def card_or_store(path: Path) -> ModelCard | FeatureStore:
@@ -20,6 +20,9 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
     RequestError
         If neither does, or it is damaged.
     """
+    if is_on_hub(path):
+        with run_at(pinned(path)) as folder:
+            return card_of_run(folder)
     refuse_special(path, RequestError)
     if (path / "zarr.json").is_file():
         return FeatureStore(path)
@@ -58,4 +61,4 @@ def pack_head(run: Path, out: Path, *, overwrite: bool = False) -> None:
     """
     if (run / "zarr.json").is_file():
         raise RequestError(f"{run} is a feature store; name the folder of a trained head.")
-    pack_run(run, out, overwrite=overwrite)
+    pack_run(pinned(run), out, overwrite=overwrite)

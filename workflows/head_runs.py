@@ -20,7 +20,7 @@ from mmap_st.head.runs import (
     read_head,
     read_metrics,
 )
-from mmap_st.head.sharing import ModelCard, card_of_run, pack_run, run_at
+from mmap_st.head.sharing import ModelCard, card_of_run, pack_run, pinned, run_at
 from mmap_st.workflows.arguments import (
     Settings,
     StoreLike,
@@ -39,7 +39,8 @@ class HeadRun:
     Parameters
     ----------
     path
-        The folder or the file.
+        The folder or the file; or ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``, a repository of the
+        Hugging Face hub with the one or the other.
     report
         What `fit_head` did; None for a head that was loaded.
     head_code, allow_changed_code
@@ -69,7 +70,7 @@ class HeadRun:
         head_code: str | None = None,
         allow_changed_code: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = pinned(Path(path))
         self.report = report
         self.saved = saved_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
@@ -252,7 +253,8 @@ def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_co
     Parameters
     ----------
     run
-        Folder that `fit_head` or ``mmap fit-head`` wrote, or a file of `HeadRun.pack` or ``mmap pack``.
+        Folder that `fit_head` or ``mmap fit-head`` wrote, or a file of `HeadRun.pack` or ``mmap pack``; or
+        ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``, a repository of the hub that holds either.
     head_code
         ``FILE.py:NAME`` of a head that is your own code: the code that a run names is never executed by
         itself. None: for built-in heads, those of installed packages, and code that ran in this process.

@@ -9,6 +9,7 @@ from mmap_st.data.readers import CohortSource
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides
+from mmap_st.head.sharing import pinned
 from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike
 from mmap_st.workflows.head_embedding import (
@@ -134,7 +135,7 @@ def predict(
     if isinstance(run, HeadRun):
         saved = run.saved
     else:
-        saved = saved_head(Path(run), head_code, allow_changed_code=allow_changed_code)
+        saved = saved_head(pinned(Path(run)), head_code, allow_changed_code=allow_changed_code)
     options = EmbeddingOptions(
         spots, encoder, weights, source_mpp, trust_remote_code, device, precision, batch_size, workers,
         unchecked, enlarge,

@@ -11,10 +11,12 @@ __all__ = [
     "card_sections",
     "fit_facts",
     "is_archive",
+    "is_on_hub",
     "is_own",
     "is_packed",
     "markdown_of",
     "pack_run",
+    "pinned",
     "run_at",
     "title_of",
     "write_card",
@@ -22,8 +24,11 @@ __all__ = [
 
 from .card_files import CARD_JSON, README, is_own
 from .composing import card_of_run, fit_facts, write_card
+from .hub_head import is_on_hub
 from .markdown import markdown_of
 from .model_card import EncoderFacts, GeneFacts, ModelCard, PatientScores
-from .pack import is_archive, is_packed, pack_run, run_at
+from .pack import pack_run
+from .places import pinned, run_at
 from .sections import card_sections, title_of
+from .unpacking import is_archive, is_packed
 from .wording import CardTable, Section

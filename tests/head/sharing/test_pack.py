@@ -435,6 +435,9 @@ FAULTS: dict[str, Callable[[Entries, Path], None]] = {
     "a deep head.json": plain(lambda e: with_manifest({**e, "head.json": DEEP})),
     "a deep metrics.json": plain(lambda e: with_manifest({**e, "metrics.json": DEEP})),
     "a deep setting": plain(lambda e: with_manifest({**e, "head.json": b'{"settings": ' + DEEP})),
+    "a setting of many levels": plain(
+        lambda e: edited(e, "head.json", lambda head: head["chosen"].update(x=json.loads("[" * 300 + "]" * 300)))
+    ),
     "an endless number": plain(lambda e: with_manifest({**e, "head.json": b'{"seed": ' + b"9" * 10_000 + b"}"})),
     "a shape that is no number": plain(
         lambda e: edited(e, "head.json", lambda head: head["shape"].update(genes=float("nan")))
@@ -462,7 +465,7 @@ def test_what_is_not_as_it_was_packed_is_refused(
     FAULTS[fault](entries_of(packed), path)
     before = set(tmp_path.rglob("*"))
     with pytest.raises(RequestError) as caught:
-        mm.load_head(path).metrics  # noqa: B018 - it is read when it is wanted
+        str(mm.load_head(path))  # metrics are read when they are wanted
     said = str(caught.value)
     assert str(path) in said
     assert "\n" not in said

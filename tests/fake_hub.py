@@ -105,7 +105,7 @@ def running_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHu
     fake = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), serve(fake))
     fake.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     look_at(fake.address, cache, monkeypatch)
     yield fake
     server.shutdown()

@@ -105,6 +105,7 @@ def fit_facts(
         How many numbers it consists of.
     """
     slides = (*fitted.train, *fitted.held_back, *fitted.test)
+    readers = {slide.slide: slide.reader for slide in cohort.slides}
     precisions = {
         encoder: _each_once(
             str(stored[mpp].recipe.get("precision"))
@@ -119,7 +120,7 @@ def fit_facts(
         versions={"python": platform.python_version(), **{name: version(name) for name in _COMPUTES}},
         patients={slide.name: slide.patient for slide in slides},
         spots={slide.name: int(slide.usable.sum()) for slide in slides},
-        readers=_each_once(cohort[slide.name].reader for slide in slides),
+        readers=_each_once(readers[slide.name] for slide in slides),
         precisions=precisions,
         best=() if trust is None else _best_of(fitted.panel.genes, trust),
         parameters=parameters,
@@ -266,6 +267,7 @@ def compose(
                 alone.encoder,
                 head.magnifications,
                 None if facts is None else facts.precisions.get(alone.encoder_name),
+                alone.tokens,
             )
             for alone in head.by_encoder
         ),

@@ -10,7 +10,10 @@ from mmap_st.head.sharing.model_card import EncoderFacts
 
 
 def encoder_facts(
-    recipe: Mapping[str, object], mpps: tuple[float, ...], precisions: tuple[str, ...] | None
+    recipe: Mapping[str, object],
+    mpps: tuple[float, ...],
+    precisions: tuple[str, ...] | None,
+    tokens: int = 0,
 ) -> EncoderFacts:
     """Facts of the encoder that a head takes embeddings of; no code of an encoder is loaded.
 
@@ -18,7 +21,7 @@ def encoder_facts(
     ----------
     recipe
         What of the embeddings' recipe the head depends on.
-    precisions
+    mpps, precisions, tokens
         See `EncoderFacts`.
     """
     encoder, weights = recipe.get("encoder"), recipe.get("weights_sha256")
@@ -31,6 +34,8 @@ def encoder_facts(
         weights_sha256=weights if isinstance(weights, str) else None,
         mpps=mpps,
         input_px=input_px if isinstance(input_px, int) else None,
+        own_input_px=None if spec is None else spec.input_px,
+        tokens=tokens,
         precisions=precisions,
         imported=is_imported(recipe),
         random=is_random,

@@ -156,6 +156,10 @@ class EncoderFacts:
         Of its weights; None where that is not known, as for embeddings that were imported.
     mpps, input_px
         Micrometres per pixel and side in pixels of the windows; no `input_px`: not known.
+    own_input_px
+        Side of the windows that the encoder of this name takes by itself, where the catalogue says it.
+    tokens
+        Side of the grids of tokens that the head needs; 0: none.
     precisions
         In which it computed; None where that was not recorded.
     imported
@@ -171,6 +175,8 @@ class EncoderFacts:
     weights_sha256: str | None
     mpps: tuple[float, ...]
     input_px: int | None = None
+    own_input_px: int | None = None
+    tokens: int = field(default=0, metadata=OMITTED)
     precisions: tuple[str, ...] | None = None
     imported: bool = False
     random: bool = False

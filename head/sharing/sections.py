@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 
+from mmap_st.data.readers import READERS
 from mmap_st.errors import agreeing, counted, printable
 from mmap_st.head.sharing.model_card import EncoderFacts, ModelCard, PartFacts
 from mmap_st.head.sharing.wording import (
@@ -19,6 +21,8 @@ from mmap_st.head.sharing.wording import (
 )
 
 _PREDICTORS = {"head": "this head", "ridge": "ridge on the same embeddings", "mean": "training mean"}
+# What a reader needs installed is nothing to a card.
+_EXTRA = re.compile(r" \([^)]*\bextra\b[^)]*\)")
 # More settings than these are left to card.json.
 _MOST_SETTINGS = 20
 # A longer name of an encoder is not written into a command.
@@ -28,7 +32,12 @@ _LONGEST_NAME = 160
 def title_of(card: ModelCard) -> str:
     """What a head is, in a few words."""
     encoders = ", ".join(short(encoder.name) for encoder in card.encoders)
-    return f"{short(card.head)} on {encoders}: expression of {counted(card.panel.genes, 'gene')} from H&E"
+    return f"{_name_of(card)} on {encoders}: expression of {counted(card.panel.genes, 'gene')} from H&E"
+
+
+def _name_of(card: ModelCard) -> str:
+    """The head's name; of ``FILE.py:NAME`` without the folder, which is of one machine."""
+    return short(card.head.replace("\\", "/").rpartition("/")[2] if ".py:" in card.head else card.head)
 
 
 def card_sections(card: ModelCard) -> list[Section]:
@@ -48,7 +57,7 @@ def card_sections(card: ModelCard) -> list[Section]:
 
 
 def _head(card: ModelCard) -> Iterator[str]:
-    yield f"Head: {short(card.head)}, seed {card.seed}."
+    yield f"Head: {_name_of(card)}, seed {card.seed}."
     if settings := _settings({key: value for key, value in card.settings.items() if value is not None}):
         yield f"Settings: {settings}."
     if card.head_code_sha256:
@@ -139,7 +148,7 @@ def _data(card: ModelCard) -> Iterator[str]:
     if data.readers is None:
         yield "The technology was not recorded."
     else:
-        yield f"Read as: {', '.join(map(short, data.readers)) or 'not known'} (the reader of mmap)."
+        yield f"Read as: {'; '.join(map(_technology, data.readers)) or 'not known'}."
     if data.pitch_um is None:
         yield "The distance between spots is not known."
     else:
@@ -147,6 +156,12 @@ def _data(card: ModelCard) -> Iterator[str]:
     for mpp, times in data.enlarged.items():
         yield f"Windows of {short(mpp)} um/px were enlarged up to {times:.1f} times from the slides' pixels."
     yield "Species, tissue, stain and scanner are not recorded."
+
+
+def _technology(reader: str) -> str:
+    """A reader, and what it reads."""
+    known = READERS.get(reader)
+    return short(reader) if known is None else f"{reader} ({_EXTRA.sub('', known.about)})"
 
 
 def _part(part: PartFacts) -> str:
@@ -335,6 +350,13 @@ def _limits(card: ModelCard) -> Iterator[str]:
             yield f"Whoever embeds slides needs access to {short(encoder.name)}, which is gated."
 
 
+def _flags(encoder: EncoderFacts) -> str:
+    """What else an extraction has to be told, so that the head takes what it gives."""
+    resized = encoder.own_input_px not in (None, encoder.input_px) and encoder.input_px is not None
+    size = f" --input-px {encoder.input_px}" if resized else ""
+    return f"{size} --tokens {encoder.tokens}" if encoder.tokens else size
+
+
 def _commands(card: ModelCard) -> Iterator[str]:
     mpp = ",".join(f"{mpp:g}" for mpp in card.encoders[0].mpps)
     for encoder in card.encoders:
@@ -342,6 +364,6 @@ def _commands(card: ModelCard) -> Iterator[str]:
             continue
         name = printable(encoder.name)
         quoted = shlex.quote(name) if len(name) <= _LONGEST_NAME else "ENCODER"
-        yield f"mmap extract COHORT STORE --encoder {quoted} --mpp {mpp}"
+        yield f"mmap extract COHORT STORE --encoder {quoted} --mpp {mpp}{_flags(encoder)}"
     code = " --head-code FILE.py:NAME" if card.head_code_sha256 else ""
     yield f"mmap predict RUN STORE --out predictions{code}"

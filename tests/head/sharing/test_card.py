@@ -1,6 +1,7 @@
 """The card of a run says what is recorded, no more, and in nothing but text."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from mmap_st.data.cohort import Cohort
+from mmap_st.data.readers import READERS
 from mmap_st.errors import RequestError, printable
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.store import FeatureStore
@@ -273,6 +275,45 @@ def test_a_terminal_gets_no_commands(name: str, run: Path, capsys: pytest.Captur
     assert short(name).strip() in shown
 
 
+@pytest.mark.parametrize("levels", [100, 330, 600, 900])
+@pytest.mark.parametrize("kind", ["{}", "[]"])
+@pytest.mark.parametrize("key", ["settings", "chosen"])
+def test_settings_of_many_levels_are_refused(
+    key: str, kind: str, levels: int, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    content = json.loads((copy / "head.json").read_text())
+    del content["sha256"]
+    inner: Any = 1
+    for _ in range(levels):
+        inner = [inner] if kind == "[]" else {"a": inner}
+    content[key] = {"x": inner}
+    (copy / "head.json").write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="levels deep"):
+        card_of_run(copy)
+
+
+@pytest.mark.parametrize("place", ["pcc_slide", "pcc_hvg50", "mse", "mae"])
+def test_a_number_that_no_float_holds_is_refused(place: str, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "card.json").unlink()
+    text, count = re.subn(
+        rf'"{place}": [0-9.e-]+', f'"{place}": {"9" * 400}', (copy / "metrics.json").read_text()
+    )
+    assert count > 0
+    (copy / "metrics.json").write_text(text)
+    with pytest.raises(RequestError, match="too large a number"):
+        card_of_run(copy)
+
+
+def test_a_head_of_a_file_is_named_without_its_folder(run: Path) -> None:
+    for head in ("/home/me/heads/mine.py:Head", "C:\\me\\mine.py:Head"):
+        text = markdown_of(replace(card_of_run(run), head=head, head_code_sha256="ab"))
+        assert "# mine.py:Head on efficientnet-lite0" in text
+        assert "me/" not in text
+        assert "--head-code FILE.py:NAME" in text
+
+
 def test_many_slides_make_no_endless_card(run: Path) -> None:
     card = card_of_run(run)
     slides = tuple(f"slide_{number}" for number in range(5000))
@@ -315,6 +356,26 @@ def test_the_licence_is_that_of_the_catalogue(
     facts = encoder_facts(recorded, (0.5,), None)
     assert facts.licence == licence
     assert said in lines_of(replace(card_of_run(run), encoders=(facts,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "flags"),
+    [({}, 0, ""), ({"input_px": 448}, 0, " --input-px 448"), ({}, 4, " --tokens 4"),
+     ({"input_px": 448}, 2, " --input-px 448 --tokens 2")],
+)  # fmt: skip
+def test_the_command_embeds_what_the_head_takes(changes: Any, tokens: int, flags: str, run: Path) -> None:
+    facts = encoder_facts(recipe("uni", encoder=changes), (0.5, 1.0), None, tokens)
+    commands = card_sections(replace(card_of_run(run), encoders=(facts,)))[-1].commands
+    assert commands[0] == f"mmap extract COHORT STORE --encoder uni --mpp 0.5,1{flags}"
+
+
+@pytest.mark.parametrize("reader", [*READERS, "theirs", "<b>"])
+def test_the_technology_is_what_the_reader_reads(reader: str, run: Path) -> None:
+    card = card_of_run(run)
+    said = lines_of(replace(card, data=replace(card.data, readers=(reader, "mine"))))
+    assert f"Read as: {reader}" in said
+    assert "; mine." in said
+    assert "extra" not in said
 
 
 def test_a_gated_encoder_is_a_limit(run: Path) -> None:

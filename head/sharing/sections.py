@@ -358,6 +358,9 @@ def _flags(encoder: EncoderFacts) -> str:
 
 
 def _commands(card: ModelCard) -> Iterator[str]:
+    code = " --head-code FILE.py:NAME" if card.head_code_sha256 else ""
+    if all(encoder.own_input_px is not None and not encoder.imported for encoder in card.encoders):
+        yield f"mmap predict RUN SLIDES --out predictions{code}  # images, or a cohort: embedded first"
     mpp = ",".join(f"{mpp:g}" for mpp in card.encoders[0].mpps)
     for encoder in card.encoders:
         if encoder.imported:
@@ -365,5 +368,4 @@ def _commands(card: ModelCard) -> Iterator[str]:
         name = printable(encoder.name)
         quoted = shlex.quote(name) if len(name) <= _LONGEST_NAME else "ENCODER"
         yield f"mmap extract COHORT STORE --encoder {quoted} --mpp {mpp}{_flags(encoder)}"
-    code = " --head-code FILE.py:NAME" if card.head_code_sha256 else ""
     yield f"mmap predict RUN STORE --out predictions{code}"

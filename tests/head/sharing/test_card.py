@@ -366,7 +366,20 @@ def test_the_licence_is_that_of_the_catalogue(
 def test_the_command_embeds_what_the_head_takes(changes: Any, tokens: int, flags: str, run: Path) -> None:
     facts = encoder_facts(recipe("uni", encoder=changes), (0.5, 1.0), None, tokens)
     commands = card_sections(replace(card_of_run(run), encoders=(facts,)))[-1].commands
-    assert commands[0] == f"mmap extract COHORT STORE --encoder uni --mpp 0.5,1{flags}"
+    straight, extract, predict = commands
+    assert straight.startswith("mmap predict RUN SLIDES --out predictions")
+    assert extract == f"mmap extract COHORT STORE --encoder uni --mpp 0.5,1{flags}"
+    assert predict == "mmap predict RUN STORE --out predictions"
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"name": "uni", "imported": True}, {"name": "mine.py:make", "arch": "custom"}]
+)
+def test_no_command_embeds_what_mmap_cannot(encoder: Any, run: Path) -> None:
+    facts = encoder_facts({"encoder": encoder, "weights_sha256": None}, (0.5,), None)
+    commands = card_sections(replace(card_of_run(run), encoders=(facts,)))[-1].commands
+    assert not any("SLIDES" in command for command in commands)
+    assert any("extract" in command for command in commands) == ("imported" not in encoder)
 
 
 @pytest.mark.parametrize("reader", [*READERS, "theirs", "<b>"])

@@ -177,6 +177,7 @@ _NAMES: dict[str, dict[str, str]] = {
     "head.evaluation.request": {"describe": "request_contents"},
     "head.evaluation.summary": {"PER_SLIDE": "head.scoring.results:PER_SLIDE"},
     "head.fit": {"Tell": "progress:ProgressCallback"},
+    "commands.extraction": {"info": "commands.sharing:info"},
     "head.metrics": {"summarise": "score_slides"},
     "head.predictions": {"UNS": "head.runs.prediction_files:UNS"},
     "head.runs.prediction": {

@@ -23,6 +23,7 @@ from mmap_st.commands import (
     extraction,
     head_list,
     heads,
+    sharing,
 )
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
@@ -51,7 +52,8 @@ _add("evaluate", evaluation.evaluate, head_list.FitsHeads)
 _add("compare", evaluation.compare, head_list.FitsHeads)
 _add("predict", heads.predict)
 _add("report", heads.report)
-_add("info", extraction.info)
+_add("info", sharing.info)
+_add("pack", sharing.pack)
 _add("heads", head_list.heads)
 _add("encoders", encoders.encoders)
 _add("doctor", encoders.doctor)

@@ -225,6 +225,19 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def is_nested_deeper(content: object, levels: int) -> bool:
+    """Whether JSON has more levels: whatever walks through many would stumble."""
+    level = [content]
+    for _ in range(levels):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
+
+
 def sha256_of_json(value: object) -> str:
     """Hex sha256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

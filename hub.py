@@ -35,6 +35,8 @@ class HubRequest:
         Names of files of which the repository should have one.
     alternative
         What else the user can do, such as ``give the weights with --weights FILE``; may be empty.
+    revision
+        The branch, tag or commit that is asked for.
     """
 
     name: str
@@ -42,6 +44,7 @@ class HubRequest:
     kind: str = "model"
     files: tuple[str, ...] = ()
     alternative: str = ""
+    revision: str = "main"
 
     @property
     def page(self) -> str:
@@ -105,7 +108,7 @@ def hub_sentence(error: Exception, request: HubRequest) -> str:
         steps = advise("check the name", _LOG_IN)
         return f"{name}: {page} does not exist, or is private and you are not logged in; {steps}."
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{name}: {page} has no revision main; {advise('see there what it has')}."
+        return f"{name}: {page} has no revision {request.revision}; {advise('see there what it has')}."
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"{name}: no token is stored; {advise(_LOG_IN)}."
     if isinstance(error, errors.LocalEntryNotFoundError):

@@ -8,8 +8,9 @@ __all__ = [
     "extraction",
     "head_list",
     "heads",
+    "sharing",
 ]
 
-from . import cohorts, console, encoders, evaluation, extraction, head_list, heads
+from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, sharing
 from .examples import example
 from .options import Command

@@ -87,6 +87,11 @@ def say_json(content: object) -> None:
     print(json.dumps(content, indent=2))
 
 
+def show_heading(text: str) -> None:
+    """A line in bold, never wrapped."""
+    _console(stderr=False).print(Text(printable(text), style="bold"), soft_wrap=True)
+
+
 def show_paths(paths: Sequence[Path]) -> None:
     """Paths, whole, one per line."""
     for path in paths:

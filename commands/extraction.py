@@ -1,4 +1,4 @@
-"""Commands that fill and show a feature store: extract, import, prototypes, info."""
+"""Commands that fill a feature store: extract, import, prototypes."""
 
 from __future__ import annotations
 
@@ -311,56 +311,3 @@ def prototypes(
     console.show_reasons("failed", report.failed)
     console.show_paths([store])
     raise typer.Exit(1 if report.failed else 0)
-
-
-def info(
-    store: StoreArgument,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything, and compare it with its check sums.")
-    ] = False,
-    seal: Annotated[
-        bool,
-        typer.Option("--seal", help="With --verify: add check sums where an earlier version wrote none."),
-    ] = False,
-) -> None:
-    """Show what is in a store."""
-    from mmap_st.extract.store import FeatureStore, list_contents
-
-    if seal and not verify:
-        raise RequestError("--seal records what was read as what is right; add --verify.")
-    lines = list(list_contents(FeatureStore.open(store), verify=verify, seal=seal))
-    rows = [
-        (
-            line.slide,
-            line.patient or "",
-            str(line.spots),
-            "" if line.source_mpp is None else f"{line.source_mpp:.4f} ({line.source_mpp_from})",
-            line.encoder or "",
-            line.mpp or "",
-            line.state,
-            str(line.invalid) if line.invalid else "",
-            str(line.prototypes) if line.prototypes else "",
-        )
-        for line in lines
-    ]
-    columns = (
-        "slide",
-        "patient",
-        "spots",
-        "slide um/px",
-        "encoder",
-        "um/px",
-        "state",
-        "invalid",
-        "prototype sets",
-    )
-    if not rows:
-        console.say(f"{store} has no slides yet; `mmap extract` adds them.")
-        return
-    console.show_table(str(store), columns, rows)
-    damaged: dict[str, str] = {}
-    for line in lines:
-        if line.problem:
-            damaged[line.slide] = " ".join(filter(None, (damaged.get(line.slide), line.problem)))
-    console.show_reasons("damaged", damaged)
-    raise typer.Exit(1 if damaged else 0)

@@ -103,7 +103,10 @@ def fit_head(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A trained head: folder, file of `mmap pack`, hf-hub:ORG/NAME."),
+    ],
     source: Annotated[
         str,
         typer.Argument(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
     from mmap_st.head.runs import RunMetrics
     from mmap_st.head.scoring import SlideScores
+    from mmap_st.head.sharing import ModelCard
     from mmap_st.report import Summary
 
 
@@ -194,6 +195,22 @@ def show_metrics(metrics: RunMetrics, head: str) -> None:
     from mmap_st.report import summary_of_run
 
     _show_summary(summary_of_run(metrics, head))
+
+
+def show_card(card: ModelCard) -> None:
+    """What a trained head is and what it is valid for."""
+    from mmap_st.head.sharing import card_sections, title_of
+
+    console.show_heading(title_of(card))
+    for section in card_sections(card):
+        console.say("")
+        console.show_heading(section.title)
+        for line in section.lines:
+            console.say(line)
+        for table in section.tables:
+            console.show_table(table.title, table.columns, table.rows)
+        for command in section.commands:
+            console.say(command)
 
 
 def show_evaluation(metrics: EvaluationMetrics, head: str) -> None:

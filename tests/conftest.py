@@ -116,6 +116,7 @@ _SLOW = (
     "head/test_every_head.py",
     "head/test_simulated.py",
     "head/runs/",
+    "head/sharing/",
     "head/test_scale.py",
     "head/test_user_heads.py",
     "test_api.py",

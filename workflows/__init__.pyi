@@ -7,6 +7,7 @@ __all__ = [
     "HeadRun",
     "NothingEmbeddedError",
     "build_encoder",
+    "card_or_store",
     "check_store_out",
     "compare",
     "embed",
@@ -15,6 +16,7 @@ __all__ = [
     "fit_head",
     "list_encoders",
     "load_head",
+    "pack_head",
     "predict",
     "read_cohort",
     "run_demo",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 from .arguments import check_store_out, encoder_name, read_cohort
+from .cards import card_or_store, pack_head
 from .cohort_scale import survey_and_fill
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo

@@ -15,11 +15,12 @@ from mmap_st.head.runs import (
     FitReport,
     HeadCard,
     RunMetrics,
+    SavedHead,
     predictions_of,
     read_head,
     read_metrics,
-    restore_run,
 )
+from mmap_st.head.sharing import ModelCard, card_of_run, pack_run, pinned, run_at
 from mmap_st.workflows.arguments import (
     Settings,
     StoreLike,
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 
 
 class HeadRun:
-    """A trained head, in the folder that `fit_head` or ``mmap fit-head`` wrote.
+    """A trained head, in the folder that `fit_head` or ``mmap fit-head`` wrote, or in a file of `pack`.
 
     Parameters
     ----------
     path
-        The folder.
+        The folder or the file; or ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``, a repository of the
+        Hugging Face hub with the one or the other.
     report
         What `fit_head` did; None for a head that was loaded.
     head_code, allow_changed_code
@@ -69,15 +71,20 @@ class HeadRun:
         head_code: str | None = None,
         allow_changed_code: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = pinned(Path(path))
         self.report = report
-        restore_run(self.path)
-        self.saved = read_head(self.path, head_code, allow_changed_code=allow_changed_code)
+        self.saved = saved_head(self.path, head_code, allow_changed_code=allow_changed_code)
 
     @property
     def card(self) -> HeadCard:
         """All that is recorded with the head, as in head.json."""
         return self.saved.card
+
+    @cached_property
+    def model_card(self) -> ModelCard:
+        """What the head is, what it was trained and tested on, and what it is valid for."""
+        with run_at(self.path) as folder:
+            return card_of_run(folder)
 
     @property
     def head(self) -> str:
@@ -107,7 +114,39 @@ class HeadRun:
     @cached_property
     def metrics(self) -> RunMetrics:
         """Scores on the test slides, next to those of baselines; ``.to_polars()`` is a table of slides."""
-        return read_metrics(self.path / METRICS)
+        with run_at(self.path) as folder:
+            return read_metrics(folder / METRICS)
+
+    def pack(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the head into one file, for others: weights, settings, scores and its card, no predictions.
+
+        `load_head`, `predict`, ``mmap predict`` and ``mmap info`` take the file as they take the folder. The
+        same head gives the same bytes.
+
+        Parameters
+        ----------
+        out
+            The file, such as ``head.zip``.
+        overwrite
+            Replace a packed head that is there.
+
+        Returns
+        -------
+        The path of the file.
+
+        Raises
+        ------
+        RequestError
+            If the head's folder is damaged, or the file exists or cannot be written.
+
+        Examples
+        --------
+        >>> packed = run.pack(folder / "head.zip")
+        >>> mm.load_head(packed).panel == run.panel
+        True
+        """
+        pack_run(self.path, Path(out), overwrite=overwrite)
+        return Path(out)
 
     @overload
     def predict(
@@ -223,7 +262,7 @@ class HeadRun:
             f"HeadRun {self.path}: {self.head} on {self.encoder} at {at} um/px,"
             f" {counted(len(self.panel), 'gene')}",
         ]
-        if (self.path / METRICS).is_file():
+        if self.path.is_file() or (self.path / METRICS).is_file():
             lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]
         return printable("\n".join(lines), lines=True)
 
@@ -234,7 +273,8 @@ def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_co
     Parameters
     ----------
     run
-        Folder that `fit_head` or ``mmap fit-head`` wrote.
+        Folder that `fit_head` or ``mmap fit-head`` wrote, or a file of `HeadRun.pack` or ``mmap pack``; or
+        ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``, a repository of the hub that holds either.
     head_code
         ``FILE.py:NAME`` of a head that is your own code: the code that a run names is never executed by
         itself. None: for built-in heads, those of installed packages, and code that ran in this process.
@@ -248,8 +288,8 @@ def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_co
     Raises
     ------
     HeadError
-        If the folder is not a run, is damaged, or is of a format that this version does not know; if its head
-        is code of a file, and `head_code` is not that.
+        If there is no run or packed head, it is damaged, or of a format that this version does not know; if
+        its head is code of a file, and `head_code` is not that.
 
     Examples
     --------
@@ -257,3 +297,9 @@ def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_co
     True
     """
     return HeadRun(run, head_code=head_code, allow_changed_code=allow_changed_code)
+
+
+def saved_head(path: Path, head_code: str | None, *, allow_changed_code: bool) -> SavedHead:
+    """The head of a run, or of a packed one; see `load_head`."""
+    with run_at(path) as folder:
+        return read_head(folder, head_code, allow_changed_code=allow_changed_code)

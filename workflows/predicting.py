@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mmap_st.data.readers import CohortSource
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
-from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides, read_head, restore_run
+from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides
+from mmap_st.head.sharing import pinned
 from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike, warn_user
 from mmap_st.workflows.gene_sets import GeneSetsLike, gene_sets_of
@@ -21,7 +22,7 @@ from mmap_st.workflows.head_embedding import (
     refuse_embedding_options,
     skipped_slides,
 )
-from mmap_st.workflows.head_runs import HeadRun
+from mmap_st.workflows.head_runs import HeadRun, saved_head
 
 if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport
@@ -61,7 +62,7 @@ def predict(
     Parameters
     ----------
     run
-        A trained head, or its folder.
+        A trained head, its folder, or its packed file.
     store
         The feature store with the slides' embeddings, or its path. Or slides that are not embedded yet: an
         image, a folder of images, or a cohort as `read_cohort` takes it. They are embedded first, as the
@@ -78,7 +79,7 @@ def predict(
     strict
         Whether slides that are unlike anything the head was trained on fail.
     head_code, allow_changed_code
-        See `load_head`; of a folder only.
+        See `load_head`; not with a head that is loaded.
     embeddings
         The feature store that slides are embedded into; what it has is not done again. None:
         ``features.zarr`` in `out`.
@@ -137,23 +138,22 @@ def predict(
     True
     """
     names = None if slides is None else words_of(slides, "--slides")
-    if isinstance(run, HeadRun):
-        saved = run.saved
-    else:
-        restore_run(Path(run))
-        saved = read_head(Path(run), head_code, allow_changed_code=allow_changed_code)
-    sets = gene_sets_of(gene_sets, saved.card.panel)
     options = EmbeddingOptions(
         spots, encoder, weights, source_mpp, trust_remote_code, device, precision, batch_size, workers,
         unchecked, enlarge,
     )  # fmt: skip
     given = None if isinstance(store, FeatureStore) else cohort_of_slides(store)
     rows = given if cohort is None else read_cohort(cohort)
-    extractions: list[ExtractReport] = []
     if given is None:
         refuse_embedding_options(options, embeddings)
         opened = open_store(store)  # type: ignore[arg-type]
+    if isinstance(run, HeadRun):
+        saved = run.saved
     else:
+        saved = saved_head(pinned(Path(run)), head_code, allow_changed_code=allow_changed_code)
+    sets = gene_sets_of(gene_sets, saved.card.panel)
+    extractions: list[ExtractReport] = []
+    if given is not None:
         where = Path(out) / FEATURES if embeddings is None else Path(embeddings)
         given = given if names is None else given.only(names)
         check_prediction_folder(Path(out), saved.sha256, given.names, overwrite=overwrite)

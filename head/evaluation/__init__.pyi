@@ -4,6 +4,7 @@ __all__ = [
     "FIRST_ENCODER",
     "FIRST_MAGNIFICATIONS",
     "REFERENCES",
+    "REQUEST",
     "AblationRow",
     "CommonProtocol",
     "CompareReport",
@@ -25,7 +26,7 @@ __all__ = [
 from .ablations import EvaluateReport, evaluate
 from .comparison import COMPARE_CSV, COMPARE_JSON, CompareReport, compare, row_genes
 from .comparison_rows import CompareRequest, make_heads
-from .folder import EvaluateRequest
+from .folder import REQUEST, EvaluateRequest
 from .results import (
     FIRST_ENCODER,
     FIRST_MAGNIFICATIONS,

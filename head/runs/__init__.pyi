@@ -9,8 +9,10 @@ __all__ = [
     "PREDICTIONS",
     "SPREAD",
     "UNS",
+    "WEIGHTS",
     "FitReport",
     "FitRequest",
+    "FittedRun",
     "HeadCard",
     "PanelCard",
     "PredictReport",
@@ -50,6 +52,7 @@ __all__ = [
 from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
 from .head_card import HeadCard, PanelCard, read_card
 from .metrics_file import (
+    FittedRun,
     RunMetrics,
     RunProtocol,
     TrustedGenes,
@@ -77,6 +80,7 @@ from .run_folder import (
     HEAD_JSON,
     METRICS,
     PREDICTIONS,
+    WEIGHTS,
     only_writer,
     restore_run,
     write_table,

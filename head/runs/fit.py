@@ -70,10 +70,11 @@ from mmap_st.head.runs.run_folder import (
     write_table,
     writing,
 )
-from mmap_st.head.runs.saved_head import write_head
+from mmap_st.head.runs.saved_head import count_parameters, write_head
 from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import judge_slide, most_enlarged, training_slides
 from mmap_st.head.scoring import fit_spread, fit_trust, write_json
+from mmap_st.head.sharing import fit_facts, write_card
 from mmap_st.progress import ProgressCallback
 
 
@@ -328,6 +329,8 @@ def _fit_draft(
         if test:
             write_table(draft / GENES, fitted.genes(predicted, by_ridge, trust))
         write_json(draft / METRICS, metrics)
+        facts = fit_facts(fitted, cohort, store, trust, domain, count_parameters(draft))
+        write_card(draft, replace(card, weights_sha256=sha256), metrics, facts)
     return draft, metrics
 
 

@@ -12,17 +12,18 @@ from pathlib import Path
 from mmap_st.errors import RequestError, WriteError, first_line, printable
 from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
 from mmap_st.files import writing as writing
+from mmap_st.head.sharing import CARD_JSON, README, is_own
 
-HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS = (
-    "head.json",
-    "head.safetensors",
-    "metrics.json",
-    "history.csv",
-    "genes.csv",
-    "predictions",
-)
+HEAD_JSON = "head.json"
+WEIGHTS = "head.safetensors"
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+GENES = "genes.csv"
+PREDICTIONS = "predictions"
 #: All that a run consists of.
-RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, PREDICTIONS)
+RUN_FILES = (HEAD_JSON, WEIGHTS, METRICS, HISTORY, GENES, README, CARD_JSON, PREDICTIONS)
+#: Those of them that a user may have written: one that is not as a fit wrote it is not the run's.
+_CARD_FILES = (README, CARD_JSON)
 #: Of a cross-validation: each fold's runs, one per seed.
 FOLDS = "folds"
 
@@ -180,7 +181,7 @@ def start_run_folder(path: Path) -> Path:
 
 #: Files in the order in which they go to a run's folder. It is a run once the last is there, and the first
 #: tells that they have begun to go.
-_IN_ORDER = (WEIGHTS, HISTORY, GENES, HEAD_JSON, METRICS)
+_IN_ORDER = (WEIGHTS, HISTORY, GENES, *_CARD_FILES, HEAD_JSON, METRICS)
 
 
 def finish_run_folder(draft: Path, path: Path) -> None:
@@ -203,7 +204,7 @@ def _take_away(path: Path, earlier: Path) -> None:
     """Move a run's files out of its folder."""
     (earlier / PREDICTIONS).mkdir(parents=True, exist_ok=True)
     for name in reversed(_IN_ORDER):
-        if (path / name).exists():
+        if _is_of_run(path / name):
             (path / name).rename(earlier / name)
     for file in (path / PREDICTIONS).glob("*.h5ad"):
         file.rename(earlier / PREDICTIONS / file.name)
@@ -218,8 +219,17 @@ def _put_in_place(source: Path, path: Path) -> None:
     for file in (source / PREDICTIONS).glob("*.h5ad"):
         file.replace(path / PREDICTIONS / file.name)
     for name in others:
-        if (source / name).exists():
+        if not (source / name).exists():
+            continue
+        if name in _CARD_FILES and (path / name).exists():
+            _LOG.warning("%s is kept: it is not the card that a fit wrote.", printable(str(path / name)))
+        else:
             (source / name).replace(path / name)
+
+
+def _is_of_run(file: Path) -> bool:
+    """Whether a file in a run's folder is of the run, and not a user's own."""
+    return file.name in RUN_FILES and file.exists() and (file.name not in _CARD_FILES or is_own(file))
 
 
 def _is_half_replaced(path: Path) -> bool:
@@ -246,10 +256,10 @@ def _end_replacement(path: Path) -> None:
             earlier.rename(path)
         # An early version had a user's own files in the draft meanwhile.
         for other in list(draft.iterdir()) if draft.is_dir() else ():
-            if other.name not in RUN_FILES and not (path / other.name).exists():
+            if not _is_of_run(other) and not (path / other.name).exists():
                 other.rename(path / other.name)
         found = "the earlier run is back"
-    if (path / METRICS).is_file() and all(file.name in RUN_FILES for file in earlier.glob("*")):
+    if (path / METRICS).is_file() and all(_is_of_run(file) for file in earlier.glob("*")):
         shutil.rmtree(earlier, ignore_errors=True)
         shutil.rmtree(draft, ignore_errors=True)
     if found is not None:

@@ -7,6 +7,7 @@ that are not finite are null in a file and NaN in memory.
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -25,12 +26,14 @@ from typing import (
 )
 
 from mmap_st.errors import HeadError, first_line
-from mmap_st.files import write_text
+from mmap_st.files import is_nested_deeper, write_text
 
 #: Metadata of a field that a file does not mention where it has its default.
 OMITTED: Mapping[str, object] = types.MappingProxyType({"omitted": True})
 
 T = TypeVar("T")
+# Results have less than ten.
+_MOST_LEVELS = 50
 
 
 @runtime_checkable
@@ -103,16 +106,23 @@ def read_json(path: Path) -> dict[str, object]:
     """
     try:
         content: object = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadError(f"{path} cannot be read ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise HeadError(f"{path} cannot be read (it does not hold a JSON object).")
+    if is_nested_deeper(content, _MOST_LEVELS):
+        raise HeadError(f"{path} cannot be read (its JSON is nested more than {_MOST_LEVELS} levels deep).")
     return content
 
 
 def write_json(path: Path, content: object) -> None:
     """Write a result, or other plain content, as readable JSON that is there whole or not at all."""
-    write_text(path, json.dumps(as_json(content), indent=2) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: object) -> str:
+    """A result, or other plain content, as readable JSON that ends with a line end."""
+    return json.dumps(as_json(content), indent=2) + "\n"
 
 
 def _is_left_out(field: Field[Any], value: object) -> bool:
@@ -147,7 +157,10 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return {key: _parse(arguments[1], inner, f"{where}.{key}") for key, inner in value.items()}
     if kind is float:
         # A whole number stays one, so that it is written as it was read.
-        return float("nan") if value is None else _check(value, (int, float), where)
+        number = float("nan") if value is None else _check(value, (int, float), where)
+        if isinstance(number, int) and abs(number) > sys.float_info.max:
+            raise TypeError(f"{where} is too large a number")
+        return number
     return _check(value, kind, where)
 
 

@@ -24,7 +24,7 @@ def process(*words: object) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     shown = process("--help")
     assert shown.returncode == 0
-    commands = "download cohort extract import prototypes fit-head predict report info demo"
+    commands = "download cohort extract import prototypes fit-head predict report info pack demo"
     for command in commands.split():
         assert command in shown.stdout
     assert process("--version").stdout.startswith("mmap-st 0.")

@@ -89,6 +89,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("\x1b[31mno",),
     ),
     "predict": (("predict", "{folder}/run", "{store}", "--out", "{folder}/p"), ("{folder}",)),
+    "info of a run": (("info", "{folder}/run"), (*TRAPS, *PATIENTS, ENCODER)),
     "predict no slide": (
         ("predict", "{folder}/run", "{store}", "--slides", "\x1b[0m", "--out", "{folder}/q"),
         ("\x1b[0m",),

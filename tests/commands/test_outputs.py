@@ -24,7 +24,7 @@ from mmap_st.report.figure import new_figure, save_figure
 #: Paths that are read; every other one that a command takes is written, and is tried here.
 READ = {
     "--image", "--weights", "--features", "--spots", "--store", "--gene_sets", "RUN",
-    "info STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
+    "info RUN|STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
 }  # fmt: skip
 ENCODER = ("--encoder", "efficientnet-lite0")
 #: What else each command with an output needs; {out} stands for its output.
@@ -39,10 +39,11 @@ LINES = {
     "evaluate --out": ("evaluate", "her2st:{her2st}", "{store}", *ENCODER, "--out", "{out}"),
     "compare --out": ("compare", "her2st:{her2st}", "{store}", "--encoders", ENCODER[1], "--out", "{out}"),
     "predict --out": ("predict", "{run}", "{store}", "--out", "{out}"),
+    "pack FILE": ("pack", "{run}", "{out}"),
     "report --out": ("report", "{run}", "--out", "{out}"),
     "demo --out": ("demo", "--out", "{out}"),
 }
-FILES = {"cohort write --out"}
+FILES = {"cohort write --out", "pack FILE"}
 
 
 def outputs(app: typer.Typer = cli.app, words: str = "") -> Iterator[str]:

@@ -1,15 +1,11 @@
 """What the hub can answer, replayed by a small server: each becomes one sentence that says what to do."""
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,106 +21,18 @@ from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.spec import Hub
 from mmap_st.extract.encoders.weights import cached_file, fetch
 from mmap_st.hub import HubRequest, hub_sentence
+from tests.fake_hub import GATED, FakeHub, look_at, running_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = Hub("org/model")
 UNI = HubRequest("uni", "org/model")
 
 
-@dataclass
-class FakeHub:
-    """A hub that holds files and, where `answer` is set, refuses all with it."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    answer: tuple[int, dict[str, str]] | None = None
-    cut: bool = False
-    asked: list[str] = field(default_factory=list)
-    address: str = ""
-
-    def put(self, repo: str, name: str, data: bytes) -> None:
-        self.files[f"/{repo}/resolve/main/{name}"] = data
-        self.files[f"/{repo}/resolve/{COMMIT}/{name}"] = data
-
-
-def serve(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.reply(body=False)
-
-        def do_GET(self) -> None:
-            self.reply(body=True)
-
-        def reply(self, body: bool) -> None:
-            path = self.path.partition("?")[0]
-            hub.asked.append(path)
-            if hub.answer is not None:
-                self.head(*hub.answer, b"")
-            elif path.startswith("/api/"):
-                repo = path.removeprefix("/api/models/").split("/revision")[0].split("/tree")[0]
-                names = [
-                    k.rpartition("/main/")[2] for k in hub.files if k.startswith(f"/{repo}/resolve/main/")
-                ]
-                known: Any = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-                if "/tree" in path:
-                    known = [
-                        {
-                            "type": "file",
-                            "path": name,
-                            "size": 1,
-                            "oid": hashlib.sha1(name.encode()).hexdigest(),
-                        }
-                        for name in names
-                    ]
-                data = json.dumps(known).encode()
-                self.head(200, {"Content-Type": "application/json"}, data)
-                self.wfile.write(data)
-            elif path not in hub.files:
-                self.head(404, {"X-Error-Code": "EntryNotFound"}, b"")
-            else:
-                data = hub.files[path]
-                self.head(
-                    200, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data
-                )
-                if body:
-                    self.wfile.write(data[: len(data) // 2] if hub.cut else data)
-
-        def head(self, status: int, headers: dict[str, str], data: bytes) -> None:
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(data))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-
-    return Handler
-
-
-def look_at(hub: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT and HF_HOME do, which huggingface_hub reads when it is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    fake = FakeHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), serve(fake))
-    fake.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    look_at(fake.address, tmp_path / "hub", monkeypatch)
-    yield fake
-    server.shutdown()
-    server.server_close()
+    with running_hub(tmp_path / "hub", monkeypatch) as fake:
+        yield fake
 
 
-GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/model is restricted"}
 SITUATIONS: dict[str, tuple[int, dict[str, str], str | None, str]] = {
     "gated, no token": (401, GATED, None, r"uni is gated: ask for access at http\S+/org/model, then log in with `hf auth login`"),
     "gated, no token, as 403": (403, GATED, None, "uni is gated: ask for access"),

@@ -41,6 +41,7 @@ def test_a_run_holds_what_the_design_says(fitted) -> None:
     out, _ = fitted
     assert {p.name for p in out.iterdir()} == {
         "head.safetensors", "head.json", "metrics.json", "history.csv", "genes.csv", "predictions",
+        "README.md", "card.json",
     }  # fmt: skip
     card = json.loads((out / "head.json").read_text())
     assert card["format_version"] == 1

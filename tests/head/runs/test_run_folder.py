@@ -190,8 +190,8 @@ def half_replaced(step: int, runs: tuple[Path, Path], out: Path, patch: pytest.M
 
 
 OWN = {"notes.txt": b"mine", "predictions/readme.txt": b"mine too"}
-#: Five files and a prediction move out, as many in, and two folders go.
-STEPS = 14
+#: Seven files and a prediction move out, as many in, and two folders go.
+STEPS = 18
 
 
 @pytest.mark.parametrize("step", range(STEPS + 1))

@@ -8,12 +8,13 @@ STAMP := $(VENV)/.set-up-$(FAISS)
 # Every process that starts reads modules as they were compiled once, also where the shell says otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test quick lint types tests benchmark-demo clean
+.PHONY: help setup demo test quick browser lint types tests benchmark-demo clean
 
 help:
 	@echo "make demo            set up, then run the whole pipeline on simulated tissue"
 	@echo "make test            set up, then run all checks"
 	@echo "make quick           set up, then run the checks that take three minutes, for work on the code"
+	@echo "make browser         set up, install Chromium where that is possible, and test pages in it"
 	@echo "make benchmark-demo  measure the heads on simulated tissue, seeds 0 to 2"
 	@echo "make clean           remove what these make"
 
@@ -36,6 +37,14 @@ test: lint
 
 quick: lint types
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# The tests that click through pages, in Debian's Chromium; without it they are skipped, with that reason.
+browser: setup
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	{ test "$$(id -u)" = 0 && apt-get update -qq && \
+	apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+	echo "chromium is not here and cannot be installed: the tests in a browser are skipped"
+	$(BIN)/python -m pytest tests/browser
 
 lint: setup
 	$(BIN)/ruff check .

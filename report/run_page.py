@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmap_st.errors import RequestError, counted, of_one_slide
 from mmap_st.extract.store import FeatureStore
+from mmap_st.files import check_file_out
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
 from mmap_st.head.runs import HEAD_JSON, INTERVAL, METRICS, SPREAD, UNS, read_card, read_metrics
 from mmap_st.head.scoring import pearson_per_gene, slide_metrics
@@ -113,6 +114,7 @@ def draw_page(
     RequestError
         If there is nothing to show, or none of the genes is on a panel.
     """
+    check_file_out(out)
     found = RunFigures()
     summaries = _summaries(run)
     slides = None
@@ -121,7 +123,10 @@ def draw_page(
         slides = _slides(prediction_files(run), choice, found, tell)
     elif genes:
         raise RequestError(f"{run} is a comparison, which has no maps; leave --genes out.")
-    title = f"{run.resolve().name}: predicted gene expression"
+    if slides is None and not summaries:
+        return found
+    what = "comparison" if (run / COMPARE_JSON).is_file() else "predicted gene expression"
+    title = f"{run.resolve().name}: {what}"
     if slides is not None:
         summaries.append(_summary_of_slides(slides.slides))
     if found.failed:
@@ -160,11 +165,12 @@ def _scores_of(slide: SlideLayers) -> list[str]:
 def _summaries(run: Path) -> list[Summary]:
     """What is known of a run in words and as tables; nothing of a folder of predictions alone."""
     if (run / COMPARE_JSON).is_file():
-        return [summary_of_comparison(read_comparison(run))]
+        return [summary_of_comparison(read_comparison(run / COMPARE_JSON))]
     if (run / HEAD_JSON).is_file():
         return [summary_of_run(read_metrics(run / METRICS), read_card(run).head)]
     if (run / METRICS).is_file():
-        return [summary_of_evaluation(read_evaluation(run / METRICS), "head")]
+        heads = [card.head for card in known_cards(run)]
+        return [summary_of_evaluation(read_evaluation(run / METRICS), heads[0] if heads else "head")]
     return []
 
 

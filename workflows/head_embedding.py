@@ -87,7 +87,7 @@ def cohort_of_slides(source: CohortSource | FeatureStore) -> Cohort | None:
         return read_cohort(text)
     if not path.exists():
         raise RequestError(
-            f"{text} does not exist; give a feature store, a slide, a folder of slides or a cohort."
+            f"{text} is not a feature store, a slide, a folder of slides or a cohort: it does not exist."
         )
     if path.suffix.lower() in _TABLES and path.is_file():
         return read_cohort(path)

@@ -245,7 +245,7 @@ def _table(
     """The table of genes, which sorts where its heads are clicked."""
     shown = [TableColumn(field="gene", title="gene", width=90)]
     if with_pcc:
-        shown.append(TableColumn(field="slide_pcc", title="PCC here", formatter=_NUMBER, width=70))
+        shown.append(TableColumn(field="slide_pcc", title="PCC here", formatter=_formatter([0.0]), width=70))
     shown += [
         TableColumn(field=name, title=name.replace("_", " "), formatter=_formatter(values), width=75)
         for name, values in columns.items()
@@ -264,8 +264,6 @@ def _table(
     )
 
 
-_NUMBER = NumberFormatter(format="0.000", nan_format="")
-
-
-def _formatter(values: Sequence[object]) -> StringFormatter | NumberFormatter:
-    return _NUMBER if values and isinstance(values[0], float) else StringFormatter()
+def _formatter(values: Sequence[object]) -> StringFormatter:
+    numbers = bool(values) and isinstance(values[0], float)
+    return NumberFormatter(format="0.000", nan_format="") if numbers else StringFormatter()

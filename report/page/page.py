@@ -64,6 +64,7 @@ def write_page(path: Path, title: str, summaries: Sequence[Summary], slides: Pag
         If the file cannot be written.
     """
     with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page_of(title, summaries, slides))
     return path
 

@@ -80,7 +80,11 @@ def test_the_commands_one_after_the_other(mmap: Command, simulated: Path, tmp_pa
 
     drawn = mmap("report", "out/run", "--out", "out/r", "--store", "out/f.zarr", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stdout.splitlines() == ["out/r/B1_maps.png", "out/r/B1_prototypes.png"]
+    assert drawn.stdout.splitlines() == [
+        "out/r/B1_maps.png",
+        "out/r/B1_prototypes.png",
+        "out/r/report.html",
+    ]
 
     shown = mmap("info", "out/f.zarr", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr

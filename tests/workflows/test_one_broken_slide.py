@@ -158,12 +158,12 @@ def test_reports_and_predictions_do_the_others(tiny, tmp_path: Path, mmap: Mmap)
     genes = ("--genes", anndata.read_h5ad(out / "A1.h5ad").var_names[0])
     shown = mmap("report", out, "--out", tmp_path / "figures", *genes)
     assert shown.returncode == 0
-    assert len(list((tmp_path / "figures").iterdir())) == 3
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
     cut(out / "B1.h5ad")
     shown = mmap("report", out, "--out", tmp_path / "again", *genes)
     assert "predict the slide again" in sentence_of(shown)
-    assert sorted(p.stem for p in (tmp_path / "again").iterdir()) == ["A1_maps", "C1_maps"]
+    assert sorted(p.stem for p in (tmp_path / "again").glob("*.png")) == ["A1_maps", "C1_maps"]
 
 
 def test_fits_need_no_image(tiny, tmp_path: Path, mmap: Mmap) -> None:

@@ -127,7 +127,7 @@ def test_an_encoder_that_is_built_otherwise_today_is_refused(
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("nowhere.svs", "does not exist; give a feature store, a slide, a folder of slides or a cohort"),
+        ("nowhere.svs", "not a feature store, a slide, a folder of slides or a cohort: it does not exist"),
         ("empty", "holds no image"),
         ("notes.txt", "does not have the name of an image"),
         ("group.zarr", "not a feature store|of another kind"),

@@ -16,7 +16,7 @@ from mmap_st.data import Thumbnail
 
 #: Values are told apart in so many steps from a gene's least to its greatest, and the byte 255 is for none.
 #: Spreads need fewer, and then take less of the page.
-LEVELS, SPREAD_LEVELS = 254, 60
+LEVELS, SPREAD_LEVELS = 120, 40
 _NONE = 255
 #: A gene's colours end at these percentiles of its values, as in the figures.
 CLIPPED = (1.0, 99.0)

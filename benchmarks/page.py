@@ -1,0 +1,107 @@
+"""Measure a page of results: its size, the time and memory to write it, and the time to its first picture.
+
+The prediction is made: smooth programmes of expression over a section, counts drawn from them, a thumbnail of
+noise and gradients. `make browser` installs the Chromium that opens the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+from mmap_st.report import draw_page
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1700")
+READY = "return (Bokeh.documents[0]?.get_model_by_name('words')?.text ?? '') !== ''"
+
+
+def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
+    """Write a made prediction of this size."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(np.sqrt(spots)))
+    place = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)[:spots]
+    waves = rng.normal(size=(2, 8)) / side * 4
+    programmes = np.sin(place @ waves * np.pi + rng.uniform(0, 6, 8)) @ rng.normal(size=(8, genes)) * 0.4
+    rate = programmes + rng.normal(size=genes) - 1
+    ids = [f"r{y:04d}c{x:04d}" for x, y in place]
+    predicted = (rate + rng.normal(size=rate.shape) * 0.05).astype(np.float32)
+    measured = np.log1p(rng.poisson(np.exp(rate)) * rng.uniform(2, 6, (spots, 1)))
+    table = anndata.AnnData(
+        predicted,
+        obs=pd.DataFrame({"distance": rng.gamma(4, 0.3, spots)}, index=ids),
+        var=pd.DataFrame({"ceiling": rng.uniform(0.2, 0.9, genes)}, index=[f"GENE{i}" for i in range(genes)]),
+        obsm={"spatial": (place + 0.5) * 200.0},
+        layers={
+            "measured": measured.astype(np.float32),
+            "spread": np.sqrt(0.1 + 0.1 * np.exp(predicted / 3)).astype(np.float32),
+        },
+    )
+    table.var["interval_90"] = 1.7
+    pixels = np.clip(rng.normal(200, 25, (1600, 1600, 3)), 0, 255).astype(np.uint8)
+    scale = 1600 / (side * 200)
+    table.uns["spatial"] = {
+        "made": {
+            "images": {"hires": pixels},
+            "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 110.0},
+        }
+    }
+    table.uns["mmap"] = {"slide": "made", "units": "log1p", "source_mpp": 0.5, "spot_diameter_px": 110.0}
+    table.write_h5ad(path)
+
+
+def first_picture_s(page: Path, rounds: int = 3) -> float:
+    """Seconds from opening the page to its first maps, the median of several times."""
+    options = Options()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in FLAGS:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
+    found = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        driver.get(page.as_uri())
+        WebDriverWait(driver, 60, poll_frequency=0.02).until(lambda d: d.execute_script(READY))
+        found.append(time.perf_counter() - started)
+    driver.quit()
+    return float(np.median(found))
+
+
+def main() -> None:
+    """Write a prediction and its page, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--spots", type=int, default=5000)
+    parser.add_argument("--genes", type=int, default=1000)
+    arguments = parser.parse_args()
+    folder = arguments.out / "predictions"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_prediction(folder / "made.h5ad", arguments.spots, arguments.genes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    (page,) = draw_page(folder, arguments.out / "report.html").written
+    written_s = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    figures = {
+        "size_mb": round(page.stat().st_size / 1e6, 2),
+        "written_s": round(written_s, 2),
+        "peak_gib": round(peak / 2**20, 2),
+        "peak_before_gib": round(before / 2**20, 2),
+        "first_picture_s": round(first_picture_s(page), 2),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -92,7 +92,6 @@ _UNTRACED = (
     "test_nothing_to_do.py",
     "test_one_broken_slide.py",
     "test_outputs.py",
-    "test_pack.py",
     "test_precision.py",
     "test_readers_agree.py",
     "test_readme.py",

@@ -17,7 +17,9 @@ from mmap_st.head.evaluation import COMPARE_JSON, ComparisonResult, read_compari
 from mmap_st.head.runs import UNS
 from mmap_st.prototypes import CandidateSettings, stored_candidates
 from mmap_st.report import (
+    ONE_SCALE,
     PANEL_IN,
+    FigureOptions,
     best_genes,
     comparison_figure,
     draw_prototypes,
@@ -42,6 +44,8 @@ def genes(
     number: int = 4,
     image: str | Path | None = None,
     size: float = PANEL_IN,
+    scale: str = ONE_SCALE,
+    spread: bool = False,
 ) -> Figure:
     """Draw maps of genes: measured above predicted, or predicted alone where nothing was measured.
 
@@ -58,6 +62,11 @@ def genes(
         The slide's image, drawn behind the spots. None: the one that the prediction names, if it is there.
     size
         Width of one map in inches.
+    scale
+        ``shared``: measured and predicted values of a gene have the same colours; ``own``: each map has its
+        own.
+    spread
+        Whether to draw the spread of the predictions below them.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def genes(
     Raises
     ------
     RequestError
-        If `adata` is not a prediction, or has none of the genes.
+        If `adata` is not a prediction, or has none of the genes; if the scale is not known.
 
     Warns
     -----
@@ -95,7 +104,9 @@ def genes(
         chosen = [gene for gene in chosen or () if gene in names]
     slide = map_of(adata, None if image is None else Path(image))
     caption = how_chosen(slide) if chosen is None else ""
-    return expression_map(slide, chosen or best_genes(slide, min(number, len(names))), caption, size)
+    options = FigureOptions(scale=scale, spread=spread)
+    shown = chosen or best_genes(slide, min(number, len(names)))
+    return expression_map(slide, shown, caption, size, scale=options.scale, spread=options.spread)
 
 
 def prototypes(

@@ -296,15 +296,24 @@ def report(
     store: Annotated[
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
     ] = None,
+    formats: Annotated[str, typer.Option("--format", help="Of figures: png, svg, pdf, or several.")] = "png",
+    scale: Annotated[
+        str,
+        typer.Option(help="Colours of figures: shared by measured and predicted values, or each map's own."),
+    ] = "shared",
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Add maps of the predictions' spread to the figures.")
+    ] = False,
 ) -> None:
     """Show results: a page to click through, and figures of measured next to predicted maps."""
     from mmap_st.extract.store import FeatureStore
-    from mmap_st.report import report_results
+    from mmap_st.report import FigureOptions, report_results
     from mmap_st.workflows import show_progress
 
+    options = FigureOptions(tuple(split_words(formats.lower()) or ()), scale, spread)
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
-        drawn = report_results(run, out, split_words(genes), store=opened, tell=progress)
+        drawn = report_results(run, out, split_words(genes), store=opened, options=options, tell=progress)
     for text in drawn.notes:
         console.warn(text)
     console.show_reasons("failed", drawn.failed)

@@ -1,7 +1,9 @@
 __all__ = [
+    "ONE_SCALE",
     "PANEL_IN",
     "PER_SLIDE",
     "CohortCheck",
+    "FigureOptions",
     "Summary",
     "about",
     "best_genes",
@@ -33,9 +35,9 @@ __all__ = [
 from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
-from .maps import PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
+from .maps import ONE_SCALE, PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
 from .run_page import draw_page, report_results
-from .run_report import draw_run, how_chosen, map_of, report_run
+from .run_report import FigureOptions, draw_run, how_chosen, map_of, report_run
 from .summary import (
     PER_SLIDE,
     Summary,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -22,10 +23,18 @@ from mmap_st.files import writing
 _DPI = 200
 _NOTEBOOK_DPI = 100
 FONT = 8.0
-# How many of a title's letters an inch holds, and where a scale bar is, as a share of the height.
+# How many of a title's letters an inch holds.
 _LETTERS_PER_IN = 17.0
-_BAR = -0.03
-COLOURS = "viridis"
+# Of a scale bar with its label: distance from the edges, and height, as shares of those of the map.
+_MARGIN, _BAR_HEIGHT = 0.03, 0.12
+# What is shown around the spots, in distances between them.
+_AROUND = 1.2
+#: Colours of expression, and of spreads.
+COLOURS, SPREADS = "viridis", "cividis"
+#: Formats that figures are written in.
+FORMATS = ("png", "svg", "pdf")
+# Text stays text, which journals ask for.
+_TEXT: Any = {"svg.fonttype": "none", "pdf.fonttype": 42}
 
 
 class NotebookFigure(Figure):
@@ -45,8 +54,8 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG and return its path."""
-    with writing(path.parent):
+    """Write a figure in the format that the path's ending names, and return the path."""
+    with writing(path.parent), rc_context(_TEXT):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=_DPI, facecolor="white")
     return path
@@ -60,7 +69,6 @@ def frame(
     faded: bool = True,
 ) -> None:
     """Show the tissue behind the spots, grey and faded or as it is, and cut the axes to them."""
-    margin = 1.2 * spot_distance(xy)
     if background is not None:
         height, width = background.pixels.shape[:2]
         shown = Image.fromarray(background.pixels)
@@ -73,13 +81,35 @@ def frame(
             extent=(0, width / background.scale, height / background.scale, 0),
             interpolation="antialiased",
         )
-    axes.set_xlim(xy[:, 0].min() - margin, xy[:, 0].max() + margin)
-    axes.set_ylim(xy[:, 1].max() + margin, xy[:, 1].min() - margin)
+    (left, top), (right, bottom) = corners(xy, background)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def corners(xy: NDArray[np.float64], background: Thumbnail | None) -> NDArray[np.float64]:
+    """(2, 2) upper left and lower right corner of what is shown: spots and, in the picture, a margin."""
+    pitch = spot_distance(xy)
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    shown = np.stack([low - _AROUND * pitch, high + _AROUND * pitch])
+    if background is not None:
+        size = np.array(background.pixels.shape[1::-1]) / background.scale
+        spots = np.stack([low - pitch / 2, high + pitch / 2])  # whole, wherever the picture ends
+        shown = np.stack(
+            [np.minimum(np.maximum(shown[0], 0), spots[0]), np.maximum(np.minimum(shown[1], size), spots[1])]
+        )
+    return shown
+
+
+def relative_height(xy: NDArray[np.float64], background: Thumbnail | None) -> float:
+    """Height of what is shown as a share of its width, from half to twice as high as wide."""
+    low, high = corners(xy, background)
+    width, height = high - low
+    return float(np.clip(height / width, 0.5, 2.0))
 
 
 def _printed_px(axes: Axes) -> int:
@@ -98,19 +128,35 @@ def spot_distance(xy: NDArray[np.float64]) -> float:
     return float(np.median(np.asarray(distance)[:, 1]))
 
 
-def scale_bar(axes: Axes, mpp: float | None) -> None:
-    """Draw a bar of 1 mm (or 100 um on small tissue) below the lower left corner, clear of the spots."""
+def scale_bar(axes: Axes, mpp: float | None, xy: NDArray[np.float64]) -> None:
+    """Draw a bar of 1 mm (or 100 um on small tissue) in the corner that holds the fewest spots."""
     if mpp is None:
         return
     left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
     length_um = 1000.0 if (right - left) * mpp > 2500 else 100.0
-    x0 = left + 0.03 * (right - left)
-    below = blended_transform_factory(axes.transData, axes.transAxes)
-    ends = [x0, x0 + length_um / mpp]
-    axes.plot(ends, [_BAR, _BAR], color="black", lw=2, solid_capstyle="butt", transform=below, clip_on=False)
-    axes.set_xlim(left, right)
+    length = length_um / mpp / (right - left)
+    share = (xy - (left, bottom)) / (right - left, top - bottom)  # of width and height, from the lower left
+    inside = {
+        (at_right, at_top): int(
+            (
+                (share[:, 0] > 1 - length - 2 * _MARGIN if at_right else share[:, 0] < length + 2 * _MARGIN)
+                & (share[:, 1] > 1 - _BAR_HEIGHT if at_top else share[:, 1] < _BAR_HEIGHT)
+            ).sum()
+        )
+        for at_top in (False, True)
+        for at_right in (False, True)
+    }
+    at_right, at_top = min(inside, key=lambda corner: inside[corner])
+    x = 1 - _MARGIN - length if at_right else _MARGIN
+    y = 1 - _BAR_HEIGHT + _MARGIN if at_top else _MARGIN
+    place: Any = {"transform": axes.transAxes, "zorder": 4}
+    axes.plot([x, x + length], [y, y], color="black", lw=2, solid_capstyle="butt", **place)
     label = "1 mm" if length_um == 1000.0 else "100 µm"
-    axes.text(x0, _BAR - 0.03, label, fontsize=FONT - 1, va="top", transform=below)
+    axes.text(
+        x + length / 2, y + 0.015, label, fontsize=FONT - 1, ha="center", va="bottom",
+        bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.8}, **place,
+    )  # fmt: skip
 
 
 def plain(text: str) -> str:

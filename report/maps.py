@@ -15,9 +15,29 @@ from mmap_st.data import Thumbnail
 from mmap_st.errors import counted
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.prototypes import Candidates, selection_space
-from mmap_st.report.figure import COLOURS, FONT, frame, new_figure, plain, scale_bar, spot_distance, wrapped
+from mmap_st.report.figure import (
+    COLOURS,
+    FONT,
+    SPREADS,
+    frame,
+    new_figure,
+    plain,
+    relative_height,
+    scale_bar,
+    spot_distance,
+    wrapped,
+)
 
 PANEL_IN = 2.3
+# Of a map's width what its colour bar takes, and of its height what its title takes.
+_BAR_IN, _TITLE_IN = 0.45, 0.22
+#: Scales of the colours: of measured and predicted values together, or of each map.
+ONE_SCALE, OWN_SCALE = "shared", "own"
+_CLIPPED = (1, 99)
+_SCALES = {
+    ONE_SCALE: "one scale for measured and predicted, from the 1st to the 99th percentile",
+    OWN_SCALE: "each map's scale from its 1st to its 99th percentile",
+}
 _SPOT_SHARE = 0.78  # of the distance between spots: neighbours do not touch
 
 
@@ -43,6 +63,8 @@ class SlideMap:
         Of the expression.
     gene_ids
         (g,) an id of each gene, or ""; None where the prediction has none.
+    spread
+        (n, g) standard deviation of the predictions' errors; None where the head gave none.
     """
 
     name: str
@@ -54,6 +76,7 @@ class SlideMap:
     mpp: float | None
     units: str
     gene_ids: tuple[str, ...] | None = None
+    spread: NDArray[np.float32] | None = None
 
     @property
     def spot_px(self) -> float:
@@ -71,7 +94,13 @@ def best_genes(slide: SlideMap, number: int) -> list[str]:
 
 
 def expression_map(
-    slide: SlideMap, genes: Sequence[str], caption: str = "", panel_in: float = PANEL_IN
+    slide: SlideMap,
+    genes: Sequence[str],
+    caption: str = "",
+    panel_in: float = PANEL_IN,
+    *,
+    scale: str = ONE_SCALE,
+    spread: bool = False,
 ) -> Figure:
     """The H&E picture, then one column a gene: measured above predicted, with the PCC between them.
 
@@ -85,43 +114,67 @@ def expression_map(
         Added to the title: how the genes were chosen.
     panel_in
         Width of one map in inches.
+    scale
+        ``shared``: measured and predicted values of a gene have the same colours; ``own``: each map has its
+        own. Either ends at the 1st and 99th percentile.
+    spread
+        Whether to draw the spread of the predictions too, below them.
     """
-    rows = 2 if slide.measured is not None else 1
+    layers = {"measured": slide.measured, "predicted": slide.predicted}
+    layers |= {"spread": slide.spread} if spread else {}
+    shown = {name: values for name, values in layers.items() if values is not None}
     first = 1 if slide.background is not None else 0
     columns = len(genes) + first
-    extent = np.ptp(slide.xy, axis=0) + 2.4 * spot_distance(slide.xy)
-    height = float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * panel_in
-    figure = new_figure(panel_in * columns + 0.6, (height + 0.15) * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    height = relative_height(slide.xy, slide.background) * (panel_in - _BAR_IN)
+    figure = new_figure(panel_in * columns + 0.3, (height + _TITLE_IN) * len(shown) + 0.45)
+    grid = figure.subplots(len(shown), columns, squeeze=False)
     for column, gene in enumerate(genes, start=first):
         index = slide.genes.index(gene)
-        predicted, last = slide.predicted[:, index], column == columns - 1
-        axes = grid[rows - 1][column]
-        _spots(figure, axes, slide, predicted, label=last)
-        if slide.measured is None:
-            axes.set_title(plain(gene), fontsize=FONT + 1, style="italic")
-        else:
-            measured = slide.measured[:, index]
-            pcc = pearson_per_gene(predicted[:, None], measured[:, None])[0]
-            shown = "undefined" if np.isnan(pcc) else f"{pcc:.2f}"
-            axes.set_title(f"PCC {shown}", fontsize=FONT)
-            _spots(figure, grid[0][column], slide, measured, label=last)
-            grid[0][column].set_title(plain(gene), fontsize=FONT + 1, style="italic")
-    if slide.measured is not None:
-        grid[0][first].set_ylabel("measured", fontsize=FONT + 1)
-    grid[rows - 1][first].set_ylabel("predicted", fontsize=FONT + 1)
+        values = {name: of[:, index] for name, of in shown.items()}
+        together = _ends([of for name, of in values.items() if name != "spread"])
+        for row, (name, of) in enumerate(values.items()):
+            is_spread = name == "spread"
+            ends = _ends([of]) if scale == OWN_SCALE or is_spread else together
+            label = "" if column < columns - 1 else "spread" if is_spread else "expression"
+            colours = SPREADS if is_spread else COLOURS
+            _spots(figure, grid[row][column], slide, of, ends, label, colours)
+        grid[0][column].set_title(plain(gene), fontsize=FONT + 1, style="italic")
+        if slide.measured is not None:
+            pcc = pearson_per_gene(values["predicted"][:, None], values["measured"][:, None])[0]
+            said = "undefined" if np.isnan(pcc) else f"{pcc:.2f}"
+            grid[1][column].set_title(f"PCC {said}", fontsize=FONT)
+    for row, name in enumerate(shown):
+        grid[row][first].set_ylabel(name, fontsize=FONT + 1)
     if first:
         frame(grid[0][0], slide.xy, slide.background, faded=False)
         grid[0][0].set_title("H&E", fontsize=FONT + 1)
         for axes in grid[1:, 0]:
             axes.set_axis_off()
-    scale_bar(grid[0][0], slide.mpp)
-    title = f"{slide.name}: {slide.units}" + (f"; {caption}" if caption else "")
-    figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=FONT, color="0.3")
+    scale_bar(grid[0][0], slide.mpp, slide.xy)
+    scale = scale if slide.measured is not None else OWN_SCALE
+    words = "; ".join(filter(None, (f"{slide.name}: {slide.units}", caption, _SCALES[scale])))
+    figure.suptitle(wrapped(words, figure.get_figwidth()), fontsize=FONT, color="0.3")
     return figure
 
 
-def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float32], *, label: bool) -> None:
+def _ends(values: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """Values that the colours of maps end at: percentiles, so that single spots do not take the scale."""
+    known = np.concatenate([of[np.isfinite(of)] for of in values])
+    if not len(known):
+        return 0.0, 1.0
+    low, high = np.percentile(known, _CLIPPED)
+    return float(low), float(high if high > low else low + 1e-6)
+
+
+def _spots(
+    figure: Figure,
+    axes: Axes,
+    slide: SlideMap,
+    values: NDArray[np.float32],
+    ends: tuple[float, float],
+    label: str,
+    colours: str,
+) -> None:
     frame(axes, slide.xy, slide.background)
     shown = np.isfinite(values)
     size = np.full(int(shown.sum()), slide.spot_px)
@@ -133,17 +186,15 @@ def _spots(figure: Figure, axes: Axes, slide: SlideMap, values: NDArray[np.float
         units="xy",
         offset_transform=axes.transData,
         array=values[shown],
-        cmap=COLOURS,
+        cmap=colours,
     )
-    if shown.any():
-        low, high = np.percentile(values[shown], [1, 99])
-        spots.set_clim(low, high if high > low else low + 1e-6)
+    spots.set_clim(*ends)
     axes.add_collection(spots)
-    bar = figure.colorbar(spots, ax=axes, shrink=0.6, pad=0.02, aspect=18)
+    bar = figure.colorbar(spots, ax=axes, shrink=0.7, pad=0.02, aspect=18)
     bar.ax.tick_params(labelsize=FONT - 2, length=2)
     bar.outline.set_visible(False)
     if label:
-        bar.set_label("expression", fontsize=FONT - 1)
+        bar.set_label(label, fontsize=FONT - 1)
 
 
 def prototypes_map(
@@ -155,8 +206,7 @@ def prototypes_map(
     width_in: float = 5.2,
 ) -> Figure:
     """A figure of a slide's candidates, see `draw_prototypes`."""
-    extent = np.ptp(xy, axis=0) + 2.4 * spot_distance(xy)
-    figure = new_figure(width_in, float(np.clip(extent[1] / extent[0], 0.5, 2.0)) * width_in + 0.95)
+    figure = new_figure(width_in, relative_height(xy, background) * width_in + 0.5)
     draw_prototypes(figure.subplots(), name, xy, candidates, background, mpp)
     return figure
 
@@ -201,7 +251,7 @@ def draw_prototypes(
     axes.scatter(
         medoids[:, 0], medoids[:, 1], s=18, marker="o", facecolors="white", edgecolors="black", lw=0.8
     )
-    scale_bar(axes, mpp)
+    scale_bar(axes, mpp, xy)
     title = (
         f"{name}: {counted(len(candidates.size), 'prototype')}; similar colours are similar embeddings; white"
         " dots: the spots nearest to the prototypes"

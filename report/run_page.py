@@ -18,7 +18,16 @@ from mmap_st.head.scoring import pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
 from mmap_st.report.gene_choice import GeneChoice
 from mmap_st.report.page import MOST_VALUES, PagedSlides, SlideLayers, write_page
-from mmap_st.report.run_report import RunFigures, draw_run, known_cards, map_of, prediction_files, read_table
+from mmap_st.report.run_report import (
+    DEFAULT_FIGURES,
+    FigureOptions,
+    RunFigures,
+    draw_run,
+    known_cards,
+    map_of,
+    prediction_files,
+    read_table,
+)
 from mmap_st.report.summary import (
     Summary,
     number,
@@ -47,6 +56,7 @@ def report_results(
     genes: Sequence[str] | None = None,
     *,
     store: FeatureStore | None = None,
+    options: FigureOptions = DEFAULT_FIGURES,
     tell: ProgressCallback = lambda text: None,
 ) -> RunFigures:
     """Write the page of results, and the figures beside it where `out` is a folder.
@@ -61,6 +71,8 @@ def report_results(
         Which to show, by name or id, or files of such; None: those that are predicted best.
     store
         The feature store of the run: adds figures of where prototypes are. None: none.
+    options
+        How figures are drawn.
     tell
         Called with what is being done.
 
@@ -76,10 +88,15 @@ def report_results(
     if out.suffix.lower() in _PAGES and not out.is_dir():
         if store is not None:
             raise RequestError(f"--store adds figures, which a page does not hold; name a folder, not {out}.")
+        if options != DEFAULT_FIGURES:
+            raise RequestError(
+                "--format, --scale and --spread are of figures, which a page does not hold; name a folder,"
+                f" not {out}."
+            )
         return draw_page(run, out, genes, tell=tell)
     figures = RunFigures()
     if not (run / COMPARE_JSON).is_file():
-        figures = draw_run(run, out, genes, store=store, tell=tell)
+        figures = draw_run(run, out, genes, store=store, options=options, tell=tell)
     page = draw_page(run, out / PAGE, genes, tell=tell)
     return RunFigures([*figures.written, *page.written], figures.failed | page.failed, page.notes)
 

@@ -32,6 +32,7 @@ from mmap_st.head.runs import (
     HEAD_JSON,
     MEASURED,
     PREDICTIONS,
+    SPREAD,
     UNS,
     HeadCard,
     built_in_settings,
@@ -41,9 +42,16 @@ from mmap_st.head.runs import (
 )
 from mmap_st.progress import ProgressCallback
 from mmap_st.prototypes import CandidateSettings, stored_candidates
-from mmap_st.report.figure import save_figure
+from mmap_st.report.figure import FORMATS, save_figure
 from mmap_st.report.gene_choice import GeneChoice
-from mmap_st.report.maps import SlideMap, best_genes, expression_map, prototypes_map
+from mmap_st.report.maps import (
+    ONE_SCALE,
+    OWN_SCALE,
+    SlideMap,
+    best_genes,
+    expression_map,
+    prototypes_map,
+)
 
 if TYPE_CHECKING:
     import anndata
@@ -51,6 +59,41 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # Who names such a file wants one, and figures are several.
 _FILE_ENDINGS = {".html", ".htm", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip"}
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """How figures are drawn.
+
+    Attributes
+    ----------
+    formats
+        Of `FORMATS`; each figure is written in each.
+    scale, spread
+        See `expression_map`.
+
+    Raises
+    ------
+    RequestError
+        If a format or a scale is not known.
+    """
+
+    formats: tuple[str, ...] = ("png",)
+    scale: str = ONE_SCALE
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise RequestError(
+                f"--format {','.join(self.formats)}: give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or"
+                " several."
+            )
+        if self.scale not in (ONE_SCALE, OWN_SCALE):
+            raise RequestError(f"--scale {self.scale}: give {ONE_SCALE} or {OWN_SCALE}.")
+
+
+DEFAULT_FIGURES = FigureOptions()
 
 
 @dataclass
@@ -93,6 +136,7 @@ def draw_run(
     *,
     number: int = 4,
     store: FeatureStore | None = None,
+    options: FigureOptions = DEFAULT_FIGURES,
     tell: ProgressCallback = lambda text: None,
 ) -> RunFigures:
     """Draw measured next to predicted maps of every slide that a run predicted.
@@ -107,6 +151,8 @@ def draw_run(
         Which to draw, by name or id, or files of such; None: the `number` that correlate best on each slide.
     store
         The feature store of the run; None: no prototype maps.
+    options
+        How figures are drawn.
     tell
         Called with what is being drawn.
 
@@ -131,7 +177,7 @@ def draw_run(
     for place, file in enumerate(files, start=1):
         tell(f"drawing {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
-            figures.written += _draw_slide(run, file, out, choice, number, store)
+            figures.written += _draw_slide(run, file, out, choice, number, store, options)
         except DamagedSlideError as error:
             figures.failed[file.stem] = str(error)
         except RequestError:
@@ -171,21 +217,32 @@ def _draw_slide(
     choice: GeneChoice | None,
     number: int,
     store: FeatureStore | None,
+    options: FigureOptions,
 ) -> list[Path]:
     slide = load_map(file)
     genes = None if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
     if genes is not None and not genes:
         raise SlideError("none of the genes is on the panel that it was predicted with.")
     chosen = genes or best_genes(slide, min(number, len(slide.genes)))
-    figure = expression_map(slide, chosen, "" if genes else how_chosen(slide))
-    written = [save_figure(figure, out / file_name(file.stem, "_maps.png"))]
+    caption = "" if genes else how_chosen(slide)
+    figure = expression_map(slide, chosen, caption, scale=options.scale, spread=options.spread)
+    figures = {f"{file.stem}_maps": figure}
     if store is not None:
         cards = _some_card(run).by_encoder
         for card in cards:
             whose = f"_{encode_name(card.encoder_name)}" if len(cards) > 1 else ""
-            figure = _prototypes_of(store, slide, card)
-            written.append(save_figure(figure, out / file_name(file.stem + whose, "_prototypes.png")))
-    return written
+            figures[f"{file.stem}{whose}_prototypes"] = _prototypes_of(store, slide, card)
+    return [
+        save_figure(figure, out / _file_name(name, ending))
+        for name, figure in figures.items()
+        for ending in options.formats
+    ]
+
+
+def _file_name(name: str, ending: str) -> str:
+    """The file of a figure; what is cut of a long name is cut of the slide's."""
+    stem, _, kind = name.rpartition("_")
+    return file_name(stem, f"_{kind}.{ending}")
 
 
 def how_chosen(slide: SlideMap) -> str:
@@ -220,7 +277,8 @@ def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figu
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
     candidates, _ = stored_candidates(store, stored, card.encoder_name, card.magnifications, settings)
-    return prototypes_map(slide.name, slide.xy, candidates, slide.background, slide.mpp)
+    title = f"{slide.name}, {card.encoder_name}"
+    return prototypes_map(title, slide.xy, candidates, slide.background, slide.mpp)
 
 
 def load_map(file: Path) -> SlideMap:
@@ -280,6 +338,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
         background=background,
         mpp=None if mpp is None else float(mpp),
         units=str(about["units"]),
+        spread=np.asarray(table.layers[SPREAD], np.float32) if SPREAD in table.layers else None,
         gene_ids=tuple(map(str, table.var["gene_ids"])) if "gene_ids" in table.var else None,
     )
 

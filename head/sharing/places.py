@@ -57,7 +57,8 @@ def pinned(path: Path) -> Path:
     if on_hub is None or on_hub.is_pinned:
         return path
     _, found = fetch_first(on_hub)
-    _LOG.warning("%s is the commit %s now; %s is always this one.", on_hub, found.revision, found)
+    shown = (printable(str(text)) for text in (on_hub, found.revision, found))
+    _LOG.warning("%s is the commit %s now; %s is always this one.", *shown)
     return Path(str(found))
 
 

@@ -57,8 +57,12 @@ def pinned(path: Path) -> Path:
     if on_hub is None or on_hub.is_pinned:
         return path
     _, found = fetch_first(on_hub)
-    shown = (printable(str(text)) for text in (on_hub, found.revision, found))
-    _LOG.warning("%s is the commit %s now; %s is always this one.", *shown)
+    _LOG.warning(
+        "%s is the commit %s now; %s is always this one.",
+        printable(str(on_hub)),
+        printable(str(found.revision)),
+        printable(str(found)),
+    )
     return Path(str(found))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmap_st.data import Cohort, write_cohort
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, SlidesFailedError
 from mmap_st.files import check_folder_out, writing
 from mmap_st.head.runs import RunMetrics
-from mmap_st.report import report_run
+from mmap_st.report import report_results
 from mmap_st.workflows.arguments import read_cohort
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.embedding import embed
@@ -30,7 +30,7 @@ _COHORT, _MADE = "cohort.csv", ("her2st", "features.zarr", "features.zarr.locks"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Contents of metrics.json, the pictures, the folder of the run, and seconds of each step."""
+    """Contents of metrics.json, pictures and page, the folder of the run, and seconds of each step."""
 
     metrics: RunMetrics
     pictures: list[Path]
@@ -100,6 +100,8 @@ def run_demo(
     lap("fit-head")
 
     with show_progress(progress) as tell:
-        pictures = report_run(out / "run", out / "report", store=store, tell=tell)
+        drawn = report_results(out / "run", out / "report", store=store, tell=tell)
     lap("report")
-    return DemoResult(run.metrics, pictures, out / "run", seconds)
+    if drawn.failed:
+        raise SlidesFailedError(drawn.failed)
+    return DemoResult(run.metrics, drawn.written, out / "run", seconds)

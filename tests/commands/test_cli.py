@@ -174,7 +174,7 @@ def test_the_demo_runs_the_whole_pipeline(tmp_path: Path) -> None:
     result = run_demo(out, small, progress=False)
     assert result.metrics.protocol.test == ("B1",)
     assert {"simulate", "extract", "fit-head", "report"} == result.seconds.keys()
-    assert [p.name for p in result.pictures] == ["B1_maps.png", "B1_prototypes.png"]
+    assert [p.name for p in result.pictures] == ["B1_maps.png", "B1_prototypes.png", "report.html"]
     assert all(p.is_file() for p in result.pictures)
     assert not (out / "run" / "stale").exists()
     assert (out / "notes.txt").exists()

@@ -96,9 +96,10 @@ export default async function (args, source) {
   }
   if (!themed) follow_theme(args)
   const slide = slides.find((one) => one.name === choose_slide.value) ?? slides[0]
+  const unpacked = await layers(slide)
+  if (choose_slide.value !== slide.name) return // another was chosen meanwhile
   const gene = genes.indexOf(choose_gene.value)
   if (gene < 0) return // still being typed
-  const unpacked = await layers(slide)
   if (shown_slide !== slide.name) show_slide(args, slide)
   const predicted = values_of(slide, unpacked, "predicted", gene)
   const nothing = new Float32Array(predicted.length).fill(NaN)

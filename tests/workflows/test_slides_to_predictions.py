@@ -197,6 +197,71 @@ def test_slides_that_cannot_be_embedded_do_not_stop_the_others(
         mm.predict(tiny.run, folder / "whole.jpg", tmp_path / "r", progress=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "{tmp}/p", "--store", "{tmp}/p"), "is --out, the folder of the predictions"),
+        (("--out", "{tmp}/p", "--store", "{tmp}/q/../p"), "is --out, the folder of the predictions"),
+        (("--out", "{store}"), "is a feature store; name another folder"),
+        (
+            ("--out", "{tmp}/p", "--encoder", "uni"),
+            "--encoder uni: the head was trained on efficientnet-lite0",
+        ),
+    ],
+)
+def test_what_would_mix_or_be_ignored_is_refused(
+    words: tuple[str, ...], said: str, tiny: Tiny, tmp_path: Path, mmap: Mmap
+) -> None:
+    given = [word.format(tmp=tmp_path, store=tiny.store) for word in words]
+    before = sorted(tiny.store.iterdir())
+    shown = mmap("predict", tiny.run, picture_of(tiny, "B1"), "--source-mpp", mpp_of(tiny), *given)
+    assert shown.returncode == 2
+    assert said in shown.stderr
+    assert not list(tmp_path.iterdir())
+    assert sorted(tiny.store.iterdir()) == before
+
+
+@pytest.mark.parametrize("mpp", [float("nan"), -1.0, 0.0, 1e6])
+def test_numbers_that_are_no_scale(mpp: float, tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="give micrometres per pixel from"):
+        mm.predict(tiny.run, picture_of(tiny, "B1"), tmp_path / "p", source_mpp=mpp, progress=False)
+
+
+def test_a_feature_store_holds_no_predictions_of_itself(tiny: Tiny, mmap: Mmap) -> None:
+    shown = mmap("predict", tiny.run, tiny.store, "--out", tiny.store)
+    assert shown.returncode == 2
+    assert "is a feature store; name another folder" in shown.stderr
+    assert not list(tiny.store.glob("*.h5ad"))
+
+
+def test_counts_without_spots_do_not_stop_a_slide_that_gets_a_grid(tiny: Tiny, tmp_path: Path) -> None:
+    row = mm.read_cohort(f"her2st:{tiny.her2st}")["B1"]
+    bare = Cohort((replace(row, spots=None, mpp=mpp_of(tiny)),), "mine")
+    report = mm.predict(tiny.run, bare, tmp_path / "p", progress=False)
+    assert list(report.written) == ["B1"]
+    assert not report.scores
+    assert "measured" not in anndata.read_h5ad(report.written["B1"]).layers
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"), [(None, None), (1.02, 1.02), (1.3, 1.3), (1.004, 1.004), (5000.0, None)]
+)
+def test_slides_that_state_their_scale_keep_it(
+    stated: float | None, kept: float | None, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within 5%, too, and beyond: others in the folder do not state it, and an implausible one is none."""
+    given = mpp_of(tiny)
+    per_cm = None if stated is None else 1e4 / (given * stated)
+    image = tmp_path / "biopsy.tif"
+    with Image.open(picture_of(tiny, "B1")) as picture:
+        picture.save(image, **({} if per_cm is None else {"resolution_unit": 3, "resolution": per_cm}))
+    report = mm.predict(tiny.run, image, tmp_path / "p", source_mpp=given, progress=False)
+    found = mm.FeatureStore(tmp_path / "p" / "features.zarr")["biopsy"].source_mpp
+    assert list(report.written) == ["biopsy"]
+    assert found == pytest.approx(given * (kept or 1.0), rel=2e-3)
+    assert ("biopsy keeps its um/px" in caplog.text) == (kept is not None and kept > 1.01)
+
+
 def test_an_ome_zarr_is_a_slide_and_a_feature_store_is_not(tiny: Tiny, tmp_path: Path) -> None:
     assert cohort_of_slides(tiny.store) is None
     assert cohort_of_slides(mm.FeatureStore(tiny.store)) is None

@@ -108,6 +108,17 @@ class TrustedGenes:
     patients: int
     of_patients: bool
 
+    def sentence(self, genes: int) -> str:
+        """How many of the `genes` of a panel are to be trusted, without a full stop."""
+        of = f"of {counted(genes, 'gene')}"
+        if self.of_patients:
+            on = counted(self.patients, "patient")
+            return f"{self.trusted} {of} to be trusted: better than chance on {on} whom fits did not see"
+        return (
+            f"{self.above_chance} {of} predicted better than by chance where fits did not see them"
+            f" ({self.judged_on}); too few patients to tell which to trust on new ones"
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class RunMetrics:

@@ -256,7 +256,7 @@ def _notes_of_genes(
     if apart:
         notes.append(
             f"{apart} of {counted(len(genes), 'gene')} {agreeing(apart, 'is', 'are')} not on the panel of"
-            " every slide: maps are empty where they are not"
+            f" every slide: {agreeing(apart, 'its', 'their')} maps are empty on the others"
         )
     if any(len(set(map(repr, values))) > 1 for of_genes in columns.values() for values in of_genes.values()):
         notes.append(

@@ -72,10 +72,11 @@ function show_slide(args, slide) {
   shown_slide = slide.name
 }
 
-function in_words(slide, gene, name) {
+function in_words(slide, gene, name, predicted) {
   const parts = [`${name} on ${slide.name}`]
   const pcc = slide.pcc?.[gene]
-  if (pcc !== undefined) parts.push(Number.isFinite(pcc) ? `PCC ${pcc.toFixed(2)}` : "PCC undefined")
+  if (predicted.every(Number.isNaN)) parts.push("not predicted on this slide")
+  else if (pcc !== undefined) parts.push(Number.isFinite(pcc) ? `PCC ${pcc.toFixed(2)}` : "PCC undefined")
   parts.push(slide.units)
   if (slide.verdict) parts.push(slide.verdict)
   return parts.join("; ")
@@ -124,5 +125,5 @@ export default async function (args, source) {
   for (const name of Object.keys(spots.data)) if (name in values) shown[name] = values[name]
   spots.data = shown
   for (const glyph of args.glyphs) glyph.radius = {value: (radius.value * slide.spot_px) / 2}
-  words.text = `<p role="status" aria-live="polite">${escaped(in_words(slide, gene, genes[gene]))}</p>`
+  words.text = `<p role="status" aria-live="polite">${escaped(in_words(slide, gene, genes[gene], predicted))}</p>`
 }

@@ -238,7 +238,9 @@ def test_folds_of_different_panels_and_judgements(predictions: Path, tmp_path: P
     assert "slides were predicted by several heads" in text
     named = draw_page(folder, tmp_path / "named.html", [genes[0], genes[9]])
     assert named.written
-    assert "2 of 2 genes are not on the panel of every slide" in (tmp_path / "named.html").read_text("utf-8")
+    assert "2 of 2 genes are not on the panel of every slide: their maps are empty on the others" in (
+        tmp_path / "named.html"
+    ).read_text("utf-8")
 
 
 def run_page_slides(folder: Path) -> PagedSlides:

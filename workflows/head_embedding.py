@@ -14,6 +14,7 @@ from mmap_st.errors import (
     RecipeMismatchError,
     RequestError,
     SlidesFailedError,
+    agreeing,
     counted,
     printable,
 )
@@ -209,7 +210,8 @@ def refuse_embedding_options(options: EmbeddingOptions, embeddings: str | Path |
         flags = {"embeddings": "--store"}
         named = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given)
         raise RequestError(
-            f"{named}: for slides that are still to be embedded, and this is a feature store; leave it out."
+            f"{named}: for slides that are still to be embedded, and this is a feature store; leave"
+            f" {agreeing(len(given), 'it', 'them')} out."
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import NORMALISATIONS, Panel, Split, Targets, noise_ceiling
-from mmap_st.errors import HeadError, counted, printable
+from mmap_st.errors import HeadError, agreeing, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
@@ -113,10 +113,11 @@ class TrustedGenes:
         of = f"of {counted(genes, 'gene')}"
         if self.of_patients:
             on = counted(self.patients, "patient")
-            return f"{self.trusted} {of} to be trusted: better than chance on {on} whom fits did not see"
+            return f"{self.trusted} {of} can be trusted: better than chance on {on} that no fit saw"
         return (
-            f"{self.above_chance} {of} predicted better than by chance where fits did not see them"
-            f" ({self.judged_on}); too few patients to tell which to trust on new ones"
+            f"{self.above_chance} {of} {agreeing(self.above_chance, 'is', 'are')} predicted better than by"
+            f" chance on spots that no fit saw ({self.judged_on}); too few patients to tell which to trust on"
+            " new ones"
         )
 
 

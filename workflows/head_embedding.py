@@ -19,7 +19,13 @@ from mmap_st.errors import (
     printable,
 )
 from mmap_st.extract.encoders import EncoderSpec
-from mmap_st.extract.engine import EncoderRequest, ExtractOptions, ExtractReport, extract_cohort
+from mmap_st.extract.engine import (
+    EncoderRequest,
+    ExtractOptions,
+    ExtractReport,
+    check_encoder,
+    extract_cohort,
+)
 from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
 from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
@@ -141,30 +147,36 @@ def embed_for_head(
     slides = _with_mpp(slides, options.source_mpp)
     grid = _grid_of(saved, slides, options.spots)
     check_store_out(store)
+    requests = [_request(card, spec, options) for card, spec in zip(cards, specs, strict=True)]
+    how = ExtractOptions(
+        options.batch_size, options.workers, unchecked=options.unchecked, enlarge=options.enlarge
+    )
+    # Hours may lie between the first encoder and the next, whose weights may not be there.
+    for request in requests[1:]:
+        check_encoder(request, how)
     reports = []
-    for card, spec in zip(cards, specs, strict=True):
-        random = str(card.encoder["weights_sha256"]).startswith(RANDOM)
-        request = EncoderRequest(
-            spec,
-            None if options.weights is None else Path(options.weights),
-            random,
-            options.device,
-            options.precision,
-            tokens=card.tokens,
-            trust_remote_code=options.trust_remote_code,
-            expected=dict(card.encoder),
-        )
-        how = ExtractOptions(
-            options.batch_size, options.workers, unchecked=options.unchecked, enlarge=options.enlarge
-        )
+    for card, request in zip(cards, requests, strict=True):
         with show_progress(progress) as display, stop_on_signals() as stop:
-            display(f"preparing {spec.name}")
+            display(f"preparing {request.spec.name}")
             reports.append(
                 extract_cohort(
                     slides, store, request, card.magnifications, how, display, grid=grid, stop=stop
                 )
             )
     return reports
+
+
+def _request(card: HeadCard, spec: EncoderSpec, options: EmbeddingOptions) -> EncoderRequest:
+    return EncoderRequest(
+        spec,
+        None if options.weights is None else Path(options.weights),
+        str(card.encoder["weights_sha256"]).startswith(RANDOM),
+        options.device,
+        options.precision,
+        tokens=card.tokens,
+        trust_remote_code=options.trust_remote_code,
+        expected=dict(card.encoder),
+    )
 
 
 def embedded_slides(reports: Sequence[ExtractReport]) -> list[str]:

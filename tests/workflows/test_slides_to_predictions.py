@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -18,8 +19,15 @@ from PIL import Image
 
 import mmap_st as mm
 from mmap_st.data import Cohort
-from mmap_st.errors import RecipeMismatchError, RequestError, SlidesFailedError, SlidesLeftOutWarning
-from mmap_st.extract.encoders import families
+from mmap_st.errors import (
+    EncoderError,
+    RecipeMismatchError,
+    RequestError,
+    SlidesFailedError,
+    SlidesLeftOutWarning,
+)
+from mmap_st.extract.encoders import EncoderSpec, build_encoder, families
+from mmap_st.extract.engine import extraction
 from mmap_st.head.neighbourhood import spot_pitch
 from mmap_st.workflows.head_embedding import cohort_of_slides
 from tests.conftest import TINY, Tiny
@@ -87,7 +95,9 @@ def test_another_grid(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:
     assert set(np.diff(np.sort(first))) <= {2, 4, 6, 8, 10}
 
 
-def test_heads_of_random_weights_and_of_several_encoders(tiny: Tiny, tmp_path: Path) -> None:
+def test_heads_of_random_weights_and_of_several_encoders(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A head of random weights finds the same random weights again."""
     cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
     store = shutil.copytree(tiny.store, tmp_path / "s.zarr")
@@ -100,6 +110,16 @@ def test_heads_of_random_weights_and_of_several_encoders(tiny: Tiny, tmp_path: P
     assert len(straight.extractions) == 2
     predicted = run.predict(store, "B1", progress=False)
     assert np.allclose(anndata.read_h5ad(straight.written["B1"]).X, predicted.X, atol=2e-3)
+
+    def build_all_but_one(spec: EncoderSpec, **options: Any) -> Any:
+        if spec.name == "efficientnet-lite0":
+            raise EncoderError("efficientnet-lite0: there are no weights.")
+        return build_encoder(spec, **options)
+
+    monkeypatch.setattr(extraction, "build_encoder", build_all_but_one)
+    with pytest.raises(EncoderError, match="there are no weights"):
+        mm.predict(run, cohort, tmp_path / "q", slides="B1", progress=False)
+    assert not (tmp_path / "q").exists()  # nothing is embedded with the other one first
 
 
 def test_other_weights_are_refused_before_any_image_is_opened(tiny: Tiny, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _as_json(head: ListedHead) -> dict[str, object]:
 def _show_heads(found: Sequence[ListedHead]) -> None:
     rows = [(head.name, head.source, head.broken or head.summary) for head in found]
     console.show_table("", ("head", "from", "what it is"), rows, left=(1, 2))
-    console.say("Your own is FILE.py:NAME. `mmap heads NAME` shows a head's settings.")
+    console.say("Your own head is FILE.py:NAME. `mmap heads NAME` shows a head's settings.")
 
 
 def show_head(head: ListedHead, prefix: str = "") -> None:
@@ -71,7 +71,7 @@ def show_head(head: ListedHead, prefix: str = "") -> None:
     rows = [(s.name, _default(s), _type(s), _meaning(s)) for s in head.settings]
     console.show_table("", ("setting", "default", "type", "meaning"), rows, left=(1, 2, 3))
     form, first = "HEAD.KEY=VALUE" if prefix else "KEY=VALUE", head.settings[0]
-    console.say(f"Give one by --set {form}, such as --set {prefix}{first.name}={_default(first)}.")
+    console.say(f"Set one with --set {form}, such as --set {prefix}{first.name}={_default(first)}.")
 
 
 def _default(setting: HeadSetting) -> str:

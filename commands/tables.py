@@ -57,19 +57,19 @@ def show_slide_scores(scores: Mapping[str, SlideScores], coverage: Mapping[str, 
     """A table of slides that were predicted and measured."""
     if not scores:
         return
+    from mmap_st.report import number
+
     header = ("slide", "spots", "PCC", "MSE", "MAE", "in 90% intervals")
     rows = [
         (
             slide,
             f"{of.n_spots:,}",
-            f"{of.pcc:.4f}",
-            f"{of.mse:.4f}",
-            f"{of.mae:.4f}",
+            *map(number, (of.pcc, of.mse, of.mae)),
             f"{coverage[slide]:.1%}" if slide in coverage else "",
         )
         for slide, of in scores.items()
     ]
-    console.show_table("predicted beside measured", header, rows)
+    console.show_table("predicted and measured", header, rows)
 
 
 #: Narrower terminals get the columns that one chooses by.

@@ -24,6 +24,7 @@ __all__ = [
     "Thumbnail",
     "ThumbnailReader",
     "alike_patients",
+    "are_squares",
     "array_indices",
     "check_cohort_out",
     "choose_panel",
@@ -60,7 +61,7 @@ __all__ = [
     "write_cohort",
 ]
 
-from .array_places import array_indices
+from .array_places import are_squares, array_indices
 from .arrays import mpp_from_pitch
 from .cohort import (
     VALUES,

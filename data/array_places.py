@@ -14,7 +14,14 @@ from mmap_st.data.spots import Spots
 # Ids that name their place: of grids and Visium HD; of legacy ST and joined transcripts, whose x comes first.
 _ROW_THEN_COLUMN = (re.compile(r"r(\d{4,})c(\d{4,})"), re.compile(r"s_\d+um_(\d+)_(\d+)-\d+"))
 _COLUMN_THEN_ROW = (re.compile(r"(\d+)x(\d+)"), re.compile(r"x(-?\d+)y(-?\d+)_[\d.]+um"))
+# Of these, those of squares that touch: Visium HD, and what was joined to squares.
+_SQUARES = (_ROW_THEN_COLUMN[1], _COLUMN_THEN_ROW[1])
 _TOLERANCE = 1e-3
+
+
+def are_squares(ids: Sequence[str]) -> bool:
+    """Whether spots are squares that touch, by their names: bins, not spots that were printed."""
+    return bool(ids) and any(all(map(pattern.fullmatch, ids)) for pattern in _SQUARES)
 
 
 def array_indices(ids: Sequence[str], spots: Spots | None = None) -> NDArray[np.int32] | None:

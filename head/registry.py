@@ -79,8 +79,8 @@ def head_method(name: str) -> HeadMethod:
         raise HeadError(installed.broken[name])
     known = [*HEADS, *_REGISTERED, *installed.methods]
     raise HeadError(
-        f"There is no head {name!r}{did_you_mean(name, known)}; the heads are {', '.join(known)}. Your own is"
-        " FILE.py:NAME, or has to be registered in this process."
+        f"There is no head {name!r}{did_you_mean(name, known)}; the heads are {', '.join(known)}. Your own"
+        " head is FILE.py:NAME, or has to be registered in this process."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,7 +103,7 @@ def _expanded(word: str, known: GeneNames) -> Sequence[str]:
             f"--genes {word}: a report draws genes that are named; give {_FORMS}, or leave --genes out for"
             " those that are predicted best."
         )
-    if Path(word).is_file():
+    if os.path.isfile(word):  # of any text, however long
         return read_gene_list(Path(word))
     refuse_no_gene(word, _FORMS)
     return (word,)

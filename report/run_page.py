@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import RequestError, counted, of_one_slide
+from mmap_st.errors import RequestError, agreeing, counted, of_one_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_file_out
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
-from mmap_st.head.runs import HEAD_JSON, INTERVAL, METRICS, SPREAD, UNS, read_card, read_metrics
+from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, UNS, read_card, read_metrics
 from mmap_st.head.scoring import pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
 from mmap_st.report.gene_choice import GeneChoice
@@ -135,9 +137,10 @@ def draw_page(
     found = RunFigures()
     summaries = _summaries(run)
     slides = None
+    listed = SlideList()
     if not (run / COMPARE_JSON).is_file():
         choice = None if genes is None else GeneChoice(genes, known_cards(run))
-        slides = _slides(prediction_files(run), choice, found, tell)
+        slides = _slides(prediction_files(run), choice, found, listed, tell)
     elif genes:
         raise RequestError(f"{run} is a comparison, which has no maps; leave --genes out.")
     if slides is None and not summaries:
@@ -145,7 +148,7 @@ def draw_page(
     what = "comparison" if (run / COMPARE_JSON).is_file() else "predicted gene expression"
     title = f"{run.resolve().name}: {what}"
     if slides is not None:
-        summaries.append(_summary_of_slides(slides.slides))
+        summaries.append(listed.summary())
     if found.failed:
         reasons = tuple(found.failed.items())
         summaries.append(Summary("", "slides that are not shown", ("slide", "reason"), reasons))
@@ -153,29 +156,50 @@ def draw_page(
     return found
 
 
-def _summary_of_slides(slides: Sequence[SlideLayers]) -> Summary:
-    """How each slide was predicted, and whether it is like those of training."""
-    measured = any(slide.measured is not None for slide in slides)
-    scores = ("PCC", "MSE", "MAE", "in 90% intervals") if measured else ()
-    rows = []
-    for slide in slides:
-        cells = [slide.name, f"{len(slide.xy):,}"]
-        if measured:
-            cells += _scores_of(slide)
-        rows.append((*cells, slide.verdict or "not known"))
-    columns = ("slide", "spots", *scores, "beside the training tissue")
-    return Summary("", "slides", columns, tuple(rows))
+@dataclass
+class SlideList:
+    """What a page says of its slides.
+
+    Attributes
+    ----------
+    rows
+        Of each: name, spots, scores, whether it is like those of training; no scores where nothing was
+        measured.
+    notes
+        What of them the maps do not show.
+    """
+
+    rows: list[tuple[str, str, list[str], str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, slide: SlideLayers, table: anndata.AnnData) -> None:
+        """Add a slide, scored on all genes and spots of its prediction, whichever of them are shown."""
+        self.rows.append((slide.name, f"{len(table):,}", _scores_of(table), slide.verdict or "not known"))
+        if len(slide.xy) < len(table):
+            self.notes.append(f"{slide.name}: maps show {len(slide.xy):,} of {counted(len(table), 'spot')}")
+
+    def summary(self) -> Summary:
+        """How each slide was predicted, and whether it is like those of training."""
+        scores = ("PCC", "MSE", "MAE", "in 90% intervals") if any(row[2] for row in self.rows) else ()
+        rows = tuple(
+            (name, spots, *(own or [""] * 4 if scores else ()), verdict)
+            for name, spots, own, verdict in self.rows
+        )
+        columns = ("slide", "spots", *scores, "compared with training tissue")
+        return Summary("", "slides", columns, rows, tuple(self.notes))
 
 
-def _scores_of(slide: SlideLayers) -> list[str]:
-    """PCC, MSE, MAE and coverage of a slide on the genes and spots that are shown."""
-    if slide.measured is None:
-        return [""] * 4
-    of = slide_metrics(slide.predicted, slide.measured)
-    covered = ""
-    if slide.reach is not None:
-        known = np.isfinite(slide.measured) & np.isfinite(slide.predicted)
-        covered = f"{(np.abs(slide.predicted - slide.measured) <= slide.reach)[known].mean():.1%}"
+def _scores_of(table: anndata.AnnData) -> list[str]:
+    """PCC, MSE, MAE and coverage of a slide; nothing where it has no measured values."""
+    if MEASURED not in table.layers:
+        return []
+    predicted, measured = np.asarray(table.X, np.float32), np.asarray(table.layers[MEASURED], np.float32)
+    known = np.isfinite(measured) & np.isfinite(predicted)
+    if not known.any():
+        return []
+    of = slide_metrics(predicted, measured)
+    reach = _reach_of(table)
+    covered = "" if reach is None else f"{(np.abs(predicted - measured) <= reach)[known].mean():.1%}"
     return [number(of.pcc), number(of.mse), number(of.mae), covered]
 
 
@@ -192,19 +216,26 @@ def _summaries(run: Path) -> list[Summary]:
 
 
 def _slides(
-    files: Sequence[Path], choice: GeneChoice | None, found: RunFigures, tell: ProgressCallback
+    files: Sequence[Path],
+    choice: GeneChoice | None,
+    found: RunFigures,
+    listed: SlideList,
+    tell: ProgressCallback,
 ) -> PagedSlides | None:
     slides: list[SlideLayers] = []
-    wanted: list[list[str]] = []
-    columns: dict[str, dict[str, object]] = {}
+    wanted: list[Sequence[str]] = []
+    columns: dict[str, dict[str, list[object]]] = {}
     for place, file in enumerate(files, start=1):
         tell(f"reading {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
             table = read_table(file)
             slide = layers_of(table, max(1, _MOST_SPOTS // len(files)))
+            if any(slide.name == other.name for other in slides):
+                slide = replace(slide, name=f"{slide.name} ({file.name})")
             own = slide.genes if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
+            listed.add(slide, table)
             slides.append(slide)
-            wanted.append(list(own))
+            wanted.append(own)
         except RequestError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
@@ -212,40 +243,65 @@ def _slides(
             continue
         for column in _COLUMNS:
             if column in table.var:
-                of_genes = dict(zip(map(str, table.var_names), table.var[column].tolist(), strict=True))
-                columns[column] = of_genes | columns.get(column, {})
+                for gene, value in zip(map(str, table.var_names), table.var[column].tolist(), strict=True):
+                    columns.setdefault(column, {}).setdefault(gene, []).append(value)
     if not slides:
         return None
-    chosen = [gene for gene in wanted[0] if all(gene in own for own in wanted)]
+    chosen = list(dict.fromkeys(gene for own in wanted for gene in own))
     if choice is not None:
         found.notes += choice.notes
     if not chosen:
-        said = "; ".join(found.notes) or "the slides have no gene in common, make a page of each"
-        raise RequestError(f"no page can be written: {said}.")
+        raise RequestError(f"no page can be written: {'; '.join(found.notes)}.")
     room = max(1, MOST_VALUES // sum(len(slide.xy) * slide.n_layers for slide in slides))
     ranked = _by_correlation([slide.only(chosen) for slide in slides], chosen)
     kept = (ranked if choice is None else chosen)[:room]
+    listed.notes += _notes_of_genes(slides, kept, columns)
     shown = {
-        _COLUMNS[column]: [_cell(values.get(gene)) for gene in kept] for column, values in columns.items()
+        _COLUMNS[column]: [_cell(values.get(gene, [])) for gene in kept] for column, values in columns.items()
     }
     return PagedSlides(tuple(slide.only(kept) for slide in slides), shown, len(chosen) - len(kept))
 
 
-def _cell(value: object) -> object:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return float("nan") if value is None else value
+def _notes_of_genes(
+    slides: Sequence[SlideLayers],
+    genes: Sequence[str],
+    columns: dict[str, dict[str, list[object]]],
+) -> list[str]:
+    """What to say where slides were predicted by several heads, as those of folds are."""
+    notes = []
+    apart = sum(any(gene not in slide.genes for slide in slides) for gene in genes)
+    if apart:
+        notes.append(
+            f"{apart} of {counted(len(genes), 'gene')} {agreeing(apart, 'is', 'are')} not on the panel of"
+            f" every slide: {agreeing(apart, 'its', 'their')} maps are empty on the others"
+        )
+    if any(len(set(map(repr, values))) > 1 for of_genes in columns.values() for values in of_genes.values()):
+        notes.append(
+            "slides were predicted by several heads: ceiling and cv PCC are means over slides, and a gene is"
+            " trusted where every head trusts it"
+        )
+    return notes
+
+
+def _cell(values: Sequence[object]) -> object:
+    """What the table of genes shows of the values that the slides' heads have of a gene."""
+    if values and all(isinstance(value, bool) for value in values):
+        return "yes" if all(values) else "no"
+    known = [value for value in values if isinstance(value, float) and value == value]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _by_correlation(slides: Sequence[SlideLayers], genes: Sequence[str]) -> list[str]:
     """Genes by their mean correlation with measured values; without any, by how much predictions vary."""
-    scores = [
-        np.nanstd(slide.predicted, axis=0)
-        if slide.measured is None
-        else np.nan_to_num(pearson_per_gene(slide.predicted, slide.measured), nan=-1.0)
-        for slide in slides
-        if slide.measured is not None or all(other.measured is None for other in slides)
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of genes that a slide has no values of
+        scores = [
+            np.nan_to_num(np.nanstd(slide.predicted, axis=0))
+            if slide.measured is None
+            else np.nan_to_num(pearson_per_gene(slide.predicted, slide.measured), nan=-1.0)
+            for slide in slides
+            if slide.measured is not None or all(other.measured is None for other in slides)
+        ]
     order = np.argsort(-np.mean(scores, axis=0), kind="stable")
     return [genes[i] for i in order]
 
@@ -285,7 +341,6 @@ def layers_of(table: anndata.AnnData, most_spots: int) -> SlideLayers:
         predicted=shown.predicted,
         spread=np.asarray(table.layers[SPREAD], np.float32) if SPREAD in table.layers else None,
         measured=shown.measured,
-        reach=_reach_of(table),
         distance=distance,
         thumbnail=shown.background,
         mpp=shown.mpp,

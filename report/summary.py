@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from mmap_st.errors import counted
 from mmap_st.head.evaluation import ComparisonResult, EvaluationMetrics
-from mmap_st.head.runs import RunMetrics, TrustedGenes
+from mmap_st.head.runs import RunMetrics
 from mmap_st.head.scoring import Interval, NoiseCeiling, PredictionIntervals, Scores
 
 #: What tables call the predictors of results.
@@ -61,7 +61,7 @@ def summary_of_run(metrics: RunMetrics, head: str) -> Summary:
     _add_ceiling(columns, rows, shown.values(), metrics.noise_ceiling)
     found = [
         *_coverage(metrics.prediction_intervals),
-        *_trust(metrics.gene_trust, protocol.genes),
+        *([] if metrics.gene_trust is None else [metrics.gene_trust.sentence(protocol.genes)]),
     ]
     return Summary(about, "test slides", tuple(columns), tuple(map(tuple, rows)), tuple(found))
 
@@ -99,20 +99,6 @@ def summary_of_comparison(result: ComparisonResult) -> Summary:
     columns, rows = table_of(result.rows)
     lines = tuple(map(tuple, rows))
     return Summary(about(result), "held-out slides", tuple(columns), lines, tuple(notes(result)))
-
-
-def _trust(found: TrustedGenes | None, genes: int) -> list[str]:
-    """How many genes are to be trusted."""
-    if found is None:
-        return []
-    of = f"of {counted(genes, 'gene')}"
-    if found.of_patients:
-        patients = counted(found.patients, "patient")
-        return [f"{found.trusted} {of} to be trusted: better than chance on {patients} whom fits did not see"]
-    return [
-        f"{found.above_chance} {of} predicted better than by chance where fits did not see them"
-        f" ({found.judged_on}); too few patients to tell which to trust on new ones"
-    ]
 
 
 def _add_ceiling(

@@ -9,9 +9,10 @@ from mmap_st.data import Cohort, CohortSlide, SlideSurvey, mpp_from_pitch, surve
 from mmap_st.errors import CohortError, SlideError, of_one_slide
 from mmap_st.extract.slides import KnownMpp, choose_mpp, known_mpps, open_slide
 
-_MPP_RANGE, _PITCH_RANGE = (0.01, 100.0), (0.1, 10_000.0)
-# Closer values are one value that was rounded.
-_SAME = 0.01
+#: Least and greatest that users can give: micrometres per pixel, and between spots.
+MPP_RANGE, _PITCH_RANGE = (0.01, 100.0), (0.1, 10_000.0)
+#: Closer values are one value that was rounded.
+SAME_MPP = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def survey_and_fill(
         If a number is out of range; before the first slide.
     """
     for option, number, (least, most), what in (
-        ("--mpp", mpp, _MPP_RANGE, "micrometres per pixel"),
+        ("--mpp", mpp, MPP_RANGE, "micrometres per pixel"),
         ("--pitch-um", pitch_um, _PITCH_RANGE, "micrometres"),
     ):
         if number is not None and not least <= number <= most:
@@ -76,7 +77,7 @@ def _with_pitch(found: SurveyedSlide, pitch_um: float) -> SurveyedSlide:
         return found
     known = look.spots.pitch_um
     if known is not None:
-        if abs(known / pitch_um - 1) <= _SAME:
+        if abs(known / pitch_um - 1) <= SAME_MPP:
             return found
         return replace(
             found,
@@ -96,11 +97,11 @@ def _with_pitch(found: SurveyedSlide, pitch_um: float) -> SurveyedSlide:
 
 def _with_mpp(found: SurveyedSlide, mpp: float) -> SurveyedSlide:
     look = found.look
-    known = [one for one in known_mpps(look.row, _image_mpp(look.row), look.spots) if one.plausible]
+    known = [one for one in known_mpps(look.row, image_mpp(look.row), look.spots) if one.plausible]
     if not known:
         return replace(found, look=replace(look, row=replace(look.row, mpp=mpp)))
     farthest = max(known, key=lambda one: abs(one.mpp / mpp - 1))
-    if abs(farthest.mpp / mpp - 1) <= _SAME:
+    if abs(farthest.mpp / mpp - 1) <= SAME_MPP:
         return found
     told = f"--mpp {mpp:g} is not its um/px, which are {farthest.shown}"
     if _could_be_one(look.row, known, mpp):
@@ -124,7 +125,7 @@ def _with_problem(found: SurveyedSlide, problem: str) -> SurveyedSlide:
     return replace(found, look=replace(found.look, problems=(*found.look.problems, problem)))
 
 
-def _image_mpp(row: CohortSlide) -> float | None:
+def image_mpp(row: CohortSlide) -> float | None:
     """What the image says; nothing where it cannot be read, of which others tell."""
     if row.image is None:
         return None

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmap_st.data import Cohort
-from mmap_st.data.readers import READERS, CohortSource, is_slide_folder, open_cohort
+from mmap_st.data import Cohort, CohortSlide
+from mmap_st.data.readers import READERS, CohortSource, is_slide_folder, open_cohort, read_spots
 from mmap_st.errors import (
     EncoderError,
     RecipeMismatchError,
     RequestError,
     SlidesFailedError,
+    agreeing,
     counted,
     printable,
 )
 from mmap_st.extract.encoders import EncoderSpec
-from mmap_st.extract.engine import EncoderRequest, ExtractOptions, ExtractReport, extract_cohort
-from mmap_st.extract.slides import GridRequest, parse_grid
+from mmap_st.extract.engine import (
+    EncoderRequest,
+    ExtractOptions,
+    ExtractReport,
+    check_encoder,
+    extract_cohort,
+)
+from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
 from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
 from mmap_st.workflows.arguments import Encoders, check_store_out, encoders_by_name, read_cohort, spec_of
+from mmap_st.workflows.cohort_scale import MPP_RANGE, SAME_MPP, image_mpp
 from mmap_st.workflows.display import show_progress
 from mmap_st.workflows.embedding import stop_on_signals
 
+_LOG = logging.getLogger(__name__)
 _TABLES = (".csv", ".parquet")
 
 
@@ -41,7 +51,7 @@ class EmbeddingOptions:
     weights
         Of the head's encoder, where it has one only.
     source_mpp
-        Micrometres per pixel of slides that do not state it.
+        Micrometres per pixel of slides that do not state it; the others keep theirs.
     """
 
     spots: str | None = None
@@ -127,28 +137,27 @@ def embed_for_head(
             f"--weights is for a head of one encoder, and this one has {saved.encoder}; name the weights of"
             " each in the configuration (`mmap encoders`)."
         )
-    specs = [_spec_of(card, encoders_by_name(options.encoder)) for card in cards]
+    own = encoders_by_name(options.encoder)
+    if others := sorted(own.keys() - {card.encoder_name for card in cards}):
+        raise RequestError(
+            f"--encoder {printable(others[0])}: the head was trained on {printable(saved.encoder)}; leave"
+            " --encoder out, or give that one."
+        )
+    specs = [_spec_of(card, own) for card in cards]
     slides = _with_mpp(slides, options.source_mpp)
     grid = _grid_of(saved, slides, options.spots)
     check_store_out(store)
+    requests = [_request(card, spec, options) for card, spec in zip(cards, specs, strict=True)]
+    how = ExtractOptions(
+        options.batch_size, options.workers, unchecked=options.unchecked, enlarge=options.enlarge
+    )
+    # Hours may lie between the first encoder and the next, whose weights may not be there.
+    for request in requests[1:]:
+        check_encoder(request, how)
     reports = []
-    for card, spec in zip(cards, specs, strict=True):
-        random = str(card.encoder["weights_sha256"]).startswith(RANDOM)
-        request = EncoderRequest(
-            spec,
-            None if options.weights is None else Path(options.weights),
-            random,
-            options.device,
-            options.precision,
-            tokens=card.tokens,
-            trust_remote_code=options.trust_remote_code,
-            expected=dict(card.encoder),
-        )
-        how = ExtractOptions(
-            options.batch_size, options.workers, unchecked=options.unchecked, enlarge=options.enlarge
-        )
+    for card, request in zip(cards, requests, strict=True):
         with show_progress(progress) as display, stop_on_signals() as stop:
-            display(f"preparing {spec.name}")
+            display(f"preparing {request.spec.name}")
             reports.append(
                 extract_cohort(
                     slides, store, request, card.magnifications, how, display, grid=grid, stop=stop
@@ -157,8 +166,21 @@ def embed_for_head(
     return reports
 
 
+def _request(card: HeadCard, spec: EncoderSpec, options: EmbeddingOptions) -> EncoderRequest:
+    return EncoderRequest(
+        spec,
+        None if options.weights is None else Path(options.weights),
+        str(card.encoder["weights_sha256"]).startswith(RANDOM),
+        options.device,
+        options.precision,
+        tokens=card.tokens,
+        trust_remote_code=options.trust_remote_code,
+        expected=dict(card.encoder),
+    )
+
+
 def embedded_slides(reports: Sequence[ExtractReport]) -> list[str]:
-    """Slides that are complete with every encoder, in the cohort's order.
+    """Slides that are complete with every encoder, sorted by name.
 
     Raises
     ------
@@ -200,7 +222,8 @@ def refuse_embedding_options(options: EmbeddingOptions, embeddings: str | Path |
         flags = {"embeddings": "--store"}
         named = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in given)
         raise RequestError(
-            f"{named}: for slides that are still to be embedded, and this is a feature store; leave it out."
+            f"{named}: for slides that are still to be embedded, and this is a feature store; leave"
+            f" {agreeing(len(given), 'it', 'them')} out."
         )
 
 
@@ -240,11 +263,39 @@ def _spec_of(card: HeadCard, own: Mapping[str, EncoderSpec]) -> EncoderSpec:
 
 
 def _with_mpp(slides: Cohort, mpp: float | None) -> Cohort:
-    """Slides with this scale where their rows state none; it fails those whose files say otherwise."""
+    """Slides with this scale where neither their rows nor their files state one.
+
+    Raises
+    ------
+    RequestError
+        If it is no scale.
+    """
     if mpp is None:
         return slides
-    rows = tuple(replace(row, mpp=mpp) if row.mpp is None else row for row in slides.slides)
-    return replace(slides, slides=rows)
+    least, most = MPP_RANGE
+    if not least <= mpp <= most:
+        raise RequestError(f"--source-mpp {mpp:g}: give micrometres per pixel from {least:g} to {most:,g}.")
+    return replace(slides, slides=tuple(_row_with_mpp(row, mpp) for row in slides.slides))
+
+
+def _row_with_mpp(row: CohortSlide, mpp: float) -> CohortSlide:
+    if row.mpp is not None:
+        return row
+    try:
+        spots = None if row.spots is None else read_spots(row)
+        known = [one for one in known_mpps(row, image_mpp(row), spots) if one.plausible]
+    except Exception:  # noqa: BLE001 - whatever it is, the slide fails by it where it is embedded
+        known = []
+    if not known:
+        return replace(row, mpp=mpp)
+    if abs(known[0].mpp / mpp - 1) > SAME_MPP:
+        _LOG.warning(
+            "%s keeps its um/px, %s; --source-mpp %g was not taken.",
+            printable(row.slide),
+            known[0].shown,
+            mpp,
+        )
+    return row
 
 
 def _grid_of(saved: SavedHead, slides: Cohort, spots: str | None) -> GridRequest | None:

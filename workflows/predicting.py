@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmap_st.data.readers import CohortSource
+from mmap_st.errors import RequestError
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides
@@ -155,6 +156,8 @@ def predict(
     extractions: list[ExtractReport] = []
     if given is not None:
         where = Path(out) / FEATURES if embeddings is None else Path(embeddings)
+        if where.resolve() == Path(out).resolve():
+            raise RequestError(f"--store {where} is --out, the folder of the predictions; name another.")
         given = given if names is None else given.only(names)
         check_prediction_folder(Path(out), saved.sha256, given.names, overwrite=overwrite)
         extractions = embed_for_head(saved, given, where, options, progress=progress)

@@ -3,6 +3,7 @@ __all__ = [
     "ExtractOptions",
     "ExtractReport",
     "PreviewReport",
+    "check_encoder",
     "check_inside",
     "check_some_spots",
     "count_outside",
@@ -18,7 +19,7 @@ __all__ = [
 ]
 
 from .device import keep_freed_memory
-from .extraction import EncoderRequest, ExtractReport, extract_cohort
+from .extraction import EncoderRequest, ExtractReport, check_encoder, extract_cohort
 from .machine import examine_machine
 from .placement import check_inside, check_some_spots, count_outside
 from .plan import (

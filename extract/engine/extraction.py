@@ -279,6 +279,17 @@ def _build(request: EncoderRequest, store: FeatureStore | None, options: Extract
     )
 
 
+def check_encoder(request: EncoderRequest, options: ExtractOptions) -> None:
+    """Build an encoder, and refuse it where `extract_cohort` would.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be had, or is not the one that was expected.
+    """
+    _check_expected(request, run_recipe(_build(request, None, options), options.tissue_min))
+
+
 def _check_expected(request: EncoderRequest, shared: Recipe) -> None:
     """Refuse weights that are not those that a head was trained with, before any image is opened."""
     different = [] if request.expected is None else differences(request.expected, head_part(shared))

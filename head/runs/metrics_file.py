@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import mmap_st
 from mmap_st.data import NORMALISATIONS, Panel, Split, Targets, noise_ceiling
-from mmap_st.errors import HeadError, counted, printable
+from mmap_st.errors import HeadError, agreeing, counted, printable
 from mmap_st.extract.store import Recipe
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import FittedHead, Validation, settings_values
@@ -107,6 +107,18 @@ class TrustedGenes:
     judged_on: str
     patients: int
     of_patients: bool
+
+    def sentence(self, genes: int) -> str:
+        """How many of the `genes` of a panel are to be trusted, without a full stop."""
+        of = f"of {counted(genes, 'gene')}"
+        if self.of_patients:
+            on = counted(self.patients, "patient")
+            return f"{self.trusted} {of} can be trusted: better than chance on {on} that no fit saw"
+        return (
+            f"{self.above_chance} {of} {agreeing(self.above_chance, 'is', 'are')} predicted better than by"
+            f" chance on spots that no fit saw ({self.judged_on}); too few patients to tell which to trust on"
+            " new ones"
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -325,7 +325,8 @@ def _predict(
     }
     if row is not None:
         about["image"] = None if row.image is None else str(absolute(row.image))
-        if row.counts is not None:
+        # A grid that was laid on the tissue is of no count table.
+        if row.counts is not None and (row.spots is not None or stored.spots_made_by() is None):
             counts = counts_on_panel(row, slide.ids, saved.genes)
             slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]
     for card, seen in zip(saved.card.by_encoder, slide.by_encoder, strict=True):

@@ -64,10 +64,10 @@ def prediction_folder(
     Raises
     ------
     RequestError
-        If `out` is a file, is being written by another process, holds predictions of another head, or a file
-        that is not a prediction is in the way.
+        If `out` is a file or a feature store, is being written by another process, holds predictions of
+        another head, or a file that is not a prediction is in the way.
     """
-    check_folder_out(out)
+    _check_out(out)
     is_new = not out.exists()
     refusal = f"--out {out} is being written by another process; wait until it ends, or name another folder."
     try:
@@ -99,10 +99,16 @@ def check_prediction_folder(
     """
     files = [prediction_file(out, name) for name in slides]
     refuse_clashes((file.name for file in files), out)
-    check_folder_out(out)
+    _check_out(out)
     if out.exists() and _of_other_heads(out, head_sha256, files) and not overwrite:
         with prediction_folder(out, head_sha256, files):
             pass
+
+
+def _check_out(out: Path) -> None:
+    check_folder_out(out)
+    if (out / "zarr.json").is_file():
+        raise RequestError(f"--out {out} is a feature store; name another folder for the predictions.")
 
 
 def _of_other_heads(out: Path, head_sha256: str, files: Sequence[Path]) -> list[Path]:

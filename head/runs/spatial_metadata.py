@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data import CohortSlide, Spots, Thumbnail, ThumbnailReader, array_indices
+from mmap_st.data import CohortSlide, Spots, Thumbnail, ThumbnailReader, are_squares, array_indices
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import of_one_slide
 from mmap_st.extract.store import StoredSlide, encode_name
@@ -97,12 +97,12 @@ def spatial_metadata_of(
         if mpp in mpps
     ]
     thumbnail = None if row is None or row.image is None else thumbnail_of(row.image)
-    is_grid = stored.spots_made_by() is not None
-    diameter = spot_diameter(xy, stored.source_mpp, is_grid=is_grid)
+    fills = stored.spots_made_by() is not None or are_squares(ids)
+    diameter = spot_diameter(xy, stored.source_mpp, fills=fills)
     return SpatialMetadata(diameter, array, np.fmin.reduce(shares).astype(np.float32), thumbnail)
 
 
-def spot_diameter(xy: NDArray[np.float64], mpp: float | None, *, is_grid: bool = False) -> float:
+def spot_diameter(xy: NDArray[np.float64], mpp: float | None, *, fills: bool = False) -> float:
     """Width of a spot in level-0 pixels.
 
     Visium's are 55 um wide, those of legacy ST 100 um; the squares of grids and bins fill the pitch.
@@ -113,15 +113,15 @@ def spot_diameter(xy: NDArray[np.float64], mpp: float | None, *, is_grid: bool =
         (n, 2) centres in level-0 pixels.
     mpp
         Micrometres per level-0 pixel; None: a little more than half of the pitch is taken.
-    is_grid
-        Whether the spots are a grid that was laid on the tissue.
+    fills
+        Whether the spots fill the pitch: a grid that was laid on the tissue, or bins.
     """
     pitch = spot_pitch(xy)
     if mpp is None:
         return pitch * _UNSCALED
     if len(xy) < 2:
         return _PRINTED[100.0] / mpp
-    printed = None if is_grid else _PRINTED.get(nominal_pitch(pitch * mpp))
+    printed = None if fills else _PRINTED.get(nominal_pitch(pitch * mpp))
     return pitch if printed is None else printed / mpp
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Before the name of a set, in ``obs``.
 SCORE = "score_"
+# An .h5ad file keeps the names of its columns in a header of 64 KB, 16 bytes each.
+_MOST_SETS = 4000
 # The mean of one gene is that gene.
 _FEWEST_GENES = 2
 # Predictions that differ less than float32 tells apart do not vary.
@@ -47,13 +49,16 @@ class GeneSets:
         The score is the mean over the set's genes of what was predicted, each gene brought to mean 0 and
         standard deviation 1 over the slide's valid spots. A gene that does not vary there counts 0.
         """
+        import pandas as pd
+
         predicted = np.asarray(table.X, np.float32)
         valid = np.isfinite(predicted).all(axis=1)
-        for name, columns in self.columns.items():
-            score = np.full(len(predicted), np.nan, np.float32)
+        scores = {f"{SCORE}{name}": np.full(len(predicted), np.nan, np.float32) for name in self.columns}
+        for score, columns in zip(scores.values(), self.columns.values(), strict=True):
             if valid.any():
                 score[valid] = z_scores(predicted[np.ix_(valid, columns)]).mean(axis=1)
-            table.obs[f"{SCORE}{name}"] = score
+        # All at once: one by one, thousands of columns take long.
+        table.obs = pd.concat([table.obs, pd.DataFrame(scores, index=table.obs.index)], axis=1)
 
 
 def z_scores(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -80,7 +85,7 @@ def gene_sets_on_panel(
     Raises
     ------
     PanelError
-        If the file cannot be read, or no set has two genes on the panel.
+        If the file cannot be read, no set has two genes on the panel, or more have than a file can hold.
     """
     named = read_gmt(sets) if isinstance(sets, Path) else _checked(sets, "gene_sets")
     known = GeneNames.of_panel(genes, gene_ids)
@@ -99,7 +104,12 @@ def gene_sets_on_panel(
             f"--gene-sets: {told}, so that there is nothing to score; check the gene names, or fit a head"
             " whose --genes names them."
         )
-    kept = {name: columns for name, columns in found.items() if name not in set(few)}
+    kept = {name: columns for name, columns in found.items() if len(columns) >= _FEWEST_GENES}
+    if len(kept) > _MOST_SETS:
+        raise PanelError(
+            f"--gene-sets: {len(kept):,} gene sets would be scored, and an .h5ad file holds the scores of"
+            f" {_MOST_SETS:,} at most; give fewer."
+        )
     return GeneSets(kept, (f"{told} and no score: {some(few)}",) if few else ())
 
 

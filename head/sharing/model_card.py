@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mmap_st.head.runs import TrustedGenes
 from mmap_st.head.scoring import (
     OMITTED,
     Calibration,
@@ -130,17 +131,12 @@ class GeneFacts:
 
 
 @dataclass(frozen=True)
-class TrustFacts:
-    """How many genes are predicted better than by chance, see `mmap_st.head.runs.TrustedGenes`.
+class TrustFacts(TrustedGenes):
+    """How many genes are predicted better than by chance.
 
     `best` are those of the highest correlation among the trusted ones.
     """
 
-    trusted: int
-    above_chance: int
-    judged_on: str
-    patients: int
-    of_patients: bool
     best: tuple[GeneFacts, ...] = ()
 
 

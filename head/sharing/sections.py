@@ -269,21 +269,10 @@ def _score_tables(card: ModelCard) -> Iterator[CardTable]:
 
 
 def _trust(card: ModelCard) -> Iterator[str]:
-    trust = card.trust
-    if trust is None:
+    if card.trust is None:
         yield "Which genes to trust was not judged."
-    elif trust.of_patients:
-        on = counted(trust.patients, "patient")
-        yield (
-            f"{trust.trusted} of {counted(card.panel.genes, 'gene')} to be trusted: better than chance on"
-            f" {on} whom fits did not see."
-        )
     else:
-        yield (
-            f"{trust.above_chance} of {counted(card.panel.genes, 'gene')} predicted better than by chance"
-            f" where fits did not see them ({short(trust.judged_on)}); too few patients to tell which to"
-            " trust on new ones."
-        )
+        yield f"{short_sentence(card.trust.sentence(card.panel.genes))}."
 
 
 def _gene_tables(card: ModelCard) -> Iterator[CardTable]:

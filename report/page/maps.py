@@ -139,7 +139,7 @@ def maps_and_genes(
     with_pcc = any(slide.measured is not None for slide in slides)
     table = _table(table_source, CDSView(filter=kept), columns, with_pcc=with_pcc)
     search = TextInput(title="search genes", width=180, name="search")
-    trusted = Checkbox(label="trusted genes alone", name="trusted", visible="trusted" in columns)
+    trusted = Checkbox(label="trusted genes only", name="trusted", visible="trusted" in columns)
     choose_genes = column(search, trusted)
     narrow = CustomJS(
         args={"source": table_source, "kept": kept, "search": search, "trusted": trusted}, code=_NARROW

@@ -72,10 +72,11 @@ function show_slide(args, slide) {
   shown_slide = slide.name
 }
 
-function in_words(slide, gene, name) {
+function in_words(slide, gene, name, predicted) {
   const parts = [`${name} on ${slide.name}`]
   const pcc = slide.pcc?.[gene]
-  if (pcc !== undefined) parts.push(Number.isFinite(pcc) ? `PCC ${pcc.toFixed(2)}` : "PCC undefined")
+  if (predicted.every(Number.isNaN)) parts.push("not predicted on this slide")
+  else if (pcc !== undefined) parts.push(Number.isFinite(pcc) ? `PCC ${pcc.toFixed(2)}` : "PCC undefined")
   parts.push(slide.units)
   if (slide.verdict) parts.push(slide.verdict)
   return parts.join("; ")
@@ -96,9 +97,10 @@ export default async function (args, source) {
   }
   if (!themed) follow_theme(args)
   const slide = slides.find((one) => one.name === choose_slide.value) ?? slides[0]
+  const unpacked = await layers(slide)
+  if (choose_slide.value !== slide.name) return // another was chosen meanwhile
   const gene = genes.indexOf(choose_gene.value)
   if (gene < 0) return // still being typed
-  const unpacked = await layers(slide)
   if (shown_slide !== slide.name) show_slide(args, slide)
   const predicted = values_of(slide, unpacked, "predicted", gene)
   const nothing = new Float32Array(predicted.length).fill(NaN)
@@ -123,5 +125,5 @@ export default async function (args, source) {
   for (const name of Object.keys(spots.data)) if (name in values) shown[name] = values[name]
   spots.data = shown
   for (const glyph of args.glyphs) glyph.radius = {value: (radius.value * slide.spot_px) / 2}
-  words.text = `<p role="status" aria-live="polite">${escaped(in_words(slide, gene, genes[gene]))}</p>`
+  words.text = `<p role="status" aria-live="polite">${escaped(in_words(slide, gene, genes[gene], predicted))}</p>`
 }

@@ -45,8 +45,6 @@ class SlideLayers:
         (g,) an id of each gene, or ""; None where the prediction has none.
     predicted, spread, measured
         (n, g) values, NaN where there is none; None where the slide has no such layer.
-    reach
-        (n, g) half of the width of the 90% intervals; None where they are not known.
     distance
         (n,) of the spots from the training tissue, 1 being typical; None where it is not known.
     thumbnail
@@ -67,7 +65,6 @@ class SlideLayers:
     predicted: Array
     spread: Array | None
     measured: Array | None
-    reach: Array | None
     distance: Array | None
     thumbnail: Thumbnail | None
     mpp: float | None
@@ -79,19 +76,21 @@ class SlideLayers:
         return sum(values is not None for values in (self.predicted, self.spread, self.measured))
 
     def only(self, genes: Sequence[str]) -> SlideLayers:
-        """The slide with some of its genes, in this order."""
+        """The slide with these genes, in this order; NaN for one that it does not have."""
         place = {gene: i for i, gene in enumerate(self.genes)}
-        chosen = [place[gene] for gene in genes]
+        chosen = [place.get(gene, 0) for gene in genes]
+        has = np.array([gene in place for gene in genes], np.bool_)
         layers = {
-            name: None if values is None else values[:, chosen]
+            name: None if values is None else np.where(has, values[:, chosen], np.nan)
             for name, values in (
                 ("predicted", self.predicted),
                 ("spread", self.spread),
                 ("measured", self.measured),
-                ("reach", self.reach),
             )
         }
-        ids = None if self.gene_ids is None else tuple(self.gene_ids[i] for i in chosen)
+        ids = self.gene_ids
+        if ids is not None:
+            ids = tuple(ids[place[gene]] if gene in place else "" for gene in genes)
         return replace(self, genes=tuple(genes), gene_ids=ids, **layers)  # type: ignore[arg-type]
 
 

@@ -161,6 +161,26 @@ def test_another_slide_and_another_scale(page: Page) -> None:
     assert not page.errors()
 
 
+def test_a_gene_that_a_slide_lacks_is_not_predicted_there(
+    browser: webdriver.Chrome, predictions: Path, tmp_path: Path
+) -> None:
+    """As where folds chose their own panels."""
+    (tmp_path / "p").mkdir()
+    for slide, genes in (("A1", slice(0, 6)), ("B1", slice(4, None))):
+        table = anndata.read_h5ad(predictions / f"{slide}.h5ad")
+        table[:, genes].copy().write_h5ad(tmp_path / "p" / f"{slide}.h5ad")
+    gene = str(table.var_names[-1])
+    draw_page(tmp_path / "p", tmp_path / "page.html")
+    page = Page(browser, tmp_path / "page.html")
+    browser.execute_script("Bokeh.documents[0].get_model_by_name('gene').value = arguments[0]", gene)
+    page.wait(lambda: page.words().startswith(f"{gene} on A1; not predicted on this slide; "))
+    assert np.isnan(page.values("predicted")).all()
+    (select,) = page.find("select")
+    select.send_keys("B1")
+    page.wait(lambda: page.words().startswith(f"{gene} on B1; PCC "))
+    assert not page.errors()
+
+
 def test_names_are_text(browser: webdriver.Chrome, predictions: Path, tmp_path: Path) -> None:
     table = anndata.read_h5ad(predictions / "B1.h5ad")
     table.var_names = [HOSTILE, *list(table.var_names)[1:]]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmap_st.data import Spots, array_indices
+from mmap_st.data import Spots, are_squares, array_indices
 from mmap_st.data.arrays import hexagonal_positions, square_positions
 
 
@@ -57,6 +57,21 @@ def test_hexagonal_and_square_arrays_are_found_again_in_any_order(
     assert found is not None
     if (hexagonal[:, 0] > 0).any():
         assert np.array_equal(found, hexagonal[order])
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (("x0012y0034_100um", "x-001y0000_100um"), True),
+        (("s_016um_00052_00082-1",), True),
+        (("10x13", "9x2"), False),
+        (("r0012c0034",), False),
+        (("AAAC-1", "x0012y0034_100um"), False),
+        ((), False),
+    ],
+)
+def test_names_of_squares_that_touch(ids: tuple[str, ...], expected: bool) -> None:
+    assert are_squares(ids) is expected
 
 
 @pytest.mark.parametrize("array", [None, np.array([[0.31, 0.77], [1.2, 2.9]])])

@@ -51,6 +51,12 @@ def test_the_note_says_how_to_have_a_gene(how: str, advice: str) -> None:
     assert chosen.notes == [f"SCD is not on the panel of this head ({how}); fit with --genes {advice}"]
 
 
+def test_a_word_of_any_length_is_a_missing_gene() -> None:
+    chosen = choice("X" * 5000, "FASN")
+    assert chosen.of_slide("S", GENES) == ["FASN"]
+    assert chosen.missing == {"X" * 5000: ["S"]}
+
+
 def test_notes_are_one_for_the_genes_that_the_same_slides_lack() -> None:
     chosen = choice("SCD", "GNAS", "erbb2", "FASN")
     chosen.of_slide("S", GENES)

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 import mmap_st as mm
 from mmap_st.report import draw_page
+from mmap_st.report.page import PagedSlides
 from mmap_st.report.page.page import page_of
 from mmap_st.report.page.slide_layers import LEVELS, SPREAD_LEVELS, pack_layer, unpack_layer
 from mmap_st.report.run_page import layers_of
@@ -164,6 +165,154 @@ def test_of_very_many_spots_every_second_is_shown(predictions: Path) -> None:
     whole, half = layers_of(table, 10_000), layers_of(table, -(-len(table) // 2))
     assert half.ids == whole.ids[::2]
     assert np.array_equal(half.predicted, whole.predicted[::2])
+
+
+def rows_of(page: Path) -> dict[str, list[str]]:
+    """The tables of a page, by the first cell of a row."""
+    lines = re.findall(r"<tr><th[^>]*>([^<]*)</th>(.*?)</tr>", page.read_text("utf-8"))
+    return {name: re.findall(r"<t[dh][^>]*>([^<]*)<", cells) for name, cells in lines}
+
+
+def changed(source: Path, file: Path, change: Callable[[anndata.AnnData], object]) -> None:
+    table = anndata.read_h5ad(source)
+    other = change(table)
+    table = other if isinstance(other, anndata.AnnData) else table
+    file.parent.mkdir(exist_ok=True)
+    table.write_h5ad(file)
+
+
+@pytest.mark.parametrize("less", ["genes", "room", "spots"])
+def test_scores_are_of_all_genes_and_spots_whichever_are_shown(
+    less: str, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmap_st.report import run_page
+
+    genes = None
+    if less == "genes":
+        genes = [str(anndata.read_h5ad(predictions / "B1.h5ad").var_names[0])]
+    else:
+        monkeypatch.setattr(run_page, {"room": "MOST_VALUES", "spots": "_MOST_SPOTS"}[less], 24)
+    draw_page(predictions, tmp_path / "p.html", genes)
+    for slide in ("A1", "B1", "C1"):
+        table = anndata.read_h5ad(predictions / f"{slide}.h5ad")
+        scores = table.uns["mmap"]["scores"]
+        assert rows_of(tmp_path / "p.html")[slide][:3] == [
+            f"{len(table):,}", f"{scores['pcc']:.4f}", f"{scores['mse']:.4f}"
+        ]  # fmt: skip
+    said = "B1: maps show" in (tmp_path / "p.html").read_text("utf-8")
+    assert said == (less == "spots")
+
+
+def test_folds_of_different_panels_and_judgements(predictions: Path, tmp_path: Path) -> None:
+    """Each gene is on the page, with an empty map where it was not predicted; no fold speaks for all."""
+    folder = tmp_path / "p"
+
+    def first(table: anndata.AnnData) -> anndata.AnnData:
+        table.var["cv_pcc"], table.var["trusted"] = 0.2, True
+        return table[:, :6].copy()
+
+    def second(table: anndata.AnnData) -> anndata.AnnData:
+        table.var["cv_pcc"], table.var["trusted"] = 0.4, False
+        return table[:, 4:].copy()
+
+    for slide, change in (("A1", first), ("B1", second)):
+        changed(predictions / f"{slide}.h5ad", folder / f"{slide}.h5ad", change)
+    found = run_page_slides(folder)
+    genes = [str(gene) for gene in anndata.read_h5ad(predictions / "A1.h5ad").var_names]
+    shown = found.slides[0].genes
+    assert set(shown) == set(genes)
+    absent = {slide.name: np.isnan(slide.predicted).all(axis=0) for slide in found.slides}
+    assert {gene for gene, none in zip(shown, absent["A1"], strict=True) if none} == set(genes[6:])
+    assert {gene for gene, none in zip(shown, absent["B1"], strict=True) if none} == set(genes[:4])
+    of_gene = {
+        gene: (cv, trusted)
+        for gene, cv, trusted in zip(shown, found.columns["cv PCC"], found.columns["trusted"], strict=True)
+    }
+    assert of_gene[genes[0]] == (pytest.approx(0.2), "yes")
+    assert of_gene[genes[5]] == (pytest.approx(0.3), "no")
+    assert of_gene[genes[9]] == (pytest.approx(0.4), "no")
+
+    draw_page(folder, tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text("utf-8")
+    assert "8 of 10 genes are not on the panel of every slide" in text
+    assert "slides were predicted by several heads" in text
+    named = draw_page(folder, tmp_path / "named.html", [genes[0], genes[9]])
+    assert named.written
+    assert "2 of 2 genes are not on the panel of every slide: their maps are empty on the others" in (
+        tmp_path / "named.html"
+    ).read_text("utf-8")
+
+
+def run_page_slides(folder: Path) -> PagedSlides:
+    from mmap_st.report import run_page
+
+    files = sorted(folder.glob("*.h5ad"))
+    found = run_page._slides(files, None, run_page.RunFigures(), run_page.SlideList(), lambda text: None)
+    assert found is not None
+    return found
+
+
+def test_two_predictions_of_one_name_are_told_apart(predictions: Path, tmp_path: Path) -> None:
+    for name in ("B1", "copy of B1"):
+        changed(predictions / "B1.h5ad", tmp_path / "p" / f"{name}.h5ad", lambda table: table)
+    draw_page(tmp_path / "p", tmp_path / "p.html")
+    assert {"B1", "B1 (copy of B1.h5ad)"} <= set(rows_of(tmp_path / "p.html"))
+
+
+def without(layer: str) -> Callable[[anndata.AnnData], object]:
+    def change(table: anndata.AnnData) -> None:
+        table.layers.pop(layer, None)
+
+    return change
+
+
+def nothing_measured(table: anndata.AnnData) -> None:
+    table.layers["measured"] = np.full_like(table.X, np.nan)
+
+
+def a_gene_without_values(table: anndata.AnnData) -> None:
+    table.X[:, 0] = np.nan
+    table.layers["measured"][:, 0] = np.nan
+
+
+def one_spot(table: anndata.AnnData) -> anndata.AnnData:
+    return table[:1].copy()
+
+
+def one_gene(table: anndata.AnnData) -> anndata.AnnData:
+    return table[:, :1].copy()
+
+
+def an_earlier_version(table: anndata.AnnData) -> None:
+    del table.uns["spatial"]
+    for key in ("spot_diameter_px", "domain", "image"):
+        table.uns["mmap"].pop(key, None)
+
+
+def one_name(table: anndata.AnnData) -> None:
+    table.obs_names = ["a%20b"] * len(table)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("measured"), without("spread"), nothing_measured, a_gene_without_values, one_spot, one_gene,
+        an_earlier_version,
+        pytest.param(one_name, marks=pytest.mark.filterwarnings("ignore:Observation names")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [False, True])
+def test_unusual_predictions_are_shown(
+    change: Callable[[anndata.AnnData], object], alone: bool, predictions: Path, tmp_path: Path
+) -> None:
+    changed(predictions / "A1.h5ad", tmp_path / "p" / "50% A.h5ad", change)
+    if not alone:
+        changed(predictions / "B1.h5ad", tmp_path / "p" / "B1.h5ad", lambda table: table)
+    drawn = draw_page(tmp_path / "p", tmp_path / "p.html")
+    assert not drawn.failed
+    for cells in rows_of(tmp_path / "p.html").values():
+        assert not any("nan" in cell for cell in cells)
 
 
 def test_a_damaged_prediction_is_named_on_the_page(predictions: Path, tmp_path: Path, mmap: Mmap) -> None:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -18,8 +19,15 @@ from PIL import Image
 
 import mmap_st as mm
 from mmap_st.data import Cohort
-from mmap_st.errors import RecipeMismatchError, RequestError, SlidesFailedError, SlidesLeftOutWarning
-from mmap_st.extract.encoders import families
+from mmap_st.errors import (
+    EncoderError,
+    RecipeMismatchError,
+    RequestError,
+    SlidesFailedError,
+    SlidesLeftOutWarning,
+)
+from mmap_st.extract.encoders import EncoderSpec, build_encoder, families
+from mmap_st.extract.engine import extraction
 from mmap_st.head.neighbourhood import spot_pitch
 from mmap_st.workflows.head_embedding import cohort_of_slides
 from tests.conftest import TINY, Tiny
@@ -87,7 +95,9 @@ def test_another_grid(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:
     assert set(np.diff(np.sort(first))) <= {2, 4, 6, 8, 10}
 
 
-def test_heads_of_random_weights_and_of_several_encoders(tiny: Tiny, tmp_path: Path) -> None:
+def test_heads_of_random_weights_and_of_several_encoders(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A head of random weights finds the same random weights again."""
     cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
     store = shutil.copytree(tiny.store, tmp_path / "s.zarr")
@@ -100,6 +110,16 @@ def test_heads_of_random_weights_and_of_several_encoders(tiny: Tiny, tmp_path: P
     assert len(straight.extractions) == 2
     predicted = run.predict(store, "B1", progress=False)
     assert np.allclose(anndata.read_h5ad(straight.written["B1"]).X, predicted.X, atol=2e-3)
+
+    def build_all_but_one(spec: EncoderSpec, **options: Any) -> Any:
+        if spec.name == "efficientnet-lite0":
+            raise EncoderError("efficientnet-lite0: there are no weights.")
+        return build_encoder(spec, **options)
+
+    monkeypatch.setattr(extraction, "build_encoder", build_all_but_one)
+    with pytest.raises(EncoderError, match="there are no weights"):
+        mm.predict(run, cohort, tmp_path / "q", slides="B1", progress=False)
+    assert not (tmp_path / "q").exists()  # nothing is embedded with the other one first
 
 
 def test_other_weights_are_refused_before_any_image_is_opened(tiny: Tiny, tmp_path: Path) -> None:
@@ -195,6 +215,71 @@ def test_slides_that_cannot_be_embedded_do_not_stop_the_others(
     assert "cut" in shown.stdout
     with pytest.raises(SlidesFailedError, match="as --source-mpp"):
         mm.predict(tiny.run, folder / "whole.jpg", tmp_path / "r", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "{tmp}/p", "--store", "{tmp}/p"), "is --out, the folder of the predictions"),
+        (("--out", "{tmp}/p", "--store", "{tmp}/q/../p"), "is --out, the folder of the predictions"),
+        (("--out", "{store}"), "is a feature store; name another folder"),
+        (
+            ("--out", "{tmp}/p", "--encoder", "uni"),
+            "--encoder uni: the head was trained on efficientnet-lite0",
+        ),
+    ],
+)
+def test_what_would_mix_or_be_ignored_is_refused(
+    words: tuple[str, ...], said: str, tiny: Tiny, tmp_path: Path, mmap: Mmap
+) -> None:
+    given = [word.format(tmp=tmp_path, store=tiny.store) for word in words]
+    before = sorted(tiny.store.iterdir())
+    shown = mmap("predict", tiny.run, picture_of(tiny, "B1"), "--source-mpp", mpp_of(tiny), *given)
+    assert shown.returncode == 2
+    assert said in shown.stderr
+    assert not list(tmp_path.iterdir())
+    assert sorted(tiny.store.iterdir()) == before
+
+
+@pytest.mark.parametrize("mpp", [float("nan"), -1.0, 0.0, 1e6])
+def test_numbers_that_are_no_scale(mpp: float, tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="give micrometres per pixel from"):
+        mm.predict(tiny.run, picture_of(tiny, "B1"), tmp_path / "p", source_mpp=mpp, progress=False)
+
+
+def test_a_feature_store_holds_no_predictions_of_itself(tiny: Tiny, mmap: Mmap) -> None:
+    shown = mmap("predict", tiny.run, tiny.store, "--out", tiny.store)
+    assert shown.returncode == 2
+    assert "is a feature store; name another folder" in shown.stderr
+    assert not list(tiny.store.glob("*.h5ad"))
+
+
+def test_counts_without_spots_do_not_stop_a_slide_that_gets_a_grid(tiny: Tiny, tmp_path: Path) -> None:
+    row = mm.read_cohort(f"her2st:{tiny.her2st}")["B1"]
+    bare = Cohort((replace(row, spots=None, mpp=mpp_of(tiny)),), "mine")
+    report = mm.predict(tiny.run, bare, tmp_path / "p", progress=False)
+    assert list(report.written) == ["B1"]
+    assert not report.scores
+    assert "measured" not in anndata.read_h5ad(report.written["B1"]).layers
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"), [(None, None), (1.02, 1.02), (1.3, 1.3), (1.004, 1.004), (5000.0, None)]
+)
+def test_slides_that_state_their_scale_keep_it(
+    stated: float | None, kept: float | None, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within 5%, too, and beyond: others in the folder do not state it, and an implausible one is none."""
+    given = mpp_of(tiny)
+    per_cm = None if stated is None else 1e4 / (given * stated)
+    image = tmp_path / "biopsy.tif"
+    with Image.open(picture_of(tiny, "B1")) as picture:
+        picture.save(image, **({} if per_cm is None else {"resolution_unit": 3, "resolution": per_cm}))
+    report = mm.predict(tiny.run, image, tmp_path / "p", source_mpp=given, progress=False)
+    found = mm.FeatureStore(tmp_path / "p" / "features.zarr")["biopsy"].source_mpp
+    assert list(report.written) == ["biopsy"]
+    assert found == pytest.approx(given * (kept or 1.0), rel=2e-3)
+    assert ("biopsy keeps its um/px" in caplog.text) == (kept is not None and kept > 1.01)
 
 
 def test_an_ome_zarr_is_a_slide_and_a_feature_store_is_not(tiny: Tiny, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_any_name_of_a_slide_is_a_library(slide: str, tiny: Tiny, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("pitch_um", "is_grid", "expected_um"),
+    ("pitch_um", "fills", "expected_um"),
     [
         (100, False, 55),
         (200, False, 100),
@@ -122,10 +122,10 @@ def test_any_name_of_a_slide_is_a_library(slide: str, tiny: Tiny, tmp_path: Path
         (300, False, 300),
     ],
 )
-def test_the_width_of_spots(pitch_um: float, is_grid: bool, expected_um: float) -> None:
+def test_the_width_of_spots(pitch_um: float, fills: bool, expected_um: float) -> None:
     x, y = np.meshgrid(np.arange(5), np.arange(5))
     xy = np.column_stack([x.ravel(), y.ravel()]) * pitch_um / 0.5
-    assert spot_diameter(xy, 0.5, is_grid=is_grid) == pytest.approx(expected_um / 0.5)
+    assert spot_diameter(xy, 0.5, fills=fills) == pytest.approx(expected_um / 0.5)
 
 
 def test_the_width_of_spots_without_scale_or_neighbours() -> None:

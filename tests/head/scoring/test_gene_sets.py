@@ -12,6 +12,8 @@ import pytest
 
 import mmap_st as mm
 from mmap_st.errors import MmapWarning, PanelError
+from mmap_st.head.runs.prediction_files import write_prediction
+from mmap_st.head.scoring import gene_sets
 from mmap_st.head.scoring.gene_sets import gene_sets_on_panel, read_gmt, z_scores
 
 GENES = ("ERBB2", "FASN", "SCD", "GNAS")
@@ -20,6 +22,22 @@ IDS = ("ENSG00000000001", "", "ENSG00000000003", "ENSG00000000004")
 
 def table(values: np.ndarray) -> anndata.AnnData:
     return anndata.AnnData(X=values.astype(np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_thousands_of_gene_sets_are_written_or_refused(tmp_path: Path) -> None:
+    most = gene_sets._MOST_SETS
+    sets = {f"GOBP_A_PROCESS_WITH_A_LONG_NAME_{i}": GENES[:2] for i in range(most)}
+    scored = table(np.arange(12.0).reshape(3, 4))
+    scored.obs_names = ["a", "b", "c"]
+    for column in ("valid", "in_bounds", "array_row", "array_col", "tissue", "on_tissue", "distance"):
+        scored.obs[column] = 1.0
+    gene_sets_on_panel(sets, GENES).add_scores(scored)
+    write_prediction(tmp_path / "a.h5ad", scored)
+    again = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert again.obs.shape == (3, most + 7)
+    with pytest.raises(PanelError, match=r"4,001 gene sets would be scored.* 4,000 at most"):
+        gene_sets_on_panel({**sets, "ONE MORE": GENES[:2], "TOO FEW": GENES[:1]}, GENES)
 
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "crlf"])

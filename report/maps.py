@@ -143,8 +143,8 @@ def expression_map(
             pcc = pearson_per_gene(values["predicted"][:, None], values["measured"][:, None])[0]
             said = "undefined" if np.isnan(pcc) else f"{pcc:.2f}"
             grid[1][column].set_title(f"PCC {said}", fontsize=FONT)
-    for row, name in enumerate(shown):
-        grid[row][first].set_ylabel(name, fontsize=FONT + 1)
+    for row, layer in enumerate(shown):
+        grid[row][first].set_ylabel(layer, fontsize=FONT + 1)
     if first:
         frame(grid[0][0], slide.xy, slide.background, faded=False)
         grid[0][0].set_title("H&E", fontsize=FONT + 1)

@@ -292,8 +292,8 @@ def _row_with_mpp(row: CohortSlide, mpp: float) -> CohortSlide:
         _LOG.warning(
             "%s keeps its um/px, %s; --source-mpp %g was not taken.",
             printable(row.slide),
-            known[0].shown,
-            mpp,
+            printable(known[0].shown),
+            float(mpp),
         )
     return row
 

@@ -348,5 +348,8 @@ def _thumbnail_in(table: anndata.AnnData) -> Thumbnail | None:
     for library in dict(table.uns.get("spatial", {})).values():
         images, factors = library.get("images", {}), library.get("scalefactors", {})
         if "hires" in images and "tissue_hires_scalef" in factors:
-            return Thumbnail(np.asarray(images["hires"], np.uint8), float(factors["tissue_hires_scalef"]))
+            pixels = np.asarray(images["hires"])
+            if pixels.dtype.kind == "f":  # from 0 to 1, as tools of scverse save pictures too
+                pixels = np.rint(np.clip(pixels, 0, 1) * 255)
+            return Thumbnail(pixels.astype(np.uint8), float(factors["tissue_hires_scalef"]))
     return None

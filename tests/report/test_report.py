@@ -10,10 +10,11 @@ from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction import predict_slides
+from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import FitRequest
 from mmap_st.report.figure import spot_distance
 from mmap_st.report.maps import SlideMap, best_genes, expression_map
-from mmap_st.report.run_report import load_map, report_run
+from mmap_st.report.run_report import load_map, map_of, report_run
 
 ENCODER = "efficientnet-lite0"
 
@@ -98,3 +99,15 @@ def test_a_folders_name_may_have_dots(run: Path, tmp_path: Path) -> None:
         (path,) = report_run(run, tmp_path / name, ["FINE001"])
         assert path.parent == tmp_path / name
         assert path.is_file()
+
+
+def test_pictures_of_numbers_from_0_to_1_are_those_of_bytes(run: Path) -> None:
+    table = read_prediction(run / "predictions" / "E1.h5ad")
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    for shown in (pixels, (pixels / 255).astype(np.float32)):
+        table.uns["spatial"] = {
+            "E1": {"images": {"hires": shown}, "scalefactors": {"tissue_hires_scalef": 0.1}}
+        }
+        background = map_of(table).background
+        assert background is not None
+        assert np.array_equal(background.pixels, pixels)

@@ -15,18 +15,18 @@ from mmap_st.errors import RequestError, agreeing, counted, of_one_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_file_out
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
-from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, UNS, read_card, read_metrics
+from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, read_card, read_metrics
 from mmap_st.head.scoring import pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
 from mmap_st.report.gene_choice import GeneChoice
 from mmap_st.report.page import MOST_VALUES, PagedSlides, SlideLayers, write_page
+from mmap_st.report.prediction_layers import layers_of
 from mmap_st.report.run_report import (
     DEFAULT_FIGURES,
     FigureOptions,
     RunFigures,
     draw_run,
     known_cards,
-    map_of,
     prediction_files,
     read_table,
 )
@@ -48,6 +48,8 @@ PAGE = "report.html"
 _PAGES = (".html", ".htm")
 #: Most spots of all slides on a page; of larger slides every second is shown, or every third...
 _MOST_SPOTS = 50_000
+# Most pictures of prototypes on a page, of some 5 KB each.
+_MOST_WINDOWS = 400
 #: Columns of ``var`` that the table of genes shows, and what it calls them.
 _COLUMNS = {"ceiling": "ceiling", "cv_pcc": "cv PCC", "trusted": "trusted"}
 
@@ -229,7 +231,7 @@ def _slides(
         tell(f"reading {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
             table = read_table(file)
-            slide = layers_of(table, max(1, _MOST_SPOTS // len(files)))
+            slide = layers_of(table, max(1, _MOST_SPOTS // len(files)), _MOST_WINDOWS // len(files))
             if any(slide.name == other.name for other in slides):
                 slide = replace(slide, name=f"{slide.name} ({file.name})")
             own = slide.genes if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
@@ -252,7 +254,9 @@ def _slides(
         found.notes += choice.notes
     if not chosen:
         raise RequestError(f"no page can be written: {'; '.join(found.notes)}.")
-    room = max(1, MOST_VALUES // sum(len(slide.xy) * slide.n_layers for slide in slides))
+    attention = sum(slide.prototypes.weights.size for slide in slides if slide.prototypes is not None)
+    values = sum(len(slide.xy) * slide.n_layers for slide in slides)
+    room = max(1, (MOST_VALUES - attention) // values)
     ranked = _by_correlation([slide.only(chosen) for slide in slides], chosen)
     kept = (ranked if choice is None else chosen)[:room]
     listed.notes += _notes_of_genes(slides, kept, columns)
@@ -313,36 +317,3 @@ def _reach_of(table: anndata.AnnData) -> Array | None:
     factors = table.var[INTERVAL].to_numpy(np.float32)
     reach: Array = np.asarray(table.layers[SPREAD], np.float32) * factors
     return reach
-
-
-def layers_of(table: anndata.AnnData, most_spots: int) -> SlideLayers:
-    """What a page shows of a prediction.
-
-    Parameters
-    ----------
-    table
-        As `mmap predict` writes it.
-    most_spots
-        Of a slide with more, every second spot is shown, or every third...
-    """
-    if len(table) > most_spots:
-        table = table[:: -(-len(table) // most_spots)]
-    shown, about = map_of(table), table.uns[UNS]
-    domain = about.get("domain", {})
-    distance = table.obs["distance"].to_numpy(np.float32) if "distance" in table.obs else None
-    return SlideLayers(
-        name=shown.name,
-        units=shown.units,
-        xy=shown.xy,
-        diameter_px=float(about["spot_diameter_px"]) if "spot_diameter_px" in about else shown.spot_px,
-        ids=tuple(map(str, table.obs_names)),
-        genes=shown.genes,
-        gene_ids=shown.gene_ids,
-        predicted=shown.predicted,
-        spread=np.asarray(table.layers[SPREAD], np.float32) if SPREAD in table.layers else None,
-        measured=shown.measured,
-        distance=distance,
-        thumbnail=shown.background,
-        mpp=shown.mpp,
-        verdict=": ".join(filter(None, (str(domain.get("verdict", "")), str(domain.get("reasons", ""))))),
-    )

@@ -40,6 +40,7 @@ from mmap_st.prototypes.candidates import (
     select_prototypes,
     selected_count,
 )
+from mmap_st.workflows import HeadRun
 from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
 # Machines differ in speed, so no deadlines; in CI a run must not depend on luck.
@@ -381,3 +382,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         made, tmp_path_factory.mktemp("tiny") / "own", ignore=shutil.ignore_patterns("her2st")
     )
     return Tiny(made / "her2st", own / "features.zarr", own / "run")
+
+
+def attending_run(tiny: Tiny, out: Path) -> HeadRun:
+    """A head that attends to prototypes, trained on two sections of `tiny` in a second or two."""
+    return mm.fit_head(
+        f"her2st:{tiny.her2st}", tiny.store, encoder="efficientnet-lite0",
+        settings={"blend": 0.0, "components": 8}, genes="mean:10", test={"patient": "B"}, out=out,
+        progress=False,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ __all__ = [
     "better_orientation",
     "better_shift",
     "choose_mpp",
+    "close_ups",
     "find_tissue",
     "free_memory",
     "grid_spots",
@@ -38,7 +39,7 @@ from .grid import (
     stored_grid,
 )
 from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
-from .overview import thumbnail_of
+from .overview import close_ups, thumbnail_of
 from .slide import (
     KnownMpp,
     Slide,

@@ -1,4 +1,4 @@
-"""Thumbnails of slides, for figures and for predictions that others draw."""
+"""Thumbnails of slides, and close-ups of places on them, for figures and for predictions that others draw."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from mmap_st.data import Thumbnail
 from mmap_st.errors import of_one_slide
-from mmap_st.extract.slides.slide import open_slide
+from mmap_st.extract.slides.slide import Slide, open_slide
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PX = 1600
@@ -31,3 +33,46 @@ def thumbnail_of(image: Path) -> Thumbnail | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is that image's
         _LOG.warning("no picture of the slide: %s", of_one_slide(error))
         return None
+
+
+def close_ups(
+    image: Path, centres: NDArray[np.float64], width_px: float, size: int
+) -> NDArray[np.uint8] | None:
+    """Pictures of places on a slide, to look at: they are read from the level that is just fine enough.
+
+    Parameters
+    ----------
+    image
+        Of the slide.
+    centres
+        (k, 2) in level-0 pixels.
+    width_px
+        Of what each picture shows, in level-0 pixels.
+    size
+        Of a picture, in its own pixels.
+
+    Returns
+    -------
+    (k, size, size, 3) RGB, white outside the slide. None, and a warning in the log, where the image cannot be
+    read.
+    """
+    try:
+        slide = open_slide(image)
+        try:
+            shown = [_close_up(slide, centre, width_px, size) for centre in centres]
+        finally:
+            slide.close()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is that image's
+        _LOG.warning("no close-ups of the slide: %s", of_one_slide(error))
+        return None
+    return np.stack(shown) if shown else np.empty((0, size, size, 3), np.uint8)
+
+
+def _close_up(slide: Slide, centre: NDArray[np.float64], width_px: float, size: int) -> NDArray[np.uint8]:
+    fine = [n for n, level in enumerate(slide.levels) if max(level.downsample) <= width_px / size]
+    number = fine[-1] if fine else 0
+    down = slide.levels[number].downsample
+    side = [max(1, round(width_px / d)) for d in down]
+    x, y = (round(c / d - s / 2) for c, d, s in zip(centre, down, side, strict=True))
+    region = slide.read((x, y, x + side[0], y + side[1]), number)
+    return np.asarray(region.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), np.uint8)

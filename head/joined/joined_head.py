@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmap_st.head.attending import Attention, predict_and_attend
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import (
     FittedHead,
@@ -88,6 +89,18 @@ class JoinedHead:
         """(n, G) float32, the weighted mean of the members' predictions; rows of invalid spots are NaN."""
         pairs = zip(self.members, slide.by_encoder, strict=True)
         return _mean_of([member.predict(seen) for member, seen in pairs], self.weights)
+
+    def predict_and_attend(self, slide: HeadSlide) -> tuple[NDArray[np.float32], Attention | None]:
+        """Predict, with the attention of the member of the greatest weight that attends to prototypes."""
+        pairs = zip(self.members, slide.by_encoder, strict=True)
+        made = [predict_and_attend(member, seen) for member, seen in pairs]
+        attention = None
+        for number in np.argsort(-self.weights, kind="stable"):
+            of_member = made[number][1]
+            if of_member is not None:
+                attention = replace(of_member, encoder=int(number))
+                break
+        return _mean_of([predicted for predicted, _ in made], self.weights), attention
 
     def tensors(self) -> Tensors:
         """The weights, and those of each member under its number."""

@@ -18,6 +18,8 @@ NEAR, WIDE = 0.7, 1.5
 SHARES = (1.0, 1.0, 1.0, 2.0)
 #: Attention over selected prototypes is the softmax of the cosine divided by this.
 TEMPERATURE = 0.3
+# Spots whose attention is computed at once.
+_ATTENTION_ROWS = 8_192
 
 
 def block_scales(squares: NDArray[np.float64], count: int) -> NDArray[np.float32]:
@@ -80,6 +82,16 @@ class SlideFeatures:
             attended = attention @ self.centre.reshape(len(self.centre), -1)
             blocks.append(near[:, used] @ attended)
         return np.stack(blocks, axis=1)
+
+    def attention(self) -> NDArray[np.float16] | None:
+        """(n, K) attention of every spot, see `prototype_attention`; None where prototypes are not used."""
+        if self.centre is None or self.selected is None:
+            return None
+        weights = np.empty(self.selected.shape, np.float16)
+        for start in range(0, len(weights), _ATTENTION_ROWS):
+            rows = slice(start, start + _ATTENTION_ROWS)
+            weights[rows] = prototype_attention(self.own[rows], self.centre, self.selected[rows])
+        return weights
 
 
 def slide_features(slide: HeadSlide, components: Components, block_bytes: int = BLOCK_BYTES) -> SlideFeatures:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from mmap_st.errors import HeadError, first_line
+from mmap_st.head.attending import Attention
 from mmap_st.head.basis import Basis, Components
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeldOut, Shape, Tensors
@@ -63,7 +64,14 @@ class MmapHead:
     centre: bool = False
 
     def predict(self, slide: HeadSlide) -> Array:
+        return self._predict(slide, slide_features(slide, self.components))
+
+    def predict_and_attend(self, slide: HeadSlide) -> tuple[Array, Attention | None]:
         features = slide_features(slide, self.components)
+        weights = features.attention()
+        return self._predict(slide, features), None if weights is None else Attention(weights)
+
+    def _predict(self, slide: HeadSlide, features: SlideFeatures) -> Array:
         base: Array = self.mean + level_of(self.level, slide, len(self.mean))
         predicted = np.full((len(slide), len(base)), np.nan, np.float32)
         valid = np.flatnonzero(slide.valid)

@@ -1,4 +1,6 @@
 __all__ = [
+    "ATTENTION",
+    "ATTENTION_OF",
     "FOLDS",
     "GENES",
     "HEAD_JSON",
@@ -49,7 +51,7 @@ __all__ = [
     "writing",
 ]
 
-from .fit import NOT_SCORED, FitReport, choose_genes, fit_head, fit_split, shared_patients_warning
+from .fit import NOT_SCORED, FitReport, fit_head, fit_split, shared_patients_warning
 from .head_card import HeadCard, PanelCard, read_card
 from .metrics_file import (
     FittedRun,
@@ -62,9 +64,11 @@ from .metrics_file import (
     slide_table,
     summary_table,
 )
-from .panel_notes import notes_on_folds
+from .panel_notes import choose_genes, notes_on_folds
 from .prediction import Predictions, PredictReport, predict_slides, predictions_of
 from .prediction_files import (
+    ATTENTION,
+    ATTENTION_OF,
     INTERVAL,
     MEASURED,
     SPREAD,

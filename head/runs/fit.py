@@ -12,20 +12,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from mmap_st.data import (
-    AS_GIVEN,
     Cohort,
     Counts,
-    Panel,
     Split,
     ThumbnailReader,
-    choose_panel,
     harmonise_genes,
     no_thumbnail,
-    normalisation_of,
     resolve_split,
     signal_share,
 )
-from mmap_st.errors import NormalisationError, SplitError, first_line, none_of
+from mmap_st.errors import SplitError, first_line, none_of
 from mmap_st.extract.store import (
     FeatureStore,
     Recipe,
@@ -33,6 +29,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.files import absolute
+from mmap_st.head.attending import predict_and_attend
 from mmap_st.head.dataset import (
     check_encoders,
     check_tokens,
@@ -51,15 +48,16 @@ from mmap_st.head.interface import FittedHead, HeldOut, plan_validation, predict
 from mmap_st.head.joined import fit_joined, fit_joined_domain, join_slides
 from mmap_st.head.linear import MEAN, RIDGE, MeanSettings, RidgeSettings
 from mmap_st.head.runs.metrics_file import FittedRun, RunMetrics
-from mmap_st.head.runs.panel_notes import notes_on_genes, slides_to_choose_on
+from mmap_st.head.runs.panel_notes import choose_genes, notes_on_genes
 from mmap_st.head.runs.prediction_files import (
+    ATTENTION_OF,
     CALIBRATION,
     HEAD_SHA256,
     prediction_file,
     prediction_table,
     write_prediction,
 )
-from mmap_st.head.runs.request import EvaluationProtocol, FitRequest
+from mmap_st.head.runs.request import FitRequest
 from mmap_st.head.runs.run_folder import (
     GENES,
     METRICS,
@@ -270,7 +268,8 @@ def _fit_draft(
     )
 
     started = time.perf_counter()
-    predicted = _predict(head, test)
+    attended = {slide.name: predict_and_attend(head, slide) for slide in test}
+    predicted = {name: values for name, (values, _) in attended.items()}
     seconds["predict"] = time.perf_counter() - started
     started = time.perf_counter()
     held_out = _held_out(head, held_back)
@@ -292,7 +291,10 @@ def _fit_draft(
             raise OSError(first_line(error)) from error
     distance_of: dict[str, NDArray[np.float32]] = {}
     for slide in test:
+        _, attention = attended[slide.name]
         about = {**_about(cohort, store, fitted, slide), HEAD_SHA256: sha256, CALIBRATION: fitted.calibration}
+        if attention is not None:
+            about[ATTENTION_OF] = encoders[attention.encoder]
         suitability = judge_slide(domain, trained, store.slide(slide.name), slide, mpps)
         if suitability.strangeness is not None:
             distance_of[slide.name] = suitability.strangeness.spots
@@ -306,6 +308,7 @@ def _fit_draft(
             suitability,
             spatial_metadata_of(store.slide(slide.name), cohort[slide.name], encoders, mpps, thumbnail_of),
             card.panel.gene_ids,
+            attention,
         )
         write_prediction(prediction_file(draft / PREDICTIONS, slide.name), table)
     seconds["calibrate"] = time.perf_counter() - started
@@ -379,43 +382,3 @@ def _check_split(requested: Split, split: Split, why: dict[str, str]) -> None:
             raise SplitError(
                 f"{none_of(len(wanted), 'slide')} of {flag} can be used; slide {name}: {why[name]}"
             )
-
-
-def choose_genes(
-    store: FeatureStore, request: FitRequest, split: Split, counts: Mapping[str, Counts]
-) -> tuple[Panel, str]:
-    """The panel of a split and the normalisation of targets.
-
-    The panel is chosen on the training slides, or on all where the protocol says so: it is then in `how`.
-
-    Parameters
-    ----------
-    counts
-        Of the slides of the split and no others, their genes named alike.
-
-    Raises
-    ------
-    RequestError
-        If either is not possible.
-    """
-    normalisation = _normalisation(request.protocol, normalisation_of(counts))
-    chosen_on = slides_to_choose_on(request, split, counts)
-    tables = {name: counts[name] for name in chosen_on}
-    places = {name: store.slide(name).spot_xy() for name in chosen_on}
-    exact = request.protocol.exact_panel
-    panel = choose_panel(request.panel, tables, normalisation, request.gene_set, places, exact=exact)
-    if not set(panel.slides) <= set(split.train):
-        included = ", test included" if split.test else ""
-        panel = replace(panel, how=f"{panel.how}, chosen on all slides{included}")
-    return panel, normalisation
-
-
-def _normalisation(protocol: EvaluationProtocol, suits: str) -> str:
-    """The normalisation of the protocol, or else the one that suits the tables."""
-    if protocol.normalisation is None:
-        return suits
-    if suits == AS_GIVEN:
-        raise NormalisationError(
-            f"--protocol {protocol.name} needs counts, and the tables hold log-normalised values."
-        )
-    return protocol.normalisation

@@ -31,12 +31,14 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, refuse_clashes
+from mmap_st.head.attending import predict_and_attend
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import HeadSlide, RowCache
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.joined import join_slides
 from mmap_st.head.runs.head_card import HeadCard
 from mmap_st.head.runs.prediction_files import (
+    ATTENTION_OF,
     CALIBRATION,
     HEAD_SHA256,
     prediction_file,
@@ -337,7 +339,7 @@ def _predict(
                 f" {card.shape['width']}."
             )
     try:
-        predicted = saved.head.predict(slide)
+        predicted, attention = predict_and_attend(saved.head, slide)
     except (ValueError, LookupError, RuntimeError) as error:
         raise SlideError(
             f"the head failed on it ({type(error).__name__}: {first_line(error)}); the run may be damaged:"
@@ -349,6 +351,8 @@ def _predict(
             f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
             " again."
         )
+    if attention is not None:
+        about[ATTENTION_OF] = saved.encoders[attention.encoder]
     trained = {card.encoder_name: card.training_slides for card in saved.card.by_encoder}
     suitability = judge_slide(saved.domain, trained, stored, slide, saved.mpps)
     scores, covered = _scores(saved, slide, predicted, suitability)
@@ -365,6 +369,7 @@ def _predict(
         suitability,
         spatial_metadata_of(stored, row, saved.encoders, saved.mpps, thumbnail_of),
         saved.card.panel.gene_ids,
+        attention,
     )
     return _PredictedSlide(table, suitability, scores, covered)
 

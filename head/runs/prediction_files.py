@@ -19,6 +19,7 @@ from mmap_st.data import NORMALISATIONS
 from mmap_st.errors import RequestError, WriteError
 from mmap_st.extract.store import encode_name
 from mmap_st.files import cannot_be_written, check_folder_out, file_name, refuse_clashes, replacing
+from mmap_st.head.attending import Attention
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.runs.run_folder import only_writer
 from mmap_st.head.runs.spatial_metadata import SpatialMetadata, library_name
@@ -38,6 +39,8 @@ DOMAIN = "domain"
 #: Its layers of measured values and of standard deviations, and its column of intervals.
 MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
+#: Its attention over the slide's prototypes, and whose embeddings these are of.
+ATTENTION, ATTENTION_OF = "attention", "attention_of"
 
 
 @contextmanager
@@ -149,6 +152,7 @@ def prediction_table(
     suitability: Suitability | None = None,
     spatial: SpatialMetadata | None = None,
     gene_ids: Sequence[str] | None = None,
+    attention: Attention | None = None,
 ) -> anndata.AnnData:
     """The prediction of one slide as a table that other tools read.
 
@@ -178,6 +182,8 @@ def prediction_table(
         of a spot. None: none of these.
     gene_ids
         ``var["gene_ids"]``; None: not known.
+    attention
+        Of the spots over the slide's prototypes: ``obsm["attention"]``. None: none.
     """
     import anndata
     import pandas as pd
@@ -191,6 +197,8 @@ def prediction_table(
     )
     if gene_ids is not None:
         table.var["gene_ids"] = list(gene_ids)
+    if attention is not None:
+        table.obsm[ATTENTION] = attention.weights
     if spatial is not None:
         table.obs["in_bounds"] = spatial.in_bounds
         if spatial.array is not None:

@@ -1,4 +1,12 @@
-__all__ = ["MOST_VALUES", "PagedSlides", "SlideLayers", "write_page"]
+__all__ = [
+    "MOST_VALUES",
+    "PagedSlides",
+    "SlideLayers",
+    "SlidePrototypes",
+    "find_prototypes",
+    "write_page",
+]
 
 from .page import MOST_VALUES, PagedSlides, write_page
 from .slide_layers import SlideLayers
+from .slide_prototypes import SlidePrototypes, find_prototypes

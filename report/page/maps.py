@@ -6,25 +6,21 @@ Bokeh draws it. What changes with the chosen gene, slide or scale is done by ``p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from bokeh.layouts import column, gridplot, row
 from bokeh.models.annotations import ColorBar
 from bokeh.models.callbacks import CustomJS
-from bokeh.models.css import InlineStyleSheet
 from bokeh.models.filters import IndexFilter
 from bokeh.models.mappers import LinearColorMapper
-from bokeh.models.ranges import Range1d
 from bokeh.models.sources import CDSView, ColumnDataSource
 from bokeh.models.tools import HoverTool
 from bokeh.models.ui import UIElement
-from bokeh.models.widgets.inputs import AutocompleteInput, Checkbox, Select, TextInput
+from bokeh.models.widgets.inputs import AutocompleteInput, Checkbox, TextInput
 from bokeh.models.widgets.markups import Div
 from bokeh.models.widgets.sliders import Slider
 from bokeh.models.widgets.tables import DataTable, NumberFormatter, StringFormatter, TableColumn
 from bokeh.palettes import Cividis256, Viridis256, interp_palette
-from bokeh.plotting import figure
 
 from mmap_st.head.scoring import pearson_per_gene
 from mmap_st.report.page.slide_layers import (
@@ -34,6 +30,7 @@ from mmap_st.report.page.slide_layers import (
     as_data_uri,
     pack_layer,
 )
+from mmap_st.report.page.stage import MAP_PX, Stage, empty_map, script, styled
 
 # Rows of the table of genes that the search, and the box beside it, leave.
 _NARROW = """
@@ -45,22 +42,11 @@ for (let i = 0; i < gene.length; i++)
 kept.indices = rows
 source.change.emit()
 """
-_MAP_PX = 400
 _TABLE_PX = 420
 # Blue, white, orange: told apart without red and green.
 _DIFFERENCES = interp_palette(
     ("#08519c", "#3182bd", "#9ecae1", "#f7f7f7", "#fdbe85", "#e6550d", "#a63603"), 255
 )
-# Widgets have style sheets of their own, which know no dark page.
-_STYLE = """
-@media (prefers-color-scheme: dark) {
-  .bk-input, .bk-menu { color: #e8e8ea; background-color: #2a2a2e; border-color: #55555b; }
-  .bk-menu > :hover, .bk-menu > .bk-active { background-color: #44444a; }
-  .slick-row, .slick-row.odd { color: #e8e8ea !important; background-color: #1b1b1e !important; }
-  .slick-row.odd { background-color: #242428 !important; }
-  .slick-cell.selected, .slick-row:hover { background-color: #3c4a5e !important; }
-}
-"""
 TITLES = {
     "measured": "measured",
     "predicted": "predicted",
@@ -70,12 +56,14 @@ TITLES = {
 
 
 def maps_and_genes(
-    slides: Sequence[SlideLayers], columns: Mapping[str, Sequence[object]]
+    stage: Stage, slides: Sequence[SlideLayers], columns: Mapping[str, Sequence[object]]
 ) -> tuple[UIElement, CustomJS]:
     """The maps, what they are steered by, and the table of genes.
 
     Parameters
     ----------
+    stage
+        For the same slides.
     slides
         Their genes are the same, in the same order.
     columns
@@ -88,30 +76,13 @@ def maps_and_genes(
     genes = slides[0].genes
     shown = [name for name in TITLES if _has(slides, name)]
     spots = ColumnDataSource({name: [] for name in ("x", "y", "id", "distance", *shown)})
-    picture = ColumnDataSource({"url": [], "x": [], "y": [], "w": [], "h": []})
     mappers = {name: _mapper(name) for name in shown}
-    across, down = Range1d(), Range1d()
     radius = Slider(start=0.3, end=1.5, step=0.05, value=0.8, title="size of spots", width=160)
     opacity = Slider(start=0, end=1, step=0.05, value=0.9, title="opacity of spots", width=160)
     plots: list[Any] = []
     glyphs, bars = [], []
     for name in shown:
-        plot = figure(
-            width=_MAP_PX,
-            height=_MAP_PX,
-            title=TITLES[name],
-            x_range=across,
-            y_range=down,
-            match_aspect=True,
-            tools="pan,wheel_zoom,box_zoom,reset,save",
-            active_scroll="wheel_zoom",
-            toolbar_location="above",
-            name=f"map_{name}",
-        )
-        plot.axis.visible = False
-        plot.grid.visible = False
-        plot.outline_line_color = None
-        plot.image_url("url", "x", "y", "w", "h", source=picture, anchor="top_left", alpha=0.7)
+        plot = empty_map(stage, TITLES[name], name)
         drawn = plot.circle(
             "x",
             "y",
@@ -150,21 +121,18 @@ def maps_and_genes(
         title="gene", completions=list(genes), value=genes[0], case_sensitive=False, min_characters=1,
         search_strategy="includes", width=180, name="gene",
     )  # fmt: skip
-    names: list[Any] = [slide.name for slide in slides]
-    choose_slide = Select(title="slide", options=names, value=names[0], width=200, name="slide")
     one_scale = Checkbox(label="one colour scale for measured and predicted", active=True, name="one_scale")
-    for widget in (choose_gene, choose_slide, one_scale, radius, opacity, search, trusted, table):
-        widget.stylesheets = [*widget.stylesheets, InlineStyleSheet(css=_STYLE)]
-    words = Div(text="", name="words", width=2 * _MAP_PX)
+    styled(choose_gene, one_scale, radius, opacity, search, trusted, table)
+    words = Div(text="", name="words", width=2 * MAP_PX)
     steer = CustomJS(
         args={
             "slides": packed,
             "genes": list(genes),
             "spots": spots,
-            "picture": picture,
+            "picture": stage.picture,
             "mappers": mappers,
-            "across": across,
-            "down": down,
+            "across": stage.across,
+            "down": stage.down,
             "radius": radius,
             "glyphs": glyphs,
             "plots": plots,
@@ -172,23 +140,23 @@ def maps_and_genes(
             "table": table_source,
             "kept": kept,
             "choose_gene": choose_gene,
-            "choose_slide": choose_slide,
+            "choose_slide": stage.choose_slide,
             "one_scale": one_scale,
             "words": words,
             "clipped": list(CLIPPED),
         },
-        code=files("mmap_st.report.page").joinpath("page.js").read_text("utf-8"),
+        code=script("page.js"),
         module=True,
     )
     for widget, change in (
         (choose_gene, "value"),
-        (choose_slide, "value"),
+        (stage.choose_slide, "value"),
         (one_scale, "active"),
         (radius, "value"),
     ):
         widget.js_on_change(change, steer)
     table_source.selected.js_on_change("indices", steer)
-    steering = row(choose_slide, choose_gene, radius, opacity, sizing_mode="stretch_width")
+    steering = row(stage.choose_slide, choose_gene, radius, opacity, sizing_mode="stretch_width")
     left = column(
         steering, one_scale, words, gridplot(plots, ncols=2, merge_tools=True, toolbar_options={"logo": None})
     )
@@ -217,7 +185,7 @@ def _packed(slide: SlideLayers) -> dict[str, object]:
         layers["spread"] = pack_layer(slide.spread, SPREAD_LEVELS)
     picture, height, width = None, 0.0, 0.0
     if slide.thumbnail is not None:
-        picture = as_data_uri(slide.thumbnail)
+        picture = as_data_uri(slide.thumbnail.pixels)
         height, width = (side / slide.thumbnail.scale for side in slide.thumbnail.pixels.shape[:2])
     pcc = None
     if slide.measured is not None:
@@ -255,7 +223,7 @@ def _table(
         view=view,
         columns=shown,
         width=_TABLE_PX,
-        height=2 * _MAP_PX,
+        height=2 * MAP_PX,
         index_position=None,
         reorderable=False,
         selectable=True,

@@ -1,16 +1,8 @@
 // What the page does when another gene, slide or scale is chosen. Bokeh calls the default function with the
 // models of report/page/maps.py; values come packed as report/page/slide_layers.py describes.
 
-const NONE = 255
 const layers_of = new Map() // slide name -> {layer: Uint8Array}
 let shown_slide = null
-let themed = false
-
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))
-  return new Uint8Array(await new Response(stream).arrayBuffer())
-}
 
 async function layers(slide) {
   if (!layers_of.has(slide.name)) {
@@ -22,11 +14,7 @@ async function layers(slide) {
 }
 
 function values_of(slide, unpacked, name, gene) {
-  const {low, high, levels} = slide.layers[name]
-  const n = slide.x.length
-  const steps = unpacked[name].subarray(gene * n, (gene + 1) * n)
-  const step = (high[gene] - low[gene]) / levels
-  return Float32Array.from(steps, (s) => (s === NONE ? NaN : low[gene] + s * step))
+  return column_of(slide.layers[name], unpacked[name], slide.x.length, gene)
 }
 
 // The values that the colours of a map end at: percentiles, so that single spots do not take the scale.
@@ -40,18 +28,6 @@ function ends(arrays, [below, above]) {
   }
   const [low, high] = [at(below), at(above)]
   return [low, high > low ? high : low + 1e-6]
-}
-
-// Maps are drawn, so that the page's style sheet does not reach them.
-function follow_theme({plots, bars}) {
-  themed = true
-  if (!window.matchMedia("(prefers-color-scheme: dark)").matches) return
-  const [ink, paper] = ["#e8e8ea", "#1b1b1e"]
-  for (const plot of plots) {
-    plot.setv({background_fill_color: paper, border_fill_color: paper})
-    plot.title.text_color = ink
-  }
-  for (const bar of bars) bar.setv({background_fill_color: paper, major_label_text_color: ink})
 }
 
 function show_slide(args, slide) {
@@ -82,20 +58,13 @@ function in_words(slide, gene, name, predicted) {
   return parts.join("; ")
 }
 
-// Text from files is never read as HTML.
-function escaped(text) {
-  const span = document.createElement("span")
-  span.textContent = text
-  return span.innerHTML
-}
-
 export default async function (args, source) {
   const {slides, genes, spots, mappers, table, choose_gene, choose_slide, one_scale, words, radius} = args
   if (source === table.selected && table.selected.indices.length > 0) {
     choose_gene.value = genes[table.selected.indices[0]]
     return // which calls this again
   }
-  if (!themed) follow_theme(args)
+  follow_theme(args)
   const slide = slides.find((one) => one.name === choose_slide.value) ?? slides[0]
   const unpacked = await layers(slide)
   if (choose_slide.value !== slide.name) return // another was chosen meanwhile

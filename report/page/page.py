@@ -86,9 +86,7 @@ def page_of(
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         own("page.html")
     )
-    script = maps = resources = ""
-    if slides is not None:
-        resources, script, maps = _embedded(slides)
+    embedded = Embedded() if slides is None else _embedded(slides)
     shown = [
         Summary(
             of.about,
@@ -103,31 +101,57 @@ def page_of(
         title=printable(title),
         css=Markup(own("page.css")),  # noqa: S704 - a file of this package
         summaries=shown,
-        maps_note="" if slides is None else _maps_note(slides),
-        resources=Markup(resources),  # noqa: S704 - of Bokeh
-        script=Markup(script),  # noqa: S704 - of Bokeh, which escapes what it embeds
-        maps=Markup(maps),  # noqa: S704
+        parts=[(part.title, part.note, Markup(part.element)) for part in embedded.parts],  # noqa: S704
+        resources=Markup(embedded.resources),  # noqa: S704 - of Bokeh
+        script=Markup(embedded.script),  # noqa: S704 - of Bokeh, which escapes what it embeds
         version=mmap_st.__version__,
         date=today().isoformat(),
     )
 
 
-def _embedded(slides: PagedSlides) -> tuple[str, str, str]:
-    """Bokeh itself, the script that starts it, and the element that it draws into."""
+@dataclass(frozen=True)
+class Part:
+    """A part of the page that Bokeh draws: its title, what to know of it, and the element that it is in."""
+
+    title: str
+    note: str
+    element: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Bokeh itself, the script that starts it, and what it draws."""
+
+    resources: str = ""
+    script: str = ""
+    parts: tuple[Part, ...] = ()
+
+
+def _embedded(slides: PagedSlides) -> Embedded:
     from bokeh.document import Document
     from bokeh.embed import components
     from bokeh.events import DocumentReady
     from bokeh.resources import Resources
 
     from mmap_st.report.page.maps import maps_and_genes
+    from mmap_st.report.page.prototypes import note_of, prototypes_part
+    from mmap_st.report.page.stage import new_stage
 
-    root, start = maps_and_genes(slides.slides, slides.columns)
+    stage = new_stage([slide.name for slide in slides.slides])
+    titles = [("Maps", _maps_note(slides))]
+    made = [maps_and_genes(stage, slides.slides, slides.columns)]
+    prototypes = prototypes_part(stage, slides.slides)
+    if prototypes is not None:
+        titles.append(("Prototypes", note_of(slides.slides)))
+        made.append(prototypes)
     document = Document()
-    document.add_root(root)
-    document.js_on_event(DocumentReady, start)
-    script, element = components(root)
+    for root, start in made:
+        document.add_root(root)
+        document.js_on_event(DocumentReady, start)
+    script, elements = components(tuple(root for root, _ in made))
     resources = Resources(mode="inline", components=["bokeh", "bokeh-widgets", "bokeh-tables"])
-    return resources.render(), str(script), str(element)
+    parts = (Part(*title, str(element)) for title, element in zip(titles, elements, strict=True))
+    return Embedded(resources.render(), str(script), tuple(parts))
 
 
 def _maps_note(slides: PagedSlides) -> str:

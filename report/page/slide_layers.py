@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmap_st.data import Thumbnail
+from mmap_st.report.page.slide_prototypes import SlidePrototypes
 
 #: Values are told apart in so many steps from a gene's least to its greatest, and the byte 255 is for none.
 #: Spreads need fewer, and then take less of the page.
@@ -53,6 +54,8 @@ class SlideLayers:
         Micrometres per level-0 pixel, or None.
     verdict
         Whether it is like the slides of training, in words; empty where that is not known.
+    prototypes
+        That its spots attended to; None of a head that uses none.
     """
 
     name: str
@@ -69,6 +72,7 @@ class SlideLayers:
     thumbnail: Thumbnail | None
     mpp: float | None
     verdict: str
+    prototypes: SlidePrototypes | None = None
 
     @property
     def n_layers(self) -> int:
@@ -125,8 +129,8 @@ def unpack_layer(packed: Mapping[str, object], spots: int) -> Array:
     return np.where(steps == _NONE, np.nan, values).astype(np.float32)
 
 
-def as_data_uri(thumbnail: Thumbnail) -> str:
-    """A thumbnail as a JPEG that is written into the page."""
+def as_data_uri(pixels: NDArray[np.uint8]) -> str:
+    """A picture (h, w, 3) as a JPEG that is written into the page."""
     buffer = io.BytesIO()
-    Image.fromarray(thumbnail.pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

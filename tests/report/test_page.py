@@ -20,7 +20,7 @@ from mmap_st.report import draw_page
 from mmap_st.report.page import PagedSlides
 from mmap_st.report.page.page import page_of
 from mmap_st.report.page.slide_layers import LEVELS, SPREAD_LEVELS, pack_layer, unpack_layer
-from mmap_st.report.run_page import layers_of
+from mmap_st.report.prediction_layers import layers_of
 from mmap_st.report.summary import Summary
 from tests.conftest import Tiny
 
@@ -162,7 +162,7 @@ def test_a_page_that_has_no_room_for_all_genes_says_so(
 
 def test_of_very_many_spots_every_second_is_shown(predictions: Path) -> None:
     table = anndata.read_h5ad(predictions / "B1.h5ad")
-    whole, half = layers_of(table, 10_000), layers_of(table, -(-len(table) // 2))
+    whole, half = layers_of(table, 10_000, 0), layers_of(table, -(-len(table) // 2), 0)
     assert half.ids == whole.ids[::2]
     assert np.array_equal(half.predicted, whole.predicted[::2])
 

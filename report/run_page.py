@@ -15,11 +15,11 @@ from mmap_st.errors import RequestError, agreeing, counted, of_one_slide
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_file_out
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
-from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, read_card, read_metrics
-from mmap_st.head.scoring import pearson_per_gene, slide_metrics
+from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, histories_of, read_metrics
+from mmap_st.head.scoring import Scores, pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
 from mmap_st.report.gene_choice import GeneChoice
-from mmap_st.report.page import MOST_VALUES, PagedSlides, SlideLayers, write_page
+from mmap_st.report.page import MOST_VALUES, Charts, PagedSlides, SlideLayers, write_page
 from mmap_st.report.prediction_layers import layers_of
 from mmap_st.report.run_report import (
     DEFAULT_FIGURES,
@@ -32,9 +32,11 @@ from mmap_st.report.run_report import (
 )
 from mmap_st.report.summary import (
     Summary,
+    named_predictors,
     number,
     summary_of_comparison,
     summary_of_evaluation,
+    summary_of_folds,
     summary_of_run,
 )
 
@@ -137,7 +139,7 @@ def draw_page(
     """
     check_file_out(out)
     found = RunFigures()
-    summaries = _summaries(run)
+    summaries, scores = _scored(run)
     slides = None
     listed = SlideList()
     if not (run / COMPARE_JSON).is_file():
@@ -154,7 +156,8 @@ def draw_page(
     if found.failed:
         reasons = tuple(found.failed.items())
         summaries.append(Summary("", "slides that are not shown", ("slide", "reason"), reasons))
-    found.written.append(write_page(out, title, summaries, slides))
+    charts = Charts(scores, histories_of(run))
+    found.written.append(write_page(out, title, summaries, slides, charts))
     return found
 
 
@@ -205,16 +208,24 @@ def _scores_of(table: anndata.AnnData) -> list[str]:
     return [number(of.pcc), number(of.mse), number(of.mae), covered]
 
 
-def _summaries(run: Path) -> list[Summary]:
-    """What is known of a run in words and as tables; nothing of a folder of predictions alone."""
+def _scored(run: Path) -> tuple[list[Summary], dict[str, Scores]]:
+    """What is known of a run in words and as tables, and its scores by predictor.
+
+    Nothing of a folder of predictions alone.
+    """
     if (run / COMPARE_JSON).is_file():
-        return [summary_of_comparison(read_comparison(run / COMPARE_JSON))]
+        result = read_comparison(run / COMPARE_JSON)
+        scores = {row.key: row.scores for row in result.rows if row.scores is not None}
+        return [summary_of_comparison(result)], scores
+    if not (run / METRICS).is_file():
+        return [], {}
+    heads = [card.head for card in known_cards(run)] or ["head"]
     if (run / HEAD_JSON).is_file():
-        return [summary_of_run(read_metrics(run / METRICS), read_card(run).head)]
-    if (run / METRICS).is_file():
-        heads = [card.head for card in known_cards(run)]
-        return [summary_of_evaluation(read_evaluation(run / METRICS), heads[0] if heads else "head")]
-    return []
+        metrics = read_metrics(run / METRICS)
+        return [summary_of_run(metrics, heads[0])], named_predictors(metrics.predictors, heads[0])
+    evaluation = read_evaluation(run / METRICS)
+    tables = [summary_of_evaluation(evaluation, heads[0]), summary_of_folds(evaluation)]
+    return tables, named_predictors(evaluation.predictors, heads[0])
 
 
 def _slides(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from math import nan
+from statistics import fmean
 
 from mmap_st.errors import counted
 from mmap_st.head.evaluation import ComparisonResult, EvaluationMetrics
@@ -90,6 +92,25 @@ def summary_of_evaluation(metrics: EvaluationMetrics, head: str) -> Summary:
     what = "with 95% intervals over patients" if enough else "too few patients for intervals"
     found = _coverage(metrics.prediction_intervals)
     return Summary(about, f"held-out slides, {what}", tuple(columns), tuple(map(tuple, rows)), tuple(found))
+
+
+def summary_of_folds(metrics: EvaluationMetrics) -> Summary:
+    """What each fold of a cross-validation tested, and how well the head did there."""
+    rows = []
+    for name, slides in metrics.protocol.fold_slides.items():
+        scored = [slide for slide in slides if slide in metrics.test.slides]
+        means = (
+            fmean(metrics.test.of_slide(slide, key) for slide in scored) if scored else nan
+            for key in PER_SLIDE
+        )
+        rows.append((name, ", ".join(slides), *map(number, means)))
+    columns = ("fold", "test slides", "PCC (per slide)", "PCC (hvg50)", "MSE", "MAE")
+    return Summary("", "folds", columns, tuple(rows))
+
+
+def named_predictors(predictors: Mapping[str, Scores], head: str) -> dict[str, Scores]:
+    """Scores by what tables call the predictors."""
+    return {_PREDICTORS.get(name, head): scores for name, scores in predictors.items()}
 
 
 def summary_of_comparison(result: ComparisonResult) -> Summary:

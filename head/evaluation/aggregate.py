@@ -185,7 +185,9 @@ def _scores(
         return None
     by_seed: dict[int, dict[str, SlideScores]] = {seed: {} for seed in sorted({seed for _, seed in runs})}
     for (fold, seed), scores in runs.items():
-        by_seed[seed] |= {name: replace(slide, fold=fold) for name, slide in scores.slides.items()}
+        by_seed[seed] |= {
+            name: replace(slide, fold=fold, patient=patients[name]) for name, slide in scores.slides.items()
+        }
     seeds = list(by_seed.values())
     slides = {name: _mean_slide([of[name] for of in seeds]) for name in seeds[0]}
     means = {

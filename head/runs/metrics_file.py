@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -315,6 +315,9 @@ class FittedRun:
         measured = self._measured(predicted)
         scored = {name: predicted[name] for name in measured}
         scores = score_slides(scored, measured, self._hvg50).below(self.ceiling)
+        whose = {slide.name: slide.patient for slide in self.test}
+        of_patients = {name: replace(of, patient=whose[name]) for name, of in scores.slides.items()}
+        scores = replace(scores, slides=of_patients)
         if self.request.protocol.released_errors:
             scores = scores.with_pooled(pooled_errors(scored, measured))
         return scores

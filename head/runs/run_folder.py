@@ -273,3 +273,39 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]], columns: Seque
         writer.writeheader()
         for row in rows:
             writer.writerow({key: "" if value != value else value for key, value in row.items()})
+
+
+def histories_of(run: Path) -> dict[str, list[dict[str, float]]]:
+    """Validation scores of what the fits of a run tried, by what a fit is called.
+
+    Parameters
+    ----------
+    run
+        Folder of `mmap fit-head` or `mmap evaluate`; a folder of anything else has none.
+
+    Returns
+    -------
+    A row for everything that was tried, NaN where a file has no number; the fits of a joined head one by one.
+    What cannot be read is left out: it is there to be looked at.
+    """
+    files = {"this run": run / HISTORY}
+    several = len(list(run.glob(f"{FOLDS}/*/seed*"))) > len(list(run.glob(f"{FOLDS}/*")))
+    for file in sorted(run.glob(f"{FOLDS}/*/seed*/{HISTORY}")):
+        fold, seed = file.parent.parent.name, file.parent.name.removeprefix("seed")
+        files[f"fold {fold}, seed {seed}" if several else f"fold {fold}"] = file
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, file in files.items():
+        for row in _numbers_in(file):
+            encoder = row.pop("encoder", None)
+            found.setdefault(name if encoder is None else f"{name}, encoder {encoder:.0f}", []).append(row)
+    return found
+
+
+def _numbers_in(file: Path) -> list[dict[str, float]]:
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = list(csv.DictReader(opened))
+        return [{key: float(value) if value else float("nan") for key, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        _LOG.info("no validation scores of %s: %s", printable(str(file)), first_line(error))
+        return []

@@ -25,6 +25,8 @@ from typing import (
     runtime_checkable,
 )
 
+import numpy as np
+
 from mmap_st.errors import HeadError, first_line
 from mmap_st.files import is_nested_deeper, write_text
 
@@ -214,6 +216,8 @@ class SlideScores:
         As `pcc`, of the 50 genes of the panel that vary most in training; NaN where the slide has none.
     fold
         The fold that tested the slide; None outside a cross-validation.
+    patient
+        Whose slide it is; None: not known.
     """
 
     n_spots: int
@@ -223,6 +227,7 @@ class SlideScores:
     undefined_genes: float
     pcc_hvg50: float = _NAN
     fold: str | None = field(default=None, metadata=OMITTED)
+    patient: str | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -296,6 +301,18 @@ class Scores:
         """One slide's share of a metric of `PER_SLIDE`; NaN where it is undefined."""
         found: float = getattr(self.slides[slide], PER_SLIDE[metric])
         return found
+
+    def of_patients(self, metric: str) -> dict[str, float]:
+        """A metric of `PER_SLIDE` as a mean over each patient's slides, by patient.
+
+        A slide of a patient who is not known stands for itself. Means that are undefined are left out.
+        """
+        found: dict[str, list[float]] = {}
+        for slide, scores in self.slides.items():
+            whose = f"slide {slide}" if scores.patient is None else scores.patient
+            found.setdefault(whose, []).append(self.of_slide(slide, metric))
+        means = {whose: float(np.mean(values)) for whose, values in found.items()}
+        return {whose: mean for whose, mean in means.items() if np.isfinite(mean)}
 
     def with_pooled(self, errors: PooledErrors) -> Scores:
         """These scores, and errors over all test spots together."""

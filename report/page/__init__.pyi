@@ -1,5 +1,6 @@
 __all__ = [
     "MOST_VALUES",
+    "Charts",
     "PagedSlides",
     "SlideLayers",
     "SlidePrototypes",
@@ -7,6 +8,6 @@ __all__ = [
     "write_page",
 ]
 
-from .page import MOST_VALUES, PagedSlides, write_page
+from .page import MOST_VALUES, Charts, PagedSlides, write_page
 from .slide_layers import SlideLayers
 from .slide_prototypes import SlidePrototypes, find_prototypes

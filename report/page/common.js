@@ -31,6 +31,7 @@ function follow_theme({plots, bars}) {
   for (const plot of plots) {
     plot.setv({background_fill_color: paper, border_fill_color: paper})
     plot.title.text_color = ink
+    for (const axis of [...plot.below, ...plot.left]) axis.setv({axis_label_text_color: ink, major_label_text_color: ink})
   }
   for (const bar of bars) bar.setv({background_fill_color: paper, major_label_text_color: ink})
 }

@@ -7,6 +7,7 @@ __all__ = [
     "embed",
     "encoders",
     "evaluate",
+    "export",
     "fit_head",
     "heads",
     "list_encoders",
@@ -15,6 +16,7 @@ __all__ = [
     "predict",
     "read_cohort",
     "settings_of",
+    "write_report",
 ]
 
 from . import encoders, heads, pl
@@ -25,9 +27,11 @@ from .workflows import (
     compare,
     embed,
     evaluate,
+    export,
     fit_head,
     list_encoders,
     load_head,
     predict,
     read_cohort,
+    write_report,
 )

@@ -23,6 +23,7 @@ from mmap_st.commands import (
     extraction,
     head_list,
     heads,
+    reports,
     sharing,
 )
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
@@ -51,7 +52,8 @@ _add("fit-head", heads.fit_head, head_list.FitsHeads)
 _add("evaluate", evaluation.evaluate, head_list.FitsHeads)
 _add("compare", evaluation.compare, head_list.FitsHeads)
 _add("predict", heads.predict)
-_add("report", heads.report)
+_add("report", reports.report)
+_add("export", reports.export)
 _add("info", sharing.info)
 _add("pack", sharing.pack)
 _add("heads", head_list.heads)

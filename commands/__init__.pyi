@@ -8,9 +8,10 @@ __all__ = [
     "extraction",
     "head_list",
     "heads",
+    "reports",
     "sharing",
 ]
 
-from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, sharing
+from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, reports, sharing
 from .examples import example
 from .options import Command

@@ -20,6 +20,7 @@ EXAMPLES = {
     "compare": f"mmap compare {_ON} --encoders uni,virchow2 --heads mmap,ridge --out comparison",
     "predict": "mmap predict run slide.svs --out predictions",
     "report": "mmap report run --genes ERBB2,FASN --out figures",
+    "export": "mmap export predictions --format geojson,csv --genes ERBB2,FASN --out tables",
     "info": f"mmap info {_STORE} --verify",
     "pack": "mmap pack run head.zip",
     "heads": "mmap heads ridge",

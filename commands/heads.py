@@ -29,7 +29,6 @@ from mmap_st.commands.options import (
     StoreArgument,
     ValuesOption,
     parse_settings,
-    split_words,
 )
 from mmap_st.errors import counted
 
@@ -282,43 +281,6 @@ def predict(
     # Slides that are named are all to be done; otherwise those that can be.
     missed = report.failed or (slides is not None and report.skipped)
     raise typer.Exit(1 if missed else 0)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="A page (its name ends in .html), or a folder for figures and page.")
-    ],
-    genes: Annotated[
-        str | None,
-        typer.Option(help="Names or ids such as ERBB2,FASN, or a file of them; default: the best predicted."),
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
-    ] = None,
-    formats: Annotated[str, typer.Option("--format", help="Of figures: png, svg, pdf, or several.")] = "png",
-    scale: Annotated[
-        str,
-        typer.Option(help="Colours of figures: shared by measured and predicted values, or each map's own."),
-    ] = "shared",
-    spread: Annotated[
-        bool, typer.Option("--spread", help="Add maps of the predictions' spread to the figures.")
-    ] = False,
-) -> None:
-    """Show results: a page to click through, and figures of measured next to predicted maps."""
-    from mmap_st.extract.store import FeatureStore
-    from mmap_st.report import FigureOptions, report_results
-    from mmap_st.workflows import show_progress
-
-    options = FigureOptions(tuple(split_words(formats.lower()) or ()), scale, spread)
-    opened = None if store is None else FeatureStore(store)
-    with show_progress() as progress:
-        drawn = report_results(run, out, split_words(genes), store=opened, options=options, tell=progress)
-    for text in drawn.notes:
-        console.warn(text)
-    console.show_reasons("failed", drawn.failed)
-    console.show_paths(drawn.written)
-    raise typer.Exit(1 if drawn.failed else 0)
 
 
 def demo(

@@ -4,6 +4,7 @@ __all__ = [
     "PER_SLIDE",
     "CohortCheck",
     "FigureOptions",
+    "RunFigures",
     "Summary",
     "about",
     "best_genes",
@@ -37,7 +38,7 @@ from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
 from .maps import ONE_SCALE, PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
 from .run_page import draw_page, report_results
-from .run_report import FigureOptions, draw_run, how_chosen, map_of, report_run
+from .run_report import FigureOptions, RunFigures, draw_run, how_chosen, map_of, report_run
 from .summary import (
     PER_SLIDE,
     Summary,

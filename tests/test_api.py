@@ -35,8 +35,8 @@ from tests.conftest import TINY, Tiny
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "efficientnet-lite0"
 PUBLIC = {
-    "FeatureStore", "build_encoder", "compare", "embed", "encoders", "evaluate", "fit_head", "heads",
-    "list_encoders", "load_head", "pl", "predict", "read_cohort", "settings_of",
+    "FeatureStore", "build_encoder", "compare", "embed", "encoders", "evaluate", "export", "fit_head",
+    "heads", "list_encoders", "load_head", "pl", "predict", "read_cohort", "settings_of", "write_report",
 }  # fmt: skip
 
 
@@ -457,7 +457,7 @@ def test_a_comparison_is_drawn_from_its_folder(tiny: Tiny, tmp_path: Path) -> No
 
 
 def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
-    from mmap_st.commands import evaluation, extraction, heads
+    from mmap_st.commands import evaluation, extraction, heads, reports
     from mmap_st.workflows import HeadRun
     from mmap_st.workflows.head_embedding import EmbeddingOptions
 
@@ -470,6 +470,8 @@ def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
         (heads.predict, mm.predict),
         (evaluation.evaluate, mm.evaluate),
         (evaluation.compare, mm.compare),
+        (reports.report, mm.write_report),
+        (reports.export, mm.export),
     ):
         renamed = names | (of_predict if command is heads.predict else {})
         options = {renamed.get(name, name) for name in command.__annotations__} - {"return"}

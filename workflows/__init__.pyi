@@ -13,6 +13,7 @@ __all__ = [
     "embed",
     "encoder_name",
     "evaluate",
+    "export",
     "fit_head",
     "list_encoders",
     "load_head",
@@ -22,6 +23,7 @@ __all__ = [
     "run_demo",
     "show_progress",
     "survey_and_fill",
+    "write_report",
 ]
 
 from .arguments import check_store_out, encoder_name, read_cohort
@@ -35,3 +37,4 @@ from .encoder_list import build_encoder, list_encoders
 from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
+from .reporting import export, write_report

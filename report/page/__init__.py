@@ -1,4 +1,4 @@
-"""Maps and figures to look at."""
+"""The page of results."""
 
 import lazy_loader
 

@@ -1,0 +1,3 @@
+__all__ = ["ENDINGS", "FEW_GENES", "Exported", "export_predictions"]
+
+from .export import ENDINGS, FEW_GENES, Exported, export_predictions

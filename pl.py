@@ -180,7 +180,7 @@ def prototypes(
 
 
 def comparison(result: Comparison | ComparisonResult | str | Path, *, size: float = 7.6) -> Figure:
-    """Draw a comparison: one dot per row, with its 95% interval where there are enough patients.
+    """Draw a comparison: every row with its patients, and its 95% interval where there are enough.
 
     Parameters
     ----------
@@ -191,8 +191,10 @@ def comparison(result: Comparison | ComparisonResult | str | Path, *, size: floa
 
     Returns
     -------
-    A matplotlib figure, which a notebook shows: correlation, its paired difference to the head mmap (or
-    ridge) on the same embeddings, and squared error; the best head of each encoder comes first.
+    A matplotlib figure, which a notebook shows: correlation, its paired difference to a reference, and
+    squared error. Encoders are side by side for each head where several were compared, else magnifications,
+    else heads; the reference is the first encoder, the first magnifications, or the head mmap (or ridge).
+    Dots are patients.
 
     Raises
     ------

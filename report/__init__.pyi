@@ -35,7 +35,8 @@ __all__ = [
 
 from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
-from .comparison import about, comparison_figure, draw_comparison, draw_genes, notes, table_of, write_markdown
+from .comparison import about, notes, table_of, write_markdown
+from .comparison_plots import comparison_figure, draw_comparison, draw_genes
 from .maps import ONE_SCALE, PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
 from .run_page import draw_page, report_results
 from .run_report import FigureOptions, RunFigures, draw_run, how_chosen, map_of, report_run

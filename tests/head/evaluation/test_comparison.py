@@ -29,7 +29,8 @@ from mmap_st.head.evaluation.results import CommonProtocol, ComparisonResult, Ro
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.scoring.results import Scores, SlideScores, as_json
 from mmap_st.head.scoring.statistics import paired_difference
-from mmap_st.report.comparison import draw_comparison, draw_genes, notes, table_of, write_markdown
+from mmap_st.report.comparison import notes, table_of, write_markdown
+from mmap_st.report.comparison_plots import draw_comparison, draw_genes
 
 ENCODER, TINY = "efficientnet-lite0", "timm:test_efficientnet"
 METRICS = ("pcc_slide", "pcc_slide_hvg50", "mse", "mae")

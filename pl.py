@@ -143,7 +143,8 @@ def prototypes(
     seed
         Of random ones.
     image
-        The slide's image, drawn behind the spots. None: no image.
+        The slide's image, drawn behind the spots, and shown at the spots nearest to the largest prototypes.
+        None: no image.
     size
         Width of the figure in inches.
     ax
@@ -172,7 +173,9 @@ def prototypes(
     candidates, _ = stored_candidates(opened, stored, name, mpps, settings)
     xy, background = stored.spot_xy(), None if image is None else thumbnail_of(Path(image))
     if ax is None:
-        return prototypes_map(slide, xy, candidates, background, stored.source_mpp, size)
+        return prototypes_map(
+            slide, xy, candidates, background, stored.source_mpp, size, None if image is None else Path(image)
+        )
     draw_prototypes(ax, slide, xy, candidates, background, stored.source_mpp)
     figure = ax.get_figure(root=True)
     assert figure is not None

@@ -12,13 +12,20 @@ from mmap_st.commands.options import split_words
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run, or a folder of predictions; several for --figure."),
+    ],
     out: Annotated[
         Path, typer.Option("--out", help="A page (its name ends in .html), or a folder for figures and page.")
     ],
     genes: Annotated[
         str | None,
         typer.Option(help="Names or ids such as ERBB2,FASN, or a file of them; default: the best predicted."),
+    ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(help="genes: a figure of each of --genes instead, measured and predicted by every RUN."),
     ] = None,
     store: Annotated[
         Path | None, typer.Option("--store", help="The run's feature store: adds prototype maps.")
@@ -40,7 +47,9 @@ def report(
     options = FigureOptions(tuple(split_words(formats.lower()) or ()), scale, spread)
     opened = None if store is None else FeatureStore(store)
     with show_progress() as progress:
-        drawn = report_results(run, out, split_words(genes), store=opened, options=options, tell=progress)
+        drawn = report_results(
+            run, out, split_words(genes), figure=figure, store=opened, options=options, tell=progress
+        )
     for text in drawn.notes:
         console.warn(text)
     console.show_reasons("failed", drawn.failed)

@@ -12,6 +12,7 @@ __all__ = [
     "comparison_figure",
     "draw_ablations",
     "draw_comparison",
+    "draw_gene_figures",
     "draw_genes",
     "draw_page",
     "draw_prototypes",
@@ -37,7 +38,9 @@ from .ablations import draw_ablations
 from .cohort_check import CohortCheck, check_cohort, summarise_genes
 from .comparison import about, notes, table_of, write_markdown
 from .comparison_plots import comparison_figure, draw_comparison, draw_genes
-from .maps import ONE_SCALE, PANEL_IN, best_genes, draw_prototypes, expression_map, prototypes_map
+from .gene_figure import draw_gene_figures
+from .maps import ONE_SCALE, PANEL_IN, best_genes, expression_map
+from .prototype_figure import draw_prototypes, prototypes_map
 from .run_page import draw_page, report_results
 from .run_report import FigureOptions, RunFigures, draw_run, how_chosen, map_of, report_run
 from .summary import (

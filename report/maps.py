@@ -1,4 +1,4 @@
-"""Maps over a slide's thumbnail: measured next to predicted expression, and where its prototypes are."""
+"""Maps over a slide's thumbnail: measured next to predicted expression."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mmap_st.data import Thumbnail
-from mmap_st.errors import counted
 from mmap_st.head.scoring import pearson_per_gene
-from mmap_st.prototypes import Candidates, selection_space
 from mmap_st.report.figure import (
     COLOURS,
     FONT,
@@ -34,7 +32,7 @@ _BAR_IN, _TITLE_IN = 0.45, 0.22
 #: Scales of the colours: of measured and predicted values together, or of each map.
 ONE_SCALE, OWN_SCALE = "shared", "own"
 _CLIPPED = (1, 99)
-_SCALES = {
+SCALES = {
     ONE_SCALE: "one scale for measured and predicted, from the 1st to the 99th percentile",
     OWN_SCALE: "each map's scale from its 1st to its 99th percentile",
 }
@@ -131,13 +129,13 @@ def expression_map(
     for column, gene in enumerate(genes, start=first):
         index = slide.genes.index(gene)
         values = {name: of[:, index] for name, of in shown.items()}
-        together = _ends([of for name, of in values.items() if name != "spread"])
+        together = ends_of([of for name, of in values.items() if name != "spread"])
         for row, (name, of) in enumerate(values.items()):
             is_spread = name == "spread"
-            ends = _ends([of]) if scale == OWN_SCALE or is_spread else together
+            ends = ends_of([of]) if scale == OWN_SCALE or is_spread else together
             label = "" if column < columns - 1 else "spread" if is_spread else "expression"
             colours = SPREADS if is_spread else COLOURS
-            _spots(figure, grid[row][column], slide, of, ends, label, colours)
+            draw_spots(figure, grid[row][column], slide, of, ends, label, colours)
         grid[0][column].set_title(plain(gene), fontsize=FONT + 1, style="italic")
         if slide.measured is not None:
             pcc = pearson_per_gene(values["predicted"][:, None], values["measured"][:, None])[0]
@@ -152,12 +150,12 @@ def expression_map(
             axes.set_axis_off()
     scale_bar(grid[0][0], slide.mpp, slide.xy)
     scale = scale if slide.measured is not None else OWN_SCALE
-    words = "; ".join(filter(None, (f"{slide.name}: {slide.units}", caption, _SCALES[scale])))
+    words = "; ".join(filter(None, (f"{slide.name}: {slide.units}", caption, SCALES[scale])))
     figure.suptitle(wrapped(words, figure.get_figwidth()), fontsize=FONT, color="0.3")
     return figure
 
 
-def _ends(values: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+def ends_of(values: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
     """Values that the colours of maps end at: percentiles, so that single spots do not take the scale."""
     known = np.concatenate([of[np.isfinite(of)] for of in values])
     if not len(known):
@@ -166,15 +164,16 @@ def _ends(values: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1e-6)
 
 
-def _spots(
+def draw_spots(
     figure: Figure,
     axes: Axes,
     slide: SlideMap,
     values: NDArray[np.float32],
     ends: tuple[float, float],
     label: str,
-    colours: str,
+    colours: str = COLOURS,
 ) -> None:
+    """Draw one map: the tissue, spots in the colours of their values (n,), and a bar that says which."""
     frame(axes, slide.xy, slide.background)
     shown = np.isfinite(values)
     size = np.full(int(shown.sum()), slide.spot_px)
@@ -195,81 +194,3 @@ def _spots(
     bar.outline.set_visible(False)
     if label:
         bar.set_label(label, fontsize=FONT - 1)
-
-
-def prototypes_map(
-    name: str,
-    xy: NDArray[np.float64],
-    candidates: Candidates,
-    background: Thumbnail | None,
-    mpp: float | None,
-    width_in: float = 5.2,
-) -> Figure:
-    """A figure of a slide's candidates, see `draw_prototypes`."""
-    figure = new_figure(width_in, relative_height(xy, background) * width_in + 0.5)
-    draw_prototypes(figure.subplots(), name, xy, candidates, background, mpp)
-    return figure
-
-
-def draw_prototypes(
-    axes: Axes,
-    name: str,
-    xy: NDArray[np.float64],
-    candidates: Candidates,
-    background: Thumbnail | None,
-    mpp: float | None,
-) -> None:
-    """Draw a slide's candidates; near colours are near embeddings.
-
-    Parameters
-    ----------
-    name
-        Of the slide.
-    xy
-        (n, 2) centres of its spots in level-0 pixels.
-    candidates
-        Of the slide.
-    background, mpp
-        See `mmap_st.report.maps.SlideMap`.
-    """
-    frame(axes, xy, background)
-    shown = candidates.label >= 0
-    colours = _colours(candidates)[candidates.label[shown]]
-    size = np.full(int(shown.sum()), 0.84 * spot_distance(xy))
-    axes.add_collection(
-        EllipseCollection(
-            size,
-            size,
-            np.zeros_like(size),
-            offsets=xy[shown],
-            units="xy",
-            offset_transform=axes.transData,
-            facecolors=colours,
-        )
-    )
-    medoids = xy[candidates.medoid]
-    axes.scatter(
-        medoids[:, 0], medoids[:, 1], s=18, marker="o", facecolors="white", edgecolors="black", lw=0.8
-    )
-    scale_bar(axes, mpp, xy)
-    title = (
-        f"{name}: {counted(len(candidates.size), 'prototype')}; similar colours are similar embeddings; white"
-        " dots: the spots nearest to the prototypes"
-    )
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    width = axes.get_position().width * figure.get_figwidth()
-    axes.set_title(wrapped(title, width), fontsize=FONT, color="0.3")
-
-
-def _colours(candidates: Candidates) -> NDArray[np.float64]:
-    """(K, 3) colours from the first principal components of the centres."""
-    from sklearn.decomposition import PCA  # half a second, which other figures need not wait
-
-    points = selection_space(candidates.centre)
-    components = min(3, len(points))
-    scores = np.full((len(points), 3), 0.5)
-    ranks = np.argsort(np.argsort(PCA(components).fit_transform(points), axis=0), axis=0)
-    scores[:, :components] = (ranks + 0.5) / len(points)
-    colours: NDArray[np.float64] = 0.12 + 0.8 * scores
-    return colours

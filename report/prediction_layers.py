@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +11,11 @@ from mmap_st.extract.slides import close_ups
 from mmap_st.head.runs import ATTENTION, ATTENTION_OF, SPREAD, UNS
 from mmap_st.report.figure import spot_distance
 from mmap_st.report.page import SlideLayers, SlidePrototypes, find_prototypes
-from mmap_st.report.run_report import map_of
+from mmap_st.report.prototype_figure import WINDOW_PX, WINDOW_UM
+from mmap_st.report.run_report import image_of, map_of
 
 if TYPE_CHECKING:
     import anndata
-
-#: What a picture of a prototype shows across: a patch of 224 pixels at 20x; and its own pixels.
-_WINDOW_UM, _WINDOW_PX = 112.0, 112
 
 
 def layers_of(table: anndata.AnnData, most_spots: int, most_windows: int) -> SlideLayers:
@@ -80,14 +76,14 @@ def prototypes_of(table: anndata.AnnData, most_windows: int) -> SlidePrototypes 
         [str(gene) for gene in table.var_names],
         str(about.get(ATTENTION_OF, about["encoder"])),
     )
-    named = about.get("image")
-    if found is None or named is None or not os.path.exists(str(named)):
+    image = image_of(table)
+    if found is None or image is None:
         return found
     xy, mpp = np.asarray(table.obsm["spatial"], np.float64), about.get("source_mpp")
-    width = 2 * spot_distance(xy) if mpp is None else _WINDOW_UM / float(mpp)
+    width = 2 * spot_distance(xy) if mpp is None else WINDOW_UM / float(mpp)
     largest = found.largest(most_windows)
-    shown = close_ups(Path(str(named)), xy[found.shown_by[largest]], width, _WINDOW_PX)
+    shown = close_ups(image, xy[found.shown_by[largest]], width, WINDOW_PX)
     if shown is None:
         return found
     windows = {int(number): shown[place] for place, number in enumerate(largest)}
-    return replace(found, windows=windows, window_um=None if mpp is None else _WINDOW_UM)
+    return replace(found, windows=windows, window_um=None if mpp is None else WINDOW_UM)

@@ -19,6 +19,7 @@ from mmap_st.head.runs import HEAD_JSON, INTERVAL, MEASURED, METRICS, SPREAD, hi
 from mmap_st.head.scoring import Scores, pearson_per_gene, slide_metrics
 from mmap_st.progress import ProgressCallback
 from mmap_st.report.gene_choice import GeneChoice
+from mmap_st.report.gene_figure import draw_gene_figures
 from mmap_st.report.page import MOST_VALUES, Charts, PagedSlides, SlideLayers, write_page
 from mmap_st.report.prediction_layers import layers_of
 from mmap_st.report.run_report import (
@@ -48,6 +49,8 @@ Array = NDArray[np.float32]
 #: The page in a folder of figures.
 PAGE = "report.html"
 _PAGES = (".html", ".htm")
+#: The figure that shows several runs.
+GENES_FIGURE = "genes"
 #: Most spots of all slides on a page; of larger slides every second is shown, or every third...
 _MOST_SPOTS = 50_000
 # Most pictures of prototypes on a page, of some 5 KB each.
@@ -57,10 +60,11 @@ _COLUMNS = {"ceiling": "ceiling", "cv_pcc": "cv PCC", "trusted": "trusted"}
 
 
 def report_results(
-    run: Path,
+    runs: Sequence[Path],
     out: Path,
     genes: Sequence[str] | None = None,
     *,
+    figure: str | None = None,
     store: FeatureStore | None = None,
     options: FigureOptions = DEFAULT_FIGURES,
     tell: ProgressCallback = lambda text: None,
@@ -69,12 +73,15 @@ def report_results(
 
     Parameters
     ----------
-    run
-        Folder of `mmap fit-head`, `mmap evaluate` or `mmap compare`, or one of .h5ad files of `mmap predict`.
+    runs
+        Folder of `mmap fit-head`, `mmap evaluate` or `mmap compare`, or one of .h5ad files of `mmap predict`;
+        several for a figure that shows them side by side.
     out
         The page, if its name ends in ``.html``; else a folder for figures and page.
     genes
         Which to show, by name or id, or files of such; None: those that are predicted best.
+    figure
+        ``genes``: only what `draw_gene_figures` draws. None: page and figures of one run.
     store
         The feature store of the run: adds figures of where prototypes are. None: none.
     options
@@ -91,6 +98,15 @@ def report_results(
     RequestError
         If there is nothing to show, or none of the genes is on a panel.
     """
+    if figure is not None:
+        if figure != GENES_FIGURE:
+            raise RequestError(f"--figure {figure}: give {GENES_FIGURE}, or leave it out.")
+        if store is not None:
+            raise RequestError(f"--figure {GENES_FIGURE} draws no prototypes; leave --store out.")
+        return draw_gene_figures(runs, out, genes, options=options, tell=tell)
+    if len(runs) != 1:
+        raise RequestError("several runs are shown side by side by --figure genes; else name one.")
+    (run,) = runs
     if out.suffix.lower() in _PAGES and not out.is_dir():
         if store is not None:
             raise RequestError(f"--store adds figures, which a page does not hold; name a folder, not {out}.")

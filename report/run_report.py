@@ -50,8 +50,8 @@ from mmap_st.report.maps import (
     SlideMap,
     best_genes,
     expression_map,
-    prototypes_map,
 )
+from mmap_st.report.prototype_figure import prototypes_map
 
 if TYPE_CHECKING:
     import anndata
@@ -219,7 +219,8 @@ def _draw_slide(
     store: FeatureStore | None,
     options: FigureOptions,
 ) -> list[Path]:
-    slide = load_map(file)
+    table = read_table(file)
+    slide, image = map_of(table), image_of(table)
     genes = None if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)
     if genes is not None and not genes:
         raise SlideError("none of the genes is on the panel that it was predicted with.")
@@ -231,7 +232,7 @@ def _draw_slide(
         cards = _some_card(run).by_encoder
         for card in cards:
             whose = f"_{encode_name(card.encoder_name)}" if len(cards) > 1 else ""
-            figures[f"{file.stem}{whose}_prototypes"] = _prototypes_of(store, slide, card)
+            figures[f"{file.stem}{whose}_prototypes"] = _prototypes_of(store, slide, card, image)
     return [
         save_figure(figure, out / _file_name(name, ending))
         for name, figure in figures.items()
@@ -271,14 +272,14 @@ def known_cards(run: Path) -> list[HeadCard]:
         return []
 
 
-def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard) -> Figure:
+def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard, image: Path | None) -> Figure:
     """The prototype map of a predicted slide, with the candidates that its head sees, of one encoder."""
     wanted = prototype_settings(built_in_settings(card), card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
     stored = store.slide(slide.name)
     candidates, _ = stored_candidates(store, stored, card.encoder_name, card.magnifications, settings)
     title = f"{slide.name}, {card.encoder_name}"
-    return prototypes_map(title, slide.xy, candidates, slide.background, slide.mpp)
+    return prototypes_map(title, slide.xy, candidates, slide.background, slide.mpp, image=image)
 
 
 def load_map(file: Path) -> SlideMap:
@@ -309,6 +310,12 @@ def read_table(file: Path) -> anndata.AnnData:
             f"{file} is not a prediction of mmap: it has no uns[{UNS!r}]; name the folder of some."
         )
     return table
+
+
+def image_of(table: anndata.AnnData) -> Path | None:
+    """The image that a prediction names, where it is."""
+    named = table.uns[UNS].get("image")
+    return Path(str(named)) if named is not None and os.path.exists(str(named)) else None
 
 
 def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:

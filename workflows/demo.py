@@ -100,7 +100,7 @@ def run_demo(
     lap("fit-head")
 
     with show_progress(progress) as tell:
-        drawn = report_results(out / "run", out / "report", store=store, tell=tell)
+        drawn = report_results([out / "run"], out / "report", store=store, tell=tell)
     lap("report")
     if drawn.failed:
         raise SlidesFailedError(drawn.failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from mmap_st.report import FigureOptions, RunFigures, report_results
 from mmap_st.report.exports import Exported, export_predictions
@@ -12,12 +13,16 @@ from mmap_st.workflows.comparisons import Comparison, Evaluation
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_user
 from mmap_st.workflows.head_runs import HeadRun
 
+#: What has results: an object, or a folder.
+Result: TypeAlias = HeadRun | Evaluation | Comparison | str | Path
+
 
 def write_report(
-    run: HeadRun | Evaluation | Comparison | str | Path,
+    run: Result | Sequence[Result],
     out: str | Path,
     *,
     genes: Names | None = None,
+    figure: str | None = None,
     store: StoreLike | None = None,
     formats: Names = "png",
     scale: str = "shared",
@@ -29,11 +34,15 @@ def write_report(
     Parameters
     ----------
     run
-        What `fit_head`, `evaluate` or `compare` returned, its folder, or a folder of predictions.
+        What `fit_head`, `evaluate` or `compare` returned, its folder, or a folder of predictions. Several for
+        ``figure="genes"``.
     out
         The page, if its name ends in ``.html``; else a folder for figures and page.
     genes
         Which to show, by name or id, or files of such. None: those that are predicted best.
+    figure
+        ``genes``: instead of all else, a figure of each gene, a row a slide: measured, and predicted by each
+        of the runs. None: page and figures of one run.
     store
         The run's feature store: adds figures of where prototypes are. None: none.
     formats
@@ -69,8 +78,12 @@ def write_report(
     options = FigureOptions(tuple(words_of(formats, "--format")), scale, spread)
     opened = None if store is None else open_store(store)
     wanted = None if genes is None else words_of(genes, "--genes")
+    runs = [run] if isinstance(run, str | Path) or not isinstance(run, Sequence) else run
+    folders = [_folder(one) for one in runs]
     with show_progress(progress) as tell:
-        drawn = report_results(_folder(run), Path(out), wanted, store=opened, options=options, tell=tell)
+        drawn = report_results(
+            folders, Path(out), wanted, figure=figure, store=opened, options=options, tell=tell
+        )
     _warn(drawn.notes, drawn.failed)
     return drawn
 
@@ -134,7 +147,7 @@ def export(
     return done
 
 
-def _folder(run: HeadRun | Evaluation | Comparison | str | Path) -> Path:
+def _folder(run: Result) -> Path:
     return Path(run) if isinstance(run, str | Path) else run.path
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mmap_st as mm
 from mmap_st.extract.slides import close_ups
 from mmap_st.report import draw_page
 from mmap_st.report.page import find_prototypes
@@ -112,3 +113,16 @@ def test_the_page_of_a_run_shows_its_prototypes(tiny: Tiny, tmp_path: Path) -> N
     assert "<h2>Prototypes</h2>" in text
     draw_page(tiny.run, page)
     assert "<h2>Prototypes</h2>" not in page.read_text("utf-8")
+
+
+def test_the_figure_shows_the_largest_as_pictures(tiny: Tiny) -> None:
+    cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
+    plain = mm.pl.prototypes(tiny.store, "A1", encoder="efficientnet-lite0")
+    assert len(plain.axes) == 1
+    figure = mm.pl.prototypes(tiny.store, "A1", encoder="efficientnet-lite0", image=cohort["A1"].image)
+    pictures = [axis for axis in figure.axes[1:] if axis.images]
+    numbers = [int(axis.get_title().split(":")[0]) for axis in pictures]
+    assert numbers == sorted(numbers)
+    assert 0 < len(pictures) <= 16
+    marked = {int(text.get_text()) for text in figure.axes[0].texts if text.get_text().isdigit()}
+    assert marked == set(numbers)

@@ -16,6 +16,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import tifffile
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -57,8 +58,35 @@ def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
             "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 110.0},
         }
     }
-    table.uns["mmap"] = {"slide": "made", "units": "log1p", "source_mpp": 0.5, "spot_diameter_px": 110.0}
+    table.obsm["attention"] = attention_of(place, side, rng)
+    image = path.with_suffix(".tif")
+    write_image(image, side * 200, rng)
+    table.uns["mmap"] = {
+        "slide": "made", "units": "log1p", "source_mpp": 0.5, "spot_diameter_px": 110.0, "encoder": "made",
+        "image": str(image.resolve()),
+    }  # fmt: skip
     table.write_h5ad(path)
+
+
+def attention_of(place: np.ndarray, side: int, rng: np.random.Generator, prototypes: int = 80) -> np.ndarray:
+    """(n, K) attention over half of the prototypes, those that lie nearest to the spot."""
+    distance = np.linalg.norm(place[:, None] - rng.uniform(0, side, (prototypes, 2)), axis=2)
+    weights = np.exp(-distance / side * 3 + rng.normal(0, 0.1, distance.shape))
+    weights[distance > np.median(distance, axis=1, keepdims=True)] = 0
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float16)
+
+
+def write_image(path: Path, side_px: int, rng: np.random.Generator) -> None:
+    """Write a tiled image with structures of a few micrometres, one tile again and again."""
+    noise = rng.normal(size=(256, 256, 3))
+    for axis in (0, 1):
+        noise = sum(np.roll(noise, shift, axis) for shift in range(-4, 5)) / 9
+    tile = np.clip(180 + 500 * noise, 0, 255).astype(np.uint8)
+    tiles = -(-side_px // 256)
+    tifffile.imwrite(
+        path, (tile for _ in range(tiles**2)), shape=(tiles * 256, tiles * 256, 3), dtype=np.uint8,
+        tile=(256, 256), photometric="rgb", compression="zlib",
+    )  # fmt: skip
 
 
 def first_picture_s(page: Path, rounds: int = 3) -> float:

@@ -53,8 +53,8 @@ _PAGES = (".html", ".htm")
 GENES_FIGURE = "genes"
 #: Most spots of all slides on a page; of larger slides every second is shown, or every third...
 _MOST_SPOTS = 50_000
-# Most pictures of prototypes on a page, of some 5 KB each.
-_MOST_WINDOWS = 400
+# Most pictures of prototypes on a page and of one slide, of some 5 KB each.
+_MOST_WINDOWS, _MOST_OF_SLIDE = 400, 60
 #: Columns of ``var`` that the table of genes shows, and what it calls them.
 _COLUMNS = {"ceiling": "ceiling", "cv_pcc": "cv PCC", "trusted": "trusted"}
 
@@ -254,11 +254,12 @@ def _slides(
     slides: list[SlideLayers] = []
     wanted: list[Sequence[str]] = []
     columns: dict[str, dict[str, list[object]]] = {}
+    windows = min(_MOST_OF_SLIDE, _MOST_WINDOWS // len(files))
     for place, file in enumerate(files, start=1):
         tell(f"reading {file.stem} ({place} of {counted(len(files), 'slide')})")
         try:
             table = read_table(file)
-            slide = layers_of(table, max(1, _MOST_SPOTS // len(files)), _MOST_WINDOWS // len(files))
+            slide = layers_of(table, max(1, _MOST_SPOTS // len(files)), windows)
             if any(slide.name == other.name for other in slides):
                 slide = replace(slide, name=f"{slide.name} ({file.name})")
             own = slide.genes if choice is None else choice.of_slide(slide.name, slide.genes, slide.gene_ids)

@@ -26,6 +26,7 @@ from mmap_st.report.page.stage import MAP_PX, Stage, empty_map, script, styled
 
 #: Prototypes that are shown as pictures, those that the chosen spot attends to most.
 SHOWN = 12
+_PICTURE_QUALITY = 70  # there are dozens of them, and each is small
 _GALLERY_STYLE = """
 .prototypes { display: grid; grid-template-columns: repeat(4, 112px); gap: 14px; margin: 0; }
 figure { margin: 0; font: 12px/1.3 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -129,7 +130,7 @@ def _packed(slide: SlideLayers) -> dict[str, object] | None:
         "colours": [_hex(colour) for colour in found.colours],
         "genes": [list(genes) for genes in found.genes],
         "windows": [
-            as_data_uri(found.windows[number]) if number in found.windows else None
+            as_data_uri(found.windows[number], _PICTURE_QUALITY) if number in found.windows else None
             for number in range(len(found.shown_by))
         ],
     }

@@ -129,8 +129,8 @@ def unpack_layer(packed: Mapping[str, object], spots: int) -> Array:
     return np.where(steps == _NONE, np.nan, values).astype(np.float32)
 
 
-def as_data_uri(pixels: NDArray[np.uint8]) -> str:
+def as_data_uri(pixels: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> str:
     """A picture (h, w, 3) as a JPEG that is written into the page."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

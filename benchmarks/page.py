@@ -27,8 +27,10 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,
 READY = "return (Bokeh.documents[0]?.get_model_by_name('words')?.text ?? '') !== ''"
 
 
-def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
-    """Write a made prediction of this size."""
+def write_prediction(
+    path: Path, spots: int, genes: int, seed: int = 0, *, pitch_px: float = 200.0, image: Path | None = None
+) -> None:
+    """Write a made prediction of this size, on a grid of 100 um."""
     rng = np.random.default_rng(seed)
     side = int(np.ceil(np.sqrt(spots)))
     place = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)[:spots]
@@ -42,7 +44,7 @@ def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
         predicted,
         obs=pd.DataFrame({"distance": rng.gamma(4, 0.3, spots)}, index=ids),
         var=pd.DataFrame({"ceiling": rng.uniform(0.2, 0.9, genes)}, index=[f"GENE{i}" for i in range(genes)]),
-        obsm={"spatial": (place + 0.5) * 200.0},
+        obsm={"spatial": (place + 0.5) * pitch_px},
         layers={
             "measured": measured.astype(np.float32),
             "spread": np.sqrt(0.1 + 0.1 * np.exp(predicted / 3)).astype(np.float32),
@@ -50,24 +52,36 @@ def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
     )
     table.var["interval_90"] = 1.7
     pixels = np.clip(rng.normal(200, 25, (1600, 1600, 3)), 0, 255).astype(np.uint8)
-    scale = 1600 / (side * 200)
+    scale = 1600 / (side * pitch_px)
     table.uns["spatial"] = {
         "made": {
             "images": {"hires": pixels},
-            "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 110.0},
+            "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 0.55 * pitch_px},
         }
     }
-    table.uns["mmap"] = {"slide": "made", "units": "log1p", "source_mpp": 0.5, "spot_diameter_px": 110.0}
+    table.uns["mmap"] = {
+        "slide": "made",
+        "units": "log1p",
+        "source_mpp": 100 / pitch_px,
+        "spot_diameter_px": 0.55 * pitch_px,
+    }
+    if image is not None:
+        table.uns["mmap"]["image"] = str(image)
     table.write_h5ad(path)
 
 
-def first_picture_s(page: Path, rounds: int = 3) -> float:
-    """Seconds from opening the page to its first maps, the median of several times."""
+def chromium() -> webdriver.Chrome:
+    """A browser without a window."""
     options = Options()
     options.binary_location = str(shutil.which("chromium"))
     for flag in FLAGS:
         options.add_argument(flag)
-    driver = webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
+    return webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
+
+
+def first_picture_s(page: Path, rounds: int = 3) -> float:
+    """Seconds from opening the page to its first maps, the median of several times."""
+    driver = chromium()
     found = []
     for _ in range(rounds):
         started = time.perf_counter()

@@ -67,7 +67,7 @@ def write_prediction(
     }
     if image is not None:
         table.uns["mmap"]["image"] = str(image)
-    table.write_h5ad(path)
+    table.write_h5ad(path, compression="gzip")  # as `mmap predict` does
 
 
 def chromium() -> webdriver.Chrome:

@@ -214,6 +214,7 @@ async function show_values() {
   const parts = [`${gene === null ? layer.title : `${gene}, ${layer.title},`} on ${about.name}`]
   if (values.every(Number.isNaN)) parts.push("no values here")
   if (layer.of_gene) parts.push(about.units)
+  if (own && layer.colours.length > 1) parts.push("similar colours are similar embeddings")
   parts.push(`${about.spots.toLocaleString("en")} spots`, about.verdict)
   say(parts.filter(Boolean).join("; "))
 }

@@ -13,11 +13,11 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from mmap_st.errors import MmapError, of_one_slide, printable
+from mmap_st.errors import MmapError, OverviewError, RegionError, of_one_slide, printable
 from mmap_st.report.viewer.catalogue import Catalogue
 from mmap_st.report.viewer.page import around, assets, figure_json, page_html
 from mmap_st.report.viewer.shown_slide import ShownSlide
-from mmap_st.report.viewer.tiles import ByteCache, NoTileError, SlideTiles, TileGrid
+from mmap_st.report.viewer.tiles import ByteCache, NoTileError, SlideTiles, TileGrid, unreadable_tile
 
 #: Bytes of values and spots that are kept: what is chosen again is there at once.
 VALUE_CACHE_BYTES = 32 << 20
@@ -209,6 +209,8 @@ class Answers:
             return Answer(self.tiles.tile(slide.image, *place), "image/jpeg", keep=True)
         except NoTileError as error:
             raise NothingThereError from error
+        except (RegionError, OverviewError):
+            return Answer(unreadable_tile(), "image/jpeg")
 
     def close(self) -> None:
         """Free the images."""

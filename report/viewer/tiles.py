@@ -9,9 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from mmap_st.extract.slides import Slide, open_slide
@@ -298,6 +300,16 @@ class SlideTiles:
             idle = self._dropped(over)
         for one in idle:
             one.slide.close()
+
+
+@cache
+def unreadable_tile() -> bytes:
+    """What is shown of a part that cannot be decoded: grey and hatched, as neither tissue nor glass is."""
+    y, x = np.mgrid[:128, :128]
+    grey = np.where((x + y) % 16 < 3, 90, 190).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,10 +14,11 @@ from urllib.parse import quote
 import anndata
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import sparse
 
 import mmap_st as mm
-from mmap_st.errors import RequestError, SlidesFailedError
+from mmap_st.errors import RegionError, RequestError, SlidesFailedError
 from mmap_st.prototypes import candidates_in
 from mmap_st.report.viewer import Answers, answers, first_slide, open_catalogue
 from mmap_st.report.viewer.catalogue import Catalogue
@@ -289,10 +292,19 @@ def test_a_cohort_of_other_slides_is_refused(tiny: Tiny, copy: Path) -> None:
 # Stores.
 
 
-def test_a_store_shows_its_prototypes(tiny: Tiny, serve: Callable[..., Client]) -> None:
-    store = mm.FeatureStore(tiny.store)
-    mm.pl.prototypes(tiny.store, "A1")
-    client = serve(tiny.store, slide="A1")
+@pytest.fixture
+def bare_store(tiny: Tiny, tmp_path: Path) -> Path:
+    """The embedded slides, without the prototypes that other tests have made."""
+    store = Path(shutil.copytree(tiny.store, tmp_path / "features.zarr"))
+    for folder in store.glob("*/*/prototypes"):
+        shutil.rmtree(folder)
+    return store
+
+
+def test_a_store_shows_its_prototypes(bare_store: Path, serve: Callable[..., Client]) -> None:
+    mm.pl.prototypes(bare_store, "A1")
+    store = mm.FeatureStore(bare_store)
+    client = serve(bare_store, slide="A1")
     layer = about(client)["layers"][0]
     ((title, candidates),) = candidates_in(store.slide("A1")).items()
     assert title == "efficientnet-lite0 at 0.5, 1 um/px"
@@ -304,17 +316,56 @@ def test_a_store_shows_its_prototypes(tiny: Tiny, serve: Callable[..., Client]) 
     assert "no image of this slide is known" in about(client)["notes"][0]
 
 
-def test_a_store_without_prototypes_shows_plain_spots(
-    tiny: Tiny, tmp_path: Path, serve: Callable[..., Client]
-) -> None:
-    store = Path(shutil.copytree(tiny.store, tmp_path / "features.zarr"))
-    for folder in store.glob("*/*/prototypes"):
-        shutil.rmtree(folder)
-    client = serve(store)
+def test_a_store_without_prototypes_shows_plain_spots(bare_store: Path, serve: Callable[..., Client]) -> None:
+    client = serve(bare_store)
     assert [layer["name"] for layer in about(client)["layers"]] == ["spots"]
     assert "no prototypes" in about(client)["notes"][0]
     assert not floats(client, "slides/0/values/spots").any()
-    assert not list(store.glob("*/*/prototypes"))  # nothing is written
+    assert not list(bare_store.glob("*/*/prototypes"))  # nothing is written
+
+
+def test_each_set_of_prototypes_is_a_layer(bare_store: Path, serve: Callable[..., Client]) -> None:
+    mm.pl.prototypes(bare_store, "A1")
+    mm.pl.prototypes(bare_store, "A1", mpp=0.5, kind="random", clusters=8)
+    mm.pl.prototypes(bare_store, "A1", mpp=0.5, kind="random", clusters=9)
+    titles = sorted(layer["title"].partition(" of ")[2] for layer in about(serve(bare_store))["layers"])
+    assert titles == [
+        "efficientnet-lite0 at 0.5 um/px, random",
+        "efficientnet-lite0 at 0.5 um/px, random (2)",
+        "efficientnet-lite0 at 0.5, 1 um/px",
+    ]
+
+
+def test_counts_that_cannot_be_read_leave_the_prototypes(
+    tiny: Tiny, bare_store: Path, tmp_path: Path, serve: Callable[..., Client]
+) -> None:
+    mm.pl.prototypes(bare_store, "A1")
+    (tmp_path / "bad.tsv").write_text("nothing of a table")
+    cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
+    bad = replace(cohort, slides=tuple(replace(row, counts=tmp_path / "bad.tsv") for row in cohort.slides))
+    said = about(serve(bare_store, bad))
+    assert [layer["name"] for layer in said["layers"]] == ["prototypes0"]
+    assert "no measured values: " in said["notes"][0]
+
+
+def test_a_part_that_cannot_be_decoded_is_seen_and_ends_nothing(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = opened(shown)
+    found = Answers(catalogue, first_slide(catalogue, None))
+    whole = found("slides/0/tiles/0/0/0")
+
+    def damaged(*place: object) -> bytes:
+        raise RegionError("it cannot be decoded.")
+
+    monkeypatch.setattr(found.tiles, "tile", damaged)
+    marked = found("slides/0/tiles/0/0/0")
+    assert marked.kind == "image/jpeg"
+    assert whole.keep
+    assert not marked.keep
+    colours = np.asarray(Image.open(io.BytesIO(marked.body)).convert("RGB"), int)
+    assert np.ptp(colours.mean(axis=(0, 1))) < 3  # grey, as no tissue is
+    assert colours.std() > 10  # and hatched, as no glass is
 
 
 def test_a_store_with_a_cohort_shows_measured_genes(
@@ -335,10 +386,6 @@ def test_a_store_with_a_cohort_shows_measured_genes(
 def test_another_image_than_the_one_embedded_is_not_shown(
     tiny: Tiny, tmp_path: Path, serve: Callable[..., Client]
 ) -> None:
-    from dataclasses import replace
-
-    from PIL import Image
-
     Image.new("RGB", (300, 200)).save(tmp_path / "other.png")
     cohort = mm.read_cohort(f"her2st:{tiny.her2st}")
     wrong = replace(cohort, slides=tuple(replace(row, image=tmp_path / "other.png") for row in cohort.slides))

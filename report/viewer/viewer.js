@@ -26,7 +26,8 @@ const of_slide = (key, ...parts) => ["slides", key, ...parts.map(encodeURICompon
 // Tiles: Bokeh's are those of the world, square and without an end; a slide's end where the slide does.
 
 function teach_tiles() {
-  const source = Bokeh.Models.get("WMTSTileSource").prototype
+  const {Models} = Bokeh
+  const source = (Models.get ? Models.get("WMTSTileSource") : Models("WMTSTileSource")).prototype
   const {get_tile_meter_bounds, children_by_tile_xyz} = source
   source.is_valid_tile = function (x, y, z) {
     const [across, down] = this.tags[0].tiles[z] ?? [0, 0]

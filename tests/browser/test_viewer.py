@@ -45,7 +45,6 @@ class View:
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser, self.url = browser, url
         browser.get_log("browser")
-        browser.execute_cdp_cmd("Network.enable", {})
         browser.get(url)
         self.wait(lambda: " on " in self.words())
 

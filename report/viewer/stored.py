@@ -20,8 +20,8 @@ from mmap_st.errors import MmapError, counted
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head import counts_of_spots
 from mmap_st.head.runs import spot_diameter
-from mmap_st.prototypes import Candidates, candidates_in
-from mmap_st.report.maps import prototype_colours
+from mmap_st.prototypes import Candidates, candidates_in, selection_space
+from mmap_st.report.prototype_colours import order_by_similarity, prototype_colours
 from mmap_st.report.viewer.shown_slide import (
     EXPRESSION,
     MEASURED_LAYER,
@@ -54,7 +54,8 @@ def stored_slide(store: FeatureStore, name: str, row: CohortSlide | None) -> Sho
     labels: dict[str, Values] = {}
     for number, (of, candidates) in enumerate(candidates_in(stored).items()):
         key = f"prototypes{number}"
-        colours = tuple(map(_hex, prototype_colours(candidates)))
+        order = order_by_similarity(selection_space(candidates.centre))
+        colours = tuple(map(_hex, prototype_colours(order)))
         title = f"{counted(len(candidates.size), 'prototype')} of {of}"
         layers[key] = Layer(title, False, colours)
         labels[key] = _labels(candidates)

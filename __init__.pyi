@@ -16,6 +16,7 @@ __all__ = [
     "predict",
     "read_cohort",
     "settings_of",
+    "view",
     "write_report",
 ]
 
@@ -33,5 +34,6 @@ from .workflows import (
     load_head,
     predict,
     read_cohort,
+    view,
     write_report,
 )

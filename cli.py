@@ -25,6 +25,7 @@ from mmap_st.commands import (
     heads,
     reports,
     sharing,
+    viewing,
 )
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
 from mmap_st.files import cannot_be_written, number_of
@@ -54,6 +55,7 @@ _add("compare", evaluation.compare, head_list.FitsHeads)
 _add("predict", heads.predict)
 _add("report", reports.report)
 _add("export", reports.export)
+_add("view", viewing.view)
 _add("info", sharing.info)
 _add("pack", sharing.pack)
 _add("heads", head_list.heads)

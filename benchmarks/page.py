@@ -28,8 +28,10 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,
 READY = "return (Bokeh.documents[0]?.get_model_by_name('words')?.text ?? '') !== ''"
 
 
-def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
-    """Write a made prediction of this size."""
+def write_prediction(
+    path: Path, spots: int, genes: int, seed: int = 0, *, pitch_px: float = 200.0, image: Path | None = None
+) -> None:
+    """Write a made prediction of this size, on a grid of 100 um."""
     rng = np.random.default_rng(seed)
     side = int(np.ceil(np.sqrt(spots)))
     place = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)[:spots]
@@ -43,7 +45,7 @@ def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
         predicted,
         obs=pd.DataFrame({"distance": rng.gamma(4, 0.3, spots)}, index=ids),
         var=pd.DataFrame({"ceiling": rng.uniform(0.2, 0.9, genes)}, index=[f"GENE{i}" for i in range(genes)]),
-        obsm={"spatial": (place + 0.5) * 200.0},
+        obsm={"spatial": (place + 0.5) * pitch_px},
         layers={
             "measured": measured.astype(np.float32),
             "spread": np.sqrt(0.1 + 0.1 * np.exp(predicted / 3)).astype(np.float32),
@@ -51,21 +53,26 @@ def write_prediction(path: Path, spots: int, genes: int, seed: int = 0) -> None:
     )
     table.var["interval_90"] = 1.7
     pixels = np.clip(rng.normal(200, 25, (1600, 1600, 3)), 0, 255).astype(np.uint8)
-    scale = 1600 / (side * 200)
+    scale = 1600 / (side * pitch_px)
     table.uns["spatial"] = {
         "made": {
             "images": {"hires": pixels},
-            "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 110.0},
+            "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": 0.55 * pitch_px},
         }
     }
     table.obsm["attention"] = attention_of(place, side, rng)
-    image = path.with_suffix(".tif")
-    write_image(image, side * 200, rng)
+    if image is None:
+        image = path.with_suffix(".tif")
+        write_image(image, int(side * pitch_px), rng)
     table.uns["mmap"] = {
-        "slide": "made", "units": "log1p", "source_mpp": 0.5, "spot_diameter_px": 110.0, "encoder": "made",
+        "slide": "made",
+        "units": "log1p",
+        "encoder": "made",
+        "source_mpp": 100 / pitch_px,
+        "spot_diameter_px": 0.55 * pitch_px,
         "image": str(image.resolve()),
-    }  # fmt: skip
-    table.write_h5ad(path)
+    }
+    table.write_h5ad(path, compression="gzip")  # as `mmap predict` does
 
 
 def attention_of(place: np.ndarray, side: int, rng: np.random.Generator, prototypes: int = 80) -> np.ndarray:
@@ -89,13 +96,18 @@ def write_image(path: Path, side_px: int, rng: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-def first_picture_s(page: Path, rounds: int = 3) -> float:
-    """Seconds from opening the page to its first maps, the median of several times."""
+def chromium() -> webdriver.Chrome:
+    """A browser without a window."""
     options = Options()
     options.binary_location = str(shutil.which("chromium"))
     for flag in FLAGS:
         options.add_argument(flag)
-    driver = webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
+    return webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
+
+
+def first_picture_s(page: Path, rounds: int = 3) -> float:
+    """Seconds from opening the page to its first maps, the median of several times."""
+    driver = chromium()
     found = []
     for _ in range(rounds):
         started = time.perf_counter()

@@ -10,8 +10,9 @@ __all__ = [
     "heads",
     "reports",
     "sharing",
+    "viewing",
 ]
 
-from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, reports, sharing
+from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, reports, sharing, viewing
 from .examples import example
 from .options import Command

@@ -21,6 +21,7 @@ EXAMPLES = {
     "predict": "mmap predict run slide.svs --out predictions",
     "report": "mmap report run --genes ERBB2,FASN --out figures",
     "export": "mmap export predictions --format geojson,csv --genes ERBB2,FASN --out tables",
+    "view": "mmap view run --genes ERBB2 --slide B4",
     "info": f"mmap info {_STORE} --verify",
     "pack": "mmap pack run head.zip",
     "heads": "mmap heads ridge",

@@ -1,24 +1,38 @@
 """Take a picture of a page of results: python docs/screenshot.py PAGE.html PICTURE.png [GENE].
 
-It needs the Chromium that `make browser` installs.
+Or of a viewer, by the address that `mmap view` prints: python docs/screenshot.py ADDRESS PICTURE.png [GENE
+[KEYS]], where KEYS are pressed on the map, such as +++. It needs the Chromium that `make browser` installs.
 """
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
 
 _SETTLED_S = 3.0
+#: Of pictures in JPEG, which tissue asks for.
+_QUALITY = 85
 
 
-def main(page: Path, picture: Path, gene: str | None = None) -> None:
-    """Open the page, choose a gene, and write what is seen."""
+_VIEWED = """
+const field = document.getElementById("gene")
+field.value = arguments[0]
+field.dispatchEvent(new Event("change"))
+"""
+
+
+def main(page: str, picture: Path, gene: str | None = None, keys: str = "") -> None:
+    """Open the page, choose a gene, press keys, and write what is seen."""
+    viewer = page.startswith("http")
     options = Options()
     options.binary_location = str(shutil.which("chromium"))
     for flag in (
@@ -26,18 +40,23 @@ def main(page: Path, picture: Path, gene: str | None = None) -> None:
         "--no-sandbox",
         "--disable-gpu",
         "--hide-scrollbars",
-        "--window-size=1330,1850",
+        f"--window-size={'1330,940' if viewer else '1330,1850'}",
     ):
         options.add_argument(flag)
     browser = webdriver.Chrome(service=Service(str(shutil.which("chromedriver"))), options=options)
-    browser.get(page.resolve().as_uri())
+    browser.get(page if viewer else Path(page).resolve().as_uri())
     time.sleep(_SETTLED_S)
     if gene is not None:
-        browser.execute_script("Bokeh.documents[0].get_model_by_name('gene').value = arguments[0]", gene)
+        choose = "Bokeh.documents[0].get_model_by_name('gene').value = arguments[0]"
+        browser.execute_script(_VIEWED if viewer else choose, gene)
         time.sleep(_SETTLED_S)
-    browser.save_screenshot(str(picture))
+    if keys:
+        browser.find_element(By.ID, "map").send_keys(keys)
+        time.sleep(_SETTLED_S)
+    seen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     browser.quit()
+    seen.save(picture, quality=_QUALITY, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -11,6 +11,8 @@ __all__ = [
     "Tensors",
     "Validation",
     "best_of",
+    "counts_of_spots",
+    "counts_on_panel",
     "cross_fit",
     "head_method",
     "listed_heads",
@@ -25,7 +27,7 @@ __all__ = [
     "subsample_rows",
 ]
 
-from .dataset import prototype_settings
+from .dataset import counts_of_spots, counts_on_panel, prototype_settings
 from .inputs import HeadSlide, subsample_rows
 from .interface import (
     FittedHead,

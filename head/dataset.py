@@ -123,7 +123,7 @@ def read_cohort_counts(
             slide = store.slide(name)
             for one in encoders:
                 slide.verify(one, mpps)
-            found.counts[name] = _counts_of_spots(row, slide.spot_ids())
+            found.counts[name] = counts_of_spots(row, slide.spot_ids())
         except SlideError as error:
             found.failed[name] = str(error)
     for one in encoders:
@@ -237,7 +237,14 @@ def row_cache(
     return RowCache(MAX_BYTES if size <= 2 * MAX_BYTES else 0)
 
 
-def _counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
+def counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
+    """Counts of a slide in the order of its spots.
+
+    Raises
+    ------
+    CountsError
+        If the count table is of other spots.
+    """
     counts = read_counts(row)
     if not set(ids) & set(counts.ids):
         raise CountsError(
@@ -255,7 +262,7 @@ def counts_on_panel(row: CohortSlide, ids: tuple[str, ...], panel: Sequence[str]
     CountsError
         If the count table is of other spots, or has none of the genes.
     """
-    counts = _counts_of_spots(row, ids)
+    counts = counts_of_spots(row, ids)
     if gene_naming(panel) != gene_naming(counts.genes) and counts.gene_ids is not None:
         counts = named_by_id(counts)
     if not set(panel) & set(counts.genes):

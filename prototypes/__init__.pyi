@@ -2,6 +2,7 @@ __all__ = [
     "CandidateSettings",
     "Candidates",
     "build_all",
+    "candidates_in",
     "device_of_kmeans",
     "import_faiss",
     "select_prototypes",
@@ -20,4 +21,4 @@ from .candidates import (
     selected_count,
     selection_space,
 )
-from .stored import build_all, stored_candidates, stored_embeddings
+from .stored import build_all, candidates_in, stored_candidates, stored_embeddings

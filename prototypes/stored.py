@@ -130,6 +130,33 @@ def stored_candidates(
     return candidates, True
 
 
+def candidates_in(slide: StoredSlide) -> dict[str, Candidates]:
+    """All candidates that a slide has in its store, by what they are of, such as ``uni at 0.5, 1 um/px``.
+
+    Nothing is built; what is damaged is left out, and logged.
+    """
+    found: dict[str, Candidates] = {}
+    for encoder in slide.undamaged_encoders():
+        parent = slide.encoder_group(encoder)
+        group = None if parent is None else subgroup(parent, _GROUP)
+        for key in sorted(() if group is None else group.group_keys()):
+            candidates = _read(slide, encoder, key)
+            if group is not None and candidates is not None:
+                title = f"{encoder}{_made_from(group[key].attrs.get('settings'))}"
+                again = sum(name == title or name.startswith(f"{title} (") for name in found)
+                found[f"{title} ({again + 1})" if again else title] = candidates
+    return found
+
+
+def _made_from(settings: object) -> str:
+    """The magnifications of candidates, and their kind where it is not the usual."""
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("embeddings"), Mapping):
+        return ""
+    mpps = ", ".join(sorted((f"{float(mpp):g}" for mpp in settings["embeddings"]), key=float))
+    kind = settings.get("kind", "kmeans")
+    return f" at {mpps} um/px" + ("" if kind == "kmeans" else f", {kind}")
+
+
 @dataclass
 class BuildReport:
     """What was built.

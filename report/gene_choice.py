@@ -100,7 +100,7 @@ def _expanded(word: str, known: GeneNames) -> Sequence[str]:
         return (word,)
     if plain_rule(word):
         raise RequestError(
-            f"--genes {word}: a report draws genes that are named; give {_FORMS}, or leave --genes out for"
+            f"--genes {word}: a map draws genes that are named; give {_FORMS}, or leave --genes out for"
             " those that are predicted best."
         )
     if os.path.isfile(word):  # of any text, however long

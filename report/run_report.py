@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -330,7 +330,7 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
         can be found.
     """
     about = table.uns[UNS]
-    background = None if image is not None else _thumbnail_in(table)
+    background = None if image is not None else thumbnail_in(table.uns.get("spatial", {}))
     named = about.get("image")
     if background is None:
         image = Path(str(named)) if image is None and named is not None else image
@@ -350,9 +350,9 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
     )
 
 
-def _thumbnail_in(table: anndata.AnnData) -> Thumbnail | None:
-    """The picture of the slide that its prediction holds; those of earlier versions hold none."""
-    for library in dict(table.uns.get("spatial", {})).values():
+def thumbnail_in(spatial: Mapping[str, Any]) -> Thumbnail | None:
+    """The picture in ``uns["spatial"]`` of a slide's prediction; those of earlier versions hold none."""
+    for library in dict(spatial).values():
         images, factors = library.get("images", {}), library.get("scalefactors", {})
         if "hires" in images and "tissue_hires_scalef" in factors:
             pixels = np.asarray(images["hires"])

@@ -23,6 +23,7 @@ __all__ = [
     "run_demo",
     "show_progress",
     "survey_and_fill",
+    "view",
     "write_report",
 ]
 
@@ -38,3 +39,4 @@ from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
 from .reporting import export, write_report
+from .viewing import view

@@ -47,6 +47,7 @@ __all__ = [
     "shared_patients_warning",
     "shown_with",
     "slide_table",
+    "spot_diameter",
     "summary_table",
     "write_table",
     "writing",
@@ -93,4 +94,4 @@ from .run_folder import (
     writing,
 )
 from .saved_head import SavedHead, built_in_settings, count_parameters, read_head
-from .spatial_metadata import nominal_pitch
+from .spatial_metadata import nominal_pitch, spot_diameter

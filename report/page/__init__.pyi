@@ -1,4 +1,5 @@
 __all__ = [
+    "DIFFERENCES",
     "MOST_VALUES",
     "Charts",
     "PagedSlides",
@@ -8,6 +9,7 @@ __all__ = [
     "write_page",
 ]
 
+from .maps import DIFFERENCES
 from .page import MOST_VALUES, Charts, PagedSlides, write_page
 from .slide_layers import SlideLayers
 from .slide_prototypes import SlidePrototypes, find_prototypes

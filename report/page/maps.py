@@ -43,8 +43,8 @@ kept.indices = rows
 source.change.emit()
 """
 _TABLE_PX = 420
-# Blue, white, orange: told apart without red and green.
-_DIFFERENCES = interp_palette(
+#: Blue, white, orange: told apart without red and green.
+DIFFERENCES = interp_palette(
     ("#08519c", "#3182bd", "#9ecae1", "#f7f7f7", "#fdbe85", "#e6550d", "#a63603"), 255
 )
 TITLES = {
@@ -172,7 +172,7 @@ def _has(slides: Sequence[SlideLayers], layer: str) -> bool:
 
 
 def _mapper(layer: str) -> LinearColorMapper:
-    palette = _DIFFERENCES if layer == "difference" else Cividis256 if layer == "spread" else Viridis256
+    palette = DIFFERENCES if layer == "difference" else Cividis256 if layer == "spread" else Viridis256
     return LinearColorMapper(palette=palette, low=0, high=1, nan_color="rgba(0,0,0,0)")
 
 

@@ -27,7 +27,7 @@ def browser() -> Iterator[webdriver.Chrome]:
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--window-size={_WIDTH},{_HEIGHT}",
     ):
         options.add_argument(flag)

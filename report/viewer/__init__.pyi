@@ -1,0 +1,5 @@
+__all__ = ["Answers", "Viewer", "first_slide", "open_catalogue"]
+
+from .answers import Answers
+from .catalogue import first_slide, open_catalogue
+from .server import Viewer

@@ -82,6 +82,12 @@ def say(text: str) -> None:
     print(printable(text))
 
 
+def say_now(text: str) -> None:
+    """Write a line to stdout for whoever waits for it at the other end of a pipe."""
+    say(text)
+    sys.stdout.flush()
+
+
 def say_json(content: object) -> None:
     """JSON on standard output, for programs."""
     print(json.dumps(content, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +48,7 @@ def view(
         ) as viewer:
             console.show_reasons("failed", viewer.failed)
             console.say("slides are shown on this machine alone, until Ctrl-C, at")
-            console.say(viewer.url)
-            sys.stdout.flush()  # whoever reads it from a pipe waits for it
+            console.say_now(viewer.url)
             viewer.wait()
     except KeyboardInterrupt:
         console.say("the viewer is closed")

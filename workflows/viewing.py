@@ -89,6 +89,7 @@ def view(
 
 def _someone_looks() -> bool:
     """Whether Python runs in a terminal, and on a screen: elsewhere a browser of text would start."""
-    in_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    streams = (sys.stdin, sys.stdout)
+    in_terminal = all(stream is not None and stream.isatty() for stream in streams)
     has_screen = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
     return in_terminal and (has_screen or "WAYLAND_DISPLAY" in os.environ)

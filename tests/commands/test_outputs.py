@@ -25,6 +25,7 @@ from mmap_st.report.figure import new_figure, save_figure
 READ = {
     "--image", "--weights", "--features", "--spots", "--store", "--gene_sets", "RUN",
     "info RUN|STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
+    "report RUN...", "view STORE|DIR",
 }  # fmt: skip
 ENCODER = ("--encoder", "efficientnet-lite0")
 #: What else each command with an output needs; {out} stands for its output.
@@ -41,6 +42,7 @@ LINES = {
     "predict --out": ("predict", "{run}", "{store}", "--out", "{out}"),
     "pack FILE": ("pack", "{run}", "{out}"),
     "report --out": ("report", "{run}", "--out", "{out}"),
+    "export --out": ("export", "{run}", "--format", "csv", "--out", "{out}"),
     "demo --out": ("demo", "--out", "{out}"),
 }
 FILES = {"cohort write --out", "pack FILE"}

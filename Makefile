@@ -23,8 +23,9 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[$(FAISS),lite0,dev]"
-# pip compiles on one core, and tests of libraries too, of which some are not meant to compile.
-	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+# pip compiles on one core, and tests of libraries too, of which some are not meant to compile. Of the thousands
+# of modules of transformers' networks, a few are ever imported.
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|transformers/models|pip)/' $(VENV)/lib || true
 	mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/mmap_st
 	touch $(STAMP)
 

@@ -198,7 +198,7 @@ def _fit(shared: SharedInputs, store: FeatureStore, job: FoldJob, tell: Progress
 @contextmanager
 def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with this one, however it ends."""
-    context = multiprocessing.get_context("spawn")
+    context = _start_method()
     threads = max(1, usable_cores() // workers)
     others = multiprocessing.active_children()
     with TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
         file = Path(folder) / "shared.pickle"
         with file.open("wb") as opened:
             pickle.dump(shared, opened, pickle.HIGHEST_PROTOCOL)
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (file, threads))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (file, threads, dict(os.environ)))
         try:
             yield pool
         except BaseException:
@@ -218,6 +218,19 @@ def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
         pool.shutdown()
+
+
+def _start_method() -> multiprocessing.context.BaseContext:
+    """How workers start: copies of one process that loaded torch for all of them, where a fork is safe.
+
+    That process does nothing else, and torch alone is loaded in it: loading polars starts threads, which a
+    fork does not copy.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return context
 
 
 @contextmanager
@@ -239,7 +252,9 @@ def _without_main_module() -> Iterator[None]:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(file: Path, threads: int) -> None:
+def _start_worker(file: Path, threads: int, environment: dict[str, str]) -> None:
+    os.environ.clear()  # the process that it is a copy of may be older than what it holds now
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(threads)

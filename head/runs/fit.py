@@ -315,9 +315,12 @@ def _fit_draft(
 
     by_mean = by_ridge = None
     if request.baselines and test:
-        mean = fit_joined(MEAN, encoders, train, validation, MeanSettings(), request.seed, tell)
-        ridge = fit_joined(RIDGE, encoders, train, validation, RidgeSettings(), request.seed, tell)
-        by_mean, by_ridge = _predict(mean, test), _predict(ridge, test)
+        by_mean, by_ridge = (
+            predicted
+            if (request.method, request.settings) == (method, settings)  # the head is that baseline
+            else _predict(fit_joined(method, encoders, train, validation, settings, request.seed, tell), test)
+            for method, settings in ((MEAN, MeanSettings()), (RIDGE, RidgeSettings()))
+        )
     metrics = RunMetrics(
         protocol=fitted.protocol(),
         test=fitted.scores(predicted) if test else None,

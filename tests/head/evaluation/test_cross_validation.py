@@ -228,6 +228,16 @@ def test_a_worker_that_dies_is_one_sentence(
         evaluate(cohort, store, request(jobs=2), tmp_path / "run")
 
 
+def test_workers_see_the_environment_of_now(
+    cohort: Cohort, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that they are copies of is as old as the first evaluation."""
+    for card in ("0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        with jobs._pool(jobs.SharedInputs(cohort, store.path, {}), 1) as pool:
+            assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == card
+
+
 def _die(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

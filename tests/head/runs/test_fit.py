@@ -13,7 +13,9 @@ from mmap_st.data.readers import open_cohort, read_counts
 from mmap_st.errors import HeadError, NormalisationError, PanelError, RequestError, SplitError, StoreError
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.interface import parse_settings
+from mmap_st.head.joined.joined_head import fit_joined
 from mmap_st.head.registry import head_method
+from mmap_st.head.runs import fit
 from mmap_st.head.runs.fit import FitReport, fit_head
 from mmap_st.head.runs.prediction import predict_slides
 from mmap_st.head.runs.prediction_files import read_prediction
@@ -101,6 +103,26 @@ def test_the_prediction_file_and_the_metrics_agree(fitted, cohort: Cohort, store
     assert genes["ceiling"].mean() == pytest.approx(ceiling.pcc_slide)
     assert genes["pcc"].mean() < ceiling.pcc_slide == ceiling.slides["E1"].pcc < 1
     assert report.metrics.test.pcc_of_ceiling == pytest.approx(genes["pcc"].mean() / genes["ceiling"].mean())
+
+
+def test_a_head_that_is_a_baseline_is_not_fitted_again_as_one(
+    cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[str] = []
+
+    def counted(method, *others):
+        fits.append(method.name)
+        return fit_joined(method, *others)
+
+    monkeypatch.setattr(fit, "fit_joined", counted)
+    by_ridge, by_mean, stronger = (
+        fit_head(cohort, store, request(*words), tmp_path / str(number)).metrics
+        for number, words in enumerate([("ridge",), ("mean",), ("ridge", "alpha=1e6")])
+    )
+    assert fits == ["ridge", "mean", "mean", "ridge", "ridge", "mean", "ridge"]
+    assert by_ridge.test == by_ridge.baseline_ridge == by_mean.baseline_ridge == stronger.baseline_ridge
+    assert by_mean.test == by_mean.baseline_mean == by_ridge.baseline_mean
+    assert stronger.test != stronger.baseline_ridge
 
 
 def test_predict_gives_the_same_numbers_and_needs_no_counts(

@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 _SETTLED_S = 3.0
 #: Of pictures in JPEG, which tissue asks for.
 _QUALITY = 85
+_PAGE_PX = 1000
 
 
 _VIEWED = """
@@ -53,8 +54,14 @@ def main(page: str, picture: Path, gene: str | None = None, keys: str = "") -> N
     if keys:
         browser.find_element(By.ID, "map").send_keys(keys)
         time.sleep(_SETTLED_S)
+    if not viewer:  # the whole page, below the browser's own bars
+        height = browser.execute_script("return document.documentElement.scrollHeight")
+        browser.set_window_size(1330, height + 160)
+        time.sleep(_SETTLED_S)
     seen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     browser.quit()
+    if not viewer:
+        seen.thumbnail((_PAGE_PX, seen.height), Image.Resampling.LANCZOS)
     seen.save(picture, quality=_QUALITY, subsampling=0, optimize=True)
 
 

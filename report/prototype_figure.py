@@ -23,6 +23,7 @@ WINDOW_UM, WINDOW_PX = 112.0, 112
 #: Prototypes that are shown as pictures, in rows of `_A_ROW`.
 SHOWN, _A_ROW = 16, 8
 _SPOT_SHARE = 0.84  # of the distance between spots
+_WIDE_IN = 4.5  # of a figure in which there is room for more than numbers
 _TITLE_IN, _GAP_IN = 0.55, 0.16
 
 
@@ -70,8 +71,8 @@ def prototypes_map(
         axes.set_yticks([])
         for side in axes.spines.values():
             side.set(color=colours[number], linewidth=2.5)
-        members = counted(int(candidates.size[number]), "spot")
-        axes.set_title(f"{places[number] + 1}: {members}", fontsize=FONT - 2)
+        members = f": {counted(int(candidates.size[number]), 'spot')}" if width_in >= _WIDE_IN else ""
+        axes.set_title(f"{places[number] + 1}{members}", fontsize=FONT - 2)
     return figure
 
 

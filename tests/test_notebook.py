@@ -40,6 +40,7 @@ def test_its_cells_run_and_show_what_they_showed(tmp_path: Path) -> None:
         if old["cell_type"] == "code":
             assert kinds(old) == kinds(new), "".join(old["source"])
     assert (tmp_path / "run" / "head.safetensors").is_file()
+    assert (tmp_path / "straight" / "report.html").is_file()
 
 
 def test_a_cell_that_warns_is_not_shown(tmp_path: Path) -> None:

@@ -391,10 +391,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(made / "her2st", own / "features.zarr", own / "run")
 
 
-def attending_run(tiny: Tiny, out: Path) -> HeadRun:
-    """A head that attends to prototypes, trained on two sections of `tiny` in a second or two."""
+@pytest.fixture(scope="session")
+def attending(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> HeadRun:
+    """A head that attends to prototypes, trained on two sections of `tiny`."""
     return mm.fit_head(
         f"her2st:{tiny.her2st}", tiny.store, encoder="efficientnet-lite0",
-        settings={"blend": 0.0, "components": 8}, genes="mean:10", test={"patient": "B"}, out=out,
-        progress=False,
+        settings={"blend": 0.0, "components": 8}, genes="mean:10", test={"patient": "B"},
+        out=tmp_path_factory.mktemp("attending") / "run", progress=False,
     )  # fmt: skip

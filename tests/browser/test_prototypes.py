@@ -11,15 +11,15 @@ from selenium import webdriver
 
 import mmap_st as mm
 from mmap_st.report import draw_page
+from mmap_st.workflows import HeadRun
 from tests.browser.test_page import FIND, HOSTILE, Page
-from tests.conftest import Tiny, attending_run
+from tests.conftest import Tiny
 
 
 @pytest.fixture(scope="module")
-def predictions(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("attending")
-    run = attending_run(tiny, folder / "run")
-    mm.predict(run, tiny.store, folder / "p", cohort=f"her2st:{tiny.her2st}", progress=False)
+def predictions(tiny: Tiny, attending: HeadRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shown")
+    mm.predict(attending, tiny.store, folder / "p", cohort=f"her2st:{tiny.her2st}", progress=False)
     return folder / "p"
 
 

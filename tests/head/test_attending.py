@@ -14,18 +14,13 @@ from mmap_st.head import HeadSlide
 from mmap_st.head.attending import Attention, predict_and_attend
 from mmap_st.head.joined import JoinedHead
 from mmap_st.workflows import HeadRun
-from tests.conftest import Tiny, attending_run
+from tests.conftest import Tiny
 
 ENCODER = "efficientnet-lite0"
 
 
-@pytest.fixture(scope="module")
-def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> HeadRun:
-    return attending_run(tiny, tmp_path_factory.mktemp("attending") / "run")
-
-
-def test_every_spot_shares_out_its_attention(run: HeadRun, tiny: Tiny, tmp_path: Path) -> None:
-    table = run.predict(tiny.store, "B1", progress=False)
+def test_every_spot_shares_out_its_attention(attending: HeadRun, tiny: Tiny, tmp_path: Path) -> None:
+    table = attending.predict(tiny.store, "B1", progress=False)
     attention = table.obsm["attention"]
     assert attention.dtype == np.float16
     assert len(attention) == len(table)
@@ -34,8 +29,8 @@ def test_every_spot_shares_out_its_attention(run: HeadRun, tiny: Tiny, tmp_path:
     assert ((attention > 0).sum(axis=1) <= -(-attention.shape[1] // 2)).all()
     assert table.uns["mmap"]["attention_of"] == ENCODER
     # It is in the files of a fit and of predict, which are of the same spots.
-    mm.predict(run, tiny.store, tmp_path / "p", slides=["B1"], progress=False)
-    for file in (tmp_path / "p" / "B1.h5ad", run.path / "predictions" / "B1.h5ad"):
+    mm.predict(attending, tiny.store, tmp_path / "p", slides=["B1"], progress=False)
+    for file in (tmp_path / "p" / "B1.h5ad", attending.path / "predictions" / "B1.h5ad"):
         assert np.array_equal(anndata.read_h5ad(file).obsm["attention"], attention)
 
 

@@ -15,7 +15,8 @@ from mmap_st.report import draw_page
 from mmap_st.report.page import find_prototypes
 from mmap_st.report.prediction_layers import prototypes_of
 from mmap_st.report.prototype_colours import order_by_similarity, prototype_colours
-from tests.conftest import Tiny, attending_run
+from mmap_st.workflows import HeadRun
+from tests.conftest import Tiny
 
 GENES = ("ERBB2", "FASN", "KRT5")
 
@@ -85,9 +86,8 @@ def test_the_order_of_candidates_does_not_matter() -> None:
     assert any(same)
 
 
-def test_pictures_are_of_the_spots_that_attend_most(tiny: Tiny, tmp_path: Path) -> None:
-    run = attending_run(tiny, tmp_path / "run")
-    table = run.predict(tiny.store, "B1", cohort=f"her2st:{tiny.her2st}", progress=False)
+def test_pictures_are_of_the_spots_that_attend_most(tiny: Tiny, attending: HeadRun, tmp_path: Path) -> None:
+    table = attending.predict(tiny.store, "B1", cohort=f"her2st:{tiny.her2st}", progress=False)
     found = prototypes_of(table, 3)
     assert found is not None
     assert sorted(found.windows) == sorted(found.largest(3).tolist())
@@ -104,11 +104,10 @@ def test_pictures_are_of_the_spots_that_attend_most(tiny: Tiny, tmp_path: Path) 
     assert prototypes_of(table, 3) is None
 
 
-def test_the_page_of_a_run_shows_its_prototypes(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_page_of_a_run_shows_its_prototypes(tiny: Tiny, attending: HeadRun, tmp_path: Path) -> None:
     """It needs no store for it."""
-    run = attending_run(tiny, tmp_path / "run")
     page = tmp_path / "page.html"
-    draw_page(run.path, page)
+    draw_page(attending.path, page)
     text = page.read_text("utf-8")
     assert "<h2>Prototypes</h2>" in text
     draw_page(tiny.run, page)

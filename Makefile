@@ -45,7 +45,7 @@ browser: setup
 	{ test "$$(id -u)" = 0 && apt-get update -qq && \
 	apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
 	echo "chromium is not here and cannot be installed: the tests in a browser are skipped"
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/browser
 
 lint: setup
 	$(BIN)/ruff check .

@@ -233,6 +233,14 @@ def predict(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--page/--no-page",
+            help="Write the page report.html too; default: where slides are given and not a store.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Predict expression of slides, sequenced or not, from a store or straight from the images."""
     from mmap_st import workflows
@@ -264,6 +272,7 @@ def predict(
             unchecked=unchecked,
             enlarge=enlarge,
             gene_sets=gene_sets,
+            page=page,
         )
     except SlidesFailedError as error:
         console.show_reasons("failed", error.failed)
@@ -277,7 +286,7 @@ def predict(
     results.show_slide_scores(report.scores, report.coverage)
     console.show_reasons("skipped", report.skipped)
     console.show_reasons("failed", report.failed)
-    console.show_paths(list(report.written.values()))
+    console.show_paths([*report.written.values(), *([report.page] if report.page else [])])
     # Slides that are named are all to be done; otherwise those that can be.
     missed = report.failed or (slides is not None and report.skipped)
     raise typer.Exit(1 if missed else 0)

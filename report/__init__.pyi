@@ -1,5 +1,6 @@
 __all__ = [
     "ONE_SCALE",
+    "PAGE",
     "PANEL_IN",
     "PER_SLIDE",
     "CohortCheck",
@@ -18,6 +19,7 @@ __all__ = [
     "draw_prototypes",
     "draw_run",
     "expression_map",
+    "fits_in_memory",
     "how_chosen",
     "map_of",
     "notes",
@@ -41,7 +43,7 @@ from .comparison_plots import comparison_figure, draw_comparison, draw_genes
 from .gene_figure import draw_gene_figures
 from .maps import ONE_SCALE, PANEL_IN, best_genes, expression_map
 from .prototype_figure import draw_prototypes, prototypes_map
-from .run_page import draw_page, report_results
+from .run_page import PAGE, draw_page, fits_in_memory, report_results
 from .run_report import FigureOptions, RunFigures, draw_run, how_chosen, map_of, report_run
 from .summary import (
     PER_SLIDE,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import RequestError, agreeing, counted, of_one_slide
+from mmap_st.errors import RequestError, agreeing, counted, first_line, of_one_slide, printable
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_file_out
 from mmap_st.head.evaluation import COMPARE_JSON, read_comparison, read_evaluation
@@ -45,10 +47,13 @@ if TYPE_CHECKING:
     import anndata
 
 Array = NDArray[np.float32]
+_LOG = logging.getLogger(__name__)
 
 #: The page in a folder of figures.
 PAGE = "report.html"
 _PAGES = (".html", ".htm")
+# Values of all layers that are read for a page that nobody asked for: 800 MB.
+_MOST_READ = 200_000_000
 #: The figure that shows several runs.
 GENES_FIGURE = "genes"
 #: Most spots of all slides on a page; of larger slides every second is shown, or every third...
@@ -121,6 +126,18 @@ def report_results(
         figures = draw_run(run, out, genes, store=store, options=options, tell=tell)
     page = draw_page(run, out / PAGE, genes, tell=tell)
     return RunFigures([*figures.written, *page.written], figures.failed | page.failed, page.notes)
+
+
+def fits_in_memory(run: Path) -> bool:
+    """Whether a folder of predictions is small enough to be read whole for a page, which nobody asked for."""
+    values = 0
+    for file in prediction_files(run):
+        try:
+            with h5py.File(file) as opened:
+                values += int(np.prod(opened["X"].shape)) * (1 + len(opened["layers"]))
+        except (OSError, KeyError, AttributeError) as error:
+            _LOG.info("%s is not counted: %s", printable(str(file)), first_line(error))
+    return values <= _MOST_READ
 
 
 def draw_page(

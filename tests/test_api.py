@@ -481,7 +481,12 @@ def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
     # The run is the object, loaded by then, and nothing is embedded or written.
     of_loading = {"run", "source", "head_code", "allow_changed_code"}
     of_embedding = set(EmbeddingOptions.__annotations__)
-    options = set(heads.predict.__annotations__) - {"return", "out", "overwrite"} - of_loading - of_embedding
+    options = (
+        set(heads.predict.__annotations__)
+        - {"return", "out", "overwrite", "page"}
+        - of_loading
+        - of_embedding
+    )
     missing = options - set(HeadRun.predict.__annotations__)
     assert not missing, ("HeadRun.predict", missing)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, SlideError
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.head.runs import PredictReport, check_prediction_folder, predict_slides
 from mmap_st.head.sharing import pinned
+from mmap_st.report import PAGE, draw_page, fits_in_memory
 from mmap_st.workflows.arguments import Encoders, Names, StoreLike, open_store, read_cohort, words_of
 from mmap_st.workflows.display import show_progress, warn_left_out, warn_unlike, warn_user
 from mmap_st.workflows.gene_sets import GeneSetsLike, gene_sets_of
@@ -56,6 +57,7 @@ def predict(
     unchecked: bool = False,
     enlarge: bool = False,
     gene_sets: GeneSetsLike | None = None,
+    page: bool | None = None,
     progress: bool = True,
 ) -> PredictReport:
     """Predict expression of slides, sequenced or not, and write one .h5ad file per slide.
@@ -99,6 +101,9 @@ def predict(
         See `embed`.
     gene_sets
         Gene sets that spots are scored by, see `HeadRun.predict`.
+    page
+        Whether to write the page of all predictions in `out` too, ``report.html``, as `write_report` does.
+        None: where slides are given and not a store, unless there are too many for a page.
     progress
         Whether to show it.
 
@@ -106,7 +111,8 @@ def predict(
     -------
     ``written``, the path of each slide's file; ``skipped`` and ``failed``, the reasons of the others;
     ``unlike`` and ``far``, how slides that were predicted differ from the training tissue; ``scores`` and
-    ``coverage`` of slides that have measured values. `HeadRun.predict` says what is in a file.
+    ``coverage`` of slides that have measured values; ``page``, its path. `HeadRun.predict` says what is in
+    a file.
 
     Warns
     -----
@@ -115,7 +121,7 @@ def predict(
     UnlikeTrainingWarning
         If slides are unlike anything the head was trained on.
     MmapWarning
-        If gene sets have no score.
+        If gene sets have no score, or no page can be written.
 
     Raises
     ------
@@ -178,8 +184,22 @@ def predict(
     report.extractions = extractions
     report.failed = failures_of(extractions) | report.failed
     report.skipped = skipped_slides(extractions) | report.skipped
+    if report.written and (page or (page is None and given is not None and fits_in_memory(Path(out)))):
+        _write_page(report, Path(out), progress=progress)
     for note in report.notes:
         warn_user(note)
     warn_unlike(report.unlike)
     warn_left_out(report.failed, report.skipped)
     return report
+
+
+def _write_page(report: PredictReport, out: Path, *, progress: bool) -> None:
+    """Write the page of a folder of predictions; where that cannot be done, a note says so."""
+    try:
+        with show_progress(progress) as tell:
+            drawn = draw_page(out, out / PAGE, tell=tell)
+    except (RequestError, SlideError) as error:
+        report.notes += (f"no page is written: {error}",)
+        return
+    report.page = out / PAGE
+    report.notes += tuple(f"{name} is not on the page: {why}" for name, why in drawn.failed.items())

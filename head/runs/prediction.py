@@ -66,7 +66,8 @@ class PredictReport:
     `unlike` and `far` are those of the slides predicted that are unlike, or far from, the training tissue.
     `scores` are of those that a cohort has measured values of, and `coverage` is the share of these that the
     90% intervals contain. `extractions` says what was embedded first, for each encoder, where slides were
-    given and not a store. `notes` say which gene sets have no score.
+    given and not a store. `notes` say which gene sets have no score. `page` shows the predictions,
+    where one was written.
     """
 
     written: dict[str, Path] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class PredictReport:
     coverage: dict[str, float] = field(default_factory=dict)
     extractions: list[ExtractReport] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    page: Path | None = None
 
 
 @dataclass

@@ -21,6 +21,7 @@ import mmap_st as mm
 from mmap_st.data import Cohort
 from mmap_st.errors import (
     EncoderError,
+    MmapWarning,
     RecipeMismatchError,
     RequestError,
     SlidesFailedError,
@@ -29,6 +30,7 @@ from mmap_st.errors import (
 from mmap_st.extract.encoders import EncoderSpec, build_encoder, families
 from mmap_st.extract.engine import extraction
 from mmap_st.head.neighbourhood import spot_pitch
+from mmap_st.report import run_page
 from mmap_st.workflows.head_embedding import cohort_of_slides
 from tests.conftest import TINY, Tiny
 
@@ -59,6 +61,11 @@ def test_a_cohort_is_embedded_and_predicted_as_by_two_commands(tiny: Tiny, tmp_p
     assert first.uns["mmap"]["scores"]["pcc"] == straight.scores["B1"].pcc
     assert 0 < straight.coverage["B1"] <= 1
     assert (tmp_path / "straight" / "features.zarr" / "zarr.json").is_file()
+    # One command from slides to maps; of a store, the page is another command's.
+    assert straight.page == tmp_path / "straight" / "report.html"
+    assert "<h2>Maps</h2>" in straight.page.read_text("utf-8")
+    assert by_two.page is None
+    assert sorted(path.suffix for path in (tmp_path / "two").iterdir()) == [".h5ad"]
 
     again = mm.predict(run, cohort, tmp_path / "straight", slides=["B1"], progress=False)
     assert [report.windows for report in again.extractions] == [0]
@@ -81,6 +88,36 @@ def test_an_image_gets_a_grid_at_the_pitch_of_training(tiny: Tiny, tmp_path: Pat
     assert table.obs["array_row"].max() > 0
     assert not (tmp_path / "p" / "features.zarr").exists()
     assert mm.FeatureStore(tmp_path / "s.zarr").slides == ("biopsy",)
+
+
+def test_the_page_is_left_out_or_asked_for(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:
+    shown = mmap("predict", tiny.run, tiny.store, "--slides", "B1", "--out", tmp_path / "p", "--page")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-1].endswith("report.html")
+    (tmp_path / "p" / "report.html").unlink()
+    cohort = f"her2st:{tiny.her2st}"
+    words = (cohort, "--slides", "B1", "--out", tmp_path / "p", "--store", tmp_path / "s.zarr")
+    shown = mmap("predict", tiny.run, *words, "--no-page")
+    assert shown.returncode == 0, shown.stderr
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["B1.h5ad"]
+
+
+def test_predictions_are_there_where_the_page_cannot_be_written(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p" / "report.html").mkdir(parents=True)
+    with pytest.warns(MmapWarning, match="no page is written"):
+        report = mm.predict(tiny.run, tiny.store, tmp_path / "p", slides="B1", page=True, progress=False)
+    assert report.written["B1"].is_file()
+    assert report.page is None
+    # Nobody asked for one of very many values.
+    monkeypatch.setattr(run_page, "_MOST_READ", 10)
+    cohort = f"her2st:{tiny.her2st}"
+    report = mm.predict(
+        tiny.run, cohort, tmp_path / "q", slides="B1", embeddings=tmp_path / "s.zarr", progress=False
+    )
+    assert report.page is None
+    assert report.notes == ()
 
 
 def test_another_grid(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:

@@ -157,3 +157,28 @@ def test_the_command_and_python(tiny, mmap: Callable, tmp_path: Path) -> None:
     refused = mmap(*words[:-2], tmp_path / "none", "--gene-sets", sets)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        ({1: ["A", "B"]}, "1 is no name of a set"),
+        ({"s": "AB"}, "the genes of s are no list"),
+        ({"s": 3}, "the genes of s are no list"),
+        ({"s": ["A", 2.5]}, "2.5 in s is no name of a gene"),
+        ([["A", "B"]], "gene_sets is list"),
+    ],
+)
+def test_sets_that_are_no_names_of_genes_are_one_sentence(sets: object, sentence: str, tiny) -> None:
+    with pytest.raises(PanelError, match=sentence):
+        mm.load_head(tiny.run).predict(tiny.store, "B1", gene_sets=sets, progress=False)  # type: ignore[arg-type]
+
+
+def test_any_list_of_names_will_do(tiny) -> None:
+    run = mm.load_head(tiny.run)
+    genes = run.panel[:3]
+    as_list, as_array = (
+        run.predict(tiny.store, "B1", gene_sets={"s": of}, progress=False).obs["score_s"]
+        for of in (list(genes), np.array(genes))
+    )
+    assert np.array_equal(as_list, as_array)

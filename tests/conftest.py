@@ -105,6 +105,7 @@ _UNTRACED = (
     "test_resizing.py",
     "test_scale.py",
     "test_simulated.py",
+    "test_sizes.py",
     "test_slides_to_predictions.py",
     "test_spatial_metadata.py",
     "test_specs.py",

@@ -18,7 +18,8 @@ from mmap_st.head.scoring import Scores
 from mmap_st.report.page.stage import script
 
 _WIDTH_PX, _ROW_PX, _AROUND_PX, _CURVE_PX = 620, 34, 90, 300
-_COLOUR, _OTHER, _FAINT = "#31688e", "#b5651d", 0.45
+# On white and on black.
+_COLOUR, _OTHER, _FAINT = "#3f8fc4", "#c8741f", 0.5
 _FEWEST = 2
 #: Metrics that have charts of patients, and what they are called.
 _METRICS = {"pcc_slide": "PCC (per slide)", "mse": "MSE"}

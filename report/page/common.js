@@ -27,13 +27,22 @@ function follow_theme({plots, bars}) {
   if (themed) return
   themed = true
   if (!window.matchMedia("(prefers-color-scheme: dark)").matches) return
-  const [ink, paper] = ["#e8e8ea", "#1b1b1e"]
+  const [ink, paper, line] = ["#e8e8ea", "#1b1b1e", "#4a4a50"]
   for (const plot of plots) {
     plot.setv({background_fill_color: paper, border_fill_color: paper})
     plot.title.text_color = ink
-    for (const axis of [...plot.below, ...plot.left]) axis.setv({axis_label_text_color: ink, major_label_text_color: ink})
+    for (const axis of [...plot.below, ...plot.left])
+      axis.setv({
+        axis_label_text_color: ink,
+        major_label_text_color: ink,
+        axis_line_color: line,
+        major_tick_line_color: line,
+        minor_tick_line_color: line,
+      })
+    for (const grid of plot.center) if (grid.type === "Grid" && grid.grid_line_color !== null) grid.grid_line_color = line
+    if (plot.outline_line_color !== null) plot.outline_line_color = line
   }
-  for (const bar of bars) bar.setv({background_fill_color: paper, major_label_text_color: ink})
+  for (const bar of bars) bar.setv({background_fill_color: paper, major_label_text_color: ink, title_text_color: ink})
 }
 
 // Text from files is never read as HTML.

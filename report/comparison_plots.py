@@ -216,7 +216,10 @@ def _draw_panel(
             continue
         if of.value > high:  # far off: an arrow at the edge, so that the others can be distinguished
             axis.plot(high, y, ">", color=colour, ms=4, clip_on=False)
-            axis.annotate(f"{of.value:.2f} ", (high, y), fontsize=FONT - 2, ha="right", va="center")
+            axis.annotate(
+                f"{of.value:.2f}", (high, y), (-5, 0), textcoords="offset points", fontsize=FONT - 2,
+                ha="right", va="center",
+            )  # fmt: skip
             continue
         if len(of.patients) > 1:
             axis.scatter(of.patients, [y] * len(of.patients), s=9, color=colour, alpha=0.35, lw=0, zorder=2)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from mmap_st.commands import console
 from mmap_st.commands.examples import example
 from mmap_st.commands.options import ValuesOption, parse_images, split_words
-from mmap_st.errors import RequestError, counted
+from mmap_st.errors import RequestError, counted, in_sentences
 from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class CohortGroup(TyperGroup):
 
 app = typer.Typer(
     cls=CohortGroup,
-    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.",
+    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.\n\nOptions"
+    " such as --image and --mpp: `mmap cohort write --help`. Readers: `mmap cohort --readers`.",
     epilog=example("cohort"),
 )
 
@@ -102,7 +103,7 @@ def write(
             # Values that are no counts can be meant: --values says so, now or later.
             hindering = [problem for problem in look.problems if problem != look.not_counts]
             if hindering:
-                problems[row.slide] = " ".join(hindering)
+                problems[row.slide] = in_sentences(hindering)
             seen = [*look.notes, *one.notes, *([look.not_counts] if look.not_counts else [])]
             if seen:
                 notes[row.slide] = "; ".join(seen)

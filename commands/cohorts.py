@@ -79,11 +79,14 @@ def write(
             "--pitch-um", help="um between neighbouring spots, for readers that do not know it, such as 100."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file, with what was filled in there by hand.")
+    ] = False,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import alike_patients, check_cohort_out, write_cohort
+    from mmap_st.data import alike_patients, check_cohort_out, refuse_to_lose, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -93,6 +96,9 @@ def write(
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
     check_cohort_out(out)
     found = workflows.read_cohort(source, image=parse_images(image), values=values, bin_um=bin_um)
+    if not overwrite:
+        given = {key: number for key, number in (("mpp", mpp), ("pitch_um", pitch_um)) if number is not None}
+        refuse_to_lose(out, replace(found, slides=tuple(replace(s, **given) for s in found.slides)))
     surveyed = workflows.survey_and_fill(found, mpp=mpp, pitch_um=pitch_um)
     slides, rows, problems, notes = [], [], {}, {}
     with workflows.show_progress() as progress:

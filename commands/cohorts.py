@@ -12,10 +12,13 @@ from typer.core import TyperGroup
 from mmap_st.commands import console
 from mmap_st.commands.examples import example
 from mmap_st.commands.options import ValuesOption, parse_images, split_words
-from mmap_st.errors import RequestError, counted, in_sentences
+from mmap_st.errors import RequestError, agreeing, counted, in_sentences
 from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmap_st.data import CohortSlide
     from mmap_st.data.download import DownloadReport
 
 
@@ -97,8 +100,8 @@ def write(
     check_cohort_out(out)
     found = workflows.read_cohort(source, image=parse_images(image), values=values, bin_um=bin_um)
     if not overwrite:
-        given = {key: number for key, number in (("mpp", mpp), ("pitch_um", pitch_um)) if number is not None}
-        refuse_to_lose(out, replace(found, slides=tuple(replace(s, **given) for s in found.slides)))
+        filled = (replace(row, mpp=mpp or row.mpp, pitch_um=pitch_um or row.pitch_um) for row in found.slides)
+        refuse_to_lose(out, replace(found, slides=tuple(filled)))
     surveyed = workflows.survey_and_fill(found, mpp=mpp, pitch_um=pitch_um)
     slides, rows, problems, notes = [], [], {}, {}
     with workflows.show_progress() as progress:
@@ -131,7 +134,7 @@ def write(
     console.show_table(counted(len(found.slides), "slide"), columns, rows)
     for name, note in notes.items():
         console.warn(f"{name}: {note}")
-    for note in alike_patients(row.patient for row in found.slides):
+    for note in (*alike_patients(row.patient for row in found.slides), *_without_image(found.slides)):
         console.warn(note)
     console.show_reasons("cannot be used", problems)
     console.show_paths([out])
@@ -168,7 +171,10 @@ def check(
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
-        result.notes += alike_patients(row.patient for row in slides.slides)
+        result.notes += [
+            *alike_patients(row.patient for row in slides.slides),
+            *_without_image(slides.slides),
+        ]
         drawn = None
         if pictures is not None:
             drawn = preview_cohort(slides, None, pictures, progress=progress, option=_PICTURES)
@@ -208,6 +214,17 @@ def check(
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)
+
+
+def _without_image(slides: Sequence[CohortSlide]) -> list[str]:
+    """What is to be done about slides that have spots, and no image that these lie on."""
+    names = [row.slide for row in slides if row.image is None and row.spots is not None]
+    if not names:
+        return []
+    from mmap_st.data import some
+
+    are = agreeing(len(names), "no image is", "no images are")
+    return [f"{some(names)}: {are} known, and spots are embedded from images; name them with --image"]
 
 
 def download(

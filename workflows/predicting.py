@@ -23,7 +23,7 @@ from mmap_st.workflows.head_embedding import (
     refuse_embedding_options,
     skipped_slides,
 )
-from mmap_st.workflows.head_runs import HeadRun, saved_head
+from mmap_st.workflows.head_runs import HeadRun, notes_of_training, saved_head
 
 if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport
@@ -115,7 +115,7 @@ def predict(
     UnlikeTrainingWarning
         If slides are unlike anything the head was trained on.
     MmapWarning
-        If gene sets have no score.
+        If gene sets have no score, or the head was trained on a slide.
 
     Raises
     ------
@@ -178,6 +178,7 @@ def predict(
     report.extractions = extractions
     report.failed = failures_of(extractions) | report.failed
     report.skipped = skipped_slides(extractions) | report.skipped
+    report.notes = (*report.notes, *notes_of_training(saved.card, report.written))
     for note in report.notes:
         warn_user(note)
     warn_unlike(report.unlike)

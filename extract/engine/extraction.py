@@ -188,7 +188,7 @@ def extract_cohort(
             plans.append(plan)
         else:
             report.unchanged.append(row.slide)
-    if grid is not None:
+    if grid is not None and (report.gridded or not report.failed):
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
         given = counted(len(report.gridded), "slide gets", "slides get")
         having = "; " + counted(own, "has spots of its own", "have spots of their own") if own else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_what_was_filled_in_is_not_lost(
     assert out.read_bytes() == before
     assert mmap(*words, "--overwrite").returncode == 0
     assert out.read_bytes() != before
+
+
+def test_spots_without_an_image_are_noted(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:
+    shutil.copytree(tiny.her2st, tmp_path / "her2st")
+    for image in (tmp_path / "her2st").rglob("*B1*.jpg"):
+        image.unlink()
+    out = tmp_path / "cohort.csv"
+    said = "B1: no image is known, and spots are embedded from images; name them with --image"
+    done = mmap("cohort", f"her2st:{tmp_path / 'her2st'}", "--out", out)
+    assert (done.returncode, said in " ".join(done.stderr.split())) == (0, True)
+    assert said in " ".join(mmap("cohort", "check", out).stdout.split())
+    assert "no image" not in mmap("cohort", f"her2st:{tiny.her2st}", "--out", tmp_path / "whole.csv").stderr
 
 
 def test_what_files_say_may_change(images: Path, tmp_path: Path, mmap: Mmap) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import signal
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -268,6 +269,13 @@ def agreeing(count: int, one: str, many: str | None = None) -> str:
     if count == 1:
         return one
     return f"{one}s" if many is None else many
+
+
+def in_sentences(messages: Iterable[str]) -> str:
+    """Messages of one thing in a row: each after the first begins as a sentence does, unless with a name."""
+    first, *others = messages
+    begun = [text[0].upper() + text[1:] if re.match("[a-z]+ ", text) else text for text in others]
+    return " ".join([first if first.endswith(".") or not begun else f"{first}.", *begun])
 
 
 def none_of(count: int, one: str) -> str:

@@ -12,10 +12,13 @@ from typer.core import TyperGroup
 from mmap_st.commands import console
 from mmap_st.commands.examples import example
 from mmap_st.commands.options import ValuesOption, parse_images, split_words
-from mmap_st.errors import RequestError, counted
+from mmap_st.errors import RequestError, agreeing, counted, in_sentences
 from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmap_st.data import CohortSlide
     from mmap_st.data.download import DownloadReport
 
 
@@ -52,7 +55,8 @@ class CohortGroup(TyperGroup):
 
 app = typer.Typer(
     cls=CohortGroup,
-    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.",
+    help="Find slides and write a cohort: `mmap cohort READER:PATH --out FILE`; or check a cohort.\n\nOptions"
+    " such as --image and --mpp: `mmap cohort write --help`. Readers: `mmap cohort --readers`.",
     epilog=example("cohort"),
 )
 
@@ -78,11 +82,14 @@ def write(
             "--pitch-um", help="um between neighbouring spots, for readers that do not know it, such as 100."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file, with what was filled in there by hand.")
+    ] = False,
     readers: Annotated[bool, typer.Option("--readers", help="List the readers.")] = False,
 ) -> None:
     """Find the slides at a path, survey their tables and write a cohort; the word `write` may be left out."""
     from mmap_st import workflows
-    from mmap_st.data import alike_patients, check_cohort_out, write_cohort
+    from mmap_st.data import alike_patients, check_cohort_out, refuse_to_lose, write_cohort
     from mmap_st.data.readers import READERS
 
     if readers:
@@ -92,6 +99,9 @@ def write(
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
     check_cohort_out(out)
     found = workflows.read_cohort(source, image=parse_images(image), values=values, bin_um=bin_um)
+    if not overwrite:
+        filled = (replace(row, mpp=mpp or row.mpp, pitch_um=pitch_um or row.pitch_um) for row in found.slides)
+        refuse_to_lose(out, replace(found, slides=tuple(filled)))
     surveyed = workflows.survey_and_fill(found, mpp=mpp, pitch_um=pitch_um)
     slides, rows, problems, notes = [], [], {}, {}
     with workflows.show_progress() as progress:
@@ -102,7 +112,7 @@ def write(
             # Values that are no counts can be meant: --values says so, now or later.
             hindering = [problem for problem in look.problems if problem != look.not_counts]
             if hindering:
-                problems[row.slide] = " ".join(hindering)
+                problems[row.slide] = in_sentences(hindering)
             seen = [*look.notes, *one.notes, *([look.not_counts] if look.not_counts else [])]
             if seen:
                 notes[row.slide] = "; ".join(seen)
@@ -124,7 +134,7 @@ def write(
     console.show_table(counted(len(found.slides), "slide"), columns, rows)
     for name, note in notes.items():
         console.warn(f"{name}: {note}")
-    for note in alike_patients(row.patient for row in found.slides):
+    for note in (*alike_patients(row.patient for row in found.slides), *_without_image(found.slides)):
         console.warn(note)
     console.show_reasons("cannot be used", problems)
     console.show_paths([out])
@@ -161,7 +171,10 @@ def check(
             progress(f"checked {one.row.slide} ({number} of {len(slides.slides)})")
             result.slides.append(one)
         result.notes += summarise_genes(result.slides)
-        result.notes += alike_patients(row.patient for row in slides.slides)
+        result.notes += [
+            *alike_patients(row.patient for row in slides.slides),
+            *_without_image(slides.slides),
+        ]
         drawn = None
         if pictures is not None:
             drawn = preview_cohort(slides, None, pictures, progress=progress, option=_PICTURES)
@@ -201,6 +214,17 @@ def check(
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)
+
+
+def _without_image(slides: Sequence[CohortSlide]) -> list[str]:
+    """What is to be done about slides that have spots, and no image that these lie on."""
+    names = [row.slide for row in slides if row.image is None and row.spots is not None]
+    if not names:
+        return []
+    from mmap_st.data import some
+
+    are = agreeing(len(names), "no image is", "no images are")
+    return [f"{some(names)}: {are} known, and spots are embedded from images; name them with --image"]
 
 
 def download(

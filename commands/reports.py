@@ -14,7 +14,10 @@ from mmap_st.commands.options import split_words
 def report(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="A run, or a folder of predictions; several for --figure."),
+        typer.Argument(
+            metavar="RUN...",
+            help="A run, predictions (their folder, or one .h5ad); several for --figure.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", help="A page (its name ends in .html), or a folder for figures and page.")
@@ -58,7 +61,9 @@ def report(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder of predictions.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run, or predictions: their folder, or one .h5ad.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     formats: Annotated[
         str,

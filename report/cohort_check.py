@@ -16,7 +16,7 @@ from mmap_st.data import (
     survey_slide,
     union_of_genes,
 )
-from mmap_st.errors import SlideError, counted, of_one_slide
+from mmap_st.errors import SlideError, counted, in_sentences, of_one_slide
 from mmap_st.extract.engine import check_inside, count_outside
 from mmap_st.extract.slides import (
     FEWEST_SPOTS,
@@ -108,7 +108,7 @@ class CohortCheck:
     @property
     def problems(self) -> dict[str, str]:
         """Problems by slide, as one text each."""
-        return {one.row.slide: " ".join(one.problems) for one in self.slides if one.problems}
+        return {one.row.slide: in_sentences(one.problems) for one in self.slides if one.problems}
 
 
 def check_cohort(cohort: Cohort, *, full: bool = False) -> Iterator[SlideCheck]:

@@ -27,8 +27,8 @@ FONT = 8.0
 _LETTERS_PER_IN = 17.0
 # Of a scale bar with its label: distance from the edges, and height, as shares of those of the map.
 _MARGIN, _BAR_HEIGHT = 0.03, 0.12
-# Of a label, on the smallest maps, as a share of their width.
-_LABEL_WIDTH = 0.25
+# A bar shorter than this share may be narrower than its label, which then ends where the bar does.
+_LABEL = 0.2
 # What is shown around the spots, in distances between them.
 _AROUND = 1.2
 #: Colours of expression, and of spreads.
@@ -155,11 +155,12 @@ def scale_bar(axes: Axes, mpp: float | None, xy: NDArray[np.float64]) -> None:
     place: Any = {"transform": axes.transAxes, "zorder": 4}
     axes.plot([x, x + length], [y, y], color="black", lw=2, solid_capstyle="butt", **place)
     label = "1 mm" if length_um == 1000.0 else "100 µm"
-    # Above a short bar the label would reach over the edge of the map, were it centred.
-    side = "center" if length > _LABEL_WIDTH else "right" if at_right else "left"
-    at = {"center": x + length / 2, "right": x + length, "left": x}[side]
+    # A label that is wider than its bar stays inside the map.
+    at, align = (x + length, "right") if at_right else (x, "left")
+    if length > _LABEL:
+        at, align = x + length / 2, "center"
     axes.text(
-        at, y + 0.015, label, fontsize=FONT - 1, ha=side, va="bottom",
+        at, y + 0.015, label, fontsize=FONT - 1, ha=align, va="bottom",
         bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.8}, **place,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from mmap_st.data import UNION, GeneNames, plain_rule, read_gene_list, refuse_no_gene, some
+from mmap_st.data import DEFAULT_PANEL, UNION, GeneNames, plain_rule, read_gene_list, refuse_no_gene, some
 from mmap_st.errors import RequestError, agreeing
 from mmap_st.head.runs import HeadCard
 
@@ -87,10 +87,11 @@ class GeneChoice:
         shown = some([word + self._alike[word] for word in words])
         is_are = agreeing(len(words), "is", "are")
         where = "" if len(slides) == self.seen else f" (slides: {some(slides)})"
-        if self.how is None:
-            return f"{shown} {is_are} not on the panel of the head{where}"
-        note = f"{shown} {is_are} not on the panel of this head ({self.how}){where}"
         other = [word for word in words if not self._alike[word]]
+        if self.how is None:  # predictions alone do not say
+            note = f"{shown} {is_are} not on the panel of the head{where}"
+            return f"{note}; fit a head with --genes {_with_genes(DEFAULT_PANEL, other)}" if other else note
+        note = f"{shown} {is_are} not on the panel of this head ({self.how}){where}"
         return f"{note}; fit with --genes {_with_genes(self.how, other)}" if other else note
 
 

@@ -172,6 +172,11 @@ def draw_run(
         raise RequestError(f"--out {out} is a file; figures are written into a folder, name one.")
     check_folder_out(out)
     files = prediction_files(run)
+    if store is not None and not _has_head(run):
+        raise RequestError(
+            f"--store draws the prototypes that a head sees, and {run} holds predictions without their head;"
+            " name the run of the head, or leave --store out (the page shows prototypes all the same)."
+        )
     figures = RunFigures()
     choice = None if genes is None else GeneChoice(genes, known_cards(run))
     for place, file in enumerate(files, start=1):
@@ -192,14 +197,18 @@ def draw_run(
 
 
 def prediction_files(run: Path) -> list[Path]:
-    """The .h5ad files of a run, or of a folder of predictions.
+    """The .h5ad files of a run, or of a folder of predictions; or the one that is named itself.
 
     Raises
     ------
     RequestError
         If there are none.
     """
+    if run.is_file() and run.suffix == ".h5ad":
+        return [run]
     restore_run(run)
+    if not run.exists():
+        raise RequestError(f"{run} does not exist; name a run, a folder of predictions, or one .h5ad.")
     folder = run / PREDICTIONS if (run / PREDICTIONS).is_dir() else run
     files = sorted(folder.glob("*.h5ad"))
     if not files:
@@ -250,6 +259,10 @@ def how_chosen(slide: SlideMap) -> str:
     """What `best_genes` goes by, for a title."""
     score = "greatest spread" if slide.measured is None else "highest PCC"
     return f"the genes of {score} on this slide"
+
+
+def _has_head(run: Path) -> bool:
+    return (run / HEAD_JSON).is_file() or next(run.glob(f"{FOLDS}/*/seed*"), None) is not None
 
 
 def _some_card(run: Path) -> HeadCard:

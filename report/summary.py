@@ -48,7 +48,8 @@ def summary_of_run(metrics: RunMetrics, head: str) -> Summary:
         f" test; {counted(protocol.genes, 'gene')} ({protocol.panel}); {protocol.validation}"
     )
     if metrics.test is None:
-        return Summary(about)
+        untested = "no slide was held out (--test): nothing was scored, and how good the head is is not known"
+        return Summary(about, notes=(untested,))
     keys = ("pcc_slide", "pcc_slide_hvg50", "pcc_pooled", "mse", "mae")
     shown = {
         name: scores

@@ -17,6 +17,7 @@ from mmap_st.errors import (
     agreeing,
     counted,
     did_you_mean,
+    in_sentences,
     none_of,
 )
 
@@ -38,6 +39,22 @@ from mmap_st.errors import (
 def test_a_count_and_its_words_agree(count: int, words: tuple[str, ...], said: str) -> None:
     assert counted(count, *words) == said
     assert agreeing(count, *words) == said.split(" ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (("its image is white.",), "its image is white."),
+        (("no patient", "no tissue found."), "no patient. No tissue found."),
+        (
+            ("it is black.", "data/S1.tsv is empty.", "its spots."),
+            "it is black. data/S1.tsv is empty. Its spots.",
+        ),
+        (("a.", "S1_b lacks c.", "her2st: no."), "a. S1_b lacks c. her2st: no."),
+    ],
+)
+def test_messages_in_a_row_are_sentences(messages: tuple[str, ...], said: str) -> None:
+    assert in_sentences(messages) == said
 
 
 def test_none_of_several_and_of_one() -> None:

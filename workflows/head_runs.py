@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from mmap_st.data import some
 from mmap_st.data.readers import CohortSource
-from mmap_st.errors import counted, printable
+from mmap_st.errors import agreeing, counted, printable
 from mmap_st.extract.slides import thumbnail_of
 from mmap_st.head.runs import (
     METRICS,
@@ -218,7 +219,7 @@ class HeadRun:
         UnlikeTrainingWarning
             If slides are unlike anything the head was trained on.
         MmapWarning
-            If gene sets have no score.
+            If gene sets have no score, or the head was trained on a slide.
 
         Raises
         ------
@@ -248,7 +249,7 @@ class HeadRun:
                 thumbnail_of=thumbnail_of,
                 gene_sets=sets,
             )
-        for note in sets.notes if sets else ():
+        for note in (*(sets.notes if sets else ()), *notes_of_training(self.card, found.tables)):
             warn_user(note)
         warn_unlike(found.unlike)
         if isinstance(slides, str):
@@ -265,6 +266,18 @@ class HeadRun:
         if self.path.is_file() or (self.path / METRICS).is_file():
             lines += [f"  {name}: {scores!r}" for name, scores in self.metrics.predictors.items()]
         return printable("\n".join(lines), lines=True)
+
+
+def notes_of_training(card: HeadCard, names: Iterable[str]) -> tuple[str, ...]:
+    """What to say where slides were predicted, by name, that the head was trained on."""
+    known = set(card.slides.train)
+    seen = [name for name in names if name in known]
+    if not seen:
+        return ()
+    them = agreeing(len(seen), "it", "them")
+    return (
+        f"the head was trained on {some(seen)}: how well it predicts {them} says nothing about new slides",
+    )
 
 
 def load_head(run: str | Path, *, head_code: str | None = None, allow_changed_code: bool = False) -> HeadRun:

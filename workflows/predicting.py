@@ -24,7 +24,7 @@ from mmap_st.workflows.head_embedding import (
     refuse_embedding_options,
     skipped_slides,
 )
-from mmap_st.workflows.head_runs import HeadRun, saved_head
+from mmap_st.workflows.head_runs import HeadRun, notes_of_training, saved_head
 
 if TYPE_CHECKING:
     from mmap_st.extract.engine import ExtractReport
@@ -121,7 +121,7 @@ def predict(
     UnlikeTrainingWarning
         If slides are unlike anything the head was trained on.
     MmapWarning
-        If gene sets have no score, or no page can be written.
+        If gene sets have no score, the head was trained on a slide, or no page can be written.
 
     Raises
     ------
@@ -184,6 +184,7 @@ def predict(
     report.extractions = extractions
     report.failed = failures_of(extractions) | report.failed
     report.skipped = skipped_slides(extractions) | report.skipped
+    report.notes = (*report.notes, *notes_of_training(saved.card, report.written))
     if report.written and (page or (page is None and given is not None and fits_in_memory(Path(out)))):
         _write_page(report, Path(out), progress=progress)
     for note in report.notes:

@@ -34,8 +34,8 @@ def write_report(
     Parameters
     ----------
     run
-        What `fit_head`, `evaluate` or `compare` returned, its folder, or a folder of predictions. Several for
-        ``figure="genes"``.
+        What `fit_head`, `evaluate` or `compare` returned, its folder, a folder of predictions, or one
+        of their .h5ad files. Several for ``figure="genes"``.
     out
         The page, if its name ends in ``.html``; else a folder for figures and page.
     genes
@@ -102,7 +102,7 @@ def export(
     Parameters
     ----------
     run
-        What `fit_head` or `evaluate` returned, its folder, or a folder of predictions.
+        What `fit_head` or `evaluate` returned, its folder, a folder of predictions, or one .h5ad of them.
     out
         Folder to write to.
     formats

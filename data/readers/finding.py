@@ -80,6 +80,51 @@ def is_dicom_file(path: Path) -> bool:
     return suffix == ".dcm" or (suffix not in _OTHER_SUFFIXES and is_dicom(path))
 
 
+#: What tells the readers of folders apart: the first of which a path below the folder exists.
+_SIGNS = (
+    ("xenium", ("experiment.xenium", "*/experiment.xenium")),
+    ("visium-hd", ("binned_outputs", "outs/binned_outputs", "*/binned_outputs", "*/outs/binned_outputs")),
+    (
+        "visium",
+        ("spatial/tissue_positions*", "outs/spatial/tissue_positions*", "*/spatial/tissue_positions*",
+         "*/outs/spatial/tissue_positions*"),
+    ),
+    ("her2st", ("ST-cnts", "data/ST-cnts")),
+    ("hest", ("st/*.h5ad",)),
+    ("h5ad", ("*.h5ad",)),
+    ("st", ("*_stdata.tsv*", "*/*_stdata.tsv*")),
+)  # fmt: skip
+
+
+def likely_reader(path: Path) -> str | None:
+    """The reader of what lies at a path, by names alone; None: none comes to mind.
+
+    A guess for a message, quick wherever the path is: it looks at most three folders deep and opens no table.
+    """
+    try:
+        return _folder_reader(path) if path.is_dir() else _file_reader(path)
+    except OSError:  # what may not be looked into says nothing
+        return None
+
+
+def _folder_reader(path: Path) -> str | None:
+    for reader, signs in _SIGNS:
+        if any(next(path.glob(sign), None) is not None for sign in signs):
+            return reader
+    if path.suffix.lower() == ".zarr" and (path / "tables").is_dir():
+        return "spatialdata"
+    holds = any(without_suffix(file, IMAGE_SUFFIXES) is not None for file in path.iterdir())
+    return "images" if holds or is_slide_folder(path) else None
+
+
+def _file_reader(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    if path.suffix.lower() == ".h5ad":
+        return "h5ad"
+    return "images" if without_suffix(path, IMAGE_SUFFIXES) is not None or is_dicom_file(path) else None
+
+
 def _is_ome_zarr(path: Path) -> bool:
     """Whether a Zarr group is an image, or holds images as bioformats2raw writes them."""
     for name in ("zarr.json", ".zattrs"):

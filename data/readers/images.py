@@ -11,6 +11,7 @@ from mmap_st.data.readers.finding import (
     find_images,
     is_dicom_file,
     is_slide_folder,
+    likely_reader,
     without_suffix,
 )
 from mmap_st.errors import CohortError, SpotsError
@@ -26,8 +27,10 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         If there is no image.
     """
     if path.is_file() and without_suffix(path, IMAGE_SUFFIXES) is None and not is_dicom_file(path):
+        reader = likely_reader(path)
+        hint = "" if reader is None else f" It looks like data for another reader: {reader}:{path}."
         raise CohortError(
-            f"{path} does not have the name of an image; the suffixes are {', '.join(IMAGE_SUFFIXES)}."
+            f"{path} does not have the name of an image; the suffixes are {', '.join(IMAGE_SUFFIXES)}.{hint}"
         )
     if path.is_file():
         found = {without_suffix(path, (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff")) or path.stem: path}
@@ -38,7 +41,11 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
         folders = {_folder_name(p): p for p in sorted(path.iterdir()) if is_slide_folder(p)}
         found |= {name: folder for name, folder in folders.items() if name not in found}
     if not found:
-        raise CohortError(f"{path} holds no image; the suffixes are {', '.join(IMAGE_SUFFIXES)}.")
+        reader = likely_reader(path)
+        hint = (
+            "" if reader in (None, "images") else f" It looks like data for another reader: {reader}:{path}."
+        )
+        raise CohortError(f"{path} holds no image; the suffixes are {', '.join(IMAGE_SUFFIXES)}.{hint}")
     return tuple(CohortSlide(name, image=image) for name, image in sorted(found.items()))
 
 

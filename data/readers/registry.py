@@ -25,7 +25,7 @@ from mmap_st.data.readers import (
     visium_hd,
     xenium,
 )
-from mmap_st.data.readers.finding import find_images
+from mmap_st.data.readers.finding import find_images, likely_reader
 from mmap_st.data.spots import Spots
 from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
@@ -92,6 +92,9 @@ _ALL = (
 
 READERS = {reader.name: reader for reader in _ALL}
 
+#: Space Ranger's copies of the image, of 2,000 and 600 pixels.
+_SMALL_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
+
 
 def open_cohort(
     text: str,
@@ -135,6 +138,7 @@ def open_cohort(
             f"There is no reader {name!r}{did_you_mean(name, READERS)}; the readers are {', '.join(READERS)}."
         )
     else:
+        _refuse_data(Path(text))
         cohort = read_cohort(Path(text))
         if bin_um is not None:
             cohort = rebinned(cohort, bin_um)
@@ -144,6 +148,24 @@ def open_cohort(
         slides = tuple(replace(s, values=values) if s.counts else s for s in cohort.slides)
         cohort = replace(cohort, slides=slides)
     return cohort
+
+
+def _refuse_data(path: Path) -> None:
+    """Name the reader where the path of data was given without one.
+
+    Raises
+    ------
+    CohortError
+        If the path is a folder, or a file that a reader takes.
+    """
+    reader = likely_reader(path) if path.exists() else None
+    if reader is not None:
+        raise CohortError(f"{path} is data, not a cohort file; say which reader reads it: {reader}:{path}.")
+    if path.is_dir():
+        raise CohortError(
+            f"{path} is a folder, not a cohort file; say which reader reads it, as in visium:{path} (the"
+            f" readers are {', '.join(READERS)})."
+        )
 
 
 def rebinned(cohort: Cohort, bin_um: float) -> Cohort:
@@ -231,9 +253,18 @@ def read_spots(slide: CohortSlide) -> Spots:
             spots,
             xy=spots.xy * slide.scale,
             mpp=None if spots.mpp is None else spots.mpp / slide.scale,
-            notes=(*spots.notes, f"positions scaled by {slide.scale:.6g} to fit the image"),
+            notes=(*spots.notes, _note_of_scale(slide, slide.scale)),
         )
     return spots
+
+
+def _note_of_scale(slide: CohortSlide, scale: float) -> str:
+    """That positions were scaled; of Space Ranger's own small images, that there is a better one."""
+    note = f"positions scaled by {scale:.6g} to fit the image"
+    name = "" if slide.image is None else slide.image.name
+    if not name.endswith(_SMALL_IMAGES):
+        return note
+    return f"{note}, {name}; it is a small copy: name the image that Space Ranger was given with --image"
 
 
 def read_counts(slide: CohortSlide) -> Counts:

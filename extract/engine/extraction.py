@@ -188,11 +188,11 @@ def extract_cohort(
             plans.append(plan)
         else:
             report.unchanged.append(row.slide)
-    if grid is not None:
+    if grid is not None and (report.gridded or not report.failed):
         own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
         given = counted(len(report.gridded), "slide gets", "slides get")
-        having = counted(own, "has spots of its own", "have spots of their own")
-        progress.note(f"{given} the spots of {grid}; {having}")
+        having = "; " + counted(own, "has spots of its own", "have spots of their own") if own else ""
+        progress.note(f"{given} the spots of {grid}{having}")
     progress.start(len(plans), sum(plan.windows for plan in plans))
     if plans and (scales := note_of_scales(request.spec, mpps)):
         progress.note(scales)
@@ -302,12 +302,15 @@ def _check_expected(request: EncoderRequest, shared: Recipe) -> None:
 
 def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -> None:
     """Say so where windows are finer than the slides: allowed, but they hold no more than the slide does."""
-    finer = [plan.source.mpp for plan in plans if mpp in plan.recipes and mpp < plan.source.mpp * 0.999]
+    affected = [plan for plan in plans if mpp in plan.recipes and mpp < plan.source.mpp * 0.999]
+    finer = [plan.source.mpp for plan in affected]
     if finer:
-        scales = f"{min(finer):.4g}" if len(finer) == 1 else f"{min(finer):.4g} to {max(finer):.4g}"
+        one = len(finer) == 1
+        whose = printable(affected[0].info.name) if one else f"{len(finer)} of {len(plans)} slides"
+        scales = f"{min(finer):.4g}" if one else f"{min(finer):.4g} to {max(finer):.4g}"
         progress.note(
-            f"windows at {mpp_key(mpp)} um/px are finer than {len(finer)} of the slides ({scales} um/px)"
-            f" and are enlarged, up to {max(finer) / mpp:.2f} times"
+            f"windows at {mpp_key(mpp)} um/px are finer than the pixels of {whose} ({scales} um/px) and are"
+            f" enlarged{'' if one else ', up to'} {max(finer) / mpp:.2f} times"
         )
 
 

@@ -70,7 +70,10 @@ def check_some_spots(cohort: Cohort, grid: GridRequest | None) -> None:
     """
     images = [row for row in cohort.slides if row.image is not None]
     if not images:
-        raise RequestError(f"{cohort.source} names no image for any slide; fill in the column `image`.")
+        raise RequestError(
+            f"{cohort.source} names no image for any slide; fill in the column `image` (or give `mmap cohort"
+            " --image`)."
+        )
     if not any(has_spots(row, grid) or lacks_image(row) for row in images):
         raise RequestError(
             f"{cohort.source} names no spots for any slide with an image; --spots grid:100 lays some on the"

@@ -186,6 +186,8 @@ def read_card(folder: Path) -> HeadCard:
     HeadError
         If `folder` is not a run, or one of a format that this version does not know.
     """
+    if not folder.exists():
+        raise HeadError(f"{folder} does not exist; name a folder that `mmap fit-head` wrote.")
     if not (folder / HEAD_JSON).is_file() or not (folder / WEIGHTS).is_file():
         raise HeadError(f"{folder} is not a run of `mmap fit-head`: {HEAD_JSON} or {WEIGHTS} is missing.")
     try:

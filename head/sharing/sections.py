@@ -25,6 +25,8 @@ _PREDICTORS = {"head": "this head", "ridge": "ridge on the same embeddings", "me
 _EXTRA = re.compile(r" \([^)]*\bextra\b[^)]*\)")
 # More settings than these are left to card.json.
 _MOST_SETTINGS = 20
+# Of a setting that has a number for each of many things, the range is shown.
+_MOST_VALUES = 4
 # A longer name of an encoder is not written into a command.
 _LONGEST_NAME = 160
 
@@ -88,7 +90,11 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return f"({_settings(value)})"
+        return f"({_settings(value)})" if value else "none"
+    if isinstance(value, list | tuple) and len(value) > _MOST_VALUES:
+        numbers = [float(one) for one in value if isinstance(one, int | float) and not isinstance(one, bool)]
+        if len(numbers) == len(value):
+            return f"{min(numbers):g} to {max(numbers):g} ({len(numbers)} values)"
     return "none" if value is None else str(value)
 
 
@@ -165,12 +171,11 @@ def _technology(reader: str) -> str:
 
 
 def _part(part: PartFacts) -> str:
-    patients = ""
-    if part.patients is not None:
-        of = [names_of(part.patients, "patient")] if part.patients else []
-        if part.without_patient:
-            of.append(f"{part.without_patient} without a known patient")
-        patients = f" of {' and '.join(of)}" if of else ""
+    patients = f" of {names_of(part.patients, 'patient')}" if part.patients else ""
+    if part.patients is not None and part.without_patient:
+        unknown = part.without_patient
+        all_are = unknown == len(part.slides)
+        patients += "; patient not known" if all_are else f"; {unknown} without a known patient"
     spots = "" if part.spots is None else f"; {counted(part.spots, 'usable spot')}"
     return f"{names_of(part.slides, 'slide')}{patients}{spots}"
 

@@ -163,7 +163,7 @@ def _opener(store: FeatureStore, name: str, row: CohortSlide | None) -> Callable
 
 
 def _of_predictions(where: Path, rows: dict[str, CohortSlide]) -> Catalogue:
-    files = [where] if where.is_file() and where.suffix == ".h5ad" else prediction_files(where)
+    files = prediction_files(where)
     openers: dict[str, Callable[[], ShownSlide]] = {}
     failed: dict[str, str] = {}
     for file in files:

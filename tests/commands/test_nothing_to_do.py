@@ -159,10 +159,10 @@ def test_an_empty_store(tiny, mmap: Callable, tmp_path: Path) -> None:
 
 def test_reports(tiny, mmap: Callable, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for run in ("empty", "gone"):
+    for run, said in (("empty", "holds no predictions"), ("gone", "does not exist; name a run")):
         done = mmap("report", tmp_path / run, "--out", tmp_path / "figures")
         assert done.returncode == 2
-        assert "holds no predictions" in done.stderr
+        assert said in done.stderr
     none = mmap("report", tiny.run, "--out", tmp_path / "figures", "--genes", " , ")
     assert none.returncode == 2
     assert "names nothing" in none.stderr

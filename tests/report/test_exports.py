@@ -202,6 +202,29 @@ def test_one_damaged_slide_does_not_stop_the_others(predictions: Path, tmp_path:
     assert (tmp_path / "out" / "B1.parquet").is_file()
 
 
+def test_one_prediction_is_exported_and_shown_by_its_own_file(predictions: Path, tmp_path: Path) -> None:
+    done = mm.export(predictions / "B1.h5ad", tmp_path / "out", "csv", progress=False)
+    assert (tmp_path / "out" / "B1.csv") in done.written
+    page = tmp_path / "page.html"
+    assert mm.write_report(predictions / "B1.h5ad", page, progress=False).written == [page]
+
+
+def test_a_run_that_is_not_there_is_told_from_one_without_predictions(tmp_path: Path) -> None:
+    for call in (mm.export, mm.write_report):
+        more = ("csv",) if call is mm.export else ()
+        with pytest.raises(RequestError, match=r"nowhere does not exist; name a run"):
+            call(tmp_path / "nowhere", tmp_path / "out", *more, progress=False)
+        with pytest.raises(RequestError, match="holds no predictions"):
+            call(tmp_path, tmp_path / "out", *more, progress=False)
+
+
+def test_prototypes_of_predictions_without_their_head(tiny: Tiny, predictions: Path, tmp_path: Path) -> None:
+    for place in (predictions, predictions / "B1.h5ad"):
+        with pytest.raises(RequestError, match=r"name the run of the head, or leave --store out"):
+            mm.write_report(place, tmp_path / "figures", store=tiny.store, progress=False)
+    assert not (tmp_path / "figures").exists()
+
+
 def test_the_command(predictions: Path, tmp_path: Path, mmap: Mmap) -> None:
     done = mmap("export", predictions, "--format", "csv,geojson", "--out", tmp_path / "o")
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from PIL import Image
@@ -140,3 +141,19 @@ def test_in_a_notebook(tiny: Tiny) -> None:
     assert len(limits(figure)) == 3
     with pytest.raises(RequestError, match="give shared or own"):
         mm.pl.genes(adata, number=1, scale="none")
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("width_um", [1000.0, 2400.0, 9000.0])
+def test_the_label_of_a_scale_bar_stays_inside_the_map(width_um: float, corner: tuple[int, int]) -> None:
+    figure = Figure(figsize=(1.8, 2.4))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width_um), ylim=(width_um, 0))
+    # Spots in every corner but one.
+    xy = np.array([(x, y) for x in (0, 1) for y in (0, 1) if (x, y) != corner]) * width_um
+    scale_bar(axes, 1.0, xy)
+    (label,) = axes.texts
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    box, frame = label.get_window_extent(renderer), axes.get_window_extent(renderer)
+    assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+    assert frame.y0 <= box.y0 < box.y1 <= frame.y1

@@ -68,7 +68,7 @@ def test_notes_are_one_for_the_genes_that_the_same_slides_lack() -> None:
     ]
     without = GeneChoice(["SCD"])
     without.of_slide("S", GENES)
-    assert without.notes == ["SCD is not on the panel of the head"]
+    assert without.notes == ["SCD is not on the panel of the head; fit a head with --genes hvg:250,SCD"]
 
 
 @pytest.mark.parametrize(

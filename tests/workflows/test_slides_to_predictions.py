@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,19 @@ def picture_of(tiny: Tiny, slide: str) -> Path:
 
 def mpp_of(tiny: Tiny) -> float:
     return float(mm.FeatureStore(tiny.store)["B1"].source_mpp or 0)
+
+
+def test_slides_that_the_head_was_trained_on_are_noted(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:
+    run = mm.load_head(tiny.run)
+    trained, tested = run.card.slides.train[0], run.card.slides.test[0]
+    said = f"the head was trained on {trained}: how well it predicts it says nothing about new slides"
+    done = mmap("predict", tiny.run, tiny.store, "--out", tmp_path / "p", "--slides", f"{trained},{tested}")
+    assert (done.returncode, said in " ".join(done.stderr.split())) == (0, True)
+    with pytest.warns(MmapWarning, match=said):
+        run.predict(tiny.store, trained, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MmapWarning)
+        assert mm.predict(tiny.run, tiny.store, tmp_path / "q", slides=tested, progress=False).notes == ()
 
 
 def test_a_cohort_is_embedded_and_predicted_as_by_two_commands(tiny: Tiny, tmp_path: Path) -> None:

@@ -140,3 +140,53 @@ def test_what_leads_up_from_a_link_leads_up_from_its_target(tmp_path: Path) -> N
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "inner")
     assert absolute(tmp_path / "link" / ".." / "file").read_text() == "x"
     assert absolute(tmp_path / "link" / "file") == tmp_path / "link" / "file"
+
+
+#: A file of each layout, and what was given: the folder above it, or the file.
+SIGNS = {
+    "xenium": ("experiment.xenium", "section/experiment.xenium"),
+    "visium-hd": ("binned_outputs/square_008um/spatial/tissue_positions.parquet",),
+    "visium": (
+        "spatial/tissue_positions.csv",
+        "outs/spatial/tissue_positions_list.csv",
+        "A1/outs/spatial/tissue_positions.csv",
+    ),
+    "her2st": ("ST-cnts/B4.tsv.gz", "data/ST-cnts/B4.tsv.gz"),
+    "hest": ("st/TENX1.h5ad",),
+    "h5ad": ("S1.h5ad",),
+    "st": ("GSM1_P2_ST_rep1_stdata.tsv.gz",),
+    "images": ("S1.svs", "S1.ome.tif"),
+}
+PLACES = [(reader, name) for reader, names in SIGNS.items() for name in names]
+
+
+@pytest.mark.parametrize(("reader", "name"), PLACES)
+def test_data_given_as_a_cohort_is_told_its_reader(reader: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "given" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"\xff\xd8\x89")
+    with pytest.raises(CohortError, match=rf"say which reader reads it: {reader}:{tmp_path}"):
+        open_cohort(str(tmp_path / "given"))
+
+
+@pytest.mark.parametrize("name", ["S1.svs", "S1.h5ad", "S1.jpg"])
+def test_a_file_of_data_given_as_a_cohort_is_told_its_reader(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xd8\x89")
+    with pytest.raises(CohortError, match=rf"say which reader reads it: (images|h5ad):{tmp_path / name}"):
+        open_cohort(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("make", [an_empty_folder, a_folder_of_other_things])
+def test_a_folder_given_as_a_cohort_is_told_the_readers(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"is a folder, not a cohort file; .*\(the readers are her2st"):
+        open_cohort(str(make(tmp_path / "given")))
+
+
+@pytest.mark.parametrize("name", ["S1.h5ad", "outs/spatial/tissue_positions.csv"])
+def test_data_given_as_images_is_told_its_reader(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "given" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    given = file if name == "S1.h5ad" else tmp_path / "given"
+    with pytest.raises(CohortError, match=rf"data for another reader: (h5ad|visium):{given}"):
+        open_cohort(f"images:{given}")

@@ -59,6 +59,7 @@ def test_visium_with_the_hires_image_alone_scales_positions_and_says_so(tmp_path
     np.testing.assert_allclose(spots.xy, full.xy * 0.2)
     assert mpp_from_pitch(spots).mpp == pytest.approx(2.5, rel=1e-6)
     assert any("0.2" in note for note in spots.notes)
+    assert any("name the image that Space Ranger was given with --image" in note for note in spots.notes)
 
 
 def test_visium_leaves_out_features_that_are_no_genes(tmp_path: Path) -> None:

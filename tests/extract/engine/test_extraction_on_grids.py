@@ -58,6 +58,14 @@ def cohort_of(*rows: CohortSlide) -> Cohort:
     return Cohort(rows, "test")
 
 
+def test_slides_with_spots_are_not_counted_where_there_are_none(
+    unsequenced: CohortSlide, tmp_path: Path
+) -> None:
+    notes = Notes()
+    extract_cohort(cohort_of(unsequenced), tmp_path / "f.zarr", TINY, (1.0,), progress=notes, grid=GRID)
+    assert "1 slide gets the spots of grid:200" in notes.notes
+
+
 def test_slides_without_spots_get_the_grid_and_the_others_keep_theirs(
     write_section, unsequenced: CohortSlide, tmp_path: Path
 ) -> None:

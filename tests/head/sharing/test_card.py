@@ -49,6 +49,35 @@ def lines_of(card: ModelCard) -> str:
     return "\n".join(line for section in card_sections(card) for line in section.lines)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"alpha": [0.3, 1, 3, 10, 30]}, "alpha=0.3 to 30 (5 values)"),
+        ({"alpha": [0.3, 1]}, "alpha=[0.3, 1]"),
+        ({"flags": [True] * 5}, "flags=[True, True, True, True, True]"),
+        ({"level": {}}, "level=none"),
+    ],
+)
+def test_what_was_chosen_is_said_briefly(run: Path, chosen: dict[str, Any], said: str) -> None:
+    assert f"Chosen within training: {said}." in lines_of(replace(card_of_run(run), chosen=chosen))
+
+
+@pytest.mark.parametrize(
+    ("patients", "unknown", "said"),
+    [
+        (("A", "B", "C"), 0, "3 slides (A1, B1, C1) of 3 patients (A, B, C); 9"),
+        (("A",), 2, "3 slides (A1, B1, C1) of 1 patient (A); 2 without a known patient; 9"),
+        ((), 3, "3 slides (A1, B1, C1); patient not known; 9"),
+    ],
+)
+def test_patients_are_known_or_said_not_to_be(
+    run: Path, patients: tuple[str, ...], unknown: int, said: str
+) -> None:
+    card = card_of_run(run)
+    part = replace(card.data.train, patients=patients, without_patient=unknown, spots=9)
+    assert said in lines_of(replace(card, data=replace(card.data, train=part)))
+
+
 def test_a_fit_writes_what_it_is(run: Path, store: FeatureStore) -> None:
     card = card_of_run(run)
     head, metrics = (json.loads((run / name).read_text()) for name in ("head.json", "metrics.json"))

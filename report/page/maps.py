@@ -121,7 +121,9 @@ def maps_and_genes(
         title="gene", completions=list(genes), value=genes[0], case_sensitive=False, min_characters=1,
         search_strategy="includes", width=180, name="gene",
     )  # fmt: skip
-    one_scale = Checkbox(label="one colour scale for measured and predicted", active=True, name="one_scale")
+    one_scale = Checkbox(
+        label="one colour scale for measured and predicted", active=True, name="one_scale", visible=with_pcc
+    )
     styled(choose_gene, one_scale, radius, opacity, search, trusted, table)
     words = Div(text="", name="words", width=2 * MAP_PX)
     steer = CustomJS(

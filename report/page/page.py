@@ -26,9 +26,10 @@ MOST_VALUES = 16_000_000
 
 _HOW_TO_READ = (
     "Colours end at the 1st and 99th percentile of the values. The spread is the standard deviation of the"
-    " error that a prediction is expected to have. PCC here: correlation with measured values on this slide;"
-    " cv PCC: on slides that fits did not see; ceiling: what a perfect predictor would reach."
+    " error that a prediction is expected to have. "
 )
+_OF_MEASURED = "PCC here: correlation with measured values on this slide; "
+_OF_GENES = "cv PCC: on slides that fits did not see; ceiling: what a perfect predictor would reach."
 _PATIENTS_NOTE = (
     "A dot is a patient: the mean over the slides of that patient, or one slide where nobody knows whose it"
     " is. A diamond is the mean over slides, its bar the 95% interval over patients where there are enough."
@@ -221,7 +222,8 @@ def _maps_note(slides: PagedSlides) -> str:
         if slides.left_out
         else ""
     )
+    measured = any(slide.measured is not None for slide in slides.slides)
     return (
         f"{counted(len(slides.slides), 'slide')}, {genes}.{left} Choose a gene in the table or by its name;"
-        f" maps zoom and move together. {_HOW_TO_READ}"
+        f" maps zoom and move together. {_HOW_TO_READ}{_OF_MEASURED if measured else ''}{_OF_GENES}"
     )

@@ -341,3 +341,15 @@ def test_what_no_page_is_made_for(
     assert shown.returncode == 2
     assert said in shown.stderr
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_slide_that_was_not_measured_is_not_said_to_be(
+    tiny: Tiny, predictions: Path, tmp_path: Path
+) -> None:
+    mm.predict(tiny.run, tiny.store, tmp_path / "p", slides="B1", progress=False)
+    draw_page(tmp_path / "p", tmp_path / "p.html")
+    draw_page(predictions, tmp_path / "m.html")
+    without, measured = ((tmp_path / name).read_text("utf-8") for name in ("p.html", "m.html"))
+    for text in ("PCC here", "correlation with measured values"):
+        assert text not in without
+        assert text in measured

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 #: more values (spots times candidates) is not kept.
 MOST_VALUES, MOST_SPOTS = 1 << 26, 1 << 18
 #: Bytes of embeddings that are held of such a slide.
-MAX_BYTES_OF_LARGE = 1 << 28
+MAX_BYTES_OF_LARGE = 1 << 26
 # Of a block: 8 MiB as float32; what is computed of them takes some ten times as much.
 _BLOCK_VALUES = 1 << 21
 

@@ -4,6 +4,8 @@
 300,000 and 14 of 50,000 (float16 embeddings of width 1,024 at three magnifications, 6 GB; counts of 2,000
 genes, 60 transcripts a spot), then does what `mmap fit-head --test` and `mmap predict` do, each in a process
 of its own. `--no-baselines` leaves out ridge and the training mean, which `fit-head` scores beside a head.
+`--fit-slides N` fits on the first slides only and predicts the others, with their counts. One large slide
+that was not trained on is `--sizes "10000*4,1000000" --fit-slides 4`.
 """
 
 from __future__ import annotations
@@ -155,10 +157,16 @@ def fit(
     return {"steps": took, "chosen": metrics.protocol.chosen, "pcc_slide": pcc, **metrics.seconds}
 
 
-def predict(out: Path) -> dict[str, Any]:
-    """What `mmap predict` does, on all slides."""
-    predicted = predict_slides(out / "run", FeatureStore.open(out / "features.zarr"), out / "predicted")
-    return {"slides": len(predicted.written), "failed": predicted.failed}
+def predict(out: Path, sizes: list[int], without: int | None) -> dict[str, Any]:
+    """What `mmap predict` does: on all slides, or with the counts of those that were not fitted on."""
+    cohort, names = None, None
+    if without is not None:
+        cohort = cohort_of(out, sizes)
+        names = list(cohort.names)[without:]
+    store = FeatureStore.open(out / "features.zarr")
+    predicted = predict_slides(out / "run", store, out / "predicted", names, cohort=cohort)
+    pcc = {name: scores.pcc for name, scores in predicted.scores.items()}
+    return {"slides": len(predicted.written), "failed": predicted.failed, "pcc": pcc}
 
 
 def measured(what: str, function: Callable[..., dict[str, Any] | None], *arguments: Any) -> None:
@@ -196,6 +204,7 @@ def main() -> None:
     parser.add_argument("--head", default="mmap")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--fit-slides", type=int, help="fit on the first slides only, predict the others")
     parser.add_argument("--only-write", action="store_true", help="write the cohort, measure later")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -207,8 +216,9 @@ def main() -> None:
     options = (arguments.head, arguments.set, arguments.panel, not arguments.no_baselines)
     if arguments.only_write:
         return
-    measured("fit", fit, out, sizes, *options)
-    measured("predict", predict, out)
+    fitted: int | None = arguments.fit_slides
+    measured("fit", fit, out, sizes[:fitted], *options)
+    measured("predict", predict, out, sizes, fitted)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from scipy import sparse
 
 from mmap_st.data.bins import Squares
 from mmap_st.data.tables import duplicates, some
-from mmap_st.data.values import notes_on_values, what_they_are
+from mmap_st.data.values import blocks_of, notes_on_values, what_they_are
 from mmap_st.errors import CountsError, NotCountsError, PanelError, counted
 
 # ENSG00000000003.15, ENSMUSG00000064372.1, ENSG00000002586.20_PAR_Y.
@@ -96,11 +96,18 @@ class Counts:
 
     def rows_of(self, ids: Sequence[str]) -> Counts:
         """Counts of `ids`, in that order; an id without counts gets an empty row that is not `measured`."""
+        if self.ids == tuple(ids):
+            return replace(self, known=self.measured)
         row_of = {name: row for row, name in enumerate(self.ids)}
         rows = np.array([row_of.get(name, -1) for name in ids], dtype=np.int64)
         known = rows >= 0
         pick = _picking(np.flatnonzero(known), rows[known], (len(rows), len(self.ids)))
         return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix), known=known)
+
+    def block(self, rows: slice) -> Counts:
+        """Counts of consecutive spots."""
+        known = None if self.known is None else self.known[rows]
+        return replace(self, ids=self.ids[rows], matrix=sparse.csr_array(self.matrix[rows]), known=known)
 
     def joined(self, ids: Sequence[str], squares: Squares) -> Counts:
         """Sums over squares: `ids` are the members, of which each lies in the square that it is said to."""
@@ -233,13 +240,15 @@ def check_sparse(matrix: Any) -> Any:
 
 def _check_values(matrix: sparse.csr_array, ids: Sequence[str], genes: Sequence[str], kind: str) -> None:
     values = matrix.data
-    whole = kind == "counts"
-    for wrong, what in (
-        (~np.isfinite(values), "are missing or not numbers"),
-        (values < 0, "are negative"),
-        (values != np.floor(values) if whole else None, "are not whole numbers"),
-    ):
-        if wrong is None or not wrong.any():
+    tests: list[tuple[Callable[[NDArray[np.float32]], NDArray[np.bool_]], str]] = [
+        (lambda part: ~np.isfinite(part), "are missing or not numbers"),
+        (lambda part: part < 0, "are negative"),
+    ]
+    if kind == "counts":
+        tests.append((lambda part: part != np.floor(part), "are not whole numbers"))
+    for test, what in tests:
+        wrong = np.concatenate([np.zeros(0, np.bool_), *map(test, blocks_of(values))])
+        if not wrong.any():
             continue
         entry = int(np.flatnonzero(wrong)[0])
         row = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1

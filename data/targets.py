@@ -136,6 +136,8 @@ LOG10_PANEL_SMOOTHED = "log10-10k-panel-smoothed"
 AS_GIVEN = "lognorm-as-given"
 
 _SCALE = 10_000.0
+# Spots whose targets are made at once.
+_BLOCK_SPOTS = 1 << 16
 
 
 def per_10k(counts: Counts, columns: sparse.csr_array) -> NDArray[np.float64]:
@@ -266,6 +268,8 @@ def targets_from_counts(
         (n, 2) centres of the spots; a smoothed normalisation needs them.
     """
     chosen = NORMALISATIONS[normalisation]
+    if len(counts.ids) > _BLOCK_SPOTS and not chosen.smoothed:
+        return _targets_in_blocks(counts, genes, normalisation)
     columns, present = counts.columns_of(genes)
     scaled = chosen.scale(counts, columns)
     if chosen.smoothed:
@@ -274,6 +278,27 @@ def targets_from_counts(
     values = sparse.csr_array(scaled, dtype=np.float32)
     defined = counts.measured if chosen.empty_is_zero else counts.library > 0
     return Targets(values, defined, present)
+
+
+def _targets_in_blocks(counts: Counts, genes: Sequence[str], normalisation: str) -> Targets:
+    """Targets of blocks of spots, put together: of all spots at once there would be several copies."""
+    used = 0
+    values = np.empty(counts.matrix.nnz, np.float32)
+    columns = np.empty(counts.matrix.nnz, np.int32)
+    starts = [np.zeros(1, np.int64)]
+    defined = []
+    for start in range(0, len(counts.ids), _BLOCK_SPOTS):
+        part = targets_from_counts(counts.block(slice(start, start + _BLOCK_SPOTS)), genes, normalisation)
+        end = used + part.values.nnz
+        values[used:end], columns[used:end] = part.values.data, part.values.indices
+        starts.append(used + part.values.indptr[1:])
+        defined.append(part.defined)
+        used = end
+    # Pointers of 64 bits would have indices of 64 bits made.
+    pointers = np.concatenate(starts).astype(np.int32 if used < 2**31 else np.int64)
+    shape = len(counts.ids), len(genes)
+    joined = sparse.csr_array((values[:used], columns[:used], pointers), shape=shape)
+    return Targets(joined, np.concatenate(defined), part.present)
 
 
 def _per_10k(library: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 _RAW = "give raw transcript counts"
 _TARGETS = "targets are the logarithm of counts per 10,000, which only raw counts give"
 _AS_THEY_ARE = f"{_RAW}, or give --values lognorm to use log-normalised values as targets unchanged"
 _FEWEST_SPOTS = 10
+_BLOCK = 1 << 22
 _SAME_LIBRARY = 0.005
 # log1p of counts per million of a spot whose counts are all of one gene is 13.8.
 _LARGEST_LOG = 20.0
@@ -16,9 +20,18 @@ _LARGEST_LOG = 20.0
 
 def first_that_is_no_count(values: sparse.csr_array) -> float | None:
     """The first finite value that is not a whole number of zero or more, or None."""
-    finite = values.data[np.isfinite(values.data)]
-    wrong = (finite != np.floor(finite)) | (finite < 0)
-    return float(finite[np.argmax(wrong)]) if wrong.any() else None
+    for part in blocks_of(values.data):
+        finite = part[np.isfinite(part)]
+        wrong = (finite != np.floor(finite)) | (finite < 0)
+        if wrong.any():
+            return float(finite[np.argmax(wrong)])
+    return None
+
+
+def blocks_of(values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """The values block by block: what is computed of all at once takes as much memory again, and more."""
+    for start in range(0, len(values), _BLOCK):
+        yield values[start : start + _BLOCK]
 
 
 def what_they_are(values: sparse.csr_array, kind: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import spatial_blocks
-from mmap_st.extract.store import row_blocks
+from mmap_st.extract.store import BLOCK_BYTES, row_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeldOut, Tensors, Validation
 
@@ -25,6 +25,8 @@ UNLIKE = 2.0
 _BEYOND = 1.1
 # Into which one training slide is cut: what is left without one must still be most of the slide.
 _STRIPS = 6
+# Slides of more spots need the memory: their blocks are smaller.
+_MANY_SPOTS = 1 << 18
 _PERCENTILES = np.linspace(0.0, 100.0, 101)
 
 Array = NDArray[np.float32]
@@ -213,7 +215,8 @@ def saved_domain(tensors: Tensors) -> Domain | None:
 def distances(tissue: Tissue, slide: HeadSlide) -> Array:
     """(n,) float32 distances of a slide's spots; NaN where a spot is not valid."""
     found = np.full(len(slide), np.nan, np.float32)
-    for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid)):
+    block_bytes = BLOCK_BYTES if len(slide) <= _MANY_SPOTS else BLOCK_BYTES // 8
+    for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid), block_bytes):
         found[rows] = tissue.distance(slide.embedding[rows])
     return found
 

@@ -14,6 +14,7 @@ from torch import nn
 
 # The Gaussian is cut off at this many standard deviations: what is left out weighs under 5%.
 _REACH = 2.5
+_ROUNDING = 1e-6
 
 
 def spot_pitch(xy: NDArray[np.float64]) -> float:
@@ -77,6 +78,19 @@ class SpatialNeighbours:
         return sparse.csr_array(
             ((weight / total[i]).astype(np.float32), (i, j)), shape=(len(rows), len(self.xy))
         )
+
+    def reached(self, rows: NDArray[np.int64], width: float) -> NDArray[np.int64]:
+        """(m,) int64, ascending: some spots, and all others that `gaussian` averages over for them."""
+        reach = _REACH * width * self.pitch * (1 + _ROUNDING)
+        place = self.xy[rows]
+        inside = (self.xy >= place.min(axis=0) - reach) & (self.xy <= place.max(axis=0) + reach)
+        around = np.flatnonzero(inside.all(axis=1) & self.use)
+        apart, _ = cKDTree(place).query(self.xy[around], distance_upper_bound=reach)
+        return np.union1d(rows, around[np.isfinite(apart)])
+
+    def only(self, rows: NDArray[np.int64]) -> SpatialNeighbours:
+        """Return these spots only, as far apart as all are."""
+        return SpatialNeighbours(self.xy[rows], self.use[rows], self.pitch)
 
 
 # Distances are rounded to this many decimals of a pitch: float errors must not order equally far spots.

@@ -7,7 +7,7 @@ as that encoder sees it (`HeadSlide.by_encoder`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.head.attending import Attention, predict_and_attend
+from mmap_st.head.blocks import Block, predict_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import (
     FittedHead,
@@ -94,13 +95,24 @@ class JoinedHead:
         """Predict, with the attention of the member of the greatest weight that attends to prototypes."""
         pairs = zip(self.members, slide.by_encoder, strict=True)
         made = [predict_and_attend(member, seen) for member, seen in pairs]
-        attention = None
-        for number in np.argsort(-self.weights, kind="stable"):
-            of_member = made[number][1]
-            if of_member is not None:
-                attention = replace(of_member, encoder=int(number))
-                break
+        attention = self._of_heaviest([of_member for _, of_member in made])
         return _mean_of([predicted for predicted, _ in made], self.weights), attention
+
+    def predict_blocks(self, slide: HeadSlide, size: int, *, attend: bool) -> Iterator[Block]:
+        """Predict block by block, those of all members side by side."""
+        pairs = zip(self.members, slide.by_encoder, strict=True)
+        members = [predict_blocks(member, seen, size, attend=attend) for member, seen in pairs]
+        for made in zip(*members, strict=True):
+            attention = self._of_heaviest([block.attention for block in made])
+            yield Block(made[0].rows, _mean_of([block.predicted for block in made], self.weights), attention)
+
+    def _of_heaviest(self, attentions: Sequence[Attention | None]) -> Attention | None:
+        """The attention of the member of the greatest weight that has some."""
+        for number in map(int, np.argsort(-self.weights, kind="stable")):
+            of_member = attentions[number]
+            if of_member is not None:
+                return replace(of_member, encoder=number)
+        return None
 
     def tensors(self) -> Tensors:
         """The weights, and those of each member under its number."""

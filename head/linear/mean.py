@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import Targets
+from mmap_st.head.blocks import Block, spot_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import HeadMethod, HeldOut, Shape, Tensors, Validation, cross_fit
 from mmap_st.progress import ProgressCallback
@@ -37,8 +38,15 @@ class MeanHead:
     chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
-        predicted = np.repeat(self.mean[None], len(slide), axis=0)
-        predicted[~slide.valid] = np.nan
+        return self._predict(slide.valid)
+
+    def predict_blocks(self, slide: HeadSlide, size: int, *, attend: bool) -> Iterator[Block]:
+        for rows in spot_blocks(len(slide), size):
+            yield Block(rows, self._predict(slide.valid[rows]))
+
+    def _predict(self, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        predicted = np.repeat(self.mean[None], len(valid), axis=0)
+        predicted[~valid] = np.nan
         return predicted
 
     def tensors(self) -> Tensors:

@@ -7,7 +7,7 @@ standardised embeddings. This is a strong baseline that most published models fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from mmap_st.data import Index
 from mmap_st.errors import HeadError
 from mmap_st.extract.store import row_blocks
 from mmap_st.head.basis import Basis, fit_basis, validation_genes
+from mmap_st.head.blocks import Block, spot_blocks
 from mmap_st.head.inputs import HeadSlide, subsample_rows
 from mmap_st.head.interface import (
     LIMITS,
@@ -95,9 +96,18 @@ class RidgeHead:
     chosen: dict[str, object] = field(default_factory=dict)
 
     def predict(self, slide: HeadSlide) -> NDArray[np.float32]:
-        predicted = np.full((len(slide), len(self.mean)), np.nan, np.float32)
-        for _, rows in row_blocks(slide.embedding, np.flatnonzero(slide.valid), _BLOCK_BYTES):
-            predicted[rows] = self.basis.expression(_flat(slide, rows) @ self.weight) + self.mean
+        return self._predict(slide, slice(0, len(slide)))
+
+    def predict_blocks(self, slide: HeadSlide, size: int, *, attend: bool) -> Iterator[Block]:
+        for rows in spot_blocks(len(slide), size):
+            yield Block(rows, self._predict(slide, rows))
+
+    def _predict(self, slide: HeadSlide, spots: slice) -> NDArray[np.float32]:
+        valid = spots.start + np.flatnonzero(slide.valid[spots])
+        predicted = np.full((spots.stop - spots.start, len(self.mean)), np.nan, np.float32)
+        for _, rows in row_blocks(slide.embedding, valid, _BLOCK_BYTES):
+            expression = self.basis.expression(_flat(slide, rows) @ self.weight)
+            predicted[rows - spots.start] = expression + self.mean
         return predicted
 
     def tensors(self) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from mmap_st.extract.store import BLOCK_BYTES, row_blocks
 from mmap_st.head.basis import Components, slide_scaler
-from mmap_st.head.inputs import HeadSlide
+from mmap_st.head.blocks import spot_blocks
+from mmap_st.head.inputs import EmbeddingScaler, HeadSlide
 from mmap_st.head.neighbourhood import SpatialNeighbours, spot_pitch
+from mmap_st.head.normal_scores import NormalScores
 
 #: Standard deviations of the two averages over neighbours, in spot pitches (docs/recipe.md).
 NEAR, WIDE = 0.7, 1.5
@@ -20,6 +23,8 @@ SHARES = (1.0, 1.0, 1.0, 2.0)
 TEMPERATURE = 0.3
 # Spots whose attention is computed at once.
 _ATTENTION_ROWS = 8_192
+# Blocks that together need more than so many times the spots of their slide are not worth it.
+_MOST_READS = 2
 
 
 def block_scales(squares: NDArray[np.float64], count: int) -> NDArray[np.float32]:
@@ -83,6 +88,11 @@ class SlideFeatures:
             blocks.append(near[:, used] @ attended)
         return np.stack(blocks, axis=1)
 
+    def only(self, rows: NDArray[np.int64]) -> SlideFeatures:
+        """Return these spots only."""
+        selected = None if self.selected is None else self.selected[rows]
+        return SlideFeatures(self.own[rows], self.centre, selected, self.neighbours.only(rows))
+
     def attention(self) -> NDArray[np.float16] | None:
         """(n, K) attention of every spot, see `prototype_attention`; None where prototypes are not used."""
         if self.centre is None or self.selected is None:
@@ -96,17 +106,89 @@ class SlideFeatures:
 
 def slide_features(slide: HeadSlide, components: Components, block_bytes: int = BLOCK_BYTES) -> SlideFeatures:
     """Compute the features of a slide without looking at its expression; embeddings are read in blocks."""
-    own = np.empty((len(slide), *components.axes.shape[::2]), np.float32)
-    scaler = slide_scaler(slide, components.ranks)
-    for _, rows in row_blocks(slide.embedding, np.arange(len(slide)), block_bytes):
-        scaled = scaler.transform(slide.embedding[rows])
-        scaled[~slide.valid[rows]] = 0.0
-        own[rows] = components.of(scaled)
-    neighbours = SpatialNeighbours(slide.xy, slide.valid, spot_pitch(slide.xy))
-    if slide.centre is None or slide.selected is None:
-        return SlideFeatures(own, None, None, neighbours)
-    centre = components.of(scaler.transform(slide.centre))
-    return SlideFeatures(own, centre, slide.selected, neighbours)
+    return _SlideParts.of(slide, components, block_bytes).features(np.arange(len(slide)))
+
+
+def feature_blocks(
+    slide: HeadSlide, components: Components, size: int, block_bytes: int = BLOCK_BYTES // 2
+) -> FeatureBlocks:
+    """Prepare the features of a slide block by block: those of the whole, without holding them.
+
+    Of spots in no spatial order, whose neighbours are all over the slide, the whole is held.
+
+    Parameters
+    ----------
+    size
+        Blocks have a multiple of this number of spots.
+    block_bytes
+        Of the components of a block; embeddings are read in smaller ones.
+    """
+    parts = _SlideParts.of(slide, components, block_bytes // 4)
+    step = size * max(1, block_bytes // (4 * size * int(np.prod(components.axes.shape[::2]))))
+    blocks = list(spot_blocks(len(slide), step))
+    needed = [parts.neighbours.reached(np.arange(rows.start, rows.stop), WIDE) for rows in blocks]
+    if sum(map(len, needed)) > _MOST_READS * len(slide):
+        blocks, needed = [slice(0, len(slide))], [np.arange(len(slide))]
+    return FeatureBlocks(parts, tuple(blocks), tuple(needed))
+
+
+@dataclass(frozen=True)
+class FeatureBlocks:
+    """Features of a slide's spots block by block, see `feature_blocks`; computed anew by each pass.
+
+    Attributes
+    ----------
+    blocks
+        Which spots each block is of.
+    needed
+        (m,) int64, the spots that it needs: its own, and their neighbours.
+    """
+
+    parts: _SlideParts
+    blocks: tuple[slice, ...]
+    needed: tuple[NDArray[np.int64], ...]
+
+    def __iter__(self) -> Iterator[tuple[slice, SlideFeatures, NDArray[np.int64]]]:
+        """Each block's spots, features of what it needs, and the (k,) places of its spots among these."""
+        for rows, needed in zip(self.blocks, self.needed, strict=True):
+            features = self.parts.features(needed)
+            yield rows, features, np.searchsorted(needed, np.arange(rows.start, rows.stop))
+
+
+@dataclass(frozen=True)
+class _SlideParts:
+    """What the features of a slide are made of."""
+
+    slide: HeadSlide
+    components: Components
+    scaler: EmbeddingScaler | NormalScores
+    centre: NDArray[np.float32] | None
+    neighbours: SpatialNeighbours
+    block_bytes: int
+
+    @classmethod
+    def of(cls, slide: HeadSlide, components: Components, block_bytes: int) -> _SlideParts:
+        scaler = slide_scaler(slide, components.ranks)
+        centre = None
+        if slide.centre is not None and slide.selected is not None:
+            centre = components.of(scaler.transform(slide.centre))
+        neighbours = SpatialNeighbours(slide.xy, slide.valid, spot_pitch(slide.xy))
+        return cls(slide, components, scaler, centre, neighbours, block_bytes)
+
+    def features(self, rows: NDArray[np.int64]) -> SlideFeatures:
+        """Of these spots (k,), in ascending order, as if the slide had no others."""
+        own = np.empty((len(rows), *self.components.axes.shape[::2]), np.float32)
+        for where, part in row_blocks(self.slide.embedding, rows, self.block_bytes):
+            scaled = self.scaler.transform(self.slide.embedding[part])
+            scaled[~self.slide.valid[part]] = 0.0
+            own[where] = self.components.of(scaled)
+        whole = len(rows) == len(self.slide)
+        selected = None
+        if self.centre is not None and self.slide.selected is not None:
+            selected = self.slide.selected if whole else self.slide.selected[rows]
+        return SlideFeatures(
+            own, self.centre, selected, self.neighbours if whole else self.neighbours.only(rows)
+        )
 
 
 def prototype_attention(

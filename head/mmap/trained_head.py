@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,10 @@ from scipy.spatial.distance import cdist
 from mmap_st.errors import HeadError, first_line
 from mmap_st.head.attending import Attention
 from mmap_st.head.basis import Basis, Components
+from mmap_st.head.blocks import Block, spot_blocks
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import LIMITS, HeldOut, Shape, Tensors
-from mmap_st.head.mmap.features import SlideFeatures, slide_features
+from mmap_st.head.mmap.features import FeatureBlocks, SlideFeatures, feature_blocks, slide_features
 from mmap_st.head.mmap.settings import MmapSettings
 from mmap_st.head.mmap.training import SlideTensors, network_output
 from mmap_st.head.networks import MmapNetwork
@@ -85,6 +86,38 @@ class MmapHead:
         for rows, part in zip(blocks, coordinates, strict=True):
             predicted[rows] = base + self.basis.expression((part - mean).astype(np.float32))
         return predicted
+
+    def predict_blocks(self, slide: HeadSlide, size: int, *, attend: bool) -> Iterator[Block]:
+        base: Array = self.mean + level_of(self.level, slide, len(self.mean))
+        features = feature_blocks(slide, self.components, size)
+        mean = self._mean(slide, features, size) if self.centre else np.zeros(self.basis.rank)
+        for rows, attention, valid, coordinates in self._parts(slide, features, size, attend):
+            predicted = np.full((rows.stop - rows.start, len(base)), np.nan, np.float32)
+            centred = (coordinates - mean).astype(np.float32)
+            predicted[valid] = base + self.basis.expression(centred)
+            yield Block(rows, predicted, attention)
+
+    def _mean(self, slide: HeadSlide, features: FeatureBlocks, size: int) -> NDArray[np.float64]:
+        """(r,) mean coordinates of a slide's valid spots."""
+        total = np.zeros(self.basis.rank)
+        for _, _, _, coordinates in self._parts(slide, features, size, attend=False):
+            total += coordinates.sum(axis=0, dtype=np.float64)
+        return total / max(int(slide.valid.sum()), 1)
+
+    def _parts(
+        self, slide: HeadSlide, features: FeatureBlocks, size: int, attend: bool
+    ) -> Iterator[tuple[slice, Attention | None, NDArray[np.int64], Array]]:
+        """Blocks of `size` spots: their attention, which of them are valid, and these ones' coordinates."""
+        for block, known, places in features:
+            for part in spot_blocks(len(places), size):
+                rows = slice(block.start + part.start, block.start + part.stop)
+                valid = np.flatnonzero(slide.valid[rows])
+                own = places[part]
+                weights = known.only(own).attention() if attend else None
+                coordinates = np.empty((len(valid), self.basis.rank), np.float32)
+                for few in spot_blocks(len(valid), LIMITS.block):
+                    coordinates[few] = self._coordinates(known, own[valid[few]])
+                yield rows, None if weights is None else Attention(weights), valid, coordinates
 
     def _coordinates(self, features: SlideFeatures, rows: NDArray[np.int64]) -> Array:
         """(k, r) float32 coordinates of some spots: ridge plus the networks."""

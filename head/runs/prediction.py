@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeVar
 
 from mmap_st.data import Cohort, CohortSlide, ThumbnailReader, no_thumbnail
 from mmap_st.errors import (
@@ -18,7 +15,6 @@ from mmap_st.errors import (
     StoreError,
     counted,
     did_you_mean,
-    first_line,
     of_one_slide,
 )
 from mmap_st.extract.store import (
@@ -31,32 +27,40 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import absolute, refuse_clashes
-from mmap_st.head.attending import predict_and_attend
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
-from mmap_st.head.inputs import HeadSlide, RowCache
+from mmap_st.head.inputs import MAX_BYTES, RowCache
 from mmap_st.head.interface import HeadMethod
 from mmap_st.head.joined import join_slides
 from mmap_st.head.runs.head_card import HeadCard
 from mmap_st.head.runs.prediction_files import (
-    ATTENTION_OF,
     CALIBRATION,
     HEAD_SHA256,
     prediction_file,
     prediction_folder,
-    prediction_table,
     write_prediction,
 )
 from mmap_st.head.runs.run_folder import restore_run
 from mmap_st.head.runs.saved_head import SavedHead, read_head
+from mmap_st.head.runs.slide_prediction import (
+    MAX_BYTES_OF_LARGE,
+    PredictedSlide,
+    PreparedSlide,
+    WrittenSlide,
+    is_large,
+    predict_whole,
+    write_blocks,
+)
 from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
-from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, Suitability, judge_slide, most_enlarged
-from mmap_st.head.scoring import GeneSets, SlideScores, coverage, slide_metrics
+from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, judge_slide, most_enlarged
+from mmap_st.head.scoring import GeneSets, SlideScores
 from mmap_st.progress import ProgressCallback
 
 if TYPE_CHECKING:
     import anndata
 
     from mmap_st.extract.engine import ExtractReport
+
+Predicted = TypeVar("Predicted")
 
 
 @dataclass
@@ -156,11 +160,20 @@ def predict_slides(
     refuse_clashes((file.name for file in files), out)
     found, report = Predictions(), PredictReport(notes=gene_sets.notes if gene_sets else ())
     with prediction_folder(out, saved.sha256, files, overwrite=overwrite):
-        for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
+
+        def predict(prepared: PreparedSlide) -> WrittenSlide | PredictedSlide:
+            if prepared.is_large:
+                return write_blocks(prepared, prediction_file(out, prepared.slide.name), gene_sets)
+            return predict_whole(prepared)
+
+        for name, predicted in _predictions(
+            saved, store, names, cohort, found, tell, strict, thumbnail_of, predict
+        ):
             report.written[name] = prediction_file(out, name)
-            if gene_sets is not None:
-                gene_sets.add_scores(predicted.table)
-            write_prediction(report.written[name], predicted.table)
+            if isinstance(predicted, PredictedSlide):
+                if gene_sets is not None:
+                    gene_sets.add_scores(predicted.table)
+                write_prediction(report.written[name], predicted.table)
             if predicted.scores is not None:
                 report.scores[name] = predicted.scores
             if predicted.coverage is not None:
@@ -184,7 +197,9 @@ def predictions_of(
     """Predict slides in memory, see `predict_slides`."""
     found = Predictions()
     names = _names_in(store, slides)
-    for name, predicted in _predictions(saved, store, names, cohort, found, tell, strict, thumbnail_of):
+    for name, predicted in _predictions(
+        saved, store, names, cohort, found, tell, strict, thumbnail_of, predict_whole
+    ):
         if gene_sets is not None:
             gene_sets.add_scores(predicted.table)
         found.tables[name] = predicted.table
@@ -210,8 +225,9 @@ def _predictions(
     tell: ProgressCallback,
     strict: bool,
     thumbnail_of: ThumbnailReader,
-) -> Iterator[tuple[str, _PredictedSlide]]:
-    """Predictions of slides one after the other; the others go to `found`, with their reasons."""
+    predict: Callable[[PreparedSlide], Predicted],
+) -> Iterator[tuple[str, Predicted]]:
+    """What `predict` makes of slides one after the other; the others go to `found`, with their reasons."""
     done: list[str] = []
     for name in slides:
         row = cohort[name] if cohort is not None and name in cohort.names else None
@@ -222,10 +238,11 @@ def _predictions(
                 continue
             tell(f"predicting {name}")
             with staying(store.path, [name], saved.encoders, saved.mpps):
-                predicted = _predict(saved, store, name, row, thumbnail_of)
-            suitability = predicted.suitability
-            if strict and suitability.verdict == UNLIKE:
-                raise SlideError(suitability.sentence)
+                prepared = _prepare(saved, store, name, row, thumbnail_of)
+                suitability = prepared.suitability
+                if strict and suitability.verdict == UNLIKE:
+                    raise SlideError(suitability.sentence)
+                predicted = predict(prepared)
         except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue
@@ -281,28 +298,20 @@ def _check_recipes(card: HeadCard, stored: StoredSlide) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _PredictedSlide:
-    """The prediction of one slide, and how good it is where its cohort has measured values."""
-
-    table: anndata.AnnData
-    suitability: Suitability
-    scores: SlideScores | None
-    coverage: float | None
-
-
-def _predict(
+def _prepare(
     saved: SavedHead,
     store: FeatureStore,
     name: str,
     row: CohortSlide | None,
     thumbnail_of: ThumbnailReader,
-) -> _PredictedSlide:
+) -> PreparedSlide:
+    """Load a slide, with its measured values if the cohort has some, and compare it with training."""
     stored = store.slide(name)
     for card in saved.card.by_encoder:
         _check_recipes(card, stored)
     wanted = prototype_settings(saved.settings, saved.card.seed)
-    cache = RowCache()
+    large = is_large(len(stored), len(saved.genes))
+    cache = RowCache(MAX_BYTES_OF_LARGE if large else MAX_BYTES)
     slide = join_slides(
         [
             load_slide(
@@ -333,6 +342,7 @@ def _predict(
         if row.counts is not None and (row.spots is not None or stored.spots_made_by() is None):
             counts = counts_on_panel(row, slide.ids, saved.genes)
             slide = with_targets({name: slide}, {name: counts}, saved.genes, normalisation)[name]
+            del counts  # of a large slide they are most of the memory
     for card, seen in zip(saved.card.by_encoder, slide.by_encoder, strict=True):
         width = seen.embedding.shape[-1]
         if width != card.shape["width"]:
@@ -340,52 +350,7 @@ def _predict(
                 f"its embeddings have {counted(width, 'dimension')}, and the head takes"
                 f" {card.shape['width']}."
             )
-    try:
-        predicted, attention = predict_and_attend(saved.head, slide)
-    except (ValueError, LookupError, RuntimeError) as error:
-        raise SlideError(
-            f"the head failed on it ({type(error).__name__}: {first_line(error)}); the run may be damaged:"
-            " restore it from a copy, or fit it again."
-        ) from error
-    if predicted.shape != (len(slide.ids), len(saved.genes)):
-        raise SlideError(
-            f"the head predicted an array of {predicted.shape} for {counted(len(slide.ids), 'spot')} and"
-            f" {counted(len(saved.genes), 'gene')}; the run may be damaged: restore it from a copy, or fit it"
-            " again."
-        )
-    if attention is not None:
-        about[ATTENTION_OF] = saved.encoders[attention.encoder]
     trained = {card.encoder_name: card.training_slides for card in saved.card.by_encoder}
     suitability = judge_slide(saved.domain, trained, stored, slide, saved.mpps)
-    scores, covered = _scores(saved, slide, predicted, suitability)
-    if scores is not None:
-        known = {"n_spots": scores.n_spots, "pcc": scores.pcc, "mse": scores.mse, "mae": scores.mae}
-        about["scores"] = known | ({} if covered is None else {"coverage_90": covered})
-    table = prediction_table(
-        slide,
-        predicted,
-        saved.genes,
-        about,
-        saved.spread,
-        saved.trust,
-        suitability,
-        spatial_metadata_of(stored, row, saved.encoders, saved.mpps, thumbnail_of),
-        saved.card.panel.gene_ids,
-        attention,
-    )
-    return _PredictedSlide(table, suitability, scores, covered)
-
-
-def _scores(
-    saved: SavedHead, slide: HeadSlide, predicted: NDArray[np.float32], suitability: Suitability
-) -> tuple[SlideScores | None, float | None]:
-    """Scores, and coverage of the 90% intervals, on a slide that was measured."""
-    if slide.target is None or not slide.usable.any():
-        return None, None
-    scores = slide_metrics(predicted, slide.target)
-    if saved.spread is None:
-        return scores, None
-    strangeness = suitability.strangeness
-    distances = None if strangeness is None else {slide.name: strangeness.spots}
-    covered = coverage(saved.spread, {slide.name: predicted}, {slide.name: slide.target}, distances)
-    return scores, covered.slides[slide.name]
+    spatial = spatial_metadata_of(stored, row, saved.encoders, saved.mpps, thumbnail_of)
+    return PreparedSlide(saved, slide, about, suitability, spatial)

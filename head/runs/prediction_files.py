@@ -5,11 +5,13 @@ A folder of predictions is of one head only, and written by one process at a tim
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -41,6 +43,12 @@ MEASURED, SPREAD = "measured", "spread"
 INTERVAL = "interval_90"
 #: Its attention over the slide's prototypes, and whose embeddings these are of.
 ATTENTION, ATTENTION_OF = "attention", "attention_of"
+_COMPRESSED: Mapping[str, Any] = {"compression": "gzip"}
+# How anndata marks a file, and an array.
+_ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+_ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
+# Values of one chunk of a file: 1 MiB.
+_CHUNK_VALUES = 1 << 18
 
 
 @contextmanager
@@ -144,7 +152,7 @@ def prediction_file(folder: Path, slide: str) -> Path:
 
 def prediction_table(
     slide: HeadSlide,
-    predicted: NDArray[np.float32],
+    predicted: NDArray[np.float32] | None,
     genes: Sequence[str],
     about: Mapping[str, object],
     spread: Spread | None = None,
@@ -162,7 +170,8 @@ def prediction_table(
         Its spots become ``obs_names``, their centres ``obsm["spatial"]`` (level-0 px), and its targets, if
         it has them, ``layers["measured"]``.
     predicted
-        (n, g) on the targets' scale; NaN for spots that are not valid.
+        (n, g) on the targets' scale; NaN for spots that are not valid. None: values are written block by
+        block, see `filling`, and the table has neither X nor layers.
     genes
         ``var_names``.
     about
@@ -189,11 +198,11 @@ def prediction_table(
     import pandas as pd
 
     table = anndata.AnnData(
-        X=np.asarray(predicted, np.float32),
+        X=None if predicted is None else np.asarray(predicted, np.float32),
         obs=pd.DataFrame({"valid": slide.valid}, index=pd.Index(slide.ids, dtype=object)),
         var=pd.DataFrame(index=pd.Index(list(genes), dtype=object)),
         obsm={"spatial": slide.xy},
-        layers={} if slide.target is None else {MEASURED: slide.target.dense()},
+        layers={MEASURED: slide.target.dense()} if predicted is not None and slide.target is not None else {},
     )
     if gene_ids is not None:
         table.var["gene_ids"] = list(gene_ids)
@@ -206,9 +215,10 @@ def prediction_table(
         if (library := spatial.library()) is not None:
             table.uns["spatial"] = {library_name(slide.name): library}
     if spread is not None:
-        strangeness = None if suitability is None else suitability.strangeness
-        distance = None if strangeness is None else strangeness.spots
-        table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32), distance=distance)
+        if predicted is not None:
+            strangeness = None if suitability is None else suitability.strangeness
+            distance = None if strangeness is None else strangeness.spots
+            table.layers[SPREAD] = spread.of(np.asarray(predicted, np.float32), distance=distance)
         table.var[INTERVAL] = spread.factor
     if trust is not None:
         for column, values in trust.columns().items():
@@ -243,13 +253,139 @@ def write_prediction(path: Path, table: anndata.AnnData) -> None:
     WriteError
         If the disk is full, or may not be written to.
     """
+    with _written(path) as draft:
+        table.write_h5ad(draft, **_COMPRESSED)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """The draft of a prediction, see `replacing`; what goes wrong on the disk is one sentence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of anndata's own writers
         try:
             with replacing(path) as draft:
-                table.write_h5ad(draft, compression="gzip")
+                yield draft
         except OSError as error:
             raise WriteError(f"{path} {cannot_be_written(error, 'use another place')}") from error
+
+
+@dataclass(frozen=True)
+class FilledFile:
+    """The prediction of one slide while it is written, see `filling`."""
+
+    file: h5py.File
+    disk: _Unfailing
+
+    def write(self, rows: slice, predicted: NDArray[np.float32], **layers: NDArray[np.float32]) -> None:
+        """Write X and the layers of some spots: (k, g) each."""
+        self.file["X"][rows] = predicted
+        for name, values in layers.items():
+            self.file["layers"][name][rows] = values
+        self.disk.check()
+
+    def predicted(self, rows: slice) -> NDArray[np.float32]:
+        """(k, g) of X that were written."""
+        values: NDArray[np.float32] = self.file["X"][rows]
+        return values
+
+    def add(self, place: str, name: str, value: object) -> None:
+        """Add what is known only in the end, such as ``uns/mmap`` and ``scores``."""
+        from anndata.io import write_elem
+
+        write_elem(self.file[place], name, value, dataset_kwargs=_COMPRESSED)
+
+    def add_columns(self, columns: Mapping[str, NDArray[np.float32]]) -> None:
+        """Add columns of numbers (n,) to ``obs``."""
+        for name, values in columns.items():
+            self.add("obs", name, values)
+        marks = self.file["obs"].attrs
+        marks["column-order"] = np.array([*marks["column-order"], *columns], h5py.string_dtype())
+
+
+@contextmanager
+def filling(
+    path: Path, table: anndata.AnnData, layers: Sequence[str], rows_of_block: int
+) -> Iterator[FilledFile]:
+    """Write the prediction of one slide block by block; the file is there whole or not at all.
+
+    To whoever reads it, it is as `write_prediction` would have written it.
+
+    Parameters
+    ----------
+    table
+        All but X and its layers, which are filled within.
+    layers
+        Their names.
+    rows_of_block
+        Spots that are written at a time.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full, or may not be written to.
+    """
+    spots, genes = table.shape
+    rows = max(1, min(spots, rows_of_block))
+    # A block is whole chunks, which are written without being read again.
+    chunk = rows, max(1, min(genes, _CHUNK_VALUES // rows))
+    from anndata.io import write_elem
+
+    table.strings_to_categoricals()
+    with _written(path) as draft, _Unfailing(draft, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            file.attrs.update(_ANNDATA)
+            for part in ("obs", "var"):
+                write_elem(file, part, getattr(table, part), dataset_kwargs=_COMPRESSED)
+            for part in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+                write_elem(file, part, dict(getattr(table, part)), dataset_kwargs=_COMPRESSED)
+            for name in ("X", *(f"layers/{layer}" for layer in layers)):
+                values = file.create_dataset(name, (spots, genes), np.float32, chunks=chunk, **_COMPRESSED)
+                values.attrs.update(_ARRAY)
+            disk.check()
+            yield FilledFile(file, disk)
+        disk.check()
+
+
+class _Unfailing(io.FileIO):
+    """A file that takes whatever is written and remembers what went wrong.
+
+    HDF5 does not get over a write that fails: what is open cannot be closed then, and it crashes in the end.
+    """
+
+    _failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what went wrong first."""
+        if self._failure is not None:
+            raise self._failure
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        with self._noting():
+            while len(left) and self._failure is None:
+                left = left[super().write(left) or 0 :]
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        with self._noting():
+            if self._failure is None:
+                super().truncate(size)
+        return self.tell() if size is None else size
+
+    def readinto(self, buffer: Any) -> int:
+        # What could not be written is missing.
+        view = memoryview(buffer).cast("B")
+        found = super().readinto(view) or 0
+        view[found:] = bytes(len(view) - found)
+        return len(view)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failure = error
 
 
 def read_prediction(path: Path) -> anndata.AnnData:

@@ -13,6 +13,9 @@ __all__ = [
     "NoiseCeiling",
     "PooledErrors",
     "PredictionIntervals",
+    "RunningCoverage",
+    "RunningMoments",
+    "RunningScores",
     "Scores",
     "SlideCeiling",
     "SlideScores",
@@ -77,6 +80,7 @@ from .results import (
     read_result,
     write_json,
 )
+from .running import RunningCoverage, RunningMoments, RunningScores
 from .statistics import (
     FEWEST_FOR_TEST,
     CorrectedDifference,

@@ -14,9 +14,12 @@ from mmap_st.data import GeneNames, some
 from mmap_st.data.tables import duplicates, open_text, reading
 from mmap_st.errors import PanelError, agreeing, counted
 from mmap_st.files import refuse_special
+from mmap_st.head.scoring.running import RunningMoments
 
 if TYPE_CHECKING:
     import anndata
+
+Floats = NDArray[np.float32]
 
 #: Before the name of a set, in ``obs``.
 SCORE = "score_"
@@ -59,6 +62,32 @@ class GeneSets:
                 score[valid] = z_scores(predicted[np.ix_(valid, columns)]).mean(axis=1)
         # All at once: one by one, thousands of columns take long.
         table.obs = pd.concat([table.obs, pd.DataFrame(scores, index=table.obs.index)], axis=1)
+
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """Places on the panel of the genes of all sets, ascending."""
+        return np.unique(np.concatenate(list(self.columns.values())))
+
+    def scores_of_block(self, predicted: NDArray[np.float32], moments: RunningMoments) -> dict[str, Floats]:
+        """(k,) float32 scores of some spots by column of ``obs``, as `add_scores` gives them.
+
+        Parameters
+        ----------
+        predicted
+            (k, G).
+        moments
+            Of the genes that are `used`, over all valid spots of the slide.
+        """
+        valid = np.isfinite(predicted).all(axis=1)
+        used = self.used
+        spread = moments.spread
+        centred = predicted[np.ix_(valid, used)] - moments.mean
+        varies = spread > _NO_SPREAD * moments.largest
+        scaled = np.divide(centred, spread, out=np.zeros_like(centred), where=varies)
+        found = {f"{SCORE}{name}": np.full(len(predicted), np.nan, np.float32) for name in self.columns}
+        for score, columns in zip(found.values(), self.columns.values(), strict=True):
+            score[valid] = scaled[:, np.searchsorted(used, columns)].mean(axis=1)
+        return found
 
 
 def z_scores(values: NDArray[np.float32]) -> NDArray[np.float64]:

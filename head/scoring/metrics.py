@@ -36,11 +36,29 @@ def pearson_per_gene(predicted: Array, measured: Array) -> Vector:
     with np.errstate(invalid="ignore", divide="ignore"):
         x0 = np.where(use, x - np.where(use, x, 0.0).sum(axis=0) / n, 0.0)
         y0 = np.where(use, y - np.where(use, y, 0.0).sum(axis=0) / n, 0.0)
-        spread_x, spread_y = np.sqrt((x0**2).sum(axis=0)), np.sqrt((y0**2).sum(axis=0))
-        size_x = np.sqrt((np.where(use, x, 0.0) ** 2).sum(axis=0))
-        size_y = np.sqrt((np.where(use, y, 0.0) ** 2).sum(axis=0))
-        correlation = (x0 * y0).sum(axis=0) / (spread_x * spread_y)
-    defined = (n >= 2) & (spread_x > _RELATIVE_EPS * size_x) & (spread_y > _RELATIVE_EPS * size_y)
+    spreads = (x0**2).sum(axis=0), (y0**2).sum(axis=0)
+    sizes = (np.where(use, x, 0.0) ** 2).sum(axis=0), (np.where(use, y, 0.0) ** 2).sum(axis=0)
+    return correlation_of_sums(n, (x0 * y0).sum(axis=0), spreads, sizes)
+
+
+def correlation_of_sums(
+    count: NDArray[np.int64], product: Vector, spreads: tuple[Vector, Vector], sizes: tuple[Vector, Vector]
+) -> Vector:
+    """(g,) correlation of two sides; NaN where it is undefined, see `pearson_per_gene`.
+
+    Parameters
+    ----------
+    count
+        (g,) spots.
+    product
+        (g,) sum over them of the product of both sides, each less its mean.
+    spreads, sizes
+        (g,) sums of the squares of each side, less its mean and as it is.
+    """
+    (spread_x, spread_y), (size_x, size_y) = map(np.sqrt, spreads), map(np.sqrt, sizes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = product / (spread_x * spread_y)
+    defined = (count >= 2) & (spread_x > _RELATIVE_EPS * size_x) & (spread_y > _RELATIVE_EPS * size_y)
     return np.where(defined, np.clip(correlation, -1.0, 1.0), np.nan)
 
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmap_st.data.targets import Targets, pooled_moments
+import mmap_st.data.targets as targets_module
+from mmap_st.data.counts import make_counts
+from mmap_st.data.targets import NORMALISATIONS, Targets, pooled_moments, targets_from_counts
 
 
 def made(n: int, genes: int, seed: int) -> np.ndarray:
@@ -51,3 +53,36 @@ def test_single_entries_cannot_be_undefined() -> None:
     values[1, 2] = np.nan
     with pytest.raises(ValueError, match="not for single entries"):
         Targets.of_dense(values)
+
+
+@pytest.mark.parametrize("normalisation", sorted(NORMALISATIONS))
+@pytest.mark.parametrize("spots", [1, 7, 29, 30, 64])
+def test_targets_of_many_spots_are_made_in_blocks(
+    spots: int, normalisation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.poisson(0.7, (30, 8)).astype(np.float32)
+    values[[4, 9]] = 0
+    ids = [f"{i % 6}x{i // 6}" for i in range(30)]
+    counts = make_counts(ids, [f"G{g}" for g in range(8)], values).rows_of([*ids[::-1][:20], "9x9", *ids[:9]])
+    xy = np.array([[float(x) for x in name.split("x")] for name in counts.ids])
+    panel = ["G5", "MISSING", "G0", "G7"]
+    whole = targets_from_counts(counts, panel, normalisation, xy)
+    monkeypatch.setattr(targets_module, "_BLOCK_SPOTS", spots)
+    found = targets_from_counts(counts, panel, normalisation, xy)
+    np.testing.assert_array_equal(found.dense(), whole.dense())
+    np.testing.assert_array_equal(found.defined, whole.defined)
+    np.testing.assert_array_equal(found.present, whole.present)
+    assert found.values.nnz == whole.values.nnz
+    assert found.values.indices.dtype == whole.values.indices.dtype
+
+
+def test_rows_in_their_own_order_are_the_counts_themselves() -> None:
+    counts = make_counts(["a", "b", "c"], ["G0", "G1"], np.array([[1, 0], [0, 2], [3, 4]], np.float32))
+    same = counts.rows_of(("a", "b", "c"))
+    assert same.matrix is counts.matrix
+    assert same.measured.all()
+    other = counts.rows_of(("c", "x", "a"))
+    np.testing.assert_array_equal(other.matrix.toarray(), [[3, 4], [0, 0], [1, 0]])
+    again = other.rows_of(("c", "x", "a"))
+    np.testing.assert_array_equal(again.measured, [True, False, True])

@@ -245,13 +245,17 @@ def counts_of_spots(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
     CountsError
         If the count table is of other spots.
     """
+    return _counts_of(row, ids).rows_of(ids)
+
+
+def _counts_of(row: CohortSlide, ids: tuple[str, ...]) -> Counts:
     counts = read_counts(row)
     if not set(ids) & set(counts.ids):
         raise CountsError(
             f"no spot of the store (such as {some(ids)}) is in {row.counts} (such as {some(counts.ids)});"
             " check that they belong together."
         )
-    return counts.rows_of(ids)
+    return counts
 
 
 def counts_on_panel(row: CohortSlide, ids: tuple[str, ...], panel: Sequence[str]) -> Counts:
@@ -262,7 +266,7 @@ def counts_on_panel(row: CohortSlide, ids: tuple[str, ...], panel: Sequence[str]
     CountsError
         If the count table is of other spots, or has none of the genes.
     """
-    counts = counts_of_spots(row, ids)
+    counts = _counts_of(row, ids).in_order(ids)
     if gene_naming(panel) != gene_naming(counts.genes) and counts.gene_ids is not None:
         counts = named_by_id(counts)
     if not set(panel) & set(counts.genes):

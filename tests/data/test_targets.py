@@ -79,10 +79,10 @@ def test_targets_of_many_spots_are_made_in_blocks(
 
 def test_rows_in_their_own_order_are_the_counts_themselves() -> None:
     counts = make_counts(["a", "b", "c"], ["G0", "G1"], np.array([[1, 0], [0, 2], [3, 4]], np.float32))
-    same = counts.rows_of(("a", "b", "c"))
+    same = counts.in_order(("a", "b", "c"))
     assert same.matrix is counts.matrix
     assert same.measured.all()
-    other = counts.rows_of(("c", "x", "a"))
+    other = counts.in_order(("c", "x", "a"))
     np.testing.assert_array_equal(other.matrix.toarray(), [[3, 4], [0, 0], [1, 0]])
-    again = other.rows_of(("c", "x", "a"))
+    again = other.in_order(("c", "x", "a"))
     np.testing.assert_array_equal(again.measured, [True, False, True])

@@ -22,17 +22,14 @@ from mmap_st.head.runs import prediction_files, slide_prediction
 from mmap_st.head.runs.saved_head import read_head
 from mmap_st.head.runs.slide_prediction import block_spots, is_large
 from mmap_st.workflows import HeadRun
-from tests.conftest import Tiny, attending_run
+from tests.conftest import Tiny
 
 Runs = dict[str, HeadRun]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return {
-        "ridge": mm.load_head(tiny.run),
-        "mmap": attending_run(tiny, tmp_path_factory.mktemp("attending") / "run"),
-    }
+def runs(tiny: Tiny, attending: HeadRun) -> Runs:
+    return {"ridge": mm.load_head(tiny.run), "mmap": attending}
 
 
 def make_large(patch: pytest.MonkeyPatch, genes: int = 10, spots: int = 4) -> None:

@@ -103,7 +103,7 @@ class Counts:
         return replace(self, ids=tuple(ids), matrix=sparse.csr_array(pick @ self.matrix), known=known)
 
     def in_order(self, ids: Sequence[str]) -> Counts:
-        """As `rows_of`, without a copy where these are the ids; entries of a row may then be in another order.
+        """As `rows_of`, without a copy where these are the ids; entries of a row may be in another order.
 
         Evaluations tell their requests apart by the entries in the order of `rows_of`.
         """

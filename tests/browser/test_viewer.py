@@ -89,7 +89,11 @@ class View:
         self.browser.find_element(By.ID, "map").send_keys(*keys)
 
     def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        """What went wrong on this page: tiles that one before still fetched when it was closed are not its own."""
+        said = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        return [
+            text for text in said if text.startswith(self.url) or not text.startswith("http://127.0.0.1:")
+        ]
 
     def asked(self) -> list[str]:
         """All that was fetched."""

@@ -38,7 +38,12 @@ class Page:
         self.browser = browser
         browser.get_log("browser")
         browser.get(path.as_uri())
-        self.wait(lambda: self.words())
+        self.wait(self.ready)
+
+    def ready(self) -> bool:
+        """Whether maps are filled; what is said of them is said last."""
+        said = "return (Bokeh.documents[0]?.get_model_by_name('words')?.text ?? '') !== ''"
+        return bool(self.browser.execute_script(said) and self.words())
 
     def wait(self, what: Any) -> None:
         WebDriverWait(self.browser, 20).until(lambda _: what())

@@ -515,7 +515,7 @@ def test_no_changed_byte_is_a_traceback_or_another_head(packed: Path, tmp_path: 
 
 def test_a_missing_file_and_a_pipe_are_said(tmp_path: Path, tiny: Any) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, said in ((tmp_path / "no.zip", "is not a run"), (tmp_path / "pipe", "is a pipe")):
+    for path, said in ((tmp_path / "no.zip", "does not exist"), (tmp_path / "pipe", "is a pipe")):
         with pytest.raises(RequestError, match=said):
             mm.load_head(path)
 

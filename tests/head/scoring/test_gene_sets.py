@@ -24,7 +24,8 @@ def table(values: np.ndarray) -> anndata.AnnData:
     return anndata.AnnData(X=values.astype(np.float32))
 
 
-@pytest.mark.filterwarnings("error")
+# Files that other tests left open are collected whenever memory is.
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")
 def test_thousands_of_gene_sets_are_written_or_refused(tmp_path: Path) -> None:
     most = gene_sets._MOST_SETS
     sets = {f"GOBP_A_PROCESS_WITH_A_LONG_NAME_{i}": GENES[:2] for i in range(most)}

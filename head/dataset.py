@@ -272,7 +272,8 @@ def counts_on_panel(row: CohortSlide, ids: tuple[str, ...], panel: Sequence[str]
     if not set(panel) & set(counts.genes):
         raise CountsError(
             f"{row.counts} has none of the head's genes (such as {some(panel)}), but {some(counts.genes)};"
-            " check that genes are named alike."
+            " check that genes are named alike, or leave the counts out to predict the slide without measured"
+            " values."
         )
     return counts
 

@@ -374,7 +374,14 @@ def _tissue(slide: Slide, plan: SlidePlan, least: float) -> Tissue | None:
     except (TissueError, OverviewError) as error:
         if least:
             raise
-        _LOG.info("slide %s: %s", printable(plan.info.name), error)
+        if isinstance(error, TissueError) and plan.made_by is None:
+            _LOG.warning(
+                "%s: no tissue can be told from glass on its image, as on a black or empty one; its spots are"
+                " embedded as they are.",
+                printable(plan.info.name),
+            )
+        else:
+            _LOG.info("slide %s: %s", printable(plan.info.name), error)
         return None
 
 

@@ -81,7 +81,7 @@ class PredictReport:
     far: dict[str, str] = field(default_factory=dict)
     scores: dict[str, SlideScores] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
-    extractions: list[ExtractReport] = field(default_factory=list)
+    extractions: list[ExtractReport] = field(default_factory=list, repr=False)
     notes: tuple[str, ...] = ()
     page: Path | None = None
 
@@ -262,7 +262,9 @@ def _predictions(
         raise RequestError(
             f"no slide of {store.path} has what the head needs:"
             f" {saved.encoder} at {', '.join(mpp_key(mpp) for mpp in saved.mpps)} um/px"
-            f"{f', with {saved.tokens} x {saved.tokens} tokens' if saved.tokens else ''}."
+            f"{f', with {saved.tokens} x {saved.tokens} tokens' if saved.tokens else ''}; embed its slides so"
+            " (`mmap extract COHORT STORE --encoder NAME --mpp ...`, or `mmap import`), or name their images"
+            " to `mmap predict`, which embeds them as the head's own were."
         )
 
 

@@ -19,7 +19,15 @@ from mmap_st.data import NORMALISATIONS, Cohort
 from mmap_st.errors import HeadError, first_line, printable
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import sha256_of_json, write_text
-from mmap_st.head.runs import GENES, METRICS, HeadCard, RunMetrics, read_card, read_metrics
+from mmap_st.head.runs import (
+    GENES,
+    METRICS,
+    HeadCard,
+    RunMetrics,
+    nominal_pitch,
+    read_card,
+    read_metrics,
+)
 from mmap_st.head.scoring import (
     PER_SLIDE,
     GeneTrust,
@@ -295,7 +303,7 @@ def _data(head: HeadCard, facts: FitFacts | None) -> DataFacts:
         val=_part(head.slides.val, facts),
         test=_part(head.slides.test, facts),
         readers=None if facts is None else facts.readers,
-        pitch_um=next((scale.pitch_um for scale in scales if scale.pitch_um is not None), None),
+        pitch_um=next((nominal_pitch(one.pitch_um) for one in scales if one.pitch_um is not None), None),
         enlarged=enlarged,
     )
 

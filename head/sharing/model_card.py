@@ -77,7 +77,8 @@ class DataFacts:
     readers
         Which readers understood the slides' files: they stand for the technology. None: not recorded.
     pitch_um
-        Distance between neighbouring spots of training, a mean over slides; None where it is not known.
+        Distance between neighbouring spots of training, a mean over slides, or that at which spots like them
+        are printed, see `nominal_pitch`; None where it is not known.
     enlarged
         How many times training windows were enlarged from the slides' pixels at most, by um/px.
     """

@@ -17,6 +17,8 @@ _TEXT = "; charset=utf-8"
 _OWN = {"viewer.js": f"text/javascript{_TEXT}", "viewer.css": f"text/css{_TEXT}"}
 _BOKEH = ("bokeh.min.js", "bokeh-gl.min.js")
 _STEPS = 256
+#: Left around the spots, of the longer side of what they span.
+_MARGIN = 0.02
 #: What the page's script replaces by the address of the slide.
 _BASE = "BASE/"
 
@@ -52,11 +54,12 @@ def page_html(title: str) -> str:
 
 
 def around(slide: ShownSlide) -> dict[str, float]:
-    """The part of the map that holds all spots, in its units."""
-    unit, edge = slide.mpp or 1.0, slide.diameter_px
+    """The part of the map that holds all spots and a margin, in its units."""
+    unit = slide.mpp or 1.0
     known = slide.xy[np.isfinite(slide.xy).all(axis=1)]
     if not len(known):
         return {"x0": 0.0, "x1": 1.0, "y0": -1.0, "y1": 0.0}
+    edge = slide.diameter_px + _MARGIN * np.ptp(known, axis=0).max()
     (x0, y0), (x1, y1) = known.min(axis=0) - edge, known.max(axis=0) + edge
     ends = {"x0": x0, "x1": x1, "y0": -y1, "y1": -y0}
     return {name: float(end * unit) for name, end in ends.items()}

@@ -81,6 +81,15 @@ def test_well_placed_spots_are_embedded(image: Path, xy: np.ndarray, tmp_path: P
     assert embed(cohort_of(image, tmp_path, xy)).report.done == ["S"]
 
 
+@pytest.mark.parametrize("grey", [0, 255])
+def test_spots_on_an_image_without_tissue_are_embedded_with_a_word(
+    grey: int, xy: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("L", SIZE, grey).save(tmp_path / "S.png")
+    assert embed(cohort_of(tmp_path / "S.png", tmp_path, xy)).report.done == ["S"]
+    assert "S: no tissue can be told from glass on its image" in caplog.text
+
+
 def test_who_insists_is_heeded_and_what_is_complete_is_not_judged_again(
     image: Path, xy: np.ndarray, tmp_path: Path, mmap: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

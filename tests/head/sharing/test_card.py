@@ -90,7 +90,8 @@ def test_a_fit_writes_what_it_is(run: Path, store: FeatureStore) -> None:
     assert (card.data.train.patients, card.data.test.patients) == (("A", "B", "C"), ("D", "E"))
     assert card.data.train.spots == sum(len(store[name]) for name in ("A1", "B1", "C1"))
     assert card.data.readers == ("her2st",)
-    assert card.data.pitch_um == pytest.approx(head["training_slides"]["pitch_um"])
+    # As it was printed, which is found to within a little.
+    assert card.data.pitch_um == 200.0 == pytest.approx(head["training_slides"]["pitch_um"], rel=1e-3)
     (encoder,) = card.encoders
     assert encoder.weights_sha256 == head["encoder"]["weights_sha256"]
     assert (encoder.name, encoder.input_px, encoder.mpps) == (ENCODER, 224, (0.5, 1.0))

@@ -12,7 +12,19 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"data": 1, "extract": 2, "prototypes": 3, "head": 4, "report": 5, "workflows": 6, "commands": 7}
 # Other files at the root are on the top layer.
 ROOT_LAYER = dict.fromkeys(
-    ("__init__", "_lazy", "_moved", "errors", "files", "hub", "memory", "plugins", "progress"), 0
+    (
+        "__init__",
+        "_lazy",
+        "_moved",
+        "errors",
+        "files",
+        "hub",
+        "memory",
+        "plugins",
+        "progress",
+        "worker_processes",
+    ),
+    0,
 )
 TOP = 7
 

@@ -19,7 +19,8 @@ __all__ = [
 ]
 
 from .device import keep_freed_memory
-from .extraction import EncoderRequest, ExtractReport, check_encoder, extract_cohort
+from .encoder_request import EncoderRequest, check_encoder
+from .extraction import ExtractReport, extract_cohort
 from .machine import examine_machine
 from .placement import check_inside, check_some_spots, count_outside
 from .plan import (

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.data import Cohort
-from mmap_st.errors import MmapError, RecipeMismatchError, StoppedError, counted, of_one_slide, printable
-from mmap_st.extract.encoders import (
-    Encoder,
-    EncoderSpec,
-    auto_precision,
-    build_encoder,
-    device_of,
-    note_of_scales,
-)
-from mmap_st.extract.engine.pipeline import embed_slides
+from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
+from mmap_st.extract.encoders import EncoderSpec, note_of_scales
+from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
+from mmap_st.extract.engine.engines import Engine, open_engine
 from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
@@ -25,23 +19,17 @@ from mmap_st.extract.engine.plan import (
     check_run_recipe,
     check_width,
     plan_slide,
-    run_recipe,
-    stored_precision,
-    stored_tokens,
 )
-from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, open_session
+from mmap_st.extract.engine.session import SlideResult, Telemetry
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (
     FeatureStore,
-    Recipe,
     check_encoder_name,
     check_slide_names,
-    differences,
-    head_part,
     is_nonempty,
     lost_slides,
 )
-from mmap_st.extract.windows import DeviceResizer, mpp_key
+from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
 _LOG = logging.getLogger(__name__)
@@ -82,32 +70,6 @@ class ExtractReport:
     def windows(self) -> int:
         """Embedded by this run."""
         return self.telemetry.windows
-
-
-@dataclass(frozen=True)
-class EncoderRequest:
-    """Which encoder to build, and how; see `build_encoder`.
-
-    Attributes
-    ----------
-    device, precision
-        May be ``auto``.
-    tokens
-        Side of the grid of tokens to keep; None: what the store has of this encoder.
-    expected
-        What its recipe must say of the encoder and its weights, since a head was trained with them; None:
-        anything.
-    """
-
-    spec: EncoderSpec
-    weights: Path | None = None
-    random_weights: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    compiled: bool = False
-    tokens: int | None = None
-    trust_remote_code: bool = False
-    expected: Recipe | None = None
 
 
 def extract_cohort(
@@ -156,15 +118,32 @@ def extract_cohort(
     check_slide_names(store_path, cohort.names)
     check_some_spots(cohort, grid)
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
-    encoder = _build(request, store, options)
-    shared = run_recipe(encoder, options.tissue_min)
-    _check_expected(request, shared)
-    # A store is made only now that the request is known to be one that can be met.
-    store = FeatureStore.create(store_path)
+    with open_engine(request, store, store_path, options, stop) as engine:
+        check_expected(request, engine.recipe)
+        # A store is made only now that the request is known to be one that can be met.
+        store = FeatureStore.create(store_path)
+        report = _extract(cohort, store, engine, request.spec, mpps, options, progress, grid, stop)
+    _LOG.info("all slides: %s", report.telemetry)
+    return report
+
+
+def _extract(
+    cohort: Cohort,
+    store: FeatureStore,
+    engine: Engine,
+    spec: EncoderSpec,
+    mpps: Sequence[float],
+    options: ExtractOptions,
+    progress: Progress,
+    grid: GridRequest | None,
+    stop: Callable[[], bool],
+) -> ExtractReport:
+    """Plan all slides, and embed them with an engine that is ready."""
+    shared = engine.recipe
     if not options.overwrite:
         check_run_recipe(store, shared)
     replaced = {(row.slide, mpp) for row in cohort.slides for mpp in mpps} if options.overwrite else set()
-    check_width(store, request.spec.name, encoder.width, replaced)
+    check_width(store, spec.name, engine.width, replaced)
 
     report = ExtractReport()
     plans: list[SlidePlan] = []
@@ -194,110 +173,46 @@ def extract_cohort(
         having = "; " + counted(own, "has spots of its own", "have spots of their own") if own else ""
         progress.note(f"{given} the spots of {grid}{having}")
     progress.start(len(plans), sum(plan.windows for plan in plans))
-    if plans and (scales := note_of_scales(request.spec, mpps)):
+    if plans and (scales := note_of_scales(spec, mpps)):
         progress.note(scales)
     for mpp in mpps:
         _note_enlarged(mpp, plans, progress)
-    for outcome in _embed(plans, store, encoder, options, progress, stop):
-        _count(outcome, report, progress)
+    for result in engine.embed(plans, store, _Listener(progress)):
+        _count(result, report, progress)
     here = report.done + report.unchanged
-    report.failed |= lost_slides(store.path, here, encoder.spec.name, mpps)
+    report.failed |= lost_slides(store.path, here, spec.name, mpps)
     report.done = [name for name in report.done if name not in report.failed]
     report.unchanged = [name for name in report.unchanged if name not in report.failed]
     report.telemetry.end()
-    _LOG.info("all slides: %s", report.telemetry)
     return report
 
 
-def _embed(
-    plans: Sequence[SlidePlan],
-    store: FeatureStore,
-    encoder: Encoder,
-    options: ExtractOptions,
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> Iterator[Outcome]:
-    current: list[SlideSession] = []
+@dataclass
+class _Listener:
+    """Shows the progress of engines."""
 
-    def on_slide_start(session: SlideSession) -> None:
-        current[:] = [session]
-        progress.start_item(session.name)
-        progress.advance(session.finished)
+    progress: Progress
 
-    def on_batch_written(windows: int) -> None:
-        progress.advance(windows)
-        progress.show_details(current[0].telemetry.shares())
+    def slide_started(self, name: str, finished: int) -> None:
+        self.progress.start_item(name)
+        self.progress.advance(finished)
 
-    resizer = DeviceResizer.of(encoder.device) if plans and options.resample == "auto" else None
-    return embed_slides(
-        plans,
-        lambda plan: open_session(plan, store, encoder, options, stop, resizer),
-        encoder,
-        options.threads,
-        on_slide_start=on_slide_start,
-        on_batch_written=on_batch_written,
-        stop=stop,
-    )
+    def windows_written(self, windows: int, details: str) -> None:
+        self.progress.advance(windows)
+        self.progress.show_details(details)
 
 
-def _count(outcome: Outcome, report: ExtractReport, progress: Progress) -> None:
-    name, session = outcome.plan.info.name, outcome.session
-    if session is not None:
-        report.telemetry.add(session.telemetry)
-    if outcome.failure is not None:
-        _fail(report, name, outcome.failure)
+def _count(result: SlideResult, report: ExtractReport, progress: Progress) -> None:
+    if result.telemetry is not None:
+        report.telemetry.add(result.telemetry)
+    if result.failure is not None:
+        report.failed[result.name] = result.failure
         return
-    assert session is not None
-    report.done.append(name)
-    for rows in session.rows:
-        if rows.invalid:
-            progress.note(
-                f"{name}: {counted(rows.invalid, 'window')} at {mpp_key(rows.mpp)} um/px cannot be read"
-            )
-        report.invalid += rows.invalid
-        report.skipped_windows += rows.skipped
-
-
-def _build(request: EncoderRequest, store: FeatureStore | None, options: ExtractOptions) -> Encoder:
-    device, precision = device_of(request.device), request.precision
-    if precision == "auto":
-        stored = stored_precision(store, request.spec.name) if store is not None else None
-        precision = auto_precision(request.spec, device, stored)
-    tokens = request.tokens
-    if tokens is None:
-        tokens = stored_tokens(store, request.spec.name) if store is not None else 0
-    return build_encoder(
-        request.spec,
-        weights=request.weights,
-        random_weights=request.random_weights,
-        device=device,
-        precision=precision,
-        batch_size=options.batch_size,
-        compiled=request.compiled,
-        tokens=tokens,
-        trust_remote_code=request.trust_remote_code,
-    )
-
-
-def check_encoder(request: EncoderRequest, options: ExtractOptions) -> None:
-    """Build an encoder, and refuse it where `extract_cohort` would.
-
-    Raises
-    ------
-    RequestError
-        If it cannot be had, or is not the one that was expected.
-    """
-    _check_expected(request, run_recipe(_build(request, None, options), options.tissue_min))
-
-
-def _check_expected(request: EncoderRequest, shared: Recipe) -> None:
-    """Refuse weights that are not those that a head was trained with, before any image is opened."""
-    different = [] if request.expected is None else differences(request.expected, head_part(shared))
-    if different:
-        raise RecipeMismatchError(
-            f"{request.spec.name} as it is here is not what the head was trained with"
-            f" ({'; '.join(different)}); give --weights with the weights that it was trained with."
-        )
+    report.done.append(result.name)
+    for mpp, windows in result.unreadable.items():
+        progress.note(f"{result.name}: {counted(windows, 'window')} at {mpp_key(mpp)} um/px cannot be read")
+    report.invalid += sum(result.unreadable.values())
+    report.skipped_windows += result.skipped_windows
 
 
 def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -> None:

@@ -336,7 +336,7 @@ class ExtractOptions:
     batch_size
         Windows read, embedded and kept together; None: 32 on a CPU, 256 elsewhere.
     workers
-        Threads that decode tiles and resize windows; None: one a CPU core, at most 16.
+        Threads that decode tiles and resize windows; None: one a CPU core, at most 16 a process.
     chunk
         Rows of a chunk of the store.
     overwrite
@@ -354,6 +354,8 @@ class ExtractOptions:
     resample
         Where windows are resized: ``auto``, on the GPU that embeds them where it makes the same pixels to the
         bit, else on the CPU; or ``cpu``.
+    processes
+        Processes of this run on this machine, which share `workers` and the free memory.
     """
 
     batch_size: int | None = None
@@ -365,11 +367,13 @@ class ExtractOptions:
     unchecked: bool = False
     enlarge: bool = False
     resample: str = "auto"
+    processes: int = 1
 
     @property
     def threads(self) -> int:
-        """Number of reading threads."""
-        return self.workers or min(usable_cores(), _MOST_WORKERS)
+        """Number of reading threads of one process."""
+        together = self.workers or min(usable_cores(), _MOST_WORKERS * self.processes)
+        return max(1, together // self.processes)
 
     @property
     def step_bytes(self) -> int:
@@ -391,7 +395,7 @@ class ExtractOptions:
         """
         if self.cache_mb is not None:
             return self.cache_mb << 20
-        most = max(free_memory() // _SHARE_OF_MEMORY, self.step_bytes)
+        most = max(free_memory() // (_SHARE_OF_MEMORY * self.processes), self.step_bytes)
         return min(max((self.threads + 1) * tiles_bytes, bytes_to_decode_once, self.step_bytes), most)
 
 

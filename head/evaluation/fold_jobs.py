@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,10 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +31,7 @@ from mmap_st.extract.store import FeatureStore, check_present, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 from mmap_st.progress import ProgressCallback
+from mmap_st.worker_processes import end_with_parent, without_main_module
 
 # Of a worker, without its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _WORKER_BYTES = 3e9
@@ -155,7 +153,7 @@ def _finished(
         tell(f"{counted(len(jobs), 'fit')}, {parallel} at a time")
         # As bytes: a user's code that cannot be loaded in a worker is then that fit's fault, and no more.
         pickled = [pickle.dumps(job) for job in jobs]
-        with _without_main_module():
+        with without_main_module():
             running: dict[Future[str], FoldJob] = {
                 pool.submit(_fit_in_worker, one): job for one, job in zip(pickled, jobs, strict=True)
             }
@@ -233,21 +231,6 @@ def _start_method() -> multiprocessing.context.BaseContext:
     return context
 
 
-@contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Start processes that do not import the user's script again.
-
-    Fits need nothing of it; and a script that calls this library without ``if __name__ == "__main__"``, as
-    the code of a notebook does, would run as a whole in every worker.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 # What a worker needs: set once when it starts, read by its jobs.
 _worker: dict[str, Any] = {}
 
@@ -256,20 +239,12 @@ def _start_worker(file: Path, threads: int, environment: dict[str, str]) -> None
     os.environ.clear()  # the process that it is a copy of may be older than what it holds now
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # another run may take over the folder
     threadpool_limits(threads)
     torch.set_num_threads(threads)
     with file.open("rb") as opened:
         shared: SharedInputs = pickle.load(opened)  # noqa: S301 - by this program's own parent process
     _worker["shared"], _worker["store"] = shared, FeatureStore.open(shared.store)
-
-
-def _end_with_parent() -> None:
-    """End a worker whose parent was killed: another run may have taken over the folder."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _fit_in_worker(pickled: bytes) -> str:

@@ -19,7 +19,7 @@ from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.errors import ImageError, RegionError, RequestError
 from mmap_st.extract.encoders import Encoder, encoder_spec
-from mmap_st.extract.engine import extraction as run
+from mmap_st.extract.engine import engines
 from mmap_st.extract.engine import plan as planning
 from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
@@ -180,7 +180,7 @@ def test_no_more_than_two_slides_are_open(write_section, tmp_path: Path, monkeyp
     for seed, name in enumerate(("A1", "B1", "C1", "D1", "E1", "F1")):
         root = write_section(name, seed=seed)
     opened, closed, most = [0], [0], [0]
-    open_session, close = run.open_session, sessions.SlideSession.close
+    open_session, close = engines.open_session, sessions.SlideSession.close
 
     def opening(*args: Any) -> Any:
         opened[0] += 1
@@ -191,7 +191,7 @@ def test_no_more_than_two_slides_are_open(write_section, tmp_path: Path, monkeyp
         close(self)
         closed[0] += 1
 
-    monkeypatch.setattr(run, "open_session", opening)
+    monkeypatch.setattr(engines, "open_session", opening)
     monkeypatch.setattr(sessions.SlideSession, "close", closing)
     options = ExtractOptions(batch_size=64, workers=8)  # a whole slide is one batch
     report = extract_cohort(open_cohort(f"her2st:{root}"), tmp_path / "f.zarr", TINY, (0.5,), options)

@@ -1,0 +1,146 @@
+"""Engines: where slides are embedded. All of them embed by the same plans, sessions and store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from mmap_st.errors import RequestError, printable
+from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
+from mmap_st.extract.engine.pipeline import embed_slides
+from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, run_recipe
+from mmap_st.extract.engine.session import SlideResult, SlideSession, open_session
+from mmap_st.extract.store import FeatureStore, Recipe
+from mmap_st.extract.windows import DeviceResizer
+
+
+class Listener(Protocol):
+    """Whoever wants to know how far slides are."""
+
+    def slide_started(self, name: str, finished: int) -> None:
+        """A slide's first windows are being embedded; this many were finished before."""
+
+    def windows_written(self, windows: int, details: str) -> None:
+        """So many windows more are safe on disk; a negative number takes some back."""
+
+
+class Engine(Protocol):
+    """Embeds slides with one encoder.
+
+    Attributes
+    ----------
+    recipe
+        What all embeddings of the run share, see `run_recipe`.
+    width
+        Length of an embedding.
+    """
+
+    recipe: Recipe
+    width: int
+
+    def embed(
+        self, plans: Sequence[SlidePlan], store: FeatureStore, listener: Listener
+    ) -> Iterator[SlideResult]:
+        """Embed slides, and yield how each ended.
+
+        Raises
+        ------
+        StoppedError
+            If the run was asked to stop; finished batches are saved.
+        """
+
+
+@dataclass
+class LocalEngine:
+    """Embeds in this process, on one device."""
+
+    encoder: Encoder
+    options: ExtractOptions
+    stop: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        """Say what the encoder makes."""
+        self.recipe = run_recipe(self.encoder, self.options.tissue_min)
+        self.width = self.encoder.width
+
+    def embed(
+        self, plans: Iterable[SlidePlan], store: FeatureStore, listener: Listener
+    ) -> Iterator[SlideResult]:
+        """Embed slides in their order."""
+        encoder, options, stop = self.encoder, self.options, self.stop
+        current: list[SlideSession] = []
+
+        def on_slide_start(session: SlideSession) -> None:
+            current[:] = [session]
+            listener.slide_started(session.name, session.finished)
+
+        def on_batch_written(windows: int) -> None:
+            listener.windows_written(windows, current[0].telemetry.shares())
+
+        resizer = DeviceResizer.of(encoder.device) if plans and options.resample == "auto" else None
+        for outcome in embed_slides(
+            plans,
+            lambda plan: open_session(plan, store, encoder, options, stop, resizer),
+            encoder,
+            options.threads,
+            on_slide_start=on_slide_start,
+            on_batch_written=on_batch_written,
+            stop=stop,
+        ):
+            yield SlideResult.of(outcome)
+
+
+def devices_of(text: str) -> tuple[str, ...]:
+    """The devices that ``--device`` names: one, several with commas between them, or ``all`` GPUs.
+
+    Raises
+    ------
+    RequestError
+        If one is named by nothing, or there is no GPU for ``all``.
+    """
+    if text.strip() == "all":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RequestError("--device all: torch sees no GPU here; give cpu, or auto.")
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise RequestError(
+            f"--device {printable(text)}: give devices with commas between, as in cuda:0,cuda:1."
+        )
+    return names
+
+
+@contextmanager
+def open_engine(
+    request: EncoderRequest,
+    store: FeatureStore | None,
+    path: Path,
+    options: ExtractOptions,
+    stop: Callable[[], bool],
+) -> Iterator[Engine]:
+    """Get an engine ready, of one process or several, and end it.
+
+    Parameters
+    ----------
+    request
+        The encoder, and the devices.
+    store
+        What is there of the store already; None: nothing.
+    path
+        Where the store is, or will be.
+    """
+    devices = devices_of(request.device)
+    if len(devices) == 1:
+        request = replace(request, device=devices[0])
+        yield LocalEngine(build_requested(request, store, options), options, stop)
+        return
+    from mmap_st.extract.engine.processes import ProcessEngine
+
+    with ProcessEngine(request, devices, path, options, stop) as engine:
+        yield engine

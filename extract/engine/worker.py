@@ -1,0 +1,194 @@
+"""A process that embeds slides on one device for another process, which hands them out one by one.
+
+Both ends of the pipe are here: what a worker says, what it is told, and its main function. It has no state
+that is worth keeping: what it has embedded is in the store and its journals, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event as StopEvent
+from pathlib import Path
+
+from mmap_st.errors import DeviceError, MmapError, StoppedError, first_line
+from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
+from mmap_st.extract.engine.engines import LocalEngine
+from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan
+from mmap_st.extract.engine.session import SlideResult
+from mmap_st.extract.store import FeatureStore, Recipe, is_nonempty
+from mmap_st.worker_processes import end_with_parent
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What a worker embeds with; it is handed over as bytes.
+
+    Attributes
+    ----------
+    request
+        The encoder; its device is the worker's.
+    store
+        Path of the feature store.
+    threads
+        Of the CPU, that torch may take where the device is the CPU.
+    """
+
+    request: EncoderRequest
+    store: Path
+    options: ExtractOptions
+    threads: int
+
+    def to_bytes(self) -> bytes:
+        """All of it, with the code of an encoder that no module of another process would find."""
+        import cloudpickle  # type: ignore[import-untyped]
+
+        return bytes(cloudpickle.dumps(self))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The encoder is built: what its embeddings share, and their length."""
+
+    recipe: Recipe
+    width: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A plan is wanted, or None where there is none now; `idle` where nothing else is left to do."""
+
+    idle: bool
+
+
+@dataclass(frozen=True)
+class Started:
+    """A slide's first windows are being embedded."""
+
+    slide: str
+    finished: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """Windows are safe on disk."""
+
+    windows: int
+    details: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A slide ended."""
+
+    result: SlideResult
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The worker cannot continue, and ends."""
+
+    error: MmapError
+
+
+Event = Ready | Wanted | Started | Written | Ended | Failed | logging.LogRecord
+
+
+class _Speaker(logging.Handler):
+    """Sends events, from any thread; and what is logged."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe, self._sending = pipe, threading.Lock()
+
+    def send(self, event: Event) -> None:
+        with self._sending:
+            self._pipe.send(event)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What is logged may hold what cannot be sent, such as a trace.
+        plain = logging.LogRecord(
+            record.name, record.levelno, record.pathname, record.lineno, self.format(record), None, None
+        )
+        self.send(plain)
+
+    def slide_started(self, name: str, finished: int) -> None:
+        self.send(Started(name, finished))
+
+    def windows_written(self, windows: int, details: str) -> None:
+        self.send(Written(windows, details))
+
+
+def run_worker(pipe: Connection, stopping: StopEvent, task: bytes, level: int) -> None:
+    """Embed what is handed out, until there is no more; the main function of a worker process.
+
+    Parameters
+    ----------
+    pipe
+        To the process that hands out plans.
+    stopping
+        Set once the run is to stop.
+    task
+        See `WorkerTask.to_bytes`.
+    level
+        From which on it passes on what is logged.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells its workers
+    end_with_parent()  # another run may take over its slides
+    speaker = _Speaker(pipe)
+    package = logging.getLogger("mmap_st")
+    package.addHandler(speaker)
+    package.setLevel(level)
+    package.propagate = False
+    try:
+        _embed(pipe, speaker, stopping.is_set, pickle.loads(task))  # noqa: S301 - by this program's own parent
+    except StoppedError:
+        pass  # what is embedded is saved
+    except (EOFError, BrokenPipeError):
+        pass  # there is nobody left to work for
+    except MmapError as error:
+        speaker.send(Failed(_sendable(error)))
+    except Exception as error:
+        logging.getLogger(__name__).error("a defect of the program", exc_info=error)
+        speaker.send(Failed(DeviceError(f"{type(error).__name__}: {first_line(error)}")))
+
+
+def _embed(pipe: Connection, speaker: _Speaker, stopping: Callable[[], bool], task: WorkerTask) -> None:
+    import torch
+
+    from mmap_st.extract.engine.device import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(task.threads)
+    there = FeatureStore.open(task.store) if is_nonempty(task.store) else None
+    engine = LocalEngine(build_requested(task.request, there, task.options), task.options, stopping)
+    speaker.send(Ready(engine.recipe, engine.width))
+
+    def asked(*, idle: bool) -> SlidePlan | None:
+        speaker.send(Wanted(idle))
+        plan: SlidePlan | None = pipe.recv()
+        return plan
+
+    def following() -> Iterator[SlidePlan]:
+        while (plan := asked(idle=False)) is not None:
+            yield plan
+
+    # There may be none now, and one later: of a worker that died.
+    while (first := asked(idle=True)) is not None:
+        store = FeatureStore(task.store)
+        for result in engine.embed(chain([first], following()), store, speaker):
+            speaker.send(Ended(result))
+
+
+def _sendable(error: MmapError) -> MmapError:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - just written
+    except Exception:  # noqa: BLE001 - whatever its parts are
+        return DeviceError(str(error))
+    return error

@@ -1,0 +1,39 @@
+"""What processes that work for another one share: how they start, and that they end with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import parent_process
+from types import ModuleType
+
+
+@contextmanager
+def without_main_module() -> Iterator[None]:
+    """Start processes that do not import the user's script again.
+
+    They need nothing of it; and a script that calls this library without ``if __name__ == "__main__"``, as
+    the code of a notebook does, would run as a whole in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def end_with_parent() -> None:
+    """End this worker once its parent is gone, however that ended: another run may have taken over."""
+    threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

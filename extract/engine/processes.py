@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +30,7 @@ from mmap_st.extract.engine.worker import (
     run_worker,
 )
 from mmap_st.extract.store import FeatureStore, Recipe, differences
-from mmap_st.worker_processes import without_main_module
+from mmap_st.worker_processes import start_method, without_main_module
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -65,7 +65,7 @@ class _Worker:
     """
 
     device: str
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
     ready: Ready | None = None
     idle: bool = False
@@ -124,8 +124,7 @@ class ProcessEngine:
     ) -> None:
         self._request, self._devices, self._store = request, [device_of(name) for name in devices], store
         self._options, self._stop = replace(options, processes=len(devices)), stop
-        # Not forked: a process that has used a GPU cannot be.
-        self._context = multiprocessing.get_context("spawn")
+        self._context = start_method("torch", "timm")
         self._stopping = self._context.Event()
         self._workers: list[_Worker] = []
         self.recipe: Recipe = {}
@@ -208,7 +207,7 @@ class ProcessEngine:
         level = logging.getLogger("mmap_st").getEffectiveLevel()
         process = self._context.Process(
             target=run_worker,
-            args=(theirs, self._stopping, task.to_bytes(), level),
+            args=(theirs, self._stopping, task.to_bytes(), level, dict(os.environ)),
             name=f"embed on {device}",
             daemon=True,
         )

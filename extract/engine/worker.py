@@ -7,10 +7,11 @@ that is worth keeping: what it has embedded is in the store and its journals, wh
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ from mmap_st.extract.engine.engines import LocalEngine
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan
 from mmap_st.extract.engine.session import SlideResult
 from mmap_st.extract.store import FeatureStore, Recipe, is_nonempty
-from mmap_st.worker_processes import end_with_parent
+from mmap_st.worker_processes import end_with_parent, take_environment
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ class _Speaker(logging.Handler):
 
     def send(self, event: Event) -> None:
         with self._sending:
-            self._pipe.send(event)
+            try:
+                self._pipe.send(event)
+            except ConnectionError:
+                os._exit(1)  # there is nobody left to work for
 
     def emit(self, record: logging.LogRecord) -> None:
         # What is logged may hold what cannot be sent, such as a trace.
@@ -125,7 +129,9 @@ class _Speaker(logging.Handler):
         self.send(Written(windows, details))
 
 
-def run_worker(pipe: Connection, stopping: StopEvent, task: bytes, level: int) -> None:
+def run_worker(
+    pipe: Connection, stopping: StopEvent, task: bytes, level: int, environment: Mapping[str, str]
+) -> None:
     """Embed what is handed out, until there is no more; the main function of a worker process.
 
     Parameters
@@ -138,7 +144,10 @@ def run_worker(pipe: Connection, stopping: StopEvent, task: bytes, level: int) -
         See `WorkerTask.to_bytes`.
     level
         From which on it passes on what is logged.
+    environment
+        The parent's variables.
     """
+    take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells its workers
     end_with_parent()  # another run may take over its slides
     speaker = _Speaker(pipe)
@@ -150,8 +159,6 @@ def run_worker(pipe: Connection, stopping: StopEvent, task: bytes, level: int) -
         _embed(pipe, speaker, stopping.is_set, pickle.loads(task))  # noqa: S301 - by this program's own parent
     except StoppedError:
         pass  # what is embedded is saved
-    except (EOFError, BrokenPipeError):
-        pass  # there is nobody left to work for
     except MmapError as error:
         speaker.send(Failed(_sendable(error)))
     except Exception as error:
@@ -172,7 +179,10 @@ def _embed(pipe: Connection, speaker: _Speaker, stopping: Callable[[], bool], ta
 
     def asked(*, idle: bool) -> SlidePlan | None:
         speaker.send(Wanted(idle))
-        plan: SlidePlan | None = pipe.recv()
+        try:
+            plan: SlidePlan | None = pipe.recv()
+        except (EOFError, ConnectionError):
+            return None  # the run is over
         return plan
 
     def following() -> Iterator[SlidePlan]:

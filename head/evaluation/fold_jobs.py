@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -31,7 +30,7 @@ from mmap_st.extract.store import FeatureStore, check_present, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 from mmap_st.progress import ProgressCallback
-from mmap_st.worker_processes import end_with_parent, without_main_module
+from mmap_st.worker_processes import end_with_parent, start_method, take_environment, without_main_module
 
 # Of a worker, without its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _WORKER_BYTES = 3e9
@@ -196,7 +195,7 @@ def _fit(shared: SharedInputs, store: FeatureStore, job: FoldJob, tell: Progress
 @contextmanager
 def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with this one, however it ends."""
-    context = _start_method()
+    context = start_method("torch")
     threads = max(1, usable_cores() // workers)
     others = multiprocessing.active_children()
     with TemporaryDirectory() as folder:
@@ -218,26 +217,12 @@ def _pool(shared: SharedInputs, workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
 
 
-def _start_method() -> multiprocessing.context.BaseContext:
-    """How workers start: copies of one process that loaded torch for all of them, where a fork is safe.
-
-    That process does nothing else, and torch alone is loaded in it: loading polars starts threads, which a
-    fork does not copy.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])
-    return context
-
-
 # What a worker needs: set once when it starts, read by its jobs.
 _worker: dict[str, Any] = {}
 
 
 def _start_worker(file: Path, threads: int, environment: dict[str, str]) -> None:
-    os.environ.clear()  # the process that it is a copy of may be older than what it holds now
-    os.environ.update(environment)
+    take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     end_with_parent()  # another run may take over the folder
     threadpool_limits(threads)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
 import threading
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
-from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.engine import processes
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.engines import devices_of
 from mmap_st.extract.engine.extraction import extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
@@ -71,11 +67,13 @@ def test_they_write_what_one_writes(devices: str, cohort: Cohort, tmp_path: Path
     assert sorted(report.done) == alone.done
     assert report.windows == alone.windows == windows.shown == windows.total
     assert contents(tmp_path / "n.zarr") == contents(tmp_path / "1.zarr")
-    assert extract_cohort(cohort, tmp_path / "n.zarr", request(devices), MPPS, OPTIONS).unchanged == alone.done
+    assert (
+        extract_cohort(cohort, tmp_path / "n.zarr", request(devices), MPPS, OPTIONS).unchanged == alone.done
+    )
 
 
 def children() -> list[int]:
-    return [process.pid for process in processes.multiprocessing.active_children() if process.pid]
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
 
 
 def test_twenty_kills_lose_nothing(cohort: Cohort, tmp_path: Path) -> None:

@@ -208,6 +208,10 @@ class SlideLockedError(SlideError):
     """Another process is writing this slide."""
 
 
+class SlideDoneError(SlideError):
+    """Another process has completed this slide meanwhile."""
+
+
 class DamagedSlideError(StoreError, SlideError):
     """What a store holds of one slide is not what was written.
 

@@ -11,6 +11,7 @@ from mmap_st.commands import console
 from mmap_st.commands import tables as results
 from mmap_st.commands.options import (
     DATA,
+    JOBS,
     MACHINE,
     MODEL,
     OUTPUT,
@@ -77,7 +78,11 @@ def extract(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MACHINE)
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1, mps; several, as in cuda:0,cuda:1, or all.",
+            rich_help_panel=MACHINE,
+        ),
     ] = "auto",
     precision: Annotated[
         str,
@@ -155,6 +160,26 @@ def extract(
             "--enlarge", help="Embed windows that are enlarged more than 4 times too.", rich_help_panel=DATA
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="This part of the slides only, 0/N to N-1/N.", rich_help_panel=JOBS),
+    ] = None,
+    claim: Annotated[
+        bool,
+        typer.Option(
+            "--claim",
+            help="Leave slides that another job embeds to it: any number may work on one store.",
+            rich_help_panel=JOBS,
+        ),
+    ] = False,
+    status: Annotated[
+        bool,
+        typer.Option(
+            "--status",
+            help="Show how far all jobs are, from any machine; embed nothing.",
+            rich_help_panel=JOBS,
+        ),
+    ] = False,
     preview: Annotated[
         Path | None,
         typer.Option(
@@ -168,6 +193,12 @@ def extract(
 
     if preview is not None:
         _preview(cohort, store, preview, spots)
+    if status:
+        found = workflows.embedding_status(
+            cohort, store, encoder=encoder, magnifications=magnifications, mpp=mpp, spots=spots
+        )
+        results.show_status(found)
+        raise typer.Exit
     keep_freed_memory()
     try:
         report = workflows.embed(
@@ -194,6 +225,8 @@ def extract(
             spots=spots,
             unchecked=unchecked,
             enlarge=enlarge,
+            shard=shard,
+            claim=claim,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report

@@ -11,7 +11,14 @@ from typer.core import TyperCommand
 from mmap_st.errors import RequestError
 
 #: How the help of a command with many options groups them.
-DATA, MODEL, EVALUATION, OUTPUT, MACHINE = PANELS = ("Data", "Model", "Evaluation", "Output", "Machine")
+DATA, MODEL, EVALUATION, OUTPUT, MACHINE, JOBS = PANELS = (
+    "Data",
+    "Model",
+    "Evaluation",
+    "Output",
+    "Machine",
+    "Several jobs",
+)
 
 CohortArgument = Annotated[
     str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from mmap_st.errors import agreeing, counted
 
 if TYPE_CHECKING:
     from mmap_st.extract.encoders import EncoderSpec, ListedEncoder
-    from mmap_st.extract.engine import ExtractReport, PreviewReport
+    from mmap_st.extract.engine import ExtractionStatus, ExtractReport, PreviewReport
     from mmap_st.extract.imports import ImportReport
     from mmap_st.head.evaluation import AblationRow, ComparisonResult, EvaluationMetrics
     from mmap_st.head.runs import RunMetrics
@@ -34,13 +36,13 @@ def show_embedded(report: ExtractReport) -> None:
     counts = [
         (len(report.done), "embedded"),
         (len(report.unchanged), "complete before"),
+        (len(report.elsewhere), "embedded by other jobs"),
         (len(report.skipped_slides), "skipped (no image or no spots)"),
         (len(report.failed), "failed"),
     ]
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
-    console.say(
-        f"slides: {shown}; {counted(figures.windows, 'window')} in {figures.seconds:.0f} s ({rate:.0f}/s)"
-    )
+    windows = counted(figures.windows, "window")
+    console.say(f"slides: {shown or 'none'}; {windows} in {figures.seconds:.0f} s ({rate:.0f}/s)")
     if report.invalid:
         console.say(
             f"{counted(report.invalid, 'window')} could not be read; {_rows(report.invalid)} NaN and marked"
@@ -51,6 +53,37 @@ def show_embedded(report: ExtractReport) -> None:
             f"{counted(report.skipped_windows, 'window shows', 'windows show')} too little tissue;"
             f" {_rows(report.skipped_windows)} NaN and marked invalid"
         )
+
+
+def show_status(status: ExtractionStatus) -> None:
+    """How far an extraction is: slides in flight, slides that failed, and what is left."""
+    from mmap_st.extract.engine import FAILED, IN_FLIGHT, STATES
+
+    in_flight = status.of(IN_FLIGHT)
+    rows = [
+        (
+            slide.slide,
+            f"{slide.finished:,} of {'?' if slide.windows is None else f'{slide.windows:,}'}",
+            f"{slide.holder.host}, process {slide.holder.pid}" if slide.holder else "",
+            "" if slide.holder is None or slide.holder.since is None else _ago(slide.holder.since),
+        )
+        for slide in in_flight
+    ]
+    if rows:
+        console.show_table("in flight", ("slide", "windows", "where", "since"), rows)
+    console.show_reasons("failed", {slide.slide: slide.reason for slide in status.of(FAILED)})
+    counts = [(len(status.of(state)), state) for state in STATES]
+    console.say("slides: " + (", ".join(f"{number} {state}" for number, state in counts if number) or "none"))
+    if (left := status.windows_left) is None:
+        return
+    rate = f"; {status.rate:.0f}/s" if status.rate else ""
+    time_left = f", {timedelta(seconds=round(status.seconds_left))} left" if status.seconds_left else ""
+    if left:
+        console.say(f"{counted(left, 'window')} left{rate}{time_left}")
+
+
+def _ago(since: float) -> str:
+    return f"{timedelta(seconds=max(0, round(time.time() - since)))} ago"
 
 
 def show_slide_scores(scores: Mapping[str, SlideScores], coverage: Mapping[str, float]) -> None:

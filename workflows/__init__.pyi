@@ -11,6 +11,7 @@ __all__ = [
     "check_store_out",
     "compare",
     "embed",
+    "embedding_status",
     "encoder_name",
     "evaluate",
     "export",
@@ -33,7 +34,7 @@ from .cohort_scale import survey_and_fill
 from .comparisons import Comparison, Evaluation, compare, evaluate
 from .demo import SETTINGS, run_demo
 from .display import Display, show_progress
-from .embedding import EmbeddedStore, NothingEmbeddedError, embed
+from .embedding import EmbeddedStore, NothingEmbeddedError, embed, embedding_status
 from .encoder_list import build_encoder, list_encoders
 from .fitting import fit_head
 from .head_runs import HeadRun, load_head

@@ -13,9 +13,12 @@ from mmap_st.data.readers import CohortSource
 from mmap_st.errors import RequestError, SlidesFailedError, StoppedError, counted, printable
 from mmap_st.extract.engine import (
     EncoderRequest,
+    ExtractionStatus,
     ExtractOptions,
     ExtractReport,
     extract_cohort,
+    extraction_status,
+    parse_shard,
 )
 from mmap_st.extract.slides import parse_grid
 from mmap_st.extract.store import FeatureStore
@@ -24,12 +27,14 @@ from mmap_st.workflows.arguments import (
     Scales,
     StoreLike,
     check_store_out,
+    encoder_name,
     mpps_of,
     read_cohort,
     spec_of,
 )
 from mmap_st.workflows.display import show_progress, warn_left_out
 
+_NO_SCALES = "Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -129,6 +134,8 @@ def embed(
     spots: str | None = None,
     unchecked: bool = False,
     enlarge: bool = False,
+    shard: str | None = None,
+    claim: bool = False,
     progress: bool = True,
 ) -> EmbeddedStore:
     """Embed every spot of every slide at several magnifications.
@@ -161,7 +168,8 @@ def embed(
     batch_size
         Windows that are embedded together. None: 32 on a CPU, 256 on a GPU.
     device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; several with commas between them, or ``all`` GPUs:
+        a process on each, and slides from one queue.
     precision
         ``fp32``, ``bf16``, ``fp16``, or ``auto``: as the store has it, else bf16 on devices that are fast at
         it.
@@ -189,6 +197,11 @@ def embed(
     enlarge
         Embed windows also of slides so coarse that they are enlarged more than 4 times. False: such slides
         fail.
+    shard
+        ``i/n``, i from 0 to n - 1: embed this part of the cohort's slides only, so that n jobs share them.
+    claim
+        Leave slides that another job is embedding to it, and wait for them in the end: any number of jobs
+        with this may work on one store. False: such slides fail.
     progress
         Whether to show it.
 
@@ -221,7 +234,7 @@ def embed(
     mpps = mpps_of(magnifications, mpp)
     grid = None if spots is None else parse_grid(spots)
     if mpps is None:
-        raise RequestError("Give --magnifications, such as 20,10,5, or --mpp, such as 0.5,1,2.")
+        raise RequestError(_NO_SCALES)
     path = store.path if isinstance(store, FeatureStore) else Path(store)
     check_store_out(path)
     slides = read_cohort(cohort)
@@ -241,12 +254,37 @@ def embed(
     if resample not in ("auto", "cpu"):
         raise RequestError(f"--resample {printable(resample)} is not known; give auto or cpu.")
     options = ExtractOptions(
-        batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge, resample
-    )
+        batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge, resample,
+        shard=None if shard is None else parse_shard(shard), claim=claim,
+    )  # fmt: skip
     with show_progress(progress) as display, stop_on_signals() as stop:
         display(f"preparing {spec.name}")
         report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
-    if report.failed and not report.done and not report.unchanged:
+    if report.failed and not report.done and not report.unchanged and not report.elsewhere:
         raise NothingEmbeddedError(report)
     warn_left_out(report.failed, report.skipped_slides, "the cohort names no image, or no spots, for it")
     return EmbeddedStore(path, report)
+
+
+def embedding_status(
+    cohort: CohortSource,
+    store: StoreLike,
+    *,
+    encoder: EncoderLike,
+    magnifications: Scales | None = None,
+    mpp: Scales | None = None,
+    spots: str | None = None,
+) -> ExtractionStatus:
+    """How far `embed` is with the same arguments, in whichever processes and on whichever machines it runs.
+
+    Raises
+    ------
+    RequestError
+        If there is something else than a feature store, or no magnification is given.
+    """
+    mpps = mpps_of(magnifications, mpp)
+    if mpps is None:
+        raise RequestError(_NO_SCALES)
+    path = store.path if isinstance(store, FeatureStore) else Path(store)
+    grid = None if spots is None else parse_grid(spots)
+    return extraction_status(read_cohort(cohort), path, encoder_name(encoder), mpps, grid)

@@ -1,7 +1,11 @@
 __all__ = [
+    "FAILED",
+    "IN_FLIGHT",
+    "STATES",
     "EncoderRequest",
     "ExtractOptions",
     "ExtractReport",
+    "ExtractionStatus",
     "PreviewReport",
     "check_encoder",
     "check_inside",
@@ -9,8 +13,10 @@ __all__ = [
     "count_outside",
     "examine_machine",
     "extract_cohort",
+    "extraction_status",
     "free_memory",
     "keep_freed_memory",
+    "parse_shard",
     "preview_cohort",
     "stored_magnifications",
     "stored_width",
@@ -32,3 +38,5 @@ from .plan import (
     width_sentence,
 )
 from .preview import PreviewReport, preview_cohort
+from .sharing_out import parse_shard
+from .status import FAILED, IN_FLIGHT, STATES, ExtractionStatus, extraction_status

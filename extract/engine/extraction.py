@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmap_st.data import Cohort
+from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
 from mmap_st.extract.encoders import EncoderSpec, note_of_scales
 from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
@@ -21,18 +22,23 @@ from mmap_st.extract.engine.plan import (
     plan_slide,
 )
 from mmap_st.extract.engine.session import SlideResult, Telemetry
+from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (
     FeatureStore,
     check_encoder_name,
     check_slide_names,
+    forget_failure,
     is_nonempty,
     lost_slides,
+    note_failure,
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
 
 _LOG = logging.getLogger(__name__)
+#: How often it is looked after slides that other jobs embed, and whether to stop meanwhile.
+_LOOK_S, _POLL_S = 5.0, 0.2
 
 
 @dataclass
@@ -45,6 +51,8 @@ class ExtractReport:
         Slides that are complete now, and had something to do.
     unchanged
         Slides that were complete before.
+    elsewhere
+        Slides that other jobs completed meanwhile, where slides are claimed.
     skipped_slides
         Slides whose cohort row has no image, or no spots.
     gridded
@@ -59,6 +67,7 @@ class ExtractReport:
 
     done: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
     skipped_slides: list[str] = field(default_factory=list)
     gridded: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -117,18 +126,22 @@ def extract_cohort(
     check_encoder_name(request.spec.name)
     check_slide_names(store_path, cohort.names)
     check_some_spots(cohort, grid)
+    rows = cohort.slides
+    if options.shard is not None:
+        rows = slides_of_shard(cohort, options.shard)
+        progress.note(f"shard {options.shard}: {counted(len(rows), 'slide')}")
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
     with open_engine(request, store, store_path, options, stop) as engine:
         check_expected(request, engine.recipe)
         # A store is made only now that the request is known to be one that can be met.
         store = FeatureStore.create(store_path)
-        report = _extract(cohort, store, engine, request.spec, mpps, options, progress, grid, stop)
+        report = _extract(rows, store, engine, request.spec, mpps, options, progress, grid, stop)
     _LOG.info("all slides: %s", report.telemetry)
     return report
 
 
 def _extract(
-    cohort: Cohort,
+    rows: Sequence[CohortSlide],
     store: FeatureStore,
     engine: Engine,
     spec: EncoderSpec,
@@ -139,36 +152,20 @@ def _extract(
     stop: Callable[[], bool],
 ) -> ExtractReport:
     """Plan all slides, and embed them with an engine that is ready."""
-    shared = engine.recipe
     if not options.overwrite:
-        check_run_recipe(store, shared)
-    replaced = {(row.slide, mpp) for row in cohort.slides for mpp in mpps} if options.overwrite else set()
+        check_run_recipe(store, engine.recipe)
+    replaced = {(row.slide, mpp) for row in rows for mpp in mpps} if options.overwrite else set()
     check_width(store, spec.name, engine.width, replaced)
 
+    def plan(row: CohortSlide) -> SlidePlan:
+        return plan_slide(
+            row, store, engine.recipe, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
+        )
+
     report = ExtractReport()
-    plans: list[SlidePlan] = []
-    for row in cohort.slides:
-        if stop():
-            raise StoppedError("stopped before the first slide")
-        if not has_spots(row, grid) and not lacks_image(row):
-            report.skipped_slides.append(row.slide)
-            continue
-        progress.show_details(f"looking at {row.slide}")
-        try:
-            plan = plan_slide(
-                row, store, shared, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
-            _fail(report, row.slide, of_one_slide(error))
-            continue
-        if plan.made_by is not None:
-            report.gridded.append(row.slide)
-        if plan.recipes:
-            plans.append(plan)
-        else:
-            report.unchanged.append(row.slide)
+    plans = _plan_all(rows, plan, grid, report, progress, stop)
     if grid is not None and (report.gridded or not report.failed):
-        own = sum(row.image is not None and row.spots is not None for row in cohort.slides)
+        own = sum(row.image is not None and row.spots is not None for row in rows)
         given = counted(len(report.gridded), "slide gets", "slides get")
         having = "; " + counted(own, "has spots of its own", "have spots of their own") if own else ""
         progress.note(f"{given} the spots of {grid}{having}")
@@ -177,14 +174,96 @@ def _extract(
         progress.note(scales)
     for mpp in mpps:
         _note_enlarged(mpp, plans, progress)
-    for result in engine.embed(plans, store, _Listener(progress)):
-        _count(result, report, progress)
-    here = report.done + report.unchanged
+    left = _embed(plans, engine, store, options, report, progress)
+    by_name = {row.slide: row for row in rows}
+    while left:
+        # Other jobs have these. What they complete is done; what they leave, since they died, is ours.
+        progress.show_details(f"waiting for {counted(len(left), 'slide')} that other jobs embed")
+        _wait(stop)
+        again = []
+        for before in left:
+            now = plan(by_name[before.info.name])
+            if now.recipes:
+                again.append(now)
+            else:
+                report.elsewhere.append(before.info.name)
+                progress.advance(before.windows)
+        left = _embed(again, engine, store, options, report, progress)
+    here = report.done + report.unchanged + report.elsewhere
     report.failed |= lost_slides(store.path, here, spec.name, mpps)
-    report.done = [name for name in report.done if name not in report.failed]
-    report.unchanged = [name for name in report.unchanged if name not in report.failed]
+    for names in (report.done, report.unchanged, report.elsewhere):
+        names[:] = [name for name in names if name not in report.failed]
     report.telemetry.end()
+    for name, reason in report.failed.items():
+        note_failure(store.path, name, spec.name, reason)
+    for name in here:
+        forget_failure(store.path, name, spec.name)
     return report
+
+
+def _plan_all(
+    rows: Sequence[CohortSlide],
+    plan: Callable[[CohortSlide], SlidePlan],
+    grid: GridRequest | None,
+    report: ExtractReport,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> list[SlidePlan]:
+    """What is to be done; slides with nothing to do, or that cannot be used, go to the report."""
+    plans = []
+    for row in rows:
+        if stop():
+            raise StoppedError("stopped before the first slide")
+        if not has_spots(row, grid) and not lacks_image(row):
+            report.skipped_slides.append(row.slide)
+            continue
+        progress.show_details(f"looking at {row.slide}")
+        try:
+            planned = plan(row)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+            _fail(report, row.slide, of_one_slide(error))
+            continue
+        if planned.made_by is not None:
+            report.gridded.append(row.slide)
+        if planned.recipes:
+            plans.append(planned)
+        else:
+            report.unchanged.append(row.slide)
+    return plans
+
+
+def _embed(
+    plans: Sequence[SlidePlan],
+    engine: Engine,
+    store: FeatureStore,
+    options: ExtractOptions,
+    report: ExtractReport,
+    progress: Progress,
+) -> list[SlidePlan]:
+    """Embed slides; return those that are another job's, where slides are claimed."""
+    left = []
+    by_name = {plan.info.name: plan for plan in plans}
+    for result in engine.embed(plans, store, _Listener(progress)):
+        if result.of_another and options.claim:
+            left.append(by_name[result.name])
+        else:
+            _count(result, report, progress)
+    return left
+
+
+def _wait(stop: Callable[[], bool]) -> None:
+    """Wait a little, before it is seen what other jobs have done.
+
+    Raises
+    ------
+    StoppedError
+        If `stop` requests it.
+    """
+    until = time.monotonic() + _LOOK_S
+    while time.monotonic() < until:
+        if stop():
+            raise StoppedError("stopped while waiting for other jobs")
+        time.sleep(_POLL_S)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from mmap_st.errors import (
 )
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
+from mmap_st.extract.engine.sharing_out import Shard
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
 from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
 from mmap_st.extract.store import (
@@ -354,6 +355,10 @@ class ExtractOptions:
     resample
         Where windows are resized: ``auto``, on the GPU that embeds them where it makes the same pixels to the
         bit, else on the CPU; or ``cpu``.
+    shard
+        The part of the cohort's slides that are embedded; None: all of them.
+    claim
+        Leave slides that another job is embedding to it, and wait for it in the end.
     processes
         Processes of this run on this machine, which share `workers` and the free memory.
     """
@@ -367,6 +372,8 @@ class ExtractOptions:
     unchecked: bool = False
     enlarge: bool = False
     resample: str = "auto"
+    shard: Shard | None = None
+    claim: bool = False
     processes: int = 1
 
     @property

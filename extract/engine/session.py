@@ -12,7 +12,16 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import ImageError, MmapError, OverviewError, StoppedError, TissueError, printable
+from mmap_st.errors import (
+    ImageError,
+    MmapError,
+    OverviewError,
+    SlideDoneError,
+    SlideLockedError,
+    StoppedError,
+    TissueError,
+    printable,
+)
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
@@ -23,6 +32,7 @@ from mmap_st.extract.store import (
     MagnificationRows,
     MagnificationWriter,
     SlideLock,
+    differences,
     encode_name,
     journal_path,
     present,
@@ -249,6 +259,8 @@ class SlideResult:
         Windows that cannot be read, by um/px.
     skipped_windows
         That show too little tissue.
+    of_another
+        Whether another job has it in hand, or has completed it meanwhile.
     """
 
     name: str
@@ -256,6 +268,7 @@ class SlideResult:
     telemetry: Telemetry | None = None
     unreadable: Mapping[float, int] = field(default_factory=dict)
     skipped_windows: int = 0
+    of_another: bool = False
 
     @classmethod
     def of(cls, outcome: Outcome) -> SlideResult:
@@ -264,7 +277,8 @@ class SlideResult:
         if failure is not None:
             _LOG.info("slide %s failed: %s", printable(name), failure)
         if session is None:
-            return cls(name, str(failure))
+            of_another = isinstance(failure, SlideLockedError | SlideDoneError)
+            return cls(name, str(failure), of_another=of_another)
         return cls(
             name,
             None if failure is None else str(failure),
@@ -298,7 +312,10 @@ def open_session(
     """
     with ExitStack() as resources:
         resources.enter_context(present(store.path))
-        lock = resources.enter_context(SlideLock(store.path, encode_name(plan.info.name), stop=stop))
+        key = encode_name(plan.info.name)
+        lock = resources.enter_context(SlideLock(store.path, key, stop=stop, patient=not options.claim))
+        if options.claim and _is_complete(plan, store, encoder.spec.name):
+            raise SlideDoneError("another job has embedded it meanwhile.")
         slide = open_slide(plan.image)
         resources.callback(slide.close)
         _check_same_image(plan, slide)
@@ -394,6 +411,16 @@ def _check_same_image(plan: SlidePlan, slide: Slide) -> None:
     planned = next(iter(plan.recipes.values()))["image"]
     if image_fingerprint(plan.image, slide.size) != planned:
         raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
+
+
+def _is_complete(plan: SlidePlan, store: FeatureStore, encoder: str) -> bool:
+    """Whether all that was to be made is there now, made by the same recipes."""
+    slide = undamaged_slide(store, plan.info.name)
+    there = {} if slide is None else {one.mpp: one for one in slide.undamaged(encoder)}
+    return all(
+        mpp in there and there[mpp].complete and not differences(there[mpp].recipe, recipe)
+        for mpp, recipe in plan.recipes.items()
+    )
 
 
 def _is_new(plan: SlidePlan, store: FeatureStore) -> bool:

@@ -8,6 +8,7 @@ __all__ = [
     "Embeddings",
     "FeatureStore",
     "Journal",
+    "LockHolder",
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
@@ -31,6 +32,8 @@ __all__ = [
     "encode_name",
     "encoder_of",
     "enlargement",
+    "failure_of",
+    "forget_failure",
     "has_digests",
     "head_part",
     "imported_recipe",
@@ -38,12 +41,15 @@ __all__ = [
     "is_nonempty",
     "journal_path",
     "list_contents",
+    "lock_holder",
     "lost_slides",
     "mismatch_sentence",
+    "note_failure",
     "note_unsealed",
     "present",
     "read_array",
     "row_blocks",
+    "rows_in_journal",
     "run_part",
     "sha256_of_spots",
     "slide_lock",
@@ -59,9 +65,10 @@ __all__ = [
 ]
 
 from .contents import DAMAGED, PROTOTYPE_ARRAYS, list_contents
+from .failures import failure_of, forget_failure, note_failure
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
-from .journal import Journal, MagnificationRows, journal_path
-from .lock import SlideLock, slide_lock
+from .journal import Journal, MagnificationRows, journal_path, rows_in_journal
+from .lock import LockHolder, SlideLock, lock_holder, slide_lock
 from .magnification import (
     BLOCK_BYTES,
     Embeddings,

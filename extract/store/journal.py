@@ -75,9 +75,7 @@ class Journal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._clock = path, clock
-        self._record = np.dtype(
-            [("row", "<i8"), ("valid", "<i4"), ("embedding", "<f4", (width,)), ("crc", "<u4")]
-        )
+        self._record = _record_type(width)
         self._place = np.full(n, -1, np.int64)
         header = f"{_MAGIC} {recipe_sha256} {n} {width}".encode().ljust(_HEADER_BYTES, b"\n")
         self._count = 0
@@ -216,6 +214,22 @@ def _open_new(path: Path) -> FileIO:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError
+
+
+def rows_in_journal(path: Path) -> int:
+    """How many rows a journal holds, by its size alone; 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            words = file.read(_HEADER_BYTES).decode("ascii", "replace").split()
+            size = os.fstat(file.fileno()).st_size
+        return max(0, size - _HEADER_BYTES) // _record_type(int(words[-1])).itemsize
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _record_type(width: int) -> np.dtype[np.void]:
+    """What a journal has of each row."""
+    return np.dtype([("row", "<i8"), ("valid", "<i4"), ("embedding", "<f4", (width,)), ("crc", "<u4")])
 
 
 def journal_path(store: Path, *names: str) -> Path:

@@ -38,7 +38,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class _Holder:
-    """Who holds a lock: process, machine for people, machine for certain, and a token no other lock has."""
+    """Who holds a lock: process, machine for people, machine for certain, and a token no other lock has.
+
+    Of tokens, the part after the last dash is the second at which the lock was taken, of the Unix epoch.
+    """
 
     pid: int
     host: str
@@ -70,6 +73,8 @@ class SlideLock:
         How long to wait for another writer on this machine.
     stop
         Asked while waiting for one on another machine; True ends the waiting.
+    patient
+        Whether to wait and see if a writer on another machine, which signed less than a minute ago, is dead.
 
     Raises
     ------
@@ -80,17 +85,24 @@ class SlideLock:
     """
 
     def __init__(
-        self, store: Path, slide_key: str, wait_s: float = 0.0, stop: Callable[[], bool] = lambda: False
+        self,
+        store: Path,
+        slide_key: str,
+        wait_s: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
+        *,
+        patient: bool = True,
     ) -> None:
         self._folder = locks_folder(store)
-        self._stop = stop
+        self._stop, self._patient = stop, patient
         self._signature = self._folder / file_name(slide_key, ".holder.json")
         self._lock = self._folder / file_name(slide_key, ".lock")
         self._wait_s = wait_s
         # Slides are opened by one thread and finished by another. Where a file system has no such locks, the
         # signature alone decides.
         self._file = os_lock(self._lock)
-        self._me = _Holder(os.getpid(), platform.node(), this_machine(), uuid.uuid4().hex)
+        token = f"{uuid.uuid4().hex}-{int(time.time())}"
+        self._me = _Holder(os.getpid(), platform.node(), this_machine(), token)
         self._released = threading.Event()
 
     def __enter__(self) -> SlideLock:
@@ -184,19 +196,15 @@ class SlideLock:
             # The second for signatures from the future, by a clock that was wrong.
             if self._now() - touched >= _DEAD_AFTER_S or time.monotonic() - began >= _DEAD_AFTER_S:
                 return
+            if not self._patient:
+                raise _locked(other)
             seen = touched
             if self._stop():
                 raise StoppedError("stopped while waiting for a lock")
             time.sleep(_POLL_S)
 
     def _now(self) -> float:
-        """Time by the clock that stamps the signature, which may be a file server's."""
-        probe = self._folder / f"{self._me.token}.now"
-        probe.write_bytes(b"")
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink()
+        return _now(self._folder)
 
     def _sign(self) -> None:
         # A draft of its own: other machines may be signing at the same time.
@@ -205,11 +213,48 @@ class SlideLock:
         draft.replace(self._signature)
 
     def _holder(self) -> _Holder | None:
-        """Who signed last; None if nobody did, or the signature cannot be read."""
-        try:
-            return _Holder(**json.loads(self._signature.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+        return _signed(self._signature)
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who writes a slide: process, machine, and since when (seconds of the epoch; None: not recorded)."""
+
+    pid: int
+    host: str
+    since: float | None
+
+
+def lock_holder(store: Path, slide_key: str) -> LockHolder | None:
+    """Who writes a slide now; None where nobody has given a sign of life for a minute."""
+    folder = locks_folder(store)
+    signature = folder / file_name(slide_key, ".holder.json")
+    holder = _signed(signature)
+    try:
+        if holder is None or _now(folder) - signature.stat().st_mtime >= _DEAD_AFTER_S:
             return None
+    except OSError:
+        return None
+    since = holder.token.rpartition("-")[2]
+    return LockHolder(holder.pid, holder.host, float(since) if since.isdecimal() else None)
+
+
+def _now(folder: Path) -> float:
+    """Time by the clock that stamps the files of a folder, which may be a file server's."""
+    probe = folder / f"{uuid.uuid4().hex}.now"
+    probe.write_bytes(b"")
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _signed(signature: Path) -> _Holder | None:
+    """Who signed last; None if nobody did, or the signature cannot be read."""
+    try:
+        return _Holder(**json.loads(signature.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 @contextmanager

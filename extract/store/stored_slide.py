@@ -157,6 +157,15 @@ class StoredSlide(SlideInfo):
         said = error.found if isinstance(error, DamagedSlideError) else str(error)
         _LOG.warning("slide %s: %s", printable(self.name), printable(said))
 
+    def telemetry(self, encoder: str) -> Mapping[str, object]:
+        """What the last run that embedded it measured of itself, see `Telemetry.summary`; empty: nothing."""
+        try:
+            group = self.encoder_group(encoder)
+        except StoreError:
+            return {}
+        found = None if group is None else group.attrs.get("telemetry")
+        return found if isinstance(found, dict) else {}
+
     def complete(self, encoder: str) -> dict[float, Magnification]:
         """The complete magnifications of an encoder, by mpp, finest first."""
         return {m.mpp: m for m in self.magnifications(encoder) if m.complete}

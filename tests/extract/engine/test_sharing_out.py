@@ -1,0 +1,127 @@
+"""Jobs that share a cohort: shards, claimed slides, and how far all of them are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmap_st.data.cohort import Cohort, CohortSlide
+from mmap_st.errors import RequestError
+from mmap_st.extract.engine.sharing_out import Shard, parse_shard, slides_of_shard
+from mmap_st.extract.store.lock import SlideLock
+from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.recipe import encode_name
+
+ENCODER = "timm:test_efficientnet"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def root(write_section) -> Path:
+    for seed, name in enumerate(("A1", "B1", "C1", "D1")):
+        root = write_section(name, seed=seed, side=4 + seed)
+    return root
+
+
+def words(root: Path, store: Path) -> tuple[object, ...]:
+    return (
+        "extract", f"her2st:{root}", store, "--encoder", ENCODER, "--random-weights", "--mpp", "0.5,2",
+        "--precision", "fp32", "--device", "cpu",
+    )  # fmt: skip
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    store = FeatureStore.open(path)
+    return {
+        f"{name} {mpp}": magnification.embedding().tobytes() + magnification.valid().tobytes()
+        for name in store.slides
+        for mpp, magnification in store.slide(name).complete(ENCODER).items()
+    }
+
+
+@pytest.fixture
+def alone(root: Path, tmp_path: Path, mmap: Command) -> dict[str, bytes]:
+    assert mmap(*words(root, tmp_path / "alone.zarr")).returncode == 0
+    return contents(tmp_path / "alone.zarr")
+
+
+def names(shard: tuple[CohortSlide, ...]) -> list[str]:
+    return [row.slide for row in shard]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 6))
+def test_shards_are_all_slides_once_and_about_as_large(sizes: list[int], count: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for number, size in enumerate(sizes):
+            image = Path(folder) / f"{number}.png"
+            image.write_bytes(bytes(size * 1000))
+            rows.append(CohortSlide(f"S{number}", image=image))
+        cohort = Cohort(tuple(rows), "test")
+        shards = [slides_of_shard(cohort, Shard(index, count)) for index in range(count)]
+    assert sorted(name for shard in shards for name in names(shard)) == sorted(cohort.names)
+    bytes_of = [sum(sizes[int(name[1:])] for name in names(shard)) for shard in shards]
+    assert max(bytes_of) - min(bytes_of) <= max(sizes, default=0)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/0", "2/2", "-1/2", "a/b", "1/2/3", "0 / 2"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="--shard"):
+        parse_shard(text)
+
+
+def test_shards_together_are_the_whole(
+    root: Path, tmp_path: Path, mmap: Command, alone: dict[str, bytes]
+) -> None:
+    for index in range(6):
+        shown = mmap(*words(root, tmp_path / "n.zarr"), "--shard", f"{index}/6")
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert contents(tmp_path / "n.zarr") == alone
+
+
+def test_jobs_that_claim_slides_share_them_also_where_one_is_killed(
+    root: Path, tmp_path: Path, alone: dict[str, bytes]
+) -> None:
+    command = [sys.executable, "-m", "mmap_st", *map(str, words(root, tmp_path / "n.zarr")), "--claim"]
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    while not (tmp_path / "n.zarr.journals").exists():
+        assert jobs[0].poll() is None or jobs[1].poll() is None
+        time.sleep(0.05)
+    jobs[0].kill()
+    shown = [job.communicate()[0] for job in jobs]
+    assert [job.returncode for job in jobs[1:]] == [0, 0], shown
+    assert contents(tmp_path / "n.zarr") == alone
+
+
+def test_a_slide_of_another_job_fails_or_is_waited_for(root: Path, tmp_path: Path, mmap: Command) -> None:
+    store = tmp_path / "f.zarr"
+    with SlideLock(store, encode_name("B1")):
+        shown = mmap(*words(root, store))
+        assert shown.returncode == 1
+        assert "is writing it" in shown.stdout
+        status = mmap(*words(root, store), "--status")
+        assert status.returncode == 0
+        assert "3 done, 1 in flight" in status.stdout
+        assert "0 of 50" in status.stdout
+    status = mmap(*words(root, store), "--status")
+    assert "3 done, 1 failed" in status.stdout
+    assert "is writing it" in status.stdout
+    assert mmap(*words(root, store), "--claim").returncode == 0
+    assert "slides: 4 done" in mmap(*words(root, store), "--status").stdout
+
+
+def test_the_status_of_what_has_not_begun(root: Path, tmp_path: Path, mmap: Command) -> None:
+    status = mmap(*words(root, tmp_path / "none.zarr"), "--status")
+    assert status.returncode == 0
+    assert "slides: 4 left" in status.stdout
+    assert f"{2 * (16 + 25 + 36 + 49)} windows left" in status.stdout
+    assert not (tmp_path / "none.zarr").exists()

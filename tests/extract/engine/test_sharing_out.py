@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import encode_name
 
 ENCODER = "timm:test_efficientnet"
+ROOT = Path(__file__).resolve().parents[3]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -32,7 +35,7 @@ def root(write_section) -> Path:
 
 def words(root: Path, store: Path) -> tuple[object, ...]:
     return (
-        "extract", f"her2st:{root}", store, "--encoder", ENCODER, "--random-weights", "--mpp", "0.5,2",
+        "extract", f"her2st:{root}", store, "--encoder", ENCODER, "--random-weights", "--magnifications", "20,10,5",
         "--precision", "fp32", "--device", "cpu",
     )  # fmt: skip
 
@@ -111,7 +114,7 @@ def test_a_slide_of_another_job_fails_or_is_waited_for(root: Path, tmp_path: Pat
         status = mmap(*words(root, store), "--status")
         assert status.returncode == 0
         assert "3 done, 1 in flight" in status.stdout
-        assert "0 of 50" in status.stdout
+        assert "0 of 75" in status.stdout
     status = mmap(*words(root, store), "--status")
     assert "3 done, 1 failed" in status.stdout
     assert "is writing it" in status.stdout
@@ -123,5 +126,46 @@ def test_the_status_of_what_has_not_begun(root: Path, tmp_path: Path, mmap: Comm
     status = mmap(*words(root, tmp_path / "none.zarr"), "--status")
     assert status.returncode == 0
     assert "slides: 4 left" in status.stdout
-    assert f"{2 * (16 + 25 + 36 + 49)} windows left" in status.stdout
+    assert f"{3 * (16 + 25 + 36 + 49)} windows left" in status.stdout
     assert not (tmp_path / "none.zarr").exists()
+
+
+def run_script(root: Path, store: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What docs/clusters/slurm.sh does, with SLURM's variables."""
+    given = {
+        "COHORT": f"her2st:{root}", "STORE": str(store), "ENCODER": ENCODER,
+        "OPTIONS": "--random-weights --precision fp32 --device cpu",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    script = ROOT / "docs" / "clusters" / "slurm.sh"
+    return subprocess.run(
+        ["bash", script], env=os.environ | given | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_script_for_slurm_embeds_a_part_each(root: Path, tmp_path: Path, alone: dict[str, bytes]) -> None:
+    for index in range(2):
+        done = run_script(
+            root, tmp_path / "n.zarr", SLURM_ARRAY_TASK_ID=str(index), SLURM_ARRAY_TASK_COUNT="2"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "n.zarr") == alone
+    assert run_script(root, tmp_path / "n.zarr").returncode != 0  # outside of an array
+
+
+@pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed")
+def test_the_rule_for_snakemake_embeds_all(root: Path, tmp_path: Path, alone: dict[str, bytes]) -> None:
+    config = {
+        "cohort": f"her2st:{root}", "store": str(tmp_path / "n.zarr"), "encoder": ENCODER, "shards": "3",
+        "options": "--random-weights --precision fp32 --device cpu",
+    }  # fmt: skip
+    rule = ROOT / "docs" / "clusters" / "Snakefile"
+    subprocess.run(
+        ["snakemake", "-s", rule, "--cores", "2", "--resources", "gpu=1", "--config"]
+        + [f"{key}={value}" for key, value in config.items()],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+    )
+    assert contents(tmp_path / "n.zarr") == alone

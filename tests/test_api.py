@@ -463,7 +463,7 @@ def test_every_option_of_a_command_is_an_argument_of_its_function() -> None:
     from mmap_st.workflows.head_embedding import EmbeddingOptions
 
     names = {"set_": "settings", "compiled": "compile"}
-    of_commands_alone = {"extract": {"preview"}}
+    of_commands_alone = {"extract": {"preview", "status"}}
     of_predict = {"source": "store", "store": "embeddings"}
     for command, function in (
         (extraction.extract, mm.embed),

@@ -118,7 +118,7 @@ def forbid_work(patch: pytest.MonkeyPatch) -> None:
         "mmap_st.data.survey.survey_slide",
         "mmap_st.report.cohort_check.check_slide",
         "mmap_st.extract.engine.preview.open_slide",
-        "mmap_st.extract.engine.extraction.build_encoder",
+        "mmap_st.extract.engine.encoder_request.build_encoder",
         "mmap_st.extract.imports.importing.find_jobs",
         "mmap_st.head.runs.fit.read_cohort_counts",
         "mmap_st.head.evaluation.cross_validation.read_cohort_counts",

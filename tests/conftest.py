@@ -20,10 +20,12 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 # Where tests run side by side each has one core: set before torch is loaded, and for the commands they start.
+# NumPy is loaded by then, since zarr has a plug-in for pytest.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threadpool_limits(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 import mmap_st as mm
 from mmap_st import cli

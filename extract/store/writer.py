@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -120,22 +121,26 @@ def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str
 
 def versions() -> dict[str, str]:
     """What made the numbers: recorded with recipes, and never compared."""
-    packages = (
-        "torch",
-        "timm",
-        "pillow",
-        "openslide-python",
-        "simplejpeg",
-        "tifffile",
-        "numba",
-        "zarr",
-        "numpy",
-    )
     return {
         "mmap-st": mmap_st.__version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in _PACKAGES},
     }
+
+
+_PACKAGES = (
+    "torch",
+    "timm",
+    "pillow",
+    "openslide-python",
+    "simplejpeg",
+    "tifffile",
+    "numba",
+    "zarr",
+    "numpy",
+)
+# Asked for each magnification of each slide, and read from a file each time.
+_version = cache(version)
 
 
 _FLOAT16_MAX = 65_504.0

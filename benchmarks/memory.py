@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py --magnifications 40,20,10
 
-The slide repeats its compressed tiles, so that it takes 5 MB on disk; it is decoded like any other.
+The slide repeats its compressed tiles, so that it takes 5 MB on disk; it is decoded like any other. One that
+is in the folder already is taken.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     slide = out / "large.tif"
-    # Painting takes memory too: not that of this process.
-    painting = multiprocessing.get_context("spawn").Process(
-        target=write_pyramid, args=(slide, WIDTH, HEIGHT), kwargs={"repeat_bytes": True}
-    )
-    painting.start()
-    painting.join()
+    if not slide.is_file():
+        # Painting takes memory too: not that of this process.
+        painting = multiprocessing.get_context("spawn").Process(
+            target=write_pyramid, args=(slide, WIDTH, HEIGHT), kwargs={"repeat_bytes": True}
+        )
+        painting.start()
+        painting.join()
     xy = spots_on_grid(arguments.spots, WIDTH, HEIGHT)
     lines = ["id,pixel_x,pixel_y", *(f"s{i},{x},{y}" for i, (x, y) in enumerate(xy.tolist()))]
     (out / "spots.csv").write_text("\n".join(lines))

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,10 +159,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST_FIRST)
     here = Path(__file__).parent
     for item in items:
-        if item.path.name in _UNTRACED:
-            item.add_marker("no_cover")
         if item.path.relative_to(here).as_posix().startswith(_SLOW):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # The marker of pytest-cov, no_cover, traces what a file makes for its tests.
+    plugin = item.config.pluginmanager.getplugin("_cov")
+    control = None if plugin is None else plugin.cov_controller
+    if control is None or item.path.name not in _UNTRACED:
+        return (yield)
+    control.pause()
+    try:
+        return (yield)
+    finally:
+        control.resume()
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

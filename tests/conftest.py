@@ -120,11 +120,15 @@ _UNTRACED = (
     "test_whole_way.py",
     "test_xenium_runs.py",
 )
-#: What `make quick` leaves out: real extractions, cross-validations, processes, and all heads at length.
+#: What `make quick` leaves out: real extractions, cross-validations, processes, browsers, and all heads and
+#: encoders at length.
 _SLOW = (
+    "browser/",
     "commands/",
     "data/test_download.py",
     "data/test_fuzz.py",
+    "extract/encoders/test_precision.py",
+    "extract/encoders/test_specs.py",
     "extract/encoders/test_use.py",
     "extract/engine/",
     "extract/imports/test_imports.py",

@@ -13,6 +13,17 @@ __all__ = [
     "viewing",
 ]
 
-from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, reports, sharing, viewing
+from . import (
+    cohorts,
+    console,
+    encoders,
+    evaluation,
+    extraction,
+    head_list,
+    heads,
+    reports,
+    sharing,
+    viewing,
+)
 from .examples import example
 from .options import Command

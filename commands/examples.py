@@ -23,7 +23,7 @@ EXAMPLES = {
     "export": "mmap export predictions --format geojson,csv --genes ERBB2,FASN --out tables",
     "view": "mmap view run --genes ERBB2 --slide B4",
     "info": f"mmap info {_STORE} --verify",
-    "pack": "mmap pack run head.zip",
+    "pack": f"mmap pack {_STORE} {_STORE}.zip",
     "heads": "mmap heads ridge",
     "encoders": "mmap encoders --ready",
     "doctor": "mmap doctor --encoder efficientnet-lite0",

@@ -18,6 +18,7 @@ __all__ = [
     "list_encoders",
     "load_head",
     "pack_head",
+    "pack_store",
     "predict",
     "read_cohort",
     "run_demo",
@@ -39,4 +40,5 @@ from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
 from .reporting import export, write_report
+from .store_files import pack_store
 from .viewing import view

@@ -11,6 +11,7 @@ __all__ = [
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
+    "PackReport",
     "Recipe",
     "RowIndex",
     "SlideInfo",
@@ -36,13 +37,17 @@ __all__ = [
     "imported_recipe",
     "is_imported",
     "is_nonempty",
+    "is_packed_store",
+    "is_store",
     "journal_path",
     "list_contents",
     "lost_slides",
     "mismatch_sentence",
     "note_unsealed",
+    "pack_into",
     "present",
     "read_array",
+    "refuse_packed",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
@@ -58,7 +63,7 @@ __all__ = [
     "write_telemetry",
 ]
 
-from .contents import DAMAGED, PROTOTYPE_ARRAYS, list_contents
+from .contents import DAMAGED, list_contents
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
 from .journal import Journal, MagnificationRows, journal_path
 from .lock import SlideLock, slide_lock
@@ -73,6 +78,7 @@ from .magnification import (
     row_blocks,
 )
 from .nodes import read_array, subgroup
+from .packing import PackReport, pack_into
 from .presence import check_present, lost_slides, present, staying
 from .reader import (
     FeatureStore,
@@ -101,6 +107,7 @@ from .recipe import (
     sha256_of_spots,
     slide_part,
 )
+from .soundness import PROTOTYPE_ARRAYS
 from .stored_slide import SlideInfo, StoredSlide
 from .writer import (
     MagnificationWriter,
@@ -110,3 +117,4 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
+from .zipped import is_packed_store, is_store, refuse_packed

@@ -1,0 +1,59 @@
+"""Feature stores as files: one packed into a file, several merged, and what no one needs removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmap_st.extract.store import (
+    PackReport,
+    pack_into,
+)
+from mmap_st.workflows.arguments import StoreLike, open_store
+from mmap_st.workflows.display import show_progress, warn_left_out
+
+
+def pack_store(
+    store: StoreLike, out: str | Path, *, overwrite: bool = False, progress: bool = True
+) -> PackReport:
+    """Write a feature store into one file, for places that limit the number of files, or for others.
+
+    All that reads a store takes the file as it takes the folder, and gives the same numbers; it cannot be
+    written to. The same content gives the same bytes. What is unfinished is left out.
+
+    Parameters
+    ----------
+    store
+        The store, or its path.
+    out
+        The file, such as ``features.zarr.zip``.
+    overwrite
+        Replace a packed store that is there.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    ``slides``, the names of those in the file; ``files`` and ``bytes``, how many files of the store it holds
+    and its size; ``left_out`` and ``failed``, by slide, what is unfinished, and what is damaged.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If something is not in the file.
+
+    Raises
+    ------
+    RequestError
+        If a slide is being written, nothing is complete, or the file exists or cannot be written.
+
+    Examples
+    --------
+    >>> mm.pack_store(store, folder / "features.zarr.zip", progress=False).slides
+    ['A1', 'B1', 'C1']
+    >>> mm.FeatureStore(folder / "features.zarr.zip").packed
+    True
+    """
+    with show_progress(progress) as tell:
+        report = pack_into(open_store(store), Path(out), overwrite=overwrite, progress=tell)
+    warn_left_out(report.failed, report.left_out)
+    return report

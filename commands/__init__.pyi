@@ -10,6 +10,7 @@ __all__ = [
     "heads",
     "reports",
     "sharing",
+    "upkeep",
     "viewing",
 ]
 
@@ -23,6 +24,7 @@ from . import (
     heads,
     reports,
     sharing,
+    upkeep,
     viewing,
 )
 from .examples import example

@@ -24,6 +24,7 @@ EXAMPLES = {
     "view": "mmap view run --genes ERBB2 --slide B4",
     "info": f"mmap info {_STORE} --verify",
     "pack": f"mmap pack {_STORE} {_STORE}.zip",
+    "merge": f"mmap merge lab.zarr clinic.zarr.zip --out {_STORE}",
     "heads": "mmap heads ridge",
     "encoders": "mmap encoders --ready",
     "doctor": "mmap doctor --encoder efficientnet-lite0",

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "efficientnet-lite0"
 PUBLIC = {
     "FeatureStore", "build_encoder", "compare", "embed", "encoders", "evaluate", "export", "fit_head",
-    "heads", "list_encoders", "load_head", "pack_store", "pl", "predict", "read_cohort",
+    "heads", "list_encoders", "load_head", "merge_stores", "pack_store", "pl", "predict", "read_cohort",
     "settings_of", "view", "write_report",
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ __all__ = [
     "fit_head",
     "list_encoders",
     "load_head",
+    "merge_stores",
     "pack_head",
     "pack_store",
     "predict",
@@ -40,5 +41,5 @@ from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
 from .reporting import export, write_report
-from .store_files import pack_store
+from .store_files import merge_stores, pack_store
 from .viewing import view

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmap_st.extract.store import (
+    MergeReport,
     PackReport,
+    merge_into,
     pack_into,
 )
 from mmap_st.workflows.arguments import StoreLike, open_store
@@ -55,5 +58,50 @@ def pack_store(
     """
     with show_progress(progress) as tell:
         report = pack_into(open_store(store), Path(out), overwrite=overwrite, progress=tell)
+    warn_left_out(report.failed, report.left_out)
+    return report
+
+
+def merge_stores(stores: Sequence[StoreLike], out: str | Path, *, progress: bool = True) -> MergeReport:
+    """Copy the slides of several feature stores into one; nothing is embedded again.
+
+    Encoders, magnifications and prototypes of a slide that several stores have come together where its spots
+    and image are the same. Every copy is compared with its check sums before it counts. What is there already
+    is not copied again, so the same call goes on where one was stopped.
+
+    Parameters
+    ----------
+    stores
+        Stores or their paths, folders or packed; one alone is copied, or unpacked.
+    out
+        Folder of the store that they are merged into; made where there is none.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    ``copied`` and ``there``, by slide, how many magnifications were copied, and were there before;
+    ``left_out``, what is unfinished; ``failed``, why something could not be merged.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If something of a slide could not be merged, or is unfinished; the others are merged.
+
+    Raises
+    ------
+    RequestError
+        If something is no store, or `out` is packed or cannot be written.
+
+    Examples
+    --------
+    >>> mm.merge_stores([store], folder / "merged.zarr", progress=False).copied
+    {'A1': 2, 'B1': 2, 'C1': 2}
+    >>> mm.merge_stores([store], folder / "merged.zarr", progress=False).there
+    {'A1': 2, 'B1': 2, 'C1': 2}
+    """
+    opened = [open_store(store) for store in stores]
+    with show_progress(progress) as tell:
+        report = merge_into(opened, Path(out), tell)
     warn_left_out(report.failed, report.left_out)
     return report

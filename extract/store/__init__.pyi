@@ -11,6 +11,7 @@ __all__ = [
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
+    "MergeReport",
     "PackReport",
     "Recipe",
     "RowIndex",
@@ -42,6 +43,7 @@ __all__ = [
     "journal_path",
     "list_contents",
     "lost_slides",
+    "merge_into",
     "mismatch_sentence",
     "note_unsealed",
     "pack_into",
@@ -77,6 +79,7 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
+from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
 from .packing import PackReport, pack_into
 from .presence import check_present, lost_slides, present, staying

@@ -69,3 +69,26 @@ def test_a_head_is_not_replaced_by_a_store_nor_a_store_by_a_head(
         done = mmap("pack", store, packed, "--overwrite")
     assert done.returncode == 2
     assert done.stderr.startswith("error: slide C1: another process (")
+
+
+def test_merge_unpacks_and_puts_together(store: Path, mmap: Callable[..., Any]) -> None:
+    packed, out = store.with_name("f.zip"), store.with_name("merged.zarr")
+    assert mmap("pack", store, packed).returncode == 0
+    one = Path(shutil.copytree(store, store.with_name("one.zarr")))
+    shutil.rmtree(one / "B1")
+    done = mmap("merge", one, "--out", out)
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines()[-1] == str(out)
+    assert mmap("merge", packed, "--out", out).returncode == 0
+    assert files_in(out) == files_in(store)
+    # The same patients' slides, by another's account: refused, and the others are done.
+    node = json.loads((one / "A1/zarr.json").read_text())
+    node["attributes"].update(patient="Z")
+    node["attributes"].pop("sha256")
+    (one / "A1/zarr.json").write_text(json.dumps(node))
+    refused = mmap("merge", one, "--out", out)
+    assert refused.returncode == 1
+    assert "another patient" in refused.stdout
+    assert files_in(out) == files_in(store)
+    nothing = mmap("merge", out, "--out", out)
+    assert (nothing.returncode, nothing.stderr.count("\n")) == (2, 1)

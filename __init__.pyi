@@ -18,6 +18,7 @@ __all__ = [
     "predict",
     "read_cohort",
     "settings_of",
+    "tidy_store",
     "view",
     "write_report",
 ]
@@ -38,6 +39,7 @@ from .workflows import (
     pack_store,
     predict,
     read_cohort,
+    tidy_store,
     view,
     write_report,
 )

@@ -25,6 +25,7 @@ EXAMPLES = {
     "info": f"mmap info {_STORE} --verify",
     "pack": f"mmap pack {_STORE} {_STORE}.zip",
     "merge": f"mmap merge lab.zarr clinic.zarr.zip --out {_STORE}",
+    "gc": f"mmap gc {_STORE} --dry-run",
     "heads": "mmap heads ridge",
     "encoders": "mmap encoders --ready",
     "doctor": "mmap doctor --encoder efficientnet-lite0",

@@ -25,6 +25,7 @@ __all__ = [
     "run_demo",
     "show_progress",
     "survey_and_fill",
+    "tidy_store",
     "view",
     "write_report",
 ]
@@ -41,5 +42,5 @@ from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
 from .reporting import export, write_report
-from .store_files import merge_stores, pack_store
+from .store_files import merge_stores, pack_store, tidy_store
 from .viewing import view

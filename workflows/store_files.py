@@ -8,8 +8,10 @@ from pathlib import Path
 from mmap_st.extract.store import (
     MergeReport,
     PackReport,
+    UpkeepReport,
     merge_into,
     pack_into,
+    remove_leftovers,
 )
 from mmap_st.workflows.arguments import StoreLike, open_store
 from mmap_st.workflows.display import show_progress, warn_left_out
@@ -104,4 +106,58 @@ def merge_stores(stores: Sequence[StoreLike], out: str | Path, *, progress: bool
     with show_progress(progress) as tell:
         report = merge_into(opened, Path(out), tell)
     warn_left_out(report.failed, report.left_out)
+    return report
+
+
+def tidy_store(
+    store: StoreLike,
+    *,
+    incomplete: bool = False,
+    prototypes: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> UpkeepReport:
+    """Remove what no one needs of a feature store.
+
+    That is drafts of writers that died, journals of complete magnifications, and locks that nobody holds. A
+    slide that is being written is left alone, and so is every file that is not the store's.
+
+    Parameters
+    ----------
+    store
+        The store, or its path.
+    incomplete
+        Also remove magnifications that are not complete; else `embed` finishes them.
+    prototypes
+        Also remove prototypes of embeddings that are not there any more.
+    dry_run
+        Only look.
+    progress
+        Whether to show it.
+
+    Returns
+    -------
+    ``leftovers``, each with ``path``, ``what`` and ``bytes``; ``locked``, ``foreign`` and ``failed``: slides
+    that are being written, files that are not the store's, and slides that are damaged.
+
+    Warns
+    -----
+    SlidesLeftOutWarning
+        If a slide is being written, or is damaged.
+
+    Raises
+    ------
+    RequestError
+        If the store is packed, or something cannot be removed.
+
+    Examples
+    --------
+    >>> mm.tidy_store(store, dry_run=True, progress=False).foreign
+    []
+    """
+    with show_progress(progress) as tell:
+        report = remove_leftovers(
+            open_store(store), incomplete=incomplete, prototypes=prototypes, dry_run=dry_run, progress=tell
+        )
+    warn_left_out(report.failed, report.locked)
     return report

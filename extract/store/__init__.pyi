@@ -8,6 +8,7 @@ __all__ = [
     "Embeddings",
     "FeatureStore",
     "Journal",
+    "Leftover",
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
@@ -21,6 +22,7 @@ __all__ = [
     "StoredRows",
     "StoredSlide",
     "StoredTokens",
+    "UpkeepReport",
     "check_encoder",
     "check_encoder_name",
     "check_present",
@@ -50,6 +52,7 @@ __all__ = [
     "present",
     "read_array",
     "refuse_packed",
+    "remove_leftovers",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
@@ -112,6 +115,7 @@ from .recipe import (
 )
 from .soundness import PROTOTYPE_ARRAYS
 from .stored_slide import SlideInfo, StoredSlide
+from .upkeep import Leftover, UpkeepReport, remove_leftovers
 from .writer import (
     MagnificationWriter,
     check_spots,

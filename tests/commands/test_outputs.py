@@ -24,7 +24,7 @@ from mmap_st.report.figure import new_figure, save_figure
 #: Paths that are read; every other one that a command takes is written, and is tried here.
 READ = {
     "--image", "--weights", "--features", "--spots", "--store", "--gene_sets", "RUN",
-    "pack RUN|STORE", "merge STORE...",
+    "pack RUN|STORE", "merge STORE...", "gc STORE",
     "info RUN|STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
     "report RUN...", "view STORE|DIR",
 }  # fmt: skip

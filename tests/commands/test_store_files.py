@@ -49,8 +49,9 @@ def test_pack_says_what_is_in_the_file_and_what_is_not(store: Path, mmap: Callab
     assert damaged.returncode == 1
     assert "damaged, and not packed" in damaged.stdout
     assert list(mm.FeatureStore(out)["A1"].complete("efficientnet-lite0")) == [0.5]
-    with pytest.warns(SlidesLeftOutWarning, match="1 slide failed"):
+    with pytest.warns(SlidesLeftOutWarning) as told:
         mm.pack_store(store, out, overwrite=True, progress=False)
+    assert [str(one.message).partition(":")[0] for one in told] == ["1 slide failed", "1 slide skipped"]
 
 
 def test_a_head_is_not_replaced_by_a_store_nor_a_store_by_a_head(
@@ -92,3 +93,31 @@ def test_merge_unpacks_and_puts_together(store: Path, mmap: Callable[..., Any]) 
     assert files_in(out) == files_in(store)
     nothing = mmap("merge", out, "--out", out)
     assert (nothing.returncode, nothing.stderr.count("\n")) == (2, 1)
+
+
+def test_gc_shows_and_removes(store: Path, mmap: Callable[..., Any]) -> None:
+    mark_unfinished(store, "B1")
+    draft = store / "A1" / f"zarr.json.{'0' * 32}.partial"
+    draft.write_text("half of it")
+    (store / "mine.txt").write_text("mine")
+    unfinished = store / "B1/efficientnet-lite0/0.5000"
+    shown = mmap("gc", store, "--dry-run", "--incomplete")
+    assert shown.returncode == 0
+    assert draft.exists()
+    assert "2 leftovers, " in shown.stdout
+    assert shown.stdout.endswith("would be freed\n")
+    assert shown.stderr == f"note: 1 file is not the store's, and left alone: {store / 'mine.txt'}\n"
+    done = mmap("gc", store)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "1 leftover, 10 bytes freed"
+    assert not draft.exists()
+    assert unfinished.is_dir()
+    with slide_lock(store, "B1"):
+        left = mmap("gc", store, "--incomplete")
+    assert left.returncode == 1
+    assert "is writing it" in left.stdout
+    assert unfinished.is_dir()
+    assert mmap("gc", store, "--incomplete").returncode == 0
+    assert not unfinished.exists()
+    assert (store / "mine.txt").exists()
+    assert mmap("gc", store, "--incomplete").stdout == "0 leftovers, 0 bytes freed\n"

@@ -348,11 +348,11 @@ def passing_lock(path: Path) -> Iterator[None]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        before = _inode(path)
+        before = inode_of(path)
         with file_lock(path):
             # The same file before and after: it is the one that we opened, and others will open. Its last
             # holder may have removed it between our opening and locking it.
-            if before is not None and _inode(path) == before:
+            if before is not None and inode_of(path) == before:
                 try:
                     yield
                 finally:
@@ -360,7 +360,8 @@ def passing_lock(path: Path) -> Iterator[None]:
                 return
 
 
-def _inode(path: Path) -> int | None:
+def inode_of(path: Path) -> int | None:
+    """What tells a file from another that takes its place; None where there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmap_st.errors import RequestError, StoreError
-from mmap_st.extract.store import FeatureStore, is_store
+from mmap_st.extract.store import FeatureStore, is_store, is_zipped_folder
 from mmap_st.files import is_archive, refuse_special
 from mmap_st.head.evaluation import REQUEST
 from mmap_st.head.runs import FOLDS, HEAD_JSON, restore_run
@@ -24,8 +24,8 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
         with run_at(pinned(path)) as folder:
             return card_of_run(folder)
     refuse_special(path, RequestError)
-    if is_store(path):
-        return FeatureStore(path)
+    if is_store(path) or is_zipped_folder(path):
+        return FeatureStore(path)  # of a zipped folder it says what is wrong
     if not path.is_file():
         restore_run(path)
     if (path / HEAD_JSON).is_file() or is_archive(path):

@@ -42,6 +42,7 @@ __all__ = [
     "is_nonempty",
     "is_packed_store",
     "is_store",
+    "is_zipped_folder",
     "journal_path",
     "list_contents",
     "lost_slides",
@@ -124,4 +125,4 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
-from .zipped import is_packed_store, is_store, refuse_packed
+from .zipped import is_packed_store, is_store, is_zipped_folder, refuse_packed

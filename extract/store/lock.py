@@ -26,7 +26,15 @@ from filelock import Timeout
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
-from mmap_st.files import InUseError, cannot_be_written, file_lock, file_name, has_no_file_locks, os_lock
+from mmap_st.files import (
+    InUseError,
+    cannot_be_written,
+    file_lock,
+    file_name,
+    has_no_file_locks,
+    inode_of,
+    os_lock,
+)
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -152,7 +160,14 @@ class SlideLock:
 
     def _acquire_file(self) -> None:
         try:
-            self._file.acquire(timeout=self._wait_s)
+            while True:
+                self._lock.touch()
+                before = inode_of(self._lock)
+                self._file.acquire(timeout=self._wait_s)
+                # `mmap gc` may have removed it between our opening and locking it; others make a new one.
+                if before is not None and inode_of(self._lock) == before:
+                    break
+                self._file.release()
             self._locks_files = True
         except (NotImplementedError, OSError) as error:
             if not has_no_file_locks(error):

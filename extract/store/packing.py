@@ -80,10 +80,7 @@ def pack_into(
         If a slide is being written, nothing is complete, or `out` holds something else or cannot be written.
     """
     check_file_out(out, "FILE")
-    if out.exists() and not overwrite:
-        raise StoreError(f"FILE {out} exists; name another file, or give --overwrite to replace it.")
-    if out.exists() and not is_packed_store(out):
-        raise StoreError(f"FILE {out} is not a packed store, and would be replaced; name another file.")
+    _check_free(out, overwrite)
     if not store.packed and out.resolve().is_relative_to(store.path.resolve()):
         raise StoreError(f"FILE {out} is inside the store; name a file beside it.")
     for name in store.slides:
@@ -92,12 +89,21 @@ def pack_into(
     with writing(out, "FILE", "file"):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with passing_lock(out.with_name(file_name(f".{out.name}", ".lock"))), replacing(out) as draft:
-                report = _write(store, draft, progress)
-                report.bytes = draft.stat().st_size
+            with passing_lock(out.with_name(file_name(f".{out.name}", ".lock"))):
+                _check_free(out, overwrite)  # another process may have been first
+                with replacing(out) as draft:
+                    report = _write(store, draft, progress)
+                    report.bytes = draft.stat().st_size
         except InUseError as error:
             raise StoreError(f"FILE {out} is being written by another process; name another file.") from error
     return report
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise StoreError(f"FILE {out} exists; name another file, or give --overwrite to replace it.")
+    if out.exists() and not is_packed_store(out):
+        raise StoreError(f"FILE {out} is not a packed store, and would be replaced; name another file.")
 
 
 def _write(store: FeatureStore, file: Path, progress: ProgressCallback) -> PackReport:

@@ -86,11 +86,26 @@ def is_packed_store(path: Path) -> bool:
             head = file.read(_HEADER.size + len(ROOT))
             if head[_HEADER.size :] == ROOT.encode() and _HEADER.unpack(head[: _HEADER.size])[9] == len(ROOT):
                 return True
-            _check_end(file)
-            with zipfile.ZipFile(file) as archive:
-                return ROOT in archive.NameToInfo
+            return ROOT in _names_in(file)
     except (OSError, *_ZIP_ERRORS):
         return False
+
+
+def is_zipped_folder(path: Path) -> bool:
+    """Whether a file is a zip archive of a folder with a store, as programs that zip folders make it."""
+    if not is_archive(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return any(name.endswith(f"/{ROOT}") for name in _names_in(file)) and not is_packed_store(path)
+    except (OSError, *_ZIP_ERRORS):
+        return False
+
+
+def _names_in(file: BinaryIO) -> list[str]:
+    _check_end(file)
+    with zipfile.ZipFile(file) as archive:
+        return archive.namelist()
 
 
 def is_store(path: Path) -> bool:

@@ -20,7 +20,7 @@ import zarr
 from zarr.storage import ZipStore
 
 from mmap_st.errors import RequestError, StoreError
-from mmap_st.extract.store import is_packed_store, is_store, staying
+from mmap_st.extract.store import is_packed_store, is_store, is_zipped_folder, staying
 from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.nodes import folder_of
@@ -327,6 +327,8 @@ def test_an_archive_of_something_else_is_not_taken_for_one(packed: Path, tmp_pat
         tmp_path / "inner.zip", {f"f.zarr/{name}": data for name, data in files_in(packed).items()}
     )
     assert not is_store(inner)
+    assert is_zipped_folder(inner)
+    assert not is_zipped_folder(packed)
     with pytest.raises(
         StoreError, match=r"not a packed store; the folder f\.zarr in it may be one; pack one with"
     ):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mmap_st.errors import StoreError
 from mmap_st.extract.store.journal import Journal, journal_path
@@ -15,6 +16,7 @@ from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.packing import pack_into
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.upkeep import UpkeepReport, remove_leftovers
+from mmap_st.files import InUseError, file_lock
 from mmap_st.prototypes.stored import build_all
 from tests.extract.store.stores import MPPS, SETTINGS, WIDTH, N, made, read, unfinished
 
@@ -182,6 +184,24 @@ def test_the_lock_of_another_process_is_never_taken_and_that_of_a_killed_one_is(
     report = tidy(copy)
     assert not report.locked
     assert not below(lock.parent)
+
+
+def test_a_lock_that_is_removed_while_one_takes_it_is_taken_anew(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another process could hold the same lock, of a file of the same name."""
+    path, acquire, removed = copy.with_name("f.zarr.locks") / "A.lock", FileLock.acquire, []
+
+    def remove_first(self: FileLock, *args: object, **options: object) -> object:
+        if not removed:
+            removed.append(path.unlink())
+        return acquire(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FileLock, "acquire", remove_first)
+    with slide_lock(copy, "A"):
+        assert removed
+        with pytest.raises(InUseError), file_lock(path):
+            pass
 
 
 def test_files_that_are_not_the_stores_are_said_and_left_alone(copy: Path, tmp_path: Path) -> None:

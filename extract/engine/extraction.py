@@ -40,6 +40,7 @@ from mmap_st.extract.store import (
     head_part,
     is_nonempty,
     lost_slides,
+    refuse_packed,
 )
 from mmap_st.extract.windows import DeviceResizer, mpp_key
 from mmap_st.progress import Progress, Silent
@@ -153,6 +154,7 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
+    refuse_packed(store_path)
     check_slide_names(store_path, cohort.names)
     check_some_spots(cohort, grid)
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None

@@ -8,9 +8,12 @@ __all__ = [
     "Embeddings",
     "FeatureStore",
     "Journal",
+    "Leftover",
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
+    "MergeReport",
+    "PackReport",
     "Recipe",
     "RowIndex",
     "SlideInfo",
@@ -19,6 +22,7 @@ __all__ = [
     "StoredRows",
     "StoredSlide",
     "StoredTokens",
+    "UpkeepReport",
     "check_encoder",
     "check_encoder_name",
     "check_present",
@@ -36,13 +40,20 @@ __all__ = [
     "imported_recipe",
     "is_imported",
     "is_nonempty",
+    "is_packed_store",
+    "is_store",
+    "is_zipped_folder",
     "journal_path",
     "list_contents",
     "lost_slides",
+    "merge_into",
     "mismatch_sentence",
     "note_unsealed",
+    "pack_into",
     "present",
     "read_array",
+    "refuse_packed",
+    "remove_leftovers",
     "row_blocks",
     "run_part",
     "sha256_of_spots",
@@ -58,7 +69,7 @@ __all__ = [
     "write_telemetry",
 ]
 
-from .contents import DAMAGED, PROTOTYPE_ARRAYS, list_contents
+from .contents import DAMAGED, list_contents
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
 from .journal import Journal, MagnificationRows, journal_path
 from .lock import SlideLock, slide_lock
@@ -72,7 +83,9 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
+from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
+from .packing import PackReport, pack_into
 from .presence import check_present, lost_slides, present, staying
 from .reader import (
     FeatureStore,
@@ -101,7 +114,9 @@ from .recipe import (
     sha256_of_spots,
     slide_part,
 )
+from .soundness import PROTOTYPE_ARRAYS
 from .stored_slide import SlideInfo, StoredSlide
+from .upkeep import Leftover, UpkeepReport, remove_leftovers
 from .writer import (
     MagnificationWriter,
     check_spots,
@@ -110,3 +125,4 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
+from .zipped import is_packed_store, is_store, is_zipped_folder, refuse_packed

@@ -25,6 +25,7 @@ from mmap_st.commands import (
     heads,
     reports,
     sharing,
+    upkeep,
     viewing,
 )
 from mmap_st.errors import MmapError, MmapWarning, RequestError, StoppedError
@@ -58,6 +59,8 @@ _add("export", reports.export)
 _add("view", viewing.view)
 _add("info", sharing.info)
 _add("pack", sharing.pack)
+_add("merge", upkeep.merge)
+_add("gc", upkeep.gc)
 _add("heads", head_list.heads)
 _add("encoders", encoders.encoders)
 _add("doctor", encoders.doctor)

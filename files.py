@@ -334,6 +334,40 @@ def file_lock(path: Path, wait_s: float | None = 0.0) -> Iterator[bool]:
         lock.release()
 
 
+@contextmanager
+def passing_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that is made for it and removed in the end, and its folder where there is none.
+
+    Raises
+    ------
+    InUseError
+        If another process holds it.
+    OSError
+        If the file cannot be made.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        before = inode_of(path)
+        with file_lock(path):
+            # The same file before and after: it is the one that we opened, and others will open. Its last
+            # holder may have removed it between our opening and locking it.
+            if before is not None and inode_of(path) == before:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)  # while it is held
+                return
+
+
+def inode_of(path: Path) -> int | None:
+    """What tells a file from another that takes its place; None where there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def os_lock(path: Path) -> FileLock:
     """The lock that `file_lock` holds, for what is locked by one thread and unlocked by another."""
     # Never a file whose existence locks: a killed process would hold it for ever.
@@ -344,6 +378,15 @@ def has_no_file_locks(error: Exception) -> bool:
     """Whether an error says that a file system has no locks."""
     known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as a zip archive does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
 
 
 def is_dicom(path: Path) -> bool:

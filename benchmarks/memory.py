@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py --magnifications 40,20,10
 
-The slide repeats its compressed tiles, so that it takes 5 MB on disk; it is decoded like any other.
+The slide repeats its compressed tiles, so that it takes 5 MB on disk; it is decoded like any other. One that
+is in the folder already is taken.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pyramid import MPP, spots_on_grid, write_pyramid
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
-from mmap_st.extract.engine import extraction as run
+from mmap_st.extract.engine import encoder_request
 from mmap_st.extract.engine.device import keep_freed_memory
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
@@ -46,12 +47,13 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     slide = out / "large.tif"
-    # Painting takes memory too: not that of this process.
-    painting = multiprocessing.get_context("spawn").Process(
-        target=write_pyramid, args=(slide, WIDTH, HEIGHT), kwargs={"repeat_bytes": True}
-    )
-    painting.start()
-    painting.join()
+    if not slide.is_file():
+        # Painting takes memory too: not that of this process.
+        painting = multiprocessing.get_context("spawn").Process(
+            target=write_pyramid, args=(slide, WIDTH, HEIGHT), kwargs={"repeat_bytes": True}
+        )
+        painting.start()
+        painting.join()
     xy = spots_on_grid(arguments.spots, WIDTH, HEIGHT)
     lines = ["id,pixel_x,pixel_y", *(f"s{i},{x},{y}" for i, (x, y) in enumerate(xy.tolist()))]
     (out / "spots.csv").write_text("\n".join(lines))
@@ -70,7 +72,7 @@ def main() -> None:
         built.append(peak_gb())
         return encoder
 
-    run.build_encoder = build
+    encoder_request.build_encoder = build
     began = time.perf_counter()
     report = extract_cohort(Cohort((row,), "memory"), out / "features.zarr", request, mpps, ExtractOptions())
     if report.failed or not report.done:

@@ -10,9 +10,22 @@ __all__ = [
     "heads",
     "reports",
     "sharing",
+    "upkeep",
     "viewing",
 ]
 
-from . import cohorts, console, encoders, evaluation, extraction, head_list, heads, reports, sharing, viewing
+from . import (
+    cohorts,
+    console,
+    encoders,
+    evaluation,
+    extraction,
+    head_list,
+    heads,
+    reports,
+    sharing,
+    upkeep,
+    viewing,
+)
 from .examples import example
 from .options import Command

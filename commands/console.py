@@ -98,6 +98,16 @@ def show_heading(text: str) -> None:
     _console(stderr=False).print(Text(printable(text), style="bold"), soft_wrap=True)
 
 
+def size_of(count: int) -> str:
+    """A number of bytes in the unit that suits, such as ``"3.4 MB"``."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{count:,} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
 def show_paths(paths: Sequence[Path]) -> None:
     """Paths, whole, one per line."""
     for path in paths:

@@ -10,7 +10,7 @@ import typer
 
 from mmap_st.commands import console
 from mmap_st.commands import tables as results
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, counted
 
 if TYPE_CHECKING:
     from mmap_st.extract.store import FeatureStore
@@ -96,14 +96,33 @@ def _show_store(store: FeatureStore, path: Path, *, verify: bool, seal: bool, as
 
 
 def pack(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained head.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, such as head.zip.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|STORE", help="Folder of a trained head, or a feature store."),
+    ],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The file to write, such as head.zip or features.zarr.zip."),
+    ],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a packed head that is there.")
+        bool, typer.Option("--overwrite", help="Replace a packed head, or store, that is there.")
     ] = False,
 ) -> None:
-    """Write a trained head into one file, for others; predict and info take it as they take RUN."""
-    from mmap_st.workflows import pack_head
+    """Write a trained head, or a feature store, into one file; commands take it as they take RUN or STORE."""
+    from mmap_st.extract.store import is_store
+    from mmap_st.workflows import pack_head, pack_store
 
-    pack_head(run, file, overwrite=overwrite)
+    if not is_store(run):
+        pack_head(run, file, overwrite=overwrite)
+        console.show_paths([file])
+        return
+    report = pack_store(run, file, overwrite=overwrite)
+    for name, what in report.left_out.items():
+        console.warn(f"{name}: {what}; not packed")
+    console.show_reasons("damaged, and not packed", report.failed)
+    console.say(
+        f"{counted(len(report.slides), 'slide')}, {counted(report.files, 'file')} of the store in one of"
+        f" {console.size_of(report.bytes)}"
+    )
     console.show_paths([file])
+    raise typer.Exit(1 if report.failed else 0)

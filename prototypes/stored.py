@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from mmap_st.extract.store import (
     encode_name,
     lost_slides,
     read_array,
+    refuse_packed,
     slide_lock,
     staying,
     store_errors,
@@ -46,6 +48,9 @@ _GROUP = "prototypes"
 _KEY_LENGTH = 12
 _ALGORITHM_VERSION = 1
 _WAIT_S = 10.0
+#: Of a packed store, candidates that are kept in memory: one slide's take about a megabyte.
+_MOST_KEPT = 64
+_kept: WeakKeyDictionary[FeatureStore, dict[tuple[str, str, str], Candidates]] = WeakKeyDictionary()
 
 
 def stored_embeddings(
@@ -95,6 +100,8 @@ def stored_candidates(
 ) -> tuple[Candidates, bool]:
     """Read a slide's candidates; build and store them if the store does not have them.
 
+    Those that a packed store lacks are built for as long as the store is open.
+
     Parameters
     ----------
     embedding
@@ -105,7 +112,7 @@ def stored_candidates(
     The candidates, and whether they were built by this call.
     """
     key, full = candidate_key(slide, encoder, mpps, settings)
-    found = _read(slide, encoder, key)
+    found = _read(slide, encoder, key) or _kept.get(store, {}).get((slide.name, encoder, key))
     if found is not None:
         return found, False
     stored, valid = stored_embeddings(slide, encoder, mpps)
@@ -115,6 +122,9 @@ def stored_candidates(
             " it out."
         )
     candidates = build_candidates(stored if embedding is None else embedding, valid, settings)
+    if store.packed:
+        _keep(store, (slide.name, encoder, key), candidates)
+        return candidates, True
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same candidates: wait for it, and read what it wrote.
     try:
@@ -128,6 +138,19 @@ def stored_candidates(
         # By a long extraction of another encoder, for example. They are built again when next needed.
         _LOG.warning("slide %s: prototypes are used without being stored; %s", printable(slide.name), error)
     return candidates, True
+
+
+def _keep(store: FeatureStore, place: tuple[str, str, str], candidates: Candidates) -> None:
+    """Keep candidates that cannot be stored; the first of a store that cannot is said."""
+    if store not in _kept:
+        _LOG.warning(
+            "%s is packed without the prototypes that are needed, which every run builds again;"
+            " `mmap prototypes` before `mmap pack` stores them",
+            printable(str(store.path)),
+        )
+    kept = _kept.setdefault(store, {})
+    if len(kept) < _MOST_KEPT:
+        kept[place] = candidates
 
 
 def candidates_in(slide: StoredSlide) -> dict[str, Candidates]:
@@ -187,6 +210,7 @@ def build_all(
 
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
+    refuse_packed(store.path)
     check_encoder(store, encoder)
     report, embedded = BuildReport(), []
     for name in store.slides:

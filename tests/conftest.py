@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 # Where tests run side by side each has one core: set before torch is loaded, and for the commands they start.
+# NumPy is loaded by then, since zarr has a plug-in for pytest.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threadpool_limits(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 import mmap_st as mm
 from mmap_st import cli
@@ -73,6 +75,7 @@ _UNTRACED = (
     "test_cross_validation.py",
     "test_data_of_before.py",
     "test_docstrings.py",
+    "test_embeddings.py",
     "test_engine.py",
     "test_every_head.py",
     "test_every_reader.py",
@@ -82,14 +85,17 @@ _UNTRACED = (
     "test_fit.py",
     "test_formats.py",
     "test_fuzz.py",
+    "test_help.py",
     "test_hostile_names.py",
     "test_integrity.py",
     "test_joined_rows.py",
     "test_joined_runs.py",
     "test_large_chunks.py",
     "test_layers.py",
+    "test_limits.py",
     "test_many_slides.py",
     "test_moved.py",
+    "test_mtx.py",
     "test_names.py",
     "test_notebook.py",
     "test_nothing_to_do.py",
@@ -111,6 +117,7 @@ _UNTRACED = (
     "test_specs.py",
     "test_statistics.py",
     "test_tags.py",
+    "test_tissue.py",
     "test_tokens.py",
     "test_use.py",
     "test_user_heads.py",
@@ -118,11 +125,15 @@ _UNTRACED = (
     "test_whole_way.py",
     "test_xenium_runs.py",
 )
-#: What `make quick` leaves out: real extractions, cross-validations, processes, and all heads at length.
+#: What `make quick` leaves out: real extractions, cross-validations, processes, browsers, and all heads and
+#: encoders at length.
 _SLOW = (
+    "browser/",
     "commands/",
     "data/test_download.py",
     "data/test_fuzz.py",
+    "extract/encoders/test_precision.py",
+    "extract/encoders/test_specs.py",
     "extract/encoders/test_use.py",
     "extract/engine/",
     "extract/imports/test_imports.py",
@@ -157,10 +168,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST_FIRST)
     here = Path(__file__).parent
     for item in items:
-        if item.path.name in _UNTRACED:
-            item.add_marker("no_cover")
         if item.path.relative_to(here).as_posix().startswith(_SLOW):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # The marker of pytest-cov, no_cover, traces what a file makes for its tests.
+    plugin = item.config.pluginmanager.getplugin("_cov")
+    control = None if plugin is None else plugin.cov_controller
+    if control is None or item.path.name not in _UNTRACED:
+        return (yield)
+    control.pause()
+    try:
+        return (yield)
+    finally:
+        control.resume()
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "efficientnet-lite0"
 PUBLIC = {
     "FeatureStore", "build_encoder", "compare", "embed", "encoders", "evaluate", "export", "fit_head",
-    "heads", "list_encoders", "load_head", "pl", "predict", "read_cohort", "settings_of", "view",
-    "write_report",
+    "heads", "list_encoders", "load_head", "merge_stores", "pack_store", "pl", "predict", "read_cohort",
+    "settings_of", "tidy_store", "view", "write_report",
 }  # fmt: skip
 
 

@@ -169,6 +169,7 @@ def test_ridge_reproduces_the_reference_figures(workplace: Path, roles: tuple[st
         genes=str(workplace / "panel_785.txt"),
         train=roles[0],
         test=roles[1],
+        baselines=roles[1] == "slide=C4",
     )
     report = fit_head(cohort, store, request, workplace / "out" / f"reference {roles[0]}")
     test = report.metrics.test

@@ -18,12 +18,15 @@ __all__ = [
     "fit_head",
     "list_encoders",
     "load_head",
+    "merge_stores",
     "pack_head",
+    "pack_store",
     "predict",
     "read_cohort",
     "run_demo",
     "show_progress",
     "survey_and_fill",
+    "tidy_store",
     "view",
     "write_report",
 ]
@@ -40,4 +43,5 @@ from .fitting import fit_head
 from .head_runs import HeadRun, load_head
 from .predicting import predict
 from .reporting import export, write_report
+from .store_files import merge_stores, pack_store, tidy_store
 from .viewing import view

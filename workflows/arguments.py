@@ -14,7 +14,7 @@ from mmap_st.data import VALUES, Cohort
 from mmap_st.data.readers import CohortSource, as_cohort, open_cohort, rebinned
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import EncoderSpec, encoder_spec
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store import FeatureStore, refuse_packed
 from mmap_st.extract.windows import parse_magnifications
 from mmap_st.files import check_folder_out
 from mmap_st.plugins import split_reference
@@ -47,9 +47,10 @@ def check_store_out(path: Path) -> None:
 
     Raises
     ------
-    WriteError
+    RequestError
         Saying why.
     """
+    refuse_packed(path)
     # One that exists may be complete already: then nothing has to be written.
     if not os.path.lexists(path):
         check_folder_out(path, "STORE")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmap_st.errors import RequestError, StoreError
-from mmap_st.extract.store import FeatureStore
-from mmap_st.files import refuse_special
+from mmap_st.extract.store import FeatureStore, is_store, is_zipped_folder
+from mmap_st.files import is_archive, refuse_special
 from mmap_st.head.evaluation import REQUEST
 from mmap_st.head.runs import FOLDS, HEAD_JSON, restore_run
-from mmap_st.head.sharing import ModelCard, card_of_run, is_archive, is_on_hub, pack_run, pinned, run_at
+from mmap_st.head.sharing import ModelCard, card_of_run, is_on_hub, pack_run, pinned, run_at
 
 
 def card_or_store(path: Path) -> ModelCard | FeatureStore:
@@ -24,8 +24,8 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
         with run_at(pinned(path)) as folder:
             return card_of_run(folder)
     refuse_special(path, RequestError)
-    if (path / "zarr.json").is_file():
-        return FeatureStore(path)
+    if is_store(path) or is_zipped_folder(path):
+        return FeatureStore(path)  # of a zipped folder it says what is wrong
     if not path.is_file():
         restore_run(path)
     if (path / HEAD_JSON).is_file() or is_archive(path):
@@ -59,6 +59,6 @@ def pack_head(run: Path, out: Path, *, overwrite: bool = False) -> None:
     RequestError
         If `run` is not a run or is damaged, or the file exists or cannot be written.
     """
-    if (run / "zarr.json").is_file():
+    if is_store(run):
         raise RequestError(f"{run} is a feature store; name the folder of a trained head.")
     pack_run(pinned(run), out, overwrite=overwrite)

@@ -27,7 +27,7 @@ from mmap_st.extract.engine import (
     extract_cohort,
 )
 from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
-from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported
+from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported, is_packed_store
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
 from mmap_st.workflows.arguments import Encoders, check_store_out, encoders_by_name, read_cohort, spec_of
 from mmap_st.workflows.cohort_scale import MPP_RANGE, SAME_MPP, image_mpp
@@ -101,6 +101,8 @@ def cohort_of_slides(source: CohortSource | FeatureStore) -> Cohort | None:
         )
     if path.suffix.lower() in _TABLES and path.is_file():
         return read_cohort(path)
+    if is_packed_store(path):
+        return None
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup")):
         return open_cohort(f"images:{path}") if is_slide_folder(path) else None
     return open_cohort(f"images:{path}")

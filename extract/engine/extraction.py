@@ -11,8 +11,9 @@ from pathlib import Path
 from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
 from mmap_st.extract.encoders import EncoderSpec, note_of_scales
+from mmap_st.extract.engine.devices import open_engine
 from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
-from mmap_st.extract.engine.engines import Engine, open_engine
+from mmap_st.extract.engine.engines import Engine
 from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
@@ -32,6 +33,7 @@ from mmap_st.extract.store import (
     is_nonempty,
     lost_slides,
     note_failure,
+    refuse_packed,
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
@@ -124,6 +126,7 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
+    refuse_packed(store_path)
     check_slide_names(store_path, cohort.names)
     check_some_spots(cohort, grid)
     rows = cohort.slides

@@ -285,7 +285,7 @@ class ProcessEngine:
             raise self._why(worker)
         _LOG.warning(
             "%s is given up (%s); %s",
-            worker.device,
+            printable(worker.device),
             printable(str(self._why(worker)).rstrip(".")),
             counted(len(self._workers), "process continues", "processes continue"),
         )
@@ -295,7 +295,11 @@ class ProcessEngine:
         worker.process.join(_ENDING_S)
         if worker.failure is not None or (worker.ready is None and worker.starts >= _MOST_STARTS):
             return False
-        _LOG.warning("the process on %s %s; another one takes its place", worker.device, worker.death())
+        _LOG.warning(
+            "the process on %s %s; another one takes its place",
+            printable(worker.device),
+            printable(worker.death()),
+        )
         self._workers.append(self._start(worker.device))
         self._workers[-1].starts = 1 if worker.ready is not None else worker.starts + 1
         return True

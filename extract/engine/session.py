@@ -275,7 +275,7 @@ class SlideResult:
         """What is to be told of an outcome."""
         name, session, failure = outcome.plan.info.name, outcome.session, outcome.failure
         if failure is not None:
-            _LOG.info("slide %s failed: %s", printable(name), failure)
+            _LOG.info("slide %s failed: %s", printable(name), printable(str(failure)))
         if session is None:
             of_another = isinstance(failure, SlideLockedError | SlideDoneError)
             return cls(name, str(failure), of_another=of_another)

@@ -8,10 +8,13 @@ __all__ = [
     "Embeddings",
     "FeatureStore",
     "Journal",
+    "Leftover",
     "LockHolder",
     "Magnification",
     "MagnificationRows",
     "MagnificationWriter",
+    "MergeReport",
+    "PackReport",
     "Recipe",
     "RowIndex",
     "SlideInfo",
@@ -20,6 +23,7 @@ __all__ = [
     "StoredRows",
     "StoredSlide",
     "StoredTokens",
+    "UpkeepReport",
     "check_encoder",
     "check_encoder_name",
     "check_present",
@@ -39,15 +43,22 @@ __all__ = [
     "imported_recipe",
     "is_imported",
     "is_nonempty",
+    "is_packed_store",
+    "is_store",
+    "is_zipped_folder",
     "journal_path",
     "list_contents",
     "lock_holder",
     "lost_slides",
+    "merge_into",
     "mismatch_sentence",
     "note_failure",
     "note_unsealed",
+    "pack_into",
     "present",
     "read_array",
+    "refuse_packed",
+    "remove_leftovers",
     "row_blocks",
     "rows_in_journal",
     "run_part",
@@ -64,7 +75,7 @@ __all__ = [
     "write_telemetry",
 ]
 
-from .contents import DAMAGED, PROTOTYPE_ARRAYS, list_contents
+from .contents import DAMAGED, list_contents
 from .failures import failure_of, forget_failure, note_failure
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
 from .journal import Journal, MagnificationRows, journal_path, rows_in_journal
@@ -79,7 +90,9 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
+from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
+from .packing import PackReport, pack_into
 from .presence import check_present, lost_slides, present, staying
 from .reader import (
     FeatureStore,
@@ -108,7 +121,9 @@ from .recipe import (
     sha256_of_spots,
     slide_part,
 )
+from .soundness import PROTOTYPE_ARRAYS
 from .stored_slide import SlideInfo, StoredSlide
+from .upkeep import Leftover, UpkeepReport, remove_leftovers
 from .writer import (
     MagnificationWriter,
     check_spots,
@@ -117,3 +132,4 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
+from .zipped import is_packed_store, is_store, is_zipped_folder, refuse_packed

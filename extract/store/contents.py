@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import zarr
 
 from mmap_st.errors import StoreError, counted
-from mmap_st.extract.store.integrity import DIGESTS, damaged, damaged_chunks, digests_of, has_digests, opened
+from mmap_st.extract.store.integrity import DIGESTS, digests_of, has_digests
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.nodes import array_in, folder_of, shape_in, subgroup, subgroups
+from mmap_st.extract.store.nodes import folder_of, subgroup
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import RANDOM, encode_name, enlargement, is_imported, matched_by
+from mmap_st.extract.store.soundness import PROTOTYPE_ARRAYS, prototype_sets, verify_prototypes
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, StoredSlide
+from mmap_st.extract.store.zipped import refuse_packed
 from mmap_st.extract.windows import mpp_key
 
-#: Names of a set of prototypes' arrays.
-PROTOTYPE_ARRAYS = ("centre", "size", "medoid", "label")
 DAMAGED = "damaged"
 
 
@@ -60,6 +60,8 @@ def list_contents(store: FeatureStore, *, verify: bool = False, seal: bool = Fal
     StoreError
         If the store as a whole cannot be read or, with `seal`, written to.
     """
+    if seal:
+        refuse_packed(store.path)
     for name in store.slides:
         try:
             slide = store.slide(name)
@@ -144,16 +146,9 @@ def _verified(group: zarr.Group, *, sealed: bool) -> str:
 def _verify_prototypes(store: FeatureStore, slide: StoredSlide, group: zarr.Group, seal: bool) -> None:
     if group.attrs.get("complete") is not True:
         return
-    for name in PROTOTYPE_ARRAYS:
-        array_in(group, name)
-        if damaged_chunks(group, [name], range(_n_chunks(group, name))):
-            raise damaged(group, name, "a chunk cannot be read")
+    verify_prototypes(group)
     if seal:
         _seal(store, slide, group, PROTOTYPE_ARRAYS)
-
-
-def _n_chunks(group: zarr.Group, name: str) -> int:
-    return -(-shape_in(group, name)[0] // opened(group, name).chunks[0])
 
 
 def _seal(store: FeatureStore, slide: StoredSlide, group: zarr.Group | None, names: tuple[str, ...]) -> None:
@@ -189,7 +184,4 @@ def _state(magnification: Magnification) -> str:
 
 def _prototype_sets(slide: StoredSlide, encoder: str) -> list[zarr.Group]:
     group = slide.encoder_group(encoder)
-    sets = subgroup(group, "prototypes") if group is not None else None
-    if sets is None:
-        return []
-    return subgroups(sets, lambda error: None)
+    return [] if group is None else prototype_sets(group)

@@ -16,6 +16,8 @@ from mmap_st.extract.store.reader import locks_folder
 from mmap_st.extract.store.recipe import encode_name
 from mmap_st.files import file_name, write_text
 
+#: How the names of these notes end.
+FAILED = ".failed.json"
 _LOG = logging.getLogger(__name__)
 
 
@@ -55,7 +57,7 @@ def failure_of(store: Path, slide: str, encoder: str) -> Failure | None:
 def _path(store: Path, slide: str, encoder: str) -> Path:
     folder, name = (
         locks_folder(store),
-        file_name(f"{encode_name(slide)} {encode_name(encoder)}", ".failed.json"),
+        file_name(f"{encode_name(slide)} {encode_name(encoder)}", FAILED),
     )
     check_plain(folder, name)
     return folder / name

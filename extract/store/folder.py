@@ -60,6 +60,9 @@ class StoreFolder(LocalStore):
         Arrays whose digests were compared since it was opened.
     """
 
+    #: How the sentence on something damaged ends.
+    advice = "; run `mmap extract` (or `mmap import`) again, which repairs it, or restore it from a copy."
+
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self.checked: set[str] = set()

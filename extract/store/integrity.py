@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -23,6 +22,7 @@ from zarr.storage import StorePath
 
 from mmap_st.errors import DamagedSlideError, first_line
 from mmap_st.extract.store.folder import StoreFolder
+from mmap_st.extract.store.zipped import StorePlace, StoreZip
 from mmap_st.files import sha256_of_json
 
 #: How every array of a store is compressed: the check sum comes last.
@@ -103,12 +103,11 @@ def read_checked(group: zarr.Group, name: str, read: Callable[[], Any]) -> Any:
 
 def damaged(group: zarr.Group, name: str, what: str) -> DamagedSlideError:
     """The error for an array that is not as it was written."""
-    return _damaged_at(_folder(group).root / group.path / name, what)
+    return _damaged_in(_folder(group), f"{group.path}/{name}", what)
 
 
-def _damaged_at(path: Path, what: str) -> DamagedSlideError:
-    advice = "; run `mmap extract` (or `mmap import`) again, which repairs it, or restore it from a copy."
-    return DamagedSlideError(f"{path} is damaged ({what})", advice)
+def _damaged_in(place: StorePlace, key: str, what: str) -> DamagedSlideError:
+    return DamagedSlideError(f"{place.root / key} is damaged ({what})", place.advice)
 
 
 def damaged_chunks(group: zarr.Group, names: Sequence[str], chunks: Sequence[int]) -> set[int]:
@@ -135,7 +134,7 @@ def damaged_chunks(group: zarr.Group, names: Sequence[str], chunks: Sequence[int
         rows = _sizes(array)[0]
         absent = set(_missing(group, name)) if _has_check_sums(array) else set()
         for index in chunks:
-            if absent and any(key in absent for key in _keys(array, index)):
+            if absent and any(key in absent for key in _keys_in(array, index)):
                 found.add(index)
                 continue
             try:
@@ -163,7 +162,7 @@ def _sha256_of_chunks(group: zarr.Group, name: str) -> str:
     array, folder = opened(group, name), _folder(group)
     last = _CHECK_SUM_BYTES if _has_check_sums(array) else None
     total = hashlib.sha256()
-    for key in _keys(array):
+    for key in _keys_in(array):
         content = folder.bytes_of(f"{array.path}/{key}", last)
         part = "-" if content is None else content.hex() if last else hashlib.sha256(content).hexdigest()
         total.update(f"{key} {part}\n".encode())
@@ -173,15 +172,20 @@ def _sha256_of_chunks(group: zarr.Group, name: str) -> str:
 def _missing(group: zarr.Group, name: str) -> Iterator[str]:
     """Keys of chunks that are not there."""
     array, folder = opened(group, name), _folder(group)
-    return (key for key in _keys(array) if folder.bytes_of(f"{array.path}/{key}", 1) is None)
+    return (key for key in _keys_in(array) if folder.bytes_of(f"{array.path}/{key}", 1) is None)
 
 
-def _keys(array: zarr.Array[Any], first: int | None = None) -> Iterator[str]:
+def chunk_keys(group: zarr.Group, name: str) -> Iterator[str]:
+    """Keys below an array of its chunks' files, in order, whether they are there or not."""
+    return _keys_in(opened(group, name))
+
+
+def _keys_in(array: zarr.Array[Any], first: int | None = None) -> Iterator[str]:
     """Keys of the files of an array's chunks (shards, where it has some): of all, or of one row of them."""
     sizes = _sizes(array)
     counts = [math.ceil(n / size) if size else 0 for n, size in zip(array.shape, sizes, strict=True)]
     if not 0 <= math.prod(counts) <= _MOST_CHUNKS:
-        raise _damaged_at(_folder(array).root / array.path, f"it claims {math.prod(counts):,} chunks")
+        raise _damaged_in(_folder(array), array.path, f"it claims {math.prod(counts):,} chunks")
     ranges = [range(count) for count in counts]
     if first is not None:
         ranges[0] = range(first, first + 1)
@@ -218,7 +222,7 @@ def opened(group: zarr.Group, name: str) -> zarr.Array[Any]:
     raise damaged(group, name, "it is missing")
 
 
-def _folder(member: zarr.Group | zarr.Array[Any]) -> StoreFolder:
+def _folder(member: zarr.Group | zarr.Array[Any]) -> StorePlace:
     found = member.store
-    assert isinstance(found, StoreFolder)
+    assert isinstance(found, StoreFolder | StoreZip)
     return found

@@ -232,6 +232,12 @@ def _record_type(width: int) -> np.dtype[np.void]:
     return np.dtype([("row", "<i8"), ("valid", "<i4"), ("embedding", "<f4", (width,)), ("crc", "<u4")])
 
 
+def journals_folder(path: Path) -> Path:
+    """Where the journals of a store are: next to it, which holds nothing but Zarr."""
+    path = path.resolve()
+    return path.with_name(path.name + ".journals")
+
+
 def journal_path(store: Path, *names: str) -> Path:
     """Path of a magnification's journal: next to the store, which holds nothing but Zarr.
 
@@ -240,8 +246,7 @@ def journal_path(store: Path, *names: str) -> Path:
     StoreError
         If a part of it is a link, or neither a file nor a folder.
     """
-    store = store.resolve()
-    root, parts = store.with_name(store.name + ".journals"), (*names[:-1], names[-1] + os.extsep + "rows")
+    root, parts = journals_folder(store), (*names[:-1], names[-1] + os.extsep + "rows")
     check_plain(root, "/".join(parts))
     return root.joinpath(*parts)
 

@@ -26,7 +26,15 @@ from filelock import Timeout
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
-from mmap_st.files import cannot_be_written, file_name, has_no_file_locks, os_lock
+from mmap_st.files import (
+    InUseError,
+    cannot_be_written,
+    file_lock,
+    file_name,
+    has_no_file_locks,
+    inode_of,
+    os_lock,
+)
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
@@ -164,7 +172,14 @@ class SlideLock:
 
     def _acquire_file(self) -> None:
         try:
-            self._file.acquire(timeout=self._wait_s)
+            while True:
+                self._lock.touch()
+                before = inode_of(self._lock)
+                self._file.acquire(timeout=self._wait_s)
+                # `mmap gc` may have removed it between our opening and locking it; others make a new one.
+                if before is not None and inode_of(self._lock) == before:
+                    break
+                self._file.release()
             self._locks_files = True
         except (NotImplementedError, OSError) as error:
             if not has_no_file_locks(error):
@@ -255,6 +270,28 @@ def _signed(signature: Path) -> _Holder | None:
         return _Holder(**json.loads(signature.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def check_unlocked(store: Path, slide_key: str) -> None:
+    """Refuse a slide that is being written, as far as can be told without taking its lock.
+
+    Raises
+    ------
+    SlideLockedError
+        Naming who writes it.
+    """
+    lock = SlideLock(store, slide_key)
+    holder = lock._holder()
+    if lock._lock.exists():
+        try:
+            with file_lock(lock._lock):
+                pass
+        except InUseError as error:
+            raise _locked(holder) from error
+    if holder is not None and holder.machine != this_machine():
+        with suppress(FileNotFoundError):
+            if time.time() - lock._signature.stat().st_mtime < _DEAD_AFTER_S:
+                raise _locked(holder)
 
 
 @contextmanager

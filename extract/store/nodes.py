@@ -20,6 +20,7 @@ from zarr.storage import StorePath
 from mmap_st.errors import DamagedSlideError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.integrity import check_array, damaged, opened, read_checked
+from mmap_st.extract.store.zipped import StorePlace, StoreZip
 from mmap_st.files import write_text
 
 #: Kind of number and number of axes of each array; "T" is text.
@@ -36,10 +37,10 @@ _DESCRIPTION = "zarr.json"
 _LOG = logging.getLogger(__name__)
 
 
-def folder_of(group: zarr.Group) -> StoreFolder:
+def folder_of(group: zarr.Group) -> StorePlace:
     """Where a group of a store lies."""
     found = group.store
-    if not isinstance(found, StoreFolder):
+    if not isinstance(found, StoreFolder | StoreZip):
         raise TypeError(f"{printable(str(group.store_path))} was not opened as a feature store")
     return found
 
@@ -52,10 +53,10 @@ def subgroup(group: zarr.Group, key: str) -> zarr.Group | None:
     StoreError
         If what says what it is cannot be understood.
     """
-    return _group(folder_of(group), f"{group.path}/{key}".strip("/"), described(group, key))
+    return group_at(folder_of(group), f"{group.path}/{key}".strip("/"), described(group, key))
 
 
-def opened_root(folder: StoreFolder) -> zarr.Group | None:
+def opened_root(folder: StorePlace) -> zarr.Group | None:
     """The group of a whole store; None where it is an array.
 
     Raises
@@ -63,10 +64,11 @@ def opened_root(folder: StoreFolder) -> zarr.Group | None:
     StoreError
         If what says what it is cannot be understood.
     """
-    return _group(folder, "", _described(folder, ""))
+    return group_at(folder, "", _described(folder, ""))
 
 
-def _group(folder: StoreFolder, path: str, node: dict[str, Any] | None) -> zarr.Group | None:
+def group_at(folder: StorePlace, path: str, node: dict[str, Any] | None) -> zarr.Group | None:
+    """The group that a description is of, at a path; None where it is none."""
     if node is None or node["node_type"] != "group":
         return None
     metadata = GroupMetadata(attributes=dict(node.get("attributes", {})), zarr_format=3)
@@ -111,7 +113,7 @@ def described(group: zarr.Group, key: str) -> dict[str, Any] | None:
     return _described(folder_of(group), f"{group.path}/{key}".strip("/"))
 
 
-def _described(folder: StoreFolder, path: str) -> dict[str, Any] | None:
+def _described(folder: StorePlace, path: str) -> dict[str, Any] | None:
     content = folder.bytes_of(f"{path}/{_DESCRIPTION}".strip("/"))
     if content is None:
         return None
@@ -124,14 +126,15 @@ def _described(folder: StoreFolder, path: str) -> dict[str, Any] | None:
             raise ValueError("its attributes are not a JSON object")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         repaired = ", or run `mmap extract` again, which repairs slides" if path else ""
+        advice = folder.advice if isinstance(folder, StoreZip) else f"; restore it from a copy{repaired}."
         raise DamagedSlideError(
             f"{folder.root / path / _DESCRIPTION} cannot be read ({first_line(error)})",
-            f"; restore it from a copy{repaired}.",
+            advice,
         ) from error
     return dict(node)
 
 
-def mend(folder: StoreFolder, key: str) -> None:
+def mend(folder: StorePlace, key: str) -> None:
     """Make a group whose ``zarr.json`` cannot be read one without attributes, to be written again.
 
     What lies in the group is kept. The caller holds the slide's lock.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmap_st.errors import DamagedSlideError, MmapError, StoppedError, StoreError
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.zipped import is_store
 from mmap_st.extract.windows import mpp_key
 
 
@@ -23,7 +24,7 @@ def check_present(store: Path) -> None:
     StoreError
         Saying so.
     """
-    if not (store / "zarr.json").is_file():
+    if not is_store(store):
         raise StoreError(_gone(store))
 
 

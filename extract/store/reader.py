@@ -38,8 +38,9 @@ from mmap_st.extract.store.recipe import (
     head_part,
 )
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
+from mmap_st.extract.store.zipped import StorePlace, StoreZip, is_store, refuse_packed
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import disk_advice, file_lock
+from mmap_st.files import disk_advice, file_lock, is_archive
 
 _LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"
@@ -54,14 +55,14 @@ class FeatureStore:
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder of the store, or the file that it is packed into.
     writable
-        Whether groups may be written to.
+        Whether groups may be written to; not those of a packed store.
 
     Attributes
     ----------
     path
-        Folder of the store.
+        Folder of the store, or its file.
     root
         Its Zarr group.
 
@@ -83,12 +84,16 @@ class FeatureStore:
 
     def __init__(self, path: str | Path, *, writable: bool = False) -> None:
         path = Path(path)
-        if not (path / "zarr.json").is_file():
+        packed = is_archive(path)
+        if not packed and not is_store(path):
             if is_nonempty(path):
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")
             raise StoreError(f"{path} is not a feature store; `mmap extract` makes one.")
+        if writable:
+            refuse_packed(path)
         with store_errors(path):
-            root = opened_root(StoreFolder(path, read_only=not writable))
+            place: StorePlace = StoreZip(path) if packed else StoreFolder(path, read_only=not writable)
+            root = opened_root(place)
         if root is None:
             raise StoreError(f"{path} is a Zarr array, not a feature store; name another store.")
         kind, version = root.attrs.get("format"), root.attrs.get("format_version")
@@ -105,6 +110,11 @@ class FeatureStore:
     def open(cls, path: str | Path, *, writable: bool = False) -> FeatureStore:
         """Open an existing store: the same as ``FeatureStore(path)``."""
         return cls(path, writable=writable)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is one file, which can be read and not written to."""
+        return isinstance(folder_of(self.root), StoreZip)
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -187,6 +197,7 @@ class FeatureStore:
         of the root each time it makes something below, and a kill would leave that draft where nobody may
         clear it away, since it could be that of another slide's writer.
         """
+        refuse_packed(self.path)
         key = encode_name(slide)
         StoreFolder(self.path).check(key)
         folder = StoreFolder(self.path / key)
@@ -340,7 +351,7 @@ def locks_folder(path: Path) -> Path:
 
 
 #: The lock of making a store, beside those of its slides: no slide's folder has a space in its name.
-_MAKING = "new store.lock"
+MAKING = "new store.lock"
 
 
 @contextmanager
@@ -348,7 +359,7 @@ def _making(path: Path) -> Iterator[None]:
     """Hold the lock of making a store: jobs that start together make it once."""
     folder = locks_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / _MAKING, wait_s=None):
+    with file_lock(folder / MAKING, wait_s=None):
         yield
 
 

@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +38,7 @@ from mmap_st.extract.store.magnification import ARRAYS, INVALID, magnification_i
 from mmap_st.extract.store.nodes import array_in, folder_of, mapping, mend, numbers, subgroup
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
+from mmap_st.extract.store.soundness import DRAFT
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json
@@ -120,27 +122,29 @@ def mismatch_sentence(encoder: str, mpp: float, different: Sequence[str]) -> str
 
 def versions() -> dict[str, str]:
     """What made the numbers: recorded with recipes, and never compared."""
-    packages = (
-        "torch",
-        "timm",
-        "pillow",
-        "openslide-python",
-        "simplejpeg",
-        "tifffile",
-        "numba",
-        "zarr",
-        "numpy",
-    )
     return {
         "mmap-st": mmap_st.__version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in _PACKAGES},
     }
 
 
+_PACKAGES = (
+    "torch",
+    "timm",
+    "pillow",
+    "openslide-python",
+    "simplejpeg",
+    "tifffile",
+    "numba",
+    "zarr",
+    "numpy",
+)
+# Asked for each magnification of each slide, and read from a file each time.
+_version = cache(version)
+
+
 _FLOAT16_MAX = 65_504.0
-#: Added to an array's name while a wider copy of it is being made.
-_DRAFT = ".draft"
 #: Most of a chunk's rows in float32: tokens make rows long, and a chunk is written from memory.
 _CHUNK_BYTES = 64 << 20
 
@@ -390,21 +394,21 @@ class MagnificationWriter:
         before = self._arrays[name]
         if before.dtype != np.float16:
             return
-        draft = self._create(self._group, name + _DRAFT, "float32", self.chunk_rows, self._floats()[name])
+        draft = self._create(self._group, name + DRAFT, "float32", self.chunk_rows, self._floats()[name])
         for index in sorted(self._done):
             rows = self.rows(index)
             where = slice(rows.start, rows.stop)
             draft[where] = np.asarray(before[where], dtype=np.float32)
         self._group.attrs["chunks_done"] = []
         shutil.rmtree(self._folder / name)
-        (self._folder / (name + _DRAFT)).rename(self._folder / name)
+        (self._folder / (name + DRAFT)).rename(self._folder / name)
         self._arrays[name] = self._opened(name)
         self._group.attrs["chunks_done"] = sorted(self._done)
 
     def _remove_drafts(self) -> None:
         """Remove what a process left that was killed while it widened an array."""
         for name in self._floats():
-            shutil.rmtree(self._folder / (name + _DRAFT), ignore_errors=True)
+            shutil.rmtree(self._folder / (name + DRAFT), ignore_errors=True)
 
     def _opened(self, key: str) -> zarr.Array[Any]:
         # Every chunk is written, also one without content: what is missing later is then known to be lost.

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmap_st.errors import RequestError, WriteError, first_line, printable
-from mmap_st.files import InUseError, check_folder_out, file_lock, file_name
+from mmap_st.files import InUseError, check_folder_out, file_name, passing_lock
 from mmap_st.files import writing as writing
 from mmap_st.head.sharing import CARD_JSON, README, is_own
 
@@ -104,32 +104,10 @@ def only_writer(out: Path, lock: Path, refusal: str) -> Iterator[None]:
     with ExitStack() as held:
         with writing(out):
             try:
-                held.enter_context(_lock_in_place(lock))
+                held.enter_context(passing_lock(lock))
             except InUseError as error:
                 raise RequestError(refusal) from error
-        held.callback(lock.unlink, missing_ok=True)  # while it is held
         yield
-
-
-@contextmanager
-def _lock_in_place(lock: Path) -> Iterator[None]:
-    """Hold a lock file that its last holder may have removed between our opening and locking it."""
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-        before = _inode(lock)
-        with file_lock(lock):
-            # The same file before and after: it is the one that we opened, and others will open.
-            if before is not None and _inode(lock) == before:
-                yield
-                return
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -10,7 +10,6 @@ __all__ = [
     "card_of_run",
     "card_sections",
     "fit_facts",
-    "is_archive",
     "is_on_hub",
     "is_own",
     "is_packed",
@@ -30,5 +29,5 @@ from .model_card import EncoderFacts, GeneFacts, ModelCard, PatientScores
 from .pack import pack_run
 from .places import pinned, run_at
 from .sections import card_sections, title_of
-from .unpacking import is_archive, is_packed
+from .unpacking import is_packed
 from .wording import CardTable, Section

@@ -81,15 +81,6 @@ def copy_bytes(source: IO[bytes], target: IO[bytes], most: int | None = None) ->
     return PackedFile(digest.hexdigest(), count)
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file begins as a zip archive does."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False
-
-
 def is_packed(path: Path) -> bool:
     """Whether a file is a zip archive with our manifest; it may still be damaged."""
     try:

@@ -17,7 +17,7 @@ from mmap_st.errors import (
     did_you_mean,
     of_one_slide,
 )
-from mmap_st.extract.store import FeatureStore
+from mmap_st.extract.store import FeatureStore, is_store
 from mmap_st.files import refuse_special
 from mmap_st.report.gene_choice import GeneChoice
 from mmap_st.report.run_report import known_cards, prediction_files
@@ -126,7 +126,7 @@ def open_catalogue(
     if not where.exists():
         raise RequestError(f"{where} does not exist; name a folder of predictions, a run or a feature store.")
     rows = {} if cohort is None else {row.slide: row for row in cohort.slides}
-    if (where / "zarr.json").is_file():
+    if is_store(where):
         found = _of_store(FeatureStore(where), rows)
         cards = []
     else:

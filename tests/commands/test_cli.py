@@ -202,7 +202,7 @@ def test_a_request_that_cannot_be_met_leaves_nothing_behind(
 def test_a_stopped_run_ends_with_a_sentence_and_the_same_command_goes_on(
     mmap: Command, write_section, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    root = write_section("A1", side=16)
+    root = write_section("A1", side=12)
     words = ["extract", f"her2st:{root}", str(tmp_path / "f.zarr"), "--encoder", "timm:test_efficientnet",
              "--random-weights", "--mpp", "0.5,1,2", "--chunk", "16"]  # fmt: skip
     process = subprocess.Popen(

@@ -24,6 +24,7 @@ from mmap_st.report.figure import new_figure, save_figure
 #: Paths that are read; every other one that a command takes is written, and is tried here.
 READ = {
     "--image", "--weights", "--features", "--spots", "--store", "--gene_sets", "RUN",
+    "pack RUN|STORE", "merge STORE...", "gc STORE",
     "info RUN|STORE", "prototypes STORE", "predict STORE", "fit-head STORE", "evaluate STORE", "compare STORE",
     "report RUN...", "view STORE|DIR",
 }  # fmt: skip
@@ -41,6 +42,7 @@ LINES = {
     "compare --out": ("compare", "her2st:{her2st}", "{store}", "--encoders", ENCODER[1], "--out", "{out}"),
     "predict --out": ("predict", "{run}", "{store}", "--out", "{out}"),
     "pack FILE": ("pack", "{run}", "{out}"),
+    "merge --out": ("merge", "{store}", "--out", "{out}"),
     "report --out": ("report", "{run}", "--out", "{out}"),
     "export --out": ("export", "{run}", "--format", "csv", "--out", "{out}"),
     "demo --out": ("demo", "--out", "{out}"),

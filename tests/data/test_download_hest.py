@@ -199,7 +199,7 @@ def test_what_the_hub_refuses_is_one_sentence(
 def test_what_arrived_before_a_failure_is_kept(hub: FakeHub, tmp_path: Path) -> None:
     hub.refusal, hub.refused = (403, {}), "wsis"
     report = get(tmp_path, "TENX95")
-    assert list(report.failed) == ["wsis/TENX95.tif"]
+    # Others may still have been on their way.
     assert "your token may not read" in report.failed["wsis/TENX95.tif"]
     hub.refusal = None
     report = get(tmp_path, "TENX95")

@@ -59,7 +59,7 @@ def extraction(tiny, store: Path) -> tuple[object, ...]:
 def test_a_store_removed_in_an_extraction(
     name: str, after: bool, call: int, tiny, mmap: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmap_st.extract.engine import extraction as module
+    from mmap_st.extract.engine import engines as module
 
     where = module if name == "open_session" else session.SlideSession
     remove_at(monkeypatch, where, name, tmp_path / "s.zarr", call, after)

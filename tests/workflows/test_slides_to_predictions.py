@@ -29,7 +29,7 @@ from mmap_st.errors import (
     SlidesLeftOutWarning,
 )
 from mmap_st.extract.encoders import EncoderSpec, build_encoder, families
-from mmap_st.extract.engine import extraction
+from mmap_st.extract.engine import encoder_request
 from mmap_st.head.neighbourhood import spot_pitch
 from mmap_st.report import run_page
 from mmap_st.workflows.head_embedding import cohort_of_slides
@@ -167,7 +167,7 @@ def test_heads_of_random_weights_and_of_several_encoders(
             raise EncoderError("efficientnet-lite0: there are no weights.")
         return build_encoder(spec, **options)
 
-    monkeypatch.setattr(extraction, "build_encoder", build_all_but_one)
+    monkeypatch.setattr(encoder_request, "build_encoder", build_all_but_one)
     with pytest.raises(EncoderError, match="there are no weights"):
         mm.predict(run, cohort, tmp_path / "q", slides="B1", progress=False)
     assert not (tmp_path / "q").exists()  # nothing is embedded with the other one first

@@ -330,7 +330,7 @@ def test_the_doctor_ends_with_its_finding(mmap, tmp_path: Path) -> None:
     assert "do not exist" in ill.stdout
 
 
-def test_the_documented_encoder_embeds(write_section, tmp_path: Path) -> None:
+def test_the_documented_encoder_embeds(mmap, write_section, tmp_path: Path) -> None:
     """The example of docs/encoders.md, as a user would run it."""
     text = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text("utf-8")
     (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0])
@@ -347,10 +347,8 @@ def test_the_documented_encoder_embeds(write_section, tmp_path: Path) -> None:
         [sys.executable, "-m", "mmap_st", *words], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert shown.returncode == 0, shown.stderr
-    words = ["prototypes", "f.zarr", "--encoder", "mine.py:make"]  # the same name does for what is stored
-    again = subprocess.run(
-        [sys.executable, "-m", "mmap_st", *words], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    # The same name does for what is stored.
+    again = mmap("prototypes", "f.zarr", "--encoder", "mine.py:make", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     stored = FeatureStore.open(tmp_path / "f.zarr").slide("A1").complete("colour-grid")
     assert {mpp: m.width for mpp, m in stored.items()} == {0.5: 48, 1.0: 48}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 import mmap_st
 from mmap_st.data.cohort import Cohort
@@ -294,12 +295,20 @@ def test_steps_need_no_more_tiles_than_there_is_memory_for() -> None:
     assert np.diff(plan_reading(levels, xy, 1.0, 224, wanted, 64, 1).step_windows).max() == 1
 
 
-def test_memory_is_bounded_whatever_the_slides_size(tmp_path: Path) -> None:
+def test_memory_is_bounded_whatever_the_slides_size(tmp_path: Path, monkeypatch) -> None:
     """A slide of 100,000 x 80,000 px, by the benchmark's own program, which does it with 50,000 spots.
 
     The tiles of 300 windows at 5x take 3.5 GB.
     """
-    program = Path(mmap_st.__file__).parent / "benchmarks" / "memory.py"
+    benchmarks = Path(mmap_st.__file__).parent / "benchmarks"
+    monkeypatch.syspath_prepend(benchmarks)
+    from pyramid import PICTURE, write_pyramid
+
+    # What is painted takes seconds, and nothing of memory depends on it.
+    noise = np.random.default_rng(0).integers(0, 256, (PICTURE // 32, PICTURE // 32, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((PICTURE, PICTURE), Image.Resampling.BICUBIC)
+    write_pyramid(tmp_path / "large.tif", 100_000, 80_000, repeat_bytes=True, picture=picture)
+    program = benchmarks / "memory.py"
     words = ["--out", str(tmp_path), "--spots", "300", "--magnifications", "20,5"]
     shown = subprocess.run(
         [sys.executable, str(program), *words], capture_output=True, text=True, check=False

@@ -43,11 +43,16 @@ def contents(path: Path) -> dict[str, bytes]:
     }
 
 
-def ten_line_reference(image: Path, xy: np.ndarray, mpp: float, source_mpp: float) -> np.ndarray:
-    """Crop at level 0 with Pillow, white fill, BICUBIC resize antialiased, normalise, timm forward."""
+def decoded(image: Path) -> Image.Image:
     Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
-    slide, side, crops = Image.open(image).convert("RGB"), 224 * mpp / source_mpp, []
+    slide = Image.open(image).convert("RGB")
     Image.MAX_IMAGE_PIXELS = limit
+    return slide
+
+
+def ten_line_reference(slide: Image.Image, xy: np.ndarray, mpp: float, source_mpp: float) -> np.ndarray:
+    """Crop at level 0 with Pillow, white fill, BICUBIC resize antialiased, normalise, timm forward."""
+    side, crops = 224 * mpp / source_mpp, []
     for x, y in xy:
         # Eight pixels around the window: the filter reaches over its edge.
         left, top, size = int(x - side / 2) - 8, int(y - side / 2) - 8, int(side) + 18
@@ -70,15 +75,15 @@ def check_against_reference(slide: CohortSlide, mpps: tuple[float, ...], path: P
     assert slide.image is not None
     assert stored.source_mpp is not None
     xy = stored.spot_xy()
-    # The spots nearest to the border, and others spread over the slide: 50 in all.
+    # The spots nearest to the border, and others spread over the slide: 30 in all.
     width, height = stored.size_px or (0, 0)
     to_border = np.minimum(xy, np.array([width, height]) - xy).min(axis=1)
-    border = np.argsort(to_border)[:15]
-    others = np.setdiff1d(np.linspace(0, len(xy) - 1, 60).astype(int), border)[:35]
-    rows = np.concatenate([border, others])
+    border = np.argsort(to_border)[:10]
+    others = np.setdiff1d(np.linspace(0, len(xy) - 1, 31).astype(int), border)[:20]
+    rows, picture = np.concatenate([border, others]), decoded(slide.image)
     for mpp in mpps:
         found = stored.complete("efficientnet-lite0")[mpp].embedding()[rows]
-        expected = ten_line_reference(slide.image, xy[rows], mpp, stored.source_mpp)
+        expected = ten_line_reference(picture, xy[rows], mpp, stored.source_mpp)
         assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-3, mpp
         # Pillow takes boxes in single precision, so another crop turns a few pixels by one grey level,
         # which the network enlarges; no single spot may be further away than that.
@@ -96,10 +101,10 @@ def test_embeddings_equal_the_ten_line_reference_on_simulated_tissue(cohort: Coh
 
 def test_embeddings_equal_the_ten_line_reference_on_a_real_section(shared: Path, tmp_path: Path) -> None:
     slide = open_cohort(f"her2st:{shared / 'data' / 'her2st'}")["C3"]
-    # Every third spot: 60, of which 50 are compared.
+    # Every fifth spot: 36, of which 30 are compared.
     header, *spots = slide.spots.read_text().splitlines(keepends=True)
     some = tmp_path / slide.spots.name
-    some.write_text("".join([header, *spots[::3]]))
+    some.write_text("".join([header, *spots[::5]]))
     check_against_reference(
         dataclasses.replace(slide, spots=some), (0.25, 0.5, 1.0, 2.0), tmp_path / "f.zarr"
     )

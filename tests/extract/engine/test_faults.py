@@ -27,7 +27,7 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.encoders import CustomModel, EncoderSpec, Pooling, Preprocessing
 from mmap_st.errors import ImageError, MmapError, RegionError, StoppedError
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine import extraction as run
+from mmap_st.extract.engine import encoder_request
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.slides.formats.plain import PlainSlide
@@ -83,12 +83,12 @@ def cohort(section_writer: WriteSection, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(autouse=True)
 def _one_encoder(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
-    monkeypatch.setattr(run, "build_encoder", lambda *args, **kwargs: encoder)
+    monkeypatch.setattr(encoder_request, "build_encoder", lambda *args, **kwargs: encoder)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return run.build_encoder(SMALL.spec, device="cpu")
+    return encoder_request.build_encoder(SMALL.spec, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def passes(
     places = {(where, name) for where, name, _ in STAGES.values()}
     calls = {place: [0] for place in places}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "build_encoder", lambda *args, **kwargs: encoder)
+        patch.setattr(encoder_request, "build_encoder", lambda *args, **kwargs: encoder)
         for where, name in places:
             patch.setattr(where, name, counted(calls[where, name], getattr(where, name)))
         assert not extract_cohort(

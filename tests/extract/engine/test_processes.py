@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
@@ -98,3 +99,61 @@ def test_twenty_kills_lose_nothing(cohort: Cohort, tmp_path: Path) -> None:
     assert report.failed == {}
     assert windows.shown == windows.total
     assert contents(tmp_path / "n.zarr") == contents(tmp_path / "1.zarr")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cpu,", "give devices with commas between"),
+        ("all", "torch sees no GPU"),
+        ("cpu,mps:7", "is not available"),
+    ],
+)
+def test_devices_that_are_none_are_refused(
+    text: str, said: str, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RequestError, match=said):
+        extract_cohort(cohort, tmp_path / "n.zarr", request(text), MPPS, OPTIONS)
+    assert not (tmp_path / "n.zarr").exists()
+
+
+def test_an_encoder_that_cannot_be_had_is_said_once(cohort: Cohort, tmp_path: Path) -> None:
+    missing = EncoderRequest(encoder_spec(ENCODER), tmp_path / "none.safetensors", device="cpu,cpu")
+    with pytest.raises(RequestError, match=r"none\.safetensors"):
+        extract_cohort(cohort, tmp_path / "n.zarr", missing, MPPS, OPTIONS)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_slide_that_kills_its_process_fails_and_the_others_are_done(cohort: Cohort, tmp_path: Path) -> None:
+    """By an encoder of a file, whose code reaches the workers, and which one slide's windows make crash."""
+    image = cohort["C1"].image
+    assert image is not None
+    Image.new("RGB", Image.open(image).size, (1, 2, 3)).save(image, quality=95)
+    (tmp_path / "mine.py").write_text(CRASHING)
+    mine = EncoderRequest(encoder_spec(f"{tmp_path / 'mine.py'}:make"), device="cpu,cpu", precision="fp32")
+    report = extract_cohort(cohort, tmp_path / "n.zarr", mine, MPPS, OPTIONS)
+    assert sorted(report.done) == ["A1", "B1", "D1", "E1"]
+    assert "was killed by signal 6, 5 times without getting further" in report.failed["C1"]
+
+
+CRASHING = """
+import os, signal
+import torch
+from mmap_st.encoders import CustomModel, EncoderSpec, Pooling, Preprocessing
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        if x.std() < 0.01:
+            os.abort()
+        return x.mean((2, 3))
+
+def make():
+    return EncoderSpec(
+        name="mine", model=CustomModel(Net), input_px=32,
+        preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        pooling=Pooling("own", text="means of the channels"), width=3,
+    )
+"""

@@ -23,6 +23,7 @@ import mmap_st as mm
 from mmap_st.errors import HeadError, RequestError
 from mmap_st.head.runs.head_card import sha256_of_card
 from mmap_st.head.sharing import is_packed, pack_run, run_at
+from mmap_st.workflows import pack_head
 
 Entries = dict[str, bytes]
 BEFORE = Path(__file__).parents[2] / "data_of_before" / "store_and_runs.tar.xz"
@@ -254,11 +255,9 @@ def test_a_damaged_run_is_not_packed(how: str, tiny: Any, tmp_path: Path, mmap: 
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_store_is_not_packed(tiny: Any, tmp_path: Path, mmap: Callable[..., Any]) -> None:
-    assert (
-        "is a feature store; name the folder of a trained head"
-        in mmap("pack", tiny.store, tmp_path / "s").stderr
-    )
+def test_a_store_is_not_packed_as_a_head(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is a feature store; name the folder of a trained head"):
+        pack_head(tiny.store, tmp_path / "s")
 
 
 # What is refused.

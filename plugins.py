@@ -28,6 +28,8 @@ class ChangedCodeError(RequestError):
     """A file's code is not the code that was expected; it was not run."""
 
 
+# How the modules are named that files are run as: no import finds them.
+_MODULES = "mmap_user_"
 # Files that were run in this process, with the sha256 of their code.
 _LOADED: dict[Path, tuple[str, ModuleType]] = {}
 
@@ -50,7 +52,7 @@ def load_file(path: Path, attribute: str, expected: str | None = None) -> Any:
     before, loaded = _LOADED.get(path.resolve(), ("", None))
     if before == code:
         return getattr(loaded, attribute, None)
-    module_name = f"mmap_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module_name = f"{_MODULES}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     found = importlib.util.spec_from_file_location(module_name, path)
     assert found is not None
     module = importlib.util.module_from_spec(found)
@@ -64,6 +66,16 @@ def load_file(path: Path, attribute: str, expected: str | None = None) -> Any:
         sys.path.remove(str(path.resolve().parent))
     _LOADED[path.resolve()] = code, module
     return getattr(module, attribute, None)
+
+
+def pickled_with_code(value: object) -> bytes:
+    """Pickle a value for a process of this machine, with the users' code in it that no import finds there."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_MODULES):
+            cloudpickle.register_pickle_by_value(module)
+    return bytes(cloudpickle.dumps(value))
 
 
 def was_run(path: Path, code: str) -> bool:

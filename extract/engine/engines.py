@@ -20,8 +20,8 @@ class Listener(Protocol):
     def slide_started(self, name: str, finished: int) -> None:
         """A slide's first windows are being embedded; this many were finished before."""
 
-    def windows_written(self, windows: int, details: str) -> None:
-        """So many windows more are safe on disk; a negative number takes some back."""
+    def windows_written(self, name: str, windows: int, details: str) -> None:
+        """So many windows more of a slide are safe on disk; a negative number takes some back."""
 
 
 class Engine(Protocol):
@@ -68,14 +68,12 @@ class LocalEngine:
     ) -> Iterator[SlideResult]:
         """Embed slides in their order."""
         encoder, options, stop = self.encoder, self.options, self.stop
-        current: list[SlideSession] = []
 
         def on_slide_start(session: SlideSession) -> None:
-            current[:] = [session]
             listener.slide_started(session.name, session.finished)
 
-        def on_batch_written(windows: int) -> None:
-            listener.windows_written(windows, current[0].telemetry.shares())
+        def on_batch_written(session: SlideSession, windows: int) -> None:
+            listener.windows_written(session.name, windows, session.telemetry.shares())
 
         resizer = DeviceResizer.of(encoder.device) if plans and options.resample == "auto" else None
         for outcome in embed_slides(

@@ -279,7 +279,7 @@ class _Listener:
         self.progress.start_item(name)
         self.progress.advance(finished)
 
-    def windows_written(self, windows: int, details: str) -> None:
+    def windows_written(self, name: str, windows: int, details: str) -> None:
         self.progress.advance(windows)
         self.progress.show_details(details)
 

@@ -38,10 +38,10 @@ class ResultWriter:
     Parameters
     ----------
     on_batch_written
-        Called with the number of windows of each batch once it is saved.
+        Called with the slide and the number of windows of each batch once it is saved.
     """
 
-    def __init__(self, on_batch_written: Callable[[int], None]) -> None:
+    def __init__(self, on_batch_written: Callable[[SlideSession, int], None]) -> None:
         self._on_batch_written = on_batch_written
         self._queue: queue.Queue[tuple[SlideSession, _Batch | None] | None] = queue.Queue(_WAITING_BATCHES)
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
@@ -108,7 +108,7 @@ class ResultWriter:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             session.failure = of_one_slide(error)
         else:
-            self._on_batch_written(len(windows))
+            self._on_batch_written(session, len(windows))
 
     def _end(self, session: SlideSession) -> None:
         try:
@@ -306,7 +306,7 @@ def embed_slides(
     threads: int,
     *,
     on_slide_start: Callable[[SlideSession], None],
-    on_batch_written: Callable[[int], None],
+    on_batch_written: Callable[[SlideSession, int], None],
     stop: Callable[[], bool],
 ) -> Iterator[Outcome]:
     """Embed slides one after the other with no pause between them; yield each when it is done or has failed.
@@ -320,7 +320,8 @@ def embed_slides(
     threads
         Number of reading threads.
     on_slide_start, on_batch_written
-        Called when a slide's first windows arrive, and with the number of windows just written.
+        Called when a slide's first windows arrive, and with a slide and how many of its windows were just
+        written.
     stop
         Asked between batches; True ends the run there.
 

@@ -51,11 +51,11 @@ class _Worker:
     idle
         Whether it waits for a plan, with nothing else to do.
     plans
-        Slides that it was given and that have not ended, by name; the first is the one that it is at.
+        Slides that it was given and that have not ended, by name.
     shown
-        Windows of that slide that the listener counts as done.
+        Windows that the listener counts as done, of those slides that it has started, in that order.
     got_further
-        Whether it has written any of them itself.
+        Slides of which it has written some itself.
     failure
         Why it ended, where it could say so.
     gone
@@ -70,8 +70,8 @@ class _Worker:
     ready: Ready | None = None
     idle: bool = False
     plans: dict[str, SlidePlan] = field(default_factory=dict)
-    shown: int = 0
-    got_further: bool = False
+    shown: dict[str, int] = field(default_factory=dict)
+    got_further: set[str] = field(default_factory=set)
     failure: MmapError | None = None
     gone: bool = False
     starts: int = 1
@@ -184,14 +184,15 @@ class ProcessEngine:
                         if not idle:
                             worker.give(waiting.popleft() if waiting else None)
                     case Started(slide, finished):
-                        worker.plans = {slide: worker.plans.pop(slide), **worker.plans}
-                        worker.shown, worker.got_further = finished, False
+                        worker.shown[slide] = finished
                         listener.slide_started(slide, finished)
-                    case Written(windows, details):
-                        worker.shown, worker.got_further = worker.shown + windows, True
-                        listener.windows_written(windows, details)
+                    case Written(slide, windows, details):
+                        worker.shown[slide] += windows
+                        worker.got_further.add(slide)
+                        listener.windows_written(slide, windows, details)
                     case Ended(result):
                         del worker.plans[result.name]
+                        worker.shown.pop(result.name, None)
                         yield result
             for worker in [worker for worker in self._workers if worker.gone]:
                 yield from self._replace(worker, waiting, deaths, listener)
@@ -262,17 +263,19 @@ class ProcessEngine:
         """Put the slides of a worker that is gone back, and start another; a slide that kills them fails."""
         worker.process.join(_ENDING_S)
         self._workers.remove(worker)
-        if worker.shown:
-            listener.windows_written(-worker.shown, "")
+        for slide, windows in worker.shown.items():
+            listener.windows_written(slide, -windows, "")
         plans = list(worker.plans.values())
         if self._stopping.is_set():
             waiting.extendleft(reversed(plans))
             return
         if plans and worker.failure is None:
-            name = plans[0].info.name
-            deaths[name] = 1 if worker.got_further else deaths[name] + 1
+            # The one that is being embedded; one that was started before it is only still being written.
+            started = [name for name in worker.shown if name in worker.plans]
+            name = started[-1] if started else plans[0].info.name
+            deaths[name] = 1 if name in worker.got_further else deaths[name] + 1
             if deaths[name] >= _MOST_DEATHS:
-                del plans[0]
+                plans = [plan for plan in plans if plan.info.name != name]
                 yield SlideResult(
                     name,
                     f"the process that embeds it {worker.death()}, {deaths[name]} times without getting"

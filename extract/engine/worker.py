@@ -24,6 +24,7 @@ from mmap_st.extract.engine.engines import LocalEngine
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan
 from mmap_st.extract.engine.session import SlideResult
 from mmap_st.extract.store import FeatureStore, Recipe, is_nonempty
+from mmap_st.plugins import pickled_with_code
 from mmap_st.worker_processes import end_with_parent, take_environment
 
 
@@ -47,10 +48,8 @@ class WorkerTask:
     threads: int
 
     def to_bytes(self) -> bytes:
-        """All of it, with the code of an encoder that no module of another process would find."""
-        import cloudpickle  # type: ignore[import-untyped]
-
-        return bytes(cloudpickle.dumps(self))
+        """All of it, with the code of an encoder that is of a file or a notebook."""
+        return pickled_with_code(self)
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,9 @@ class Started:
 
 @dataclass(frozen=True)
 class Written:
-    """Windows are safe on disk."""
+    """Windows of a slide are safe on disk."""
 
+    slide: str
     windows: int
     details: str
 
@@ -125,8 +125,8 @@ class _Speaker(logging.Handler):
     def slide_started(self, name: str, finished: int) -> None:
         self.send(Started(name, finished))
 
-    def windows_written(self, windows: int, details: str) -> None:
-        self.send(Written(windows, details))
+    def windows_written(self, name: str, windows: int, details: str) -> None:
+        self.send(Written(name, windows, details))
 
 
 def run_worker(

@@ -20,6 +20,7 @@ import mmap_st as mm
 from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.report import draw_page
 from tests.browser.test_page import Page
+from tests.browser.test_viewer import View
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "page.py"
 
@@ -35,9 +36,9 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_a_real_section_lies_on_its_tissue(
-    browser: webdriver.Chrome, benchmark: ModuleType, shared: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def real(benchmark: ModuleType, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a made prediction of the real section C2."""
     row = mm.read_cohort(f"her2st:{shared / 'data' / 'her2st'}")["C2"]
     counts, spots = read_counts(row), read_spots(row)
     genes = [gene for gene in ("FASN", "ERBB2", "COX6C", "IGKC") if gene in counts.genes]
@@ -52,9 +53,13 @@ def test_a_real_section_lies_on_its_tissue(
         layers={"measured": measured},
         uns={"mmap": {"slide": "C2", "units": "log1p", "encoder": "made", "image": str(row.image)}},
     )
-    (tmp_path / "p").mkdir()
-    table.write_h5ad(tmp_path / "p" / "C2.h5ad")
-    draw_page(tmp_path / "p", tmp_path / "page.html")
+    folder = tmp_path_factory.mktemp("real")
+    table.write_h5ad(folder / "C2.h5ad")
+    return folder
+
+
+def test_a_real_section_lies_on_its_tissue(browser: webdriver.Chrome, real: Path, tmp_path: Path) -> None:
+    draw_page(real, tmp_path / "page.html")
     page = Page(browser, tmp_path / "page.html")
     picture = browser.execute_script(
         "const p = Bokeh.documents[0].get_model_by_name('map_predicted').renderers[0].data_source.data;"
@@ -67,6 +72,17 @@ def test_a_real_section_lies_on_its_tissue(
     assert at_spots.mean() < np.asarray(drawn).mean() - 30  # tissue is darker than glass
     page.wait(lambda: len(page.find("figure img")) == 12)
     assert not page.errors()
+
+
+def test_a_real_section_in_the_viewer(browser: webdriver.Chrome, real: Path) -> None:
+    table = anndata.read_h5ad(real / "C2.h5ad")
+    with mm.view(real, open_browser=False) as viewer:
+        view = View(browser, viewer.url)
+        view.choose("gene", "ERBB2")
+        view.wait(lambda: view.words().startswith("ERBB2, predicted, on C2; "))
+        assert np.allclose(view.values(), table[:, "ERBB2"].X.ravel())
+        view.wait(view.tiles)
+        assert not view.errors()
 
 
 def test_five_thousand_spots_by_a_thousand_genes(

@@ -77,10 +77,13 @@ class _Worker:
     starts: int = 1
 
     def give(self, plan: SlidePlan | None) -> None:
-        """Answer that it wants a plan; one that has died meanwhile is noticed where it is listened to."""
+        """Answer that it wants a plan; without one, an idle worker ends.
+
+        One that has died meanwhile is noticed where it is listened to.
+        """
+        self.idle = False
         if plan is not None:
             self.plans[plan.info.name] = plan
-            self.idle = False
         try:
             self.pipe.send(plan)
         except OSError:
@@ -171,18 +174,18 @@ class ProcessEngine:
         while waiting or any(worker.plans for worker in self._workers):
             if self._stop():
                 self._stopping.set()
-                if not self._workers:
-                    raise StoppedError("stopped between two batches")
-            else:
-                for worker in self._workers:
-                    if worker.idle and waiting:
-                        worker.give(waiting.popleft())
+            stopped = self._stopping.is_set()
+            if stopped and not self._workers:
+                raise StoppedError("stopped between two batches")
+            for worker in self._workers:
+                if worker.idle and (waiting or stopped):
+                    worker.give(None if stopped else waiting.popleft())
             for worker, event in self._events():
                 match event:
                     case Wanted(idle):
                         worker.idle = idle
                         if not idle:
-                            worker.give(waiting.popleft() if waiting else None)
+                            worker.give(None if stopped or not waiting else waiting.popleft())
                     case Started(slide, finished):
                         worker.shown[slide] = finished
                         listener.slide_started(slide, finished)
@@ -263,12 +266,12 @@ class ProcessEngine:
         """Put the slides of a worker that is gone back, and start another; a slide that kills them fails."""
         worker.process.join(_ENDING_S)
         self._workers.remove(worker)
-        for slide, windows in worker.shown.items():
-            listener.windows_written(slide, -windows, "")
         plans = list(worker.plans.values())
         if self._stopping.is_set():
             waiting.extendleft(reversed(plans))
             return
+        for slide, windows in worker.shown.items():
+            listener.windows_written(slide, -windows, "")
         if plans and worker.failure is None:
             # The one that is being embedded; one that was started before it is only still being written.
             started = [name for name in worker.shown if name in worker.plans]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
-from mmap_st.errors import RequestError
+from mmap_st.errors import RequestError, StoppedError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
@@ -93,6 +93,25 @@ def test_kills_lose_nothing(cohort: Cohort, tmp_path: Path) -> None:
     assert report.failed == {}
     assert killing.shown == killing.total
     assert contents(tmp_path / "n.zarr") == contents(tmp_path / "1.zarr")
+
+
+def test_a_stop_ends_idle_processes_too_and_the_next_run_resumes(cohort: Cohort, tmp_path: Path) -> None:
+    one, windows = Cohort((cohort["E1"],), "test"), Windows()
+    with pytest.raises(StoppedError):
+        extract_cohort(
+            one,
+            tmp_path / "n.zarr",
+            request("cpu,cpu"),
+            MPPS,
+            OPTIONS,
+            windows,
+            stop=lambda: windows.shown > 0,
+        )
+    assert multiprocessing.active_children() == []
+    assert 0 < windows.shown < windows.total
+    report = extract_cohort(one, tmp_path / "n.zarr", request("cpu,cpu"), MPPS, OPTIONS)
+    assert report.done == ["E1"]
+    assert report.windows <= windows.total - windows.shown
 
 
 @pytest.mark.parametrize(

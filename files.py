@@ -8,6 +8,8 @@ import json
 import os
 import re
 import stat
+import struct
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -378,6 +380,19 @@ def has_no_file_locks(error: Exception) -> bool:
     """Whether an error says that a file system has no locks."""
     known = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known
+
+
+#: What zipfile raises on what is no archive, or a damaged one.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def is_archive(path: Path) -> bool:

@@ -29,7 +29,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import DamagedSlideError, StoreError, counted, first_line
 from mmap_st.extract.store.folder import StoreFolder
-from mmap_st.files import is_archive
+from mmap_st.files import ZIP_ERRORS, is_archive
 
 ROOT = "zarr.json"
 #: Files of the largest archive that is read, or written: their names are kept in memory.
@@ -41,17 +41,6 @@ _END_BYTES, _END_MARK = 22, b"PK\x05\x06"
 _LOCATOR_BYTES, _LOCATOR_MARK = 20, b"PK\x06\x07"
 _END64_MARK = b"PK\x06\x06"
 _IN_LARGE_END = 0xFFFFFFFF
-#: What zipfile raises on what is no archive, or a damaged one.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
 _Stamp = tuple[int, int, int, int]
 
 
@@ -87,7 +76,7 @@ def is_packed_store(path: Path) -> bool:
             if head[_HEADER.size :] == ROOT.encode() and _HEADER.unpack(head[: _HEADER.size])[9] == len(ROOT):
                 return True
             return ROOT in _names_in(file)
-    except (OSError, *_ZIP_ERRORS):
+    except (OSError, *ZIP_ERRORS):
         return False
 
 
@@ -98,7 +87,7 @@ def is_zipped_folder(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return any(name.endswith(f"/{ROOT}") for name in _names_in(file)) and not is_packed_store(path)
-    except (OSError, *_ZIP_ERRORS):
+    except (OSError, *ZIP_ERRORS):
         return False
 
 
@@ -304,7 +293,7 @@ def _archive_at(path: Path, stamp: _Stamp) -> _Archive:
             _check_end(file)
             with zipfile.ZipFile(file) as archive:
                 entries, end = archive.infolist(), archive.start_dir
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         _refuse(path, f"is damaged, or not a zip archive ({first_line(error)})")
     # Some programs list folders too.
     entries = [entry for entry in entries if not (entry.is_dir() and entry.file_size == 0)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
-import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from mmap_st.errors import HeadError, WriteError, counted, first_line
-from mmap_st.files import cannot_be_written
+from mmap_st.files import ZIP_ERRORS, cannot_be_written
 from mmap_st.head.runs import GENES, HEAD_JSON, METRICS, WEIGHTS
 from mmap_st.head.scoring import from_json, read_json
 from mmap_st.head.sharing.card_files import CARD_JSON, README
@@ -38,17 +37,6 @@ MOST_BYTES: Mapping[str, int | None] = {
 _MAY_BE_MISSING = (GENES,)
 # The record that ends an archive, without a comment, as all that we write have it.
 _END, _END_BYTES, _MOST_DIRECTORY = b"PK\x05\x06", 22, 64 << 10
-#: What zipfile raises on what is no archive, or a damaged one.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ def is_packed(path: Path) -> bool:
             _check_end(file)
             with zipfile.ZipFile(file) as archive:
                 return {MANIFEST, WEIGHTS} <= set(archive.namelist())
-    except (OSError, *_ZIP_ERRORS):
+    except (OSError, *ZIP_ERRORS):
         return False
 
 
@@ -107,7 +95,7 @@ def unpack(path: Path, folder: Path) -> None:
                 _unpack_checked(archive, path, folder)
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror or first_line(error)})") from error
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise _refused(path, f"is damaged, or not a packed head ({first_line(error)})") from error
 
 

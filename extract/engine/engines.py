@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from mmap_st.errors import SlideDoneError, SlideLockedError, printable
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.pipeline import embed_slides
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, run_recipe
-from mmap_st.extract.engine.session import SlideResult, SlideSession, open_session
+from mmap_st.extract.engine.session import Outcome, SlideSession, Telemetry, open_session
 from mmap_st.extract.store import FeatureStore, Recipe
 from mmap_st.extract.windows import DeviceResizer
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """How a slide ended, in numbers and words alone: what one process tells another.
+
+    Attributes
+    ----------
+    name
+        Of the slide.
+    failure
+        Why it is not done; None where it is.
+    telemetry
+        None where it could not be opened.
+    unreadable
+        Windows that cannot be read, by um/px.
+    skipped_windows
+        That show too little tissue.
+    of_another
+        Whether another job has it in hand, or has completed it meanwhile.
+    """
+
+    name: str
+    failure: str | None
+    telemetry: Telemetry | None = None
+    unreadable: Mapping[float, int] = field(default_factory=dict)
+    skipped_windows: int = 0
+    of_another: bool = False
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> SlideResult:
+        """What is to be told of an outcome."""
+        name, session, failure = outcome.plan.info.name, outcome.session, outcome.failure
+        if failure is not None:
+            _LOG.info("slide %s failed: %s", printable(name), printable(str(failure)))
+        if session is None:
+            of_another = isinstance(failure, SlideLockedError | SlideDoneError)
+            return cls(name, str(failure), of_another=of_another)
+        return cls(
+            name,
+            None if failure is None else str(failure),
+            session.telemetry,
+            {rows.mpp: rows.invalid for rows in session.rows if rows.invalid},
+            sum(rows.skipped for rows in session.rows),
+        )
 
 
 class Listener(Protocol):

@@ -13,7 +13,7 @@ from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, print
 from mmap_st.extract.encoders import EncoderSpec, note_of_scales
 from mmap_st.extract.engine.devices import open_engine
 from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
-from mmap_st.extract.engine.engines import Engine
+from mmap_st.extract.engine.engines import Engine, SlideResult
 from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
@@ -22,7 +22,7 @@ from mmap_st.extract.engine.plan import (
     check_width,
     plan_slide,
 )
-from mmap_st.extract.engine.session import SlideResult, Telemetry
+from mmap_st.extract.engine.session import Telemetry
 from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (

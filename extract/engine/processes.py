@@ -15,9 +15,8 @@ from types import TracebackType
 from mmap_st.errors import DeviceError, MmapError, RequestError, StoppedError, counted, printable
 from mmap_st.extract.encoders import device_of
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.engines import Listener
+from mmap_st.extract.engine.engines import Listener, SlideResult
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, usable_cores
-from mmap_st.extract.engine.session import SlideResult
 from mmap_st.extract.engine.worker import (
     Ended,
     Event,

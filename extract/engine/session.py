@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
@@ -17,7 +17,6 @@ from mmap_st.errors import (
     MmapError,
     OverviewError,
     SlideDoneError,
-    SlideLockedError,
     StoppedError,
     TissueError,
     printable,
@@ -241,51 +240,6 @@ class Outcome:
     plan: SlidePlan
     session: SlideSession | None
     failure: MmapError | None
-
-
-@dataclass(frozen=True)
-class SlideResult:
-    """How a slide ended, in numbers and words alone: what one process tells another.
-
-    Attributes
-    ----------
-    name
-        Of the slide.
-    failure
-        Why it is not done; None where it is.
-    telemetry
-        None where it could not be opened.
-    unreadable
-        Windows that cannot be read, by um/px.
-    skipped_windows
-        That show too little tissue.
-    of_another
-        Whether another job has it in hand, or has completed it meanwhile.
-    """
-
-    name: str
-    failure: str | None
-    telemetry: Telemetry | None = None
-    unreadable: Mapping[float, int] = field(default_factory=dict)
-    skipped_windows: int = 0
-    of_another: bool = False
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> SlideResult:
-        """What is to be told of an outcome."""
-        name, session, failure = outcome.plan.info.name, outcome.session, outcome.failure
-        if failure is not None:
-            _LOG.info("slide %s failed: %s", printable(name), printable(str(failure)))
-        if session is None:
-            of_another = isinstance(failure, SlideLockedError | SlideDoneError)
-            return cls(name, str(failure), of_another=of_another)
-        return cls(
-            name,
-            None if failure is None else str(failure),
-            session.telemetry,
-            {rows.mpp: rows.invalid for rows in session.rows if rows.invalid},
-            sum(rows.skipped for rows in session.rows),
-        )
 
 
 def open_session(

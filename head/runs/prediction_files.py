@@ -253,8 +253,13 @@ def write_prediction(path: Path, table: anndata.AnnData) -> None:
     WriteError
         If the disk is full, or may not be written to.
     """
-    with _written(path) as draft:
-        table.write_h5ad(draft, **_COMPRESSED)
+    from anndata.io import write_elem
+
+    table.strings_to_categoricals()
+    with _written(path) as draft, _Unfailing(draft, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            write_elem(file, "/", table, dataset_kwargs=_COMPRESSED)
+        disk.check()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import mmap_st as mm
-from mmap_st.head.runs import prediction_files, slide_prediction
+from mmap_st.head.runs import prediction, prediction_files, slide_prediction
 from mmap_st.head.runs.saved_head import read_head
 from mmap_st.head.runs.slide_prediction import block_spots, is_large
 from mmap_st.workflows import HeadRun
@@ -191,27 +191,51 @@ def test_a_head_that_fails_midway_fails_that_slide_alone(
     assert names == ["A1.h5ad", "C1.h5ad"]
 
 
+@contextmanager
+def files_of_at_most(kilobytes: int) -> Iterator[None]:
+    """Larger files fail as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("kilobytes", [0, 4, 16])
+def test_a_full_disk_is_one_sentence_of_small_slides_too(
+    kilobytes: int, mmap: Callable, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = prediction.write_prediction
+
+    def limited(*arguments) -> None:
+        with files_of_at_most(kilobytes):
+            write(*arguments)
+
+    monkeypatch.setattr(prediction, "write_prediction", limited)
+    done = mmap("predict", tiny.run, tiny.store, "--out", tmp_path / "p")
+    assert done.returncode == 2, done
+    (line,) = done.stderr.splitlines()
+    assert "A1.h5ad cannot be written (" in line
+    assert not list((tmp_path / "p").glob("*.h5ad"))
+
+
 @pytest.mark.parametrize("kilobytes", [8, 90, 130])
 def test_a_full_disk_is_one_sentence(
     kilobytes: int, mmap: Callable, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit on the size of files fails as a full disk does, at the table or at a later block."""
     make_large(monkeypatch)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     filling, write = prediction_files.filling, prediction_files.FilledFile.write
     reached = []
 
     @contextmanager
     def limited(*arguments):
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, limits[1]))
-        try:
-            with filling(*arguments) as file:
-                reached.append("the values")
-                yield file
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, before)
+        with files_of_at_most(kilobytes), filling(*arguments) as file:
+            reached.append("the values")
+            yield file
 
     def write_more(self, rows: slice, predicted: np.ndarray, **layers: np.ndarray) -> None:
         write(self, rows, predicted, **layers)
@@ -237,7 +261,7 @@ def test_a_full_disk_is_one_sentence(
 _KILLED = """
 import os, signal, sys
 import mmap_st as mm
-from mmap_st.head.runs import prediction_files, slide_prediction
+from mmap_st.head.runs import prediction, prediction_files, slide_prediction
 slide_prediction.MOST_SPOTS, slide_prediction._BLOCK_VALUES = 0, 40
 write = prediction_files.FilledFile.write
 def killed(self, rows, predicted, **layers):

@@ -11,14 +11,14 @@ from typer.core import TyperGroup
 
 from mmap_st.commands import console
 from mmap_st.commands.examples import example
-from mmap_st.commands.options import ValuesOption, parse_images, split_words
+from mmap_st.commands.options import ValuesOption, parse_images, parse_patients, split_words
 from mmap_st.errors import RequestError, agreeing, counted, in_sentences
 from mmap_st.files import check_folder_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmap_st.data import CohortSlide
+    from mmap_st.data import Cohort, CohortSlide
     from mmap_st.data.download import DownloadReport
 
 
@@ -32,6 +32,14 @@ ImageOption = Annotated[
         metavar="[SLIDE=]PATH",
         help="The image that the spots were placed on; a folder of images named as the slides; or SLIDE=PATH,"
         " once for each slide.",
+    ),
+]
+PatientOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--patient",
+        metavar="[SLIDE=]PATIENT",
+        help="Whose the slides are whose files do not say it; or SLIDE=PATIENT, once for each slide.",
     ),
 ]
 BinOption = Annotated[
@@ -70,6 +78,7 @@ def write(
         Path | None, typer.Option("--out", help="The cohort file to write (.csv or .parquet).")
     ] = None,
     image: ImageOption = None,
+    patient: PatientOption = None,
     values: ValuesOption = None,
     bin_um: BinOption = None,
     mpp: Annotated[
@@ -98,7 +107,7 @@ def write(
     if source is None or out is None:
         raise RequestError("Give READER:PATH and --out FILE; `mmap cohort --readers` lists the readers.")
     check_cohort_out(out)
-    found = workflows.read_cohort(source, image=parse_images(image), values=values, bin_um=bin_um)
+    found = _read(source, image, patient, values, bin_um)
     if not overwrite:
         filled = (replace(row, mpp=mpp or row.mpp, pitch_um=pitch_um or row.pitch_um) for row in found.slides)
         refuse_to_lose(out, replace(found, slides=tuple(filled)))
@@ -150,6 +159,7 @@ def check(
         Path | None, typer.Option(_PICTURES, help="Folder for a picture of each slide's spots.")
     ] = None,
     image: ImageOption = None,
+    patient: PatientOption = None,
     values: ValuesOption = None,
     bin_um: BinOption = None,
     full: Annotated[
@@ -164,7 +174,7 @@ def check(
 
     if pictures is not None:
         check_folder_out(pictures, _PICTURES)
-    slides = workflows.read_cohort(cohort, image=parse_images(image), values=values, bin_um=bin_um)
+    slides = _read(cohort, image, patient, values, bin_um)
     result = CohortCheck()
     with workflows.show_progress() as progress:
         for number, one in enumerate(check_cohort(slides, full=full), start=1):
@@ -214,6 +224,17 @@ def check(
         console.show_reasons("not drawn", drawn.failed)
         console.show_paths(list(drawn.written.values()))
     raise typer.Exit(1 if result.problems else 0)
+
+
+def _read(
+    source: str, image: list[str] | None, patient: list[str] | None, values: str | None, bin_um: float | None
+) -> Cohort:
+    """The cohort that the options ask for."""
+    from mmap_st import workflows
+
+    return workflows.read_cohort(
+        source, image=parse_images(image), values=values, bin_um=bin_um, patient=parse_patients(patient)
+    )
 
 
 def _without_image(slides: Sequence[CohortSlide]) -> list[str]:

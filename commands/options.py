@@ -216,6 +216,30 @@ def parse_images(texts: list[str] | None) -> Path | dict[str, Path] | None:
     return images
 
 
+def parse_patients(texts: list[str] | None) -> str | dict[str, str] | None:
+    """``--patient``: one patient, or ``SLIDE=PATIENT`` for each of some slides.
+
+    Raises
+    ------
+    RequestError
+        If several are given that are not all ``SLIDE=PATIENT``, or a slide has two.
+    """
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    patients: dict[str, str] = {}
+    for text in texts:
+        slide, _, name = (part.strip() for part in text.rpartition("="))  # names of slides may have one
+        if not slide or not name:
+            raise RequestError(f"--patient {text}: where there are several, give SLIDE=PATIENT for each.")
+        if patients.setdefault(slide, name) != name:
+            raise RequestError(
+                f"--patient names two patients of {slide}, {patients[slide]} and {name}; give one."
+            )
+    return patients
+
+
 def _slide_and_path(text: str) -> tuple[str, str]:
     """Split at the = after which a path is that exists, or else at the first: names may have one too."""
     places = [i for i, letter in enumerate(text) if letter == "="]

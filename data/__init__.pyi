@@ -59,6 +59,7 @@ __all__ = [
     "targets_from_counts",
     "union_of_genes",
     "where_text",
+    "with_patients",
     "write_cohort",
 ]
 
@@ -75,7 +76,7 @@ from .cohort import (
 )
 from .counts import Counts, gene_naming, harmonise_genes, named_by_id, shared_genes, union_of_genes
 from .gene_names import GeneNames, files_named, plain_rule, read_gene_list, refuse_no_gene
-from .hand_filled import refuse_to_lose
+from .hand_filled import refuse_to_lose, with_patients
 from .hdf5 import open_hdf5
 from .noise import noise_ceiling, signal_share
 from .panel import DEFAULT_PANEL, INTERSECTION, UNION, Panel, choose_panel, missing_genes

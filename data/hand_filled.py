@@ -1,19 +1,56 @@
-"""What a person filled in in a cohort file, so that finding its slides again does not lose it."""
+"""What a person fills in in a cohort: patients by name, and what finding its slides again must not lose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from mmap_st.data.cohort import COLUMNS, Cohort, known_patient, known_text
 from mmap_st.data.tables import read_table, some
-from mmap_st.errors import CohortError, WriteError
+from mmap_st.errors import CohortError, WriteError, did_you_mean
 
 #: Columns that the files of a slide often leave to a person.
 _BY_HAND = ("patient", "mpp", "mpp_from", "pitch_um", "labels")
 _ADVICE = "give --overwrite to replace it, or name another file"
+
+
+def with_patients(cohort: Cohort, patient: str | Mapping[str, str]) -> Cohort:
+    """The cohort with the patients that a user names.
+
+    Parameters
+    ----------
+    patient
+        One patient, of the slides whose files do not name theirs; or the patient of each of some slides, by
+        the slide's name, whatever their files say.
+
+    Raises
+    ------
+    CohortError
+        If it is a word for an unknown patient, or the cohort has no such slide.
+    """
+    given = patient if isinstance(patient, Mapping) else dict.fromkeys(cohort.names, patient)
+    named = {slide: known_patient(name) for slide, name in given.items()}
+    for slide, name in given.items():
+        if named[slide] is None:
+            raise CohortError(f"--patient {name!r} names nobody; give a patient's name, such as P1.")
+        if slide not in cohort:
+            raise CohortError(
+                f"--patient {slide}={name}: {cohort.source} has no slide {slide}"
+                f"{did_you_mean(slide, cohort.names)}; its slides are {some(cohort.names)}."
+            )
+    takes = isinstance(patient, Mapping)
+    return replace(
+        cohort,
+        slides=tuple(
+            replace(row, patient=named[row.slide])
+            if row.slide in named and (takes or row.patient is None)
+            else row
+            for row in cohort.slides
+        ),
+    )
 
 
 def refuse_to_lose(path: Path, cohort: Cohort) -> None:

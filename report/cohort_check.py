@@ -216,7 +216,7 @@ def _notes(row: CohortSlide, look: SlideSurvey) -> list[Finding]:
     if look.counts is not None and look.counts.values != "counts":
         texts.append(f"values are {look.counts.values}, not counts: targets are the values unchanged")
     if row.patient is None and look.counts is not None:
-        texts.append("no patient: fill in the column patient, splits are by patient")
+        texts.append("no patient: give --patient SLIDE=PATIENT, or fill in the column; splits are by patient")
     return [*(Finding("", text) for text in texts), *_unmatched(look.spots)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
-from mmap_st.data import VALUES, Cohort
+from mmap_st.data import VALUES, Cohort, with_patients
 from mmap_st.data.readers import CohortSource, as_cohort, open_cohort, rebinned
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import EncoderSpec, encoder_spec
@@ -175,6 +175,7 @@ def read_cohort(
     image: str | Path | Mapping[str, str | Path] | None = None,
     values: str | None = None,
     bin_um: float | None = None,
+    patient: str | Mapping[str, str] | None = None,
 ) -> Cohort:
     """Read a cohort: a table of slides, one row per slide.
 
@@ -194,6 +195,9 @@ def read_cohort(
     bin_um
         Side in micrometres of the squares that a Xenium section's transcripts (or cells) or the bins of
         Visium HD are joined to; each square is a spot. None: 100 for Xenium, and bins as they are.
+    patient
+        The patient of slides whose files do not name one; or the patient of each of some slides, whatever
+        their files say: ``{"C2": "P7"}``.
 
     Returns
     -------
@@ -212,7 +216,16 @@ def read_cohort(
     >>> cohort["A1"].patient
     'A'
     """
-    values = values_of(values)
+    cohort = _found(source, image, values_of(values), bin_um)
+    return cohort if patient is None else with_patients(cohort, patient)
+
+
+def _found(
+    source: CohortSource,
+    image: str | Path | Mapping[str, str | Path] | None,
+    values: str | None,
+    bin_um: float | None,
+) -> Cohort:
     if isinstance(source, str | Path):
         images = _paths(image)
         return open_cohort(str(source), image=images, values=values, bin_um=bin_um)

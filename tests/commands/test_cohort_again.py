@@ -10,8 +10,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import mmap_st as mm
+from mmap_st.commands.options import parse_patients
 from mmap_st.data.tables import read_table
-from mmap_st.errors import CohortError
+from mmap_st.errors import CohortError, RequestError
 from tests.conftest import Tiny
 
 Mmap = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -50,6 +52,47 @@ def test_what_was_filled_in_is_not_lost(
     assert out.read_bytes() == before
     assert mmap(*words, "--overwrite").returncode == 0
     assert out.read_bytes() != before
+
+
+def patients(path: Path) -> list[str | None]:
+    return [row.patient for row in mm.read_cohort(path).slides]
+
+
+def test_patients_are_named_on_the_command_line(images: Path, tmp_path: Path, mmap: Mmap) -> None:
+    out = tmp_path / "cohort.csv"
+    words = ("cohort", f"images:{images}", "--out", out)
+    assert mmap(*words, "--patient", "P1").returncode == 0
+    assert patients(out) == ["P1", "P1"]
+    assert mmap(*words).returncode == 2, "they would be lost"
+    done = mmap(*words, "--overwrite", "--patient", "S2=P2")
+    assert (done.returncode, patients(out)) == (0, [None, "P2"])
+    # A name for all is for those that have none; one slide's own is for that slide, whatever it was.
+    assert mm.read_cohort(out, patient="P1")["S2"].patient == "P2"
+    assert mm.read_cohort(out, patient={"S2": "P3"})["S2"].patient == "P3"
+    assert "no patient: give --patient" in " ".join(mmap("cohort", "check", out).stdout.split())
+    checked = mmap("cohort", "check", out, "--patient", "P1")
+    assert "no patient" not in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["S3=P1"], r"has no slide S3 \(did you mean S"),
+        (["S1=P1", "S1=P2"], "two patients of S1, P1 and P2"),
+        (["S1=P1", "P2"], "give SLIDE=PATIENT for each"),
+        (["S1="], "give SLIDE=PATIENT"),
+        (["unknown"], "names nobody"),
+        ([""], "names nobody"),
+    ],
+)
+def test_patients_that_cannot_be_meant(given: list[str], said: str, images: Path) -> None:
+    with pytest.raises(RequestError, match=said):
+        mm.read_cohort(f"images:{images}", patient=parse_patients(given))
+
+
+def test_names_of_slides_may_have_an_equals_sign() -> None:
+    assert parse_patients(["a=b=P1"]) == {"a=b": "P1"}
+    assert parse_patients(None) is None
 
 
 def test_spots_without_an_image_are_noted(tiny: Tiny, tmp_path: Path, mmap: Mmap) -> None:

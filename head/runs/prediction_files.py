@@ -255,10 +255,10 @@ def write_prediction(path: Path, table: anndata.AnnData) -> None:
     """
     from anndata.io import write_elem
 
-    table.strings_to_categoricals()
     with _written(path) as draft, _Unfailing(draft, "w+") as disk:
         with h5py.File(disk, "w") as file:
-            write_elem(file, "/", table, dataset_kwargs=_COMPRESSED)
+            _write_all_but_x(file, table)
+            write_elem(file, "X", table.X, dataset_kwargs=_COMPRESSED)
         disk.check()
 
 
@@ -333,22 +333,27 @@ def filling(
     rows = max(1, min(spots, rows_of_block))
     # A block is whole chunks, which are written without being read again.
     chunk = rows, max(1, min(genes, _CHUNK_VALUES // rows))
-    from anndata.io import write_elem
-
-    table.strings_to_categoricals()
     with _written(path) as draft, _Unfailing(draft, "w+") as disk:
         with h5py.File(disk, "w") as file:
-            file.attrs.update(_ANNDATA)
-            for part in ("obs", "var"):
-                write_elem(file, part, getattr(table, part), dataset_kwargs=_COMPRESSED)
-            for part in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-                write_elem(file, part, dict(getattr(table, part)), dataset_kwargs=_COMPRESSED)
+            _write_all_but_x(file, table)
             for name in ("X", *(f"layers/{layer}" for layer in layers)):
                 values = file.create_dataset(name, (spots, genes), np.float32, chunks=chunk, **_COMPRESSED)
                 values.attrs.update(_ARRAY)
             disk.check()
             yield FilledFile(file, disk)
         disk.check()
+
+
+def _write_all_but_x(file: h5py.File, table: anndata.AnnData) -> None:
+    """Write a table as anndata does."""
+    from anndata.io import write_elem
+
+    table.strings_to_categoricals()
+    file.attrs.update(_ANNDATA)
+    for part in ("obs", "var"):
+        write_elem(file, part, getattr(table, part), dataset_kwargs=_COMPRESSED)
+    for part in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        write_elem(file, part, dict(getattr(table, part)), dataset_kwargs=_COMPRESSED)
 
 
 class _Unfailing(io.FileIO):

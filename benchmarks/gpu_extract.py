@@ -253,7 +253,7 @@ class Bench:
             recipe = run_recipe(encoder, 0.0)
             outcomes = embed_slides(
                 [plan_slide(row, store, recipe, MPPS, overwrite=False) for row in rows],
-                lambda plan: open_session(plan, store, encoder, options, resizer=resizer),
+                lambda plan, stop: open_session(plan, store, encoder, options, stop, resizer),
                 encoder,
                 workers,
                 on_slide_start=lambda session: None,

@@ -123,6 +123,21 @@ def extract(
             rich_help_panel=MACHINE,
         ),
     ] = "auto",
+    stage: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Copy each slide to this local folder while it is embedded: for slides on network drives.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    stage_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="Gigabytes that slides may take there (default: half of what is free).",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     chunk: Annotated[
         int, typer.Option(min=1, help="Rows of a chunk of the store.", rich_help_panel=OUTPUT)
     ] = 1024,
@@ -227,6 +242,8 @@ def extract(
             enlarge=enlarge,
             shard=shard,
             claim=claim,
+            stage=stage,
+            stage_gb=stage_gb,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report

@@ -20,7 +20,7 @@ from mmap_st.extract.engine import (
     extraction_status,
     parse_shard,
 )
-from mmap_st.extract.slides import parse_grid
+from mmap_st.extract.slides import parse_grid, stage_of
 from mmap_st.extract.store import FeatureStore
 from mmap_st.workflows.arguments import (
     EncoderLike,
@@ -136,6 +136,8 @@ def embed(
     enlarge: bool = False,
     shard: str | None = None,
     claim: bool = False,
+    stage: str | Path | None = None,
+    stage_gb: float | None = None,
     progress: bool = True,
 ) -> EmbeddedStore:
     """Embed every spot of every slide at several magnifications.
@@ -202,6 +204,11 @@ def embed(
     claim
         Leave slides that another job is embedding to it, and wait for them in the end: any number of jobs
         with this may work on one store. False: such slides fail.
+    stage
+        Folder on a local disk that each slide is copied to while it is embedded, the next one meanwhile; for
+        slides on network drives, where many small reads take long. None: slides are read where they lie.
+    stage_gb
+        Gigabytes that slides may take there at a time, of all processes together. None: half of what is free.
     progress
         Whether to show it.
 
@@ -235,6 +242,7 @@ def embed(
     grid = None if spots is None else parse_grid(spots)
     if mpps is None:
         raise RequestError(_NO_SCALES)
+    local = stage_of(stage, stage_gb)
     path = store.path if isinstance(store, FeatureStore) else Path(store)
     check_store_out(path)
     slides = read_cohort(cohort)
@@ -256,6 +264,7 @@ def embed(
     options = ExtractOptions(
         batch_size, workers, chunk, overwrite, cache_mb, tissue_min, unchecked, enlarge, resample,
         shard=None if shard is None else parse_shard(shard), claim=claim,
+        stage=local,
     )  # fmt: skip
     with show_progress(progress) as display, stop_on_signals() as stop:
         display(f"preparing {spec.name}")

@@ -54,9 +54,11 @@ class SlideResult:
         if session is None:
             of_another = isinstance(failure, SlideLockedError | SlideDoneError)
             return cls(name, str(failure), of_another=of_another)
+        # A copy is gone by now.
+        why = None if failure is None else str(failure).replace(str(session.image), str(outcome.plan.image))
         return cls(
             name,
-            None if failure is None else str(failure),
+            why,
             session.telemetry,
             {rows.mpp: rows.invalid for rows in session.rows if rows.invalid},
             sum(rows.skipped for rows in session.rows),
@@ -127,7 +129,7 @@ class LocalEngine:
         resizer = DeviceResizer.of(encoder.device) if plans and options.resample == "auto" else None
         for outcome in embed_slides(
             plans,
-            lambda plan: open_session(plan, store, encoder, options, stop, resizer),
+            lambda plan, stop: open_session(plan, store, encoder, options, stop, resizer),
             encoder,
             options.threads,
             on_slide_start=on_slide_start,

@@ -163,7 +163,7 @@ class Reading:
 
 
 Allocate = Callable[[tuple[int, int, int, int], bool], Pixels]
-Opener = Callable[[SlidePlan], SlideSession]
+Opener = Callable[[SlidePlan, Callable[[], bool]], SlideSession]
 #: A slide that could not be opened; windows that are being read; or, without windows, the end of a slide.
 Item = Outcome | tuple[SlideSession, Reading | None]
 
@@ -174,7 +174,7 @@ class Prefetcher:
     Parameters
     ----------
     plans, opener
-        The slides, and what opens one.
+        The slides, and what opens one; it is given what to ask, while it waits, whether to stop.
     threads
         Number of reading threads; batches with this many steps and two more are in flight at a time.
     allocate
@@ -193,6 +193,7 @@ class Prefetcher:
     ) -> None:
         self._plans, self._opener = iter(plans), opener
         self._allocate, self._stop = allocate, stop
+        self._leaving = False
         self._threads = threads
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._opening = ThreadPoolExecutor(1, thread_name_prefix="open")
@@ -204,6 +205,7 @@ class Prefetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leaving = True  # a slide that waits to be opened may wait for one that is open
         self._opening.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
         with ExitStack() as closing:  # all of them, whatever one of them raises
@@ -262,12 +264,15 @@ class Prefetcher:
             steps.append(self._readers.submit(session.reader.read, step, part))
         return Reading(pixels, tuple(steps))
 
+    def _is_over(self) -> bool:
+        return self._leaving or self._stop()
+
     def _open_next(self) -> tuple[SlidePlan, Future[SlideSession]] | None:
         plan = next(self._plans, None)
         if plan is None:
             return None
         self._opened = [future for future in self._opened if not _is_closed(future)]
-        self._opened.append(self._opening.submit(self._opener, plan))
+        self._opened.append(self._opening.submit(self._opener, plan, self._is_over))
         return plan, self._opened[-1]
 
 

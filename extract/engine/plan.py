@@ -22,7 +22,7 @@ from mmap_st.errors import (
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import place_spots
 from mmap_st.extract.engine.sharing_out import Shard
-from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, slide_files
+from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, Stage, slide_files
 from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
 from mmap_st.extract.store import (
     FeatureStore,
@@ -359,6 +359,8 @@ class ExtractOptions:
         The part of the cohort's slides that are embedded; None: all of them.
     claim
         Leave slides that another job is embedding to it, and wait for it in the end.
+    stage
+        Where slides are copied to while they are embedded; None: they are read where they lie.
     processes
         Processes of this run on this machine, which share `workers` and the free memory.
     """
@@ -374,6 +376,7 @@ class ExtractOptions:
     resample: str = "auto"
     shard: Shard | None = None
     claim: bool = False
+    stage: Stage | None = None
     processes: int = 1
 
     @property

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from mmap_st.errors import (
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
-from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue
+from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue, staged
 from mmap_st.extract.store import (
     FeatureStore,
     Journal,
@@ -142,6 +143,8 @@ class SlideSession:
         Reads it.
     batches
         Steps of reading that are embedded together.
+    image
+        What is read: the slide's image, or its copy on a local disk.
     finished
         Windows that need no embedding: finished before, or skipped.
     failure
@@ -157,6 +160,7 @@ class SlideSession:
     reading: ReadPlan
     reader: WindowReader
     batches: tuple[range, ...]
+    image: Path
     finished: int
     telemetry: Telemetry
     lock: SlideLock
@@ -270,9 +274,12 @@ def open_session(
         lock = resources.enter_context(SlideLock(store.path, key, stop=stop, patient=not options.claim))
         if options.claim and _is_complete(plan, store, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
-        slide = open_slide(plan.image)
+        image = plan.image
+        if options.stage is not None:
+            image = resources.enter_context(staged(image, options.stage, stop))
+        slide = open_slide(image)
         resources.callback(slide.close)
-        _check_same_image(plan, slide)
+        _check_same_image(plan, image, slide)
         tissue = _tissue(slide, plan, options.tissue_min)
         if tissue is not None and not options.unchecked and _is_new(plan, store):
             check_orientation(plan.spots, tissue, slide.size)
@@ -317,6 +324,7 @@ def open_session(
             reading=reading,
             reader=reader,
             batches=_batches(reading, batch),
+            image=image,
             finished=plan.windows - reading.windows,
             telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
@@ -360,10 +368,10 @@ def _rows(
     return MagnificationRows(mpp, writer, journal, lock.check, in_bounds, tissue, skipped)
 
 
-def _check_same_image(plan: SlidePlan, slide: Slide) -> None:
+def _check_same_image(plan: SlidePlan, image: Path, slide: Slide) -> None:
     """Refuse an image that was replaced since the run was planned, which may be hours ago."""
     planned = next(iter(plan.recipes.values()))["image"]
-    if image_fingerprint(plan.image, slide.size) != planned:
+    if image_fingerprint(image, slide.size) != planned:
         raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "KnownMpp",
     "Slide",
     "SourceMpp",
+    "Stage",
     "Tissue",
     "better_orientation",
     "better_shift",
@@ -23,6 +24,8 @@ __all__ = [
     "share_of_tissue",
     "share_on_tissue",
     "slide_files",
+    "stage_of",
+    "staged",
     "stored_grid",
     "thumbnail_of",
     "unreadable",
@@ -50,4 +53,5 @@ from .slide import (
     resolve_source_mpp,
     slide_files,
 )
+from .staging import Stage, stage_of, staged
 from .tissue import METHOD, Tissue, find_tissue, share_of_tissue, share_on_tissue

@@ -35,6 +35,7 @@ LINES = {
     "cohort check --pictures": ("cohort", "check", "her2st:{her2st}", "--pictures", "{out}"),
     "download --out": ("download", "her2st", "--mirror", "http://127.0.0.1:9", "--out", "{out}"),
     "extract STORE": ("extract", "her2st:{her2st}", "{out}", *ENCODER, "--mpp", "1"),
+    "extract --stage": ("extract", "her2st:{her2st}", "{new}", *ENCODER, "--mpp", "1", "--stage", "{out}"),
     "extract --preview": ("extract", "her2st:{her2st}", "{new}", *ENCODER, "--preview", "{out}"),
     "import STORE": ("import", "{out}", "--encoder", "x", "--mpp", "1", "--features", "{her2st}"),
     "fit-head --out": ("fit-head", "her2st:{her2st}", "{store}", *ENCODER, "--out", "{out}"),

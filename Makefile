@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # faiss-gpu-cu12 where an NVIDIA card answers, else faiss-cpu: both are the module faiss, so never both.
 FAISS := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.set-up-$(FAISS)
+# Tests wait now and then, for processes and disks: half as many more as there are cores keep all cores busy.
+AT_ONCE := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n + n / 2)))
 # Every process that starts reads modules as they were compiled once, also where the shell says otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -37,7 +39,7 @@ test: lint
 	$(MAKE) -j2 types tests
 
 quick: lint types
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"
 
 # The tests that click through pages, in Debian's Chromium; without it they are skipped, with that reason.
 browser: setup
@@ -55,7 +57,7 @@ types: setup
 	$(BIN)/mypy
 
 tests: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 benchmark-demo: setup
 	$(BIN)/python benchmarks/demo.py --out out/benchmark-demo

@@ -125,8 +125,8 @@ _UNTRACED = (
     "test_whole_way.py",
     "test_xenium_runs.py",
 )
-#: What `make quick` leaves out: real extractions, cross-validations, processes, browsers, and all heads and
-#: encoders at length.
+#: What `make quick` leaves out: real extractions, cross-validations, processes, browsers and their pages, and all
+#: heads and encoders at length.
 _SLOW = (
     "browser/",
     "commands/",
@@ -135,6 +135,7 @@ _SLOW = (
     "extract/encoders/test_precision.py",
     "extract/encoders/test_specs.py",
     "extract/encoders/test_use.py",
+    "extract/encoders/test_weights.py",
     "extract/engine/",
     "extract/imports/test_imports.py",
     "extract/store/test_integrity.py",
@@ -146,6 +147,7 @@ _SLOW = (
     "head/sharing/",
     "head/test_scale.py",
     "head/test_user_heads.py",
+    "report/test_page.py",
     "test_api.py",
     "test_data_of_before.py",
     "test_docstrings.py",

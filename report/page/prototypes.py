@@ -151,7 +151,7 @@ def note_of(slides: Sequence[SlideLayers]) -> str:
         pictures = f"A picture shows the spot that attends to a prototype most, {across} across."
     return (
         f"Prototypes are what k-means finds in the slide's own embeddings ({', '.join(encoders)}); similar"
-        " ones have near numbers and colours. Choose a spot in a map or by its name to see which it attends"
-        f" to, in the fixed attention of the head. {pictures} Genes: those predicted furthest above the"
-        " slide's mean where a prototype is attended to most."
+        " ones have neighbouring numbers and like colours. Choose a spot in a map or by its name to see which"
+        f" it attends to, in the fixed attention of the head. {pictures} Genes: those predicted furthest"
+        " above the slide's mean where a prototype is attended to most."
     )

@@ -183,7 +183,7 @@ def extract(
         bool,
         typer.Option(
             "--claim",
-            help="Leave slides that another job embeds to it: any number may work on one store.",
+            help="Leave to other jobs the slides that they embed: any number may work on one store.",
             rich_help_panel=JOBS,
         ),
     ] = False,
@@ -213,6 +213,8 @@ def extract(
             cohort, store, encoder=encoder, magnifications=magnifications, mpp=mpp, spots=spots
         )
         results.show_status(found)
+        if not store.exists():
+            console.warn(f"{store} does not exist: no job has begun, or it is another store")
         raise typer.Exit
     keep_freed_memory()
     try:

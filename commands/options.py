@@ -209,7 +209,7 @@ def parse_images(texts: list[str] | None) -> Path | dict[str, Path] | None:
     for text in texts:
         slide, path = _slide_and_path(text)
         if not slide or not path:
-            raise RequestError(f"--image {text}: where there are several, give SLIDE=PATH for each.")
+            raise RequestError(_incomplete("--image", text, "SLIDE=PATH"))
         if slide in images:
             raise RequestError(f"--image names two images of {slide}, {images[slide]} and {path}; give one.")
         images[slide] = Path(path)
@@ -232,12 +232,20 @@ def parse_patients(texts: list[str] | None) -> str | dict[str, str] | None:
     for text in texts:
         slide, _, name = (part.strip() for part in text.rpartition("="))  # names of slides may have one
         if not slide or not name:
-            raise RequestError(f"--patient {text}: where there are several, give SLIDE=PATIENT for each.")
+            raise RequestError(_incomplete("--patient", text, "SLIDE=PATIENT"))
         if patients.setdefault(slide, name) != name:
             raise RequestError(
                 f"--patient names two patients of {slide}, {patients[slide]} and {name}; give one."
             )
     return patients
+
+
+def _incomplete(flag: str, text: str, form: str) -> str:
+    if "=" not in text:
+        return f"{flag} {text}: where there are several, give {form} for each."
+    slide, _, other = form.lower().partition("=")
+    side, what = ("before", slide) if text.strip().startswith("=") else ("after", other)
+    return f"{flag} {text}: nothing stands {side} the =; give {form}, with a {what} there."
 
 
 def _slide_and_path(text: str) -> tuple[str, str]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mmap_st.report import Summary
 
 
+#: Slides that nothing can be embedded of.
+_SKIPPED = "skipped (no image or no spots)"
+
+
 def show_extraction(report: ExtractReport, store: Path) -> None:
     """What an extraction did, and which slides failed."""
     show_embedded(report)
@@ -37,7 +41,7 @@ def show_embedded(report: ExtractReport) -> None:
         (len(report.done), "embedded"),
         (len(report.unchanged), "complete before"),
         (len(report.elsewhere), "embedded by other jobs"),
-        (len(report.skipped_slides), "skipped (no image or no spots)"),
+        (len(report.skipped_slides), _SKIPPED),
         (len(report.failed), "failed"),
     ]
     shown = ", ".join(f"{number} {what}" for number, what in counts if number)
@@ -57,7 +61,7 @@ def show_embedded(report: ExtractReport) -> None:
 
 def show_status(status: ExtractionStatus) -> None:
     """How far an extraction is: slides in flight, slides that failed, and what is left."""
-    from mmap_st.extract.engine import FAILED, IN_FLIGHT, STATES
+    from mmap_st.extract.engine import FAILED, IN_FLIGHT, SKIPPED, STATES
 
     in_flight = status.of(IN_FLIGHT)
     rows = [
@@ -72,7 +76,8 @@ def show_status(status: ExtractionStatus) -> None:
     if rows:
         console.show_table("in flight", ("slide", "windows", "where", "since"), rows)
     console.show_reasons("failed", {slide.slide: slide.reason for slide in status.of(FAILED)})
-    counts = [(len(status.of(state)), state) for state in STATES]
+    words = {SKIPPED: _SKIPPED}
+    counts = [(len(status.of(state)), words.get(state, state)) for state in STATES]
     console.say("slides: " + (", ".join(f"{number} {state}" for number, state in counts if number) or "none"))
     if (left := status.windows_left) is None:
         return
@@ -217,7 +222,7 @@ def show_import(report: ImportReport, store: Path) -> None:
 def show_preview(report: PreviewReport) -> None:
     """Which pictures were drawn, and of which slides none could be."""
     if report.skipped_slides:
-        console.say(f"{counted(len(report.skipped_slides), 'slide')} skipped (no image or no spots)")
+        console.say(f"{counted(len(report.skipped_slides), 'slide')} {_SKIPPED}")
     console.show_reasons("failed", report.failed)
     console.show_reasons("drawn, and cannot be embedded", report.unscaled)
     console.show_paths(list(report.written.values()))

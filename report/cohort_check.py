@@ -33,7 +33,7 @@ from mmap_st.extract.slides import (
     open_slide,
     unreadable,
 )
-from mmap_st.extract.windows import MOST_ENLARGED
+from mmap_st.extract.windows import MOST_ENLARGED, finest_mpp
 
 _FEWEST_ON_TISSUE = 0.5
 _USUAL_ON_TISSUE = 0.85
@@ -238,11 +238,10 @@ def _unmatched(spots: Spots | None) -> Iterator[Finding]:
 
 
 def _coarse(mpp: float) -> Finding:
-    finest = mpp / MOST_ENLARGED
     return Finding(
         _TOO_COARSE,
         f"at {mpp:.4g} um/px its image is too coarse for the usual windows (20x is {_USUAL_MPP:g} um/px):"
-        f" name the full-resolution image, or take windows of at least {finest:.2g} um/px",
+        f" name the full-resolution image, or take windows of at least {finest_mpp(mpp):g} um/px",
     )
 
 

@@ -132,9 +132,8 @@ def draw_prototypes(
         marks += f" ({WINDOW_UM:.0f} um across)" if mpp is not None else ""
     scale_bar(axes, mpp, xy)
     count = counted(len(candidates.size), "prototype")
-    title = (
-        f"{name}: {count}; similar ones have near colours{' and numbers' * (numbered is not None)}; {marks}"
-    )
+    alike = "like colours" if numbered is None else "like colours and neighbouring numbers"
+    title = f"{name}: {count}; similar ones have {alike}; {marks}"
     figure = axes.get_figure(root=True)
     assert figure is not None
     width = axes.get_position().width * figure.get_figwidth()

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def test_the_examples_of_a_module_run(name: str, namespace: dict[str, object]) -
     assert not runner.summarize(verbose=False).failed, "".join(report)
 
 
+def arguments_described(text: str) -> set[str]:
+    """What stands at the margin of the section `Parameters`: names, some with commas between them."""
+    _, _, section = text.partition("Parameters\n----------\n")
+    lines = itertools.takewhile(lambda line: not line.startswith("---"), section.splitlines())
+    at_margin = [line for line in lines if line and not line.startswith(" ")]
+    return {name.strip(" *") for line in at_margin for name in line.split(",")}
+
+
 def test_what_is_public_says_what_it_takes_and_shows_it() -> None:
     for name, found in public_objects():
         text = inspect.getdoc(found) or ""
@@ -80,7 +89,7 @@ def test_what_is_public_says_what_it_takes_and_shows_it() -> None:
         if not inspect.isfunction(found):
             continue
         assert "Returns" in text, name
-        described = text.split("Examples")[0]
+        described = arguments_described(text)
         for argument in inspect.signature(found).parameters:
             assert argument == "self" or argument in described, f"{name} does not describe {argument}"
 

@@ -61,4 +61,11 @@ def pack_head(run: Path, out: Path, *, overwrite: bool = False) -> None:
     """
     if is_store(run):
         raise RequestError(f"{run} is a feature store; name the folder of a trained head.")
+    if not is_on_hub(run):
+        refuse_special(run, RequestError)
+        if not run.is_file():
+            restore_run(run)
+        if not run.exists() or (run.is_file() and not is_archive(run)):
+            what = "is a file of another kind" if run.exists() else "does not exist"
+            raise RequestError(f"{run} {what}; name a run of `mmap fit-head`, or a feature store.")
     pack_run(pinned(run), out, overwrite=overwrite)

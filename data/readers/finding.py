@@ -93,6 +93,7 @@ _SIGNS = (
     ("hest", ("st/*.h5ad",)),
     ("h5ad", ("*.h5ad",)),
     ("st", ("*_stdata.tsv*", "*/*_stdata.tsv*")),
+    ("table", ("*_spots.csv*", "*_spots.tsv*", "*_spots.parquet")),
 )  # fmt: skip
 
 

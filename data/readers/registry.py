@@ -92,6 +92,8 @@ _ALL = (
 
 READERS = {reader.name: reader for reader in _ALL}
 
+# Shorter words are part of others by chance.
+_LEAST_LETTERS = 4
 #: Space Ranger's copies of the image, of 2,000 and 600 pixels.
 _SMALL_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
 
@@ -135,7 +137,7 @@ def open_cohort(
         cohort = Cohort(_found(READERS[name], place, bin_um), text)
     elif colon and not Path(text).exists():
         raise CohortError(
-            f"There is no reader {name!r}{did_you_mean(name, READERS)}; the readers are {', '.join(READERS)}."
+            f"There is no reader {name!r}{_nearest(name)}; the readers are {', '.join(READERS)}."
         )
     else:
         _refuse_data(Path(text))
@@ -337,7 +339,7 @@ def _reader_of(slide: CohortSlide) -> Reader:
         raise SpotsError(f"the cohort names no reader for it; the readers are {', '.join(READERS)}.")
     if slide.reader not in READERS:
         raise SpotsError(
-            f"there is no reader {slide.reader!r}{did_you_mean(slide.reader, READERS)};"
+            f"there is no reader {slide.reader!r}{_nearest(slide.reader)};"
             f" the readers are {', '.join(READERS)}."
         )
     reader = READERS[slide.reader]
@@ -349,3 +351,16 @@ def _reader_of(slide: CohortSlide) -> Reader:
     if slide.bin_um is not None and reader.find_binned is None:
         raise SpotsError(_not_joined(f"the cohort's column bin_um ({slide.bin_um:g})", reader.name))
     return reader
+
+
+def _nearest(word: str) -> str:
+    """Readers that a word may mean: those that read what is called so (`anndata`), or names like it."""
+    squeezed = _squeezed(word)
+    meant = [reader.name for reader in _ALL if squeezed in _squeezed(reader.about)]
+    if meant and len(squeezed) >= _LEAST_LETTERS:
+        return f" (did you mean {', '.join(meant)}?)"
+    return did_you_mean(word, READERS)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))

@@ -1,6 +1,7 @@
 __all__ = [
     "FAILED",
     "IN_FLIGHT",
+    "SKIPPED",
     "STATES",
     "EncoderRequest",
     "ExtractOptions",
@@ -39,4 +40,4 @@ from .plan import (
 )
 from .preview import PreviewReport, preview_cohort
 from .sharing_out import parse_shard
-from .status import FAILED, IN_FLIGHT, STATES, ExtractionStatus, extraction_status
+from .status import FAILED, IN_FLIGHT, SKIPPED, STATES, ExtractionStatus, extraction_status

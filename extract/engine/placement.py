@@ -177,7 +177,7 @@ def _place_grid(
             )
         if there != grid:
             raise SlideRecipeError(
-                f"the store has it with a grid {there} and --spots {grid} was asked;"
+                f"the store has it with the spots of {there}, and those of {grid} are wanted now;"
                 f" use another store, or --spots {there}."
             )
         if (stored.size_px, stored.source_mpp) != (slide.size, source.mpp):

@@ -41,7 +41,7 @@ from mmap_st.extract.store import (
     undamaged_slide,
     undamaged_slides,
 )
-from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, mpp_key
+from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, finest_mpp, mpp_key
 from mmap_st.files import sha256_of_json
 
 #: Raised only when the numbers change.
@@ -220,7 +220,7 @@ def _check_enlargement(finest: float, source: SourceMpp) -> None:
         raise ResolutionError(
             f"windows at {mpp_key(finest)} um/px would be enlarged {times:.2g} times from its image of"
             f" {source.mpp:.4g} um/px ({source.source}): name its full-resolution image, take windows of at"
-            f" least {source.mpp / MOST_ENLARGED:.2g} um/px, or give --enlarge."
+            f" least {finest_mpp(source.mpp):g} um/px, or give --enlarge."
         )
 
 

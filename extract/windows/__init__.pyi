@@ -8,6 +8,7 @@ __all__ = [
     "WindowReader",
     "Windows",
     "canonical_mpp",
+    "finest_mpp",
     "mpp_key",
     "parse_magnifications",
     "plan_reading",
@@ -19,6 +20,7 @@ from .device_resizing import DeviceResizer
 from .geometry import (
     MOST_ENLARGED,
     canonical_mpp,
+    finest_mpp,
     mpp_key,
     parse_magnifications,
     share_in_bounds,

@@ -33,6 +33,11 @@ def canonical_mpp(mpp: float) -> float:
     return round(mpp, _KEY_DECIMALS)
 
 
+def finest_mpp(source_mpp: float) -> float:
+    """Least micrometres per pixel that windows of a slide may have, rounded up: what is named is accepted."""
+    return math.ceil(source_mpp / MOST_ENLARGED * 100 - 1e-6) / 100
+
+
 def mpp_key(mpp: float) -> str:
     """Name of a magnification in a store, such as ``0.5000``."""
     return f"{mpp:.{_KEY_DECIMALS}f}"

@@ -14,6 +14,7 @@ from mmap_st.head.domain import Domain, Strangeness
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.joined import JoinedDomain
 from mmap_st.head.neighbourhood import spot_pitch
+from mmap_st.head.runs.spatial_metadata import nominal_pitch
 
 LIKE = "like the training tissue"
 FAR = "far from the training tissue"
@@ -118,11 +119,13 @@ def judge_slide(
     other = tuple(dict.fromkeys(reasons))
     if strangeness is None or not strangeness.far:
         return Suitability(UNLIKE if other else LIKE, other, strangeness, tissue)
-    times = f"{strangeness.slide:.1f} times as far from the training tissue as held-out training slides"
-    if not strangeness.unlike:
-        return Suitability(UNLIKE if other else FAR, (times, *other), strangeness, tissue)
-    look = "look at the image, its um/px, the stain and the species"
-    return Suitability(UNLIKE, (f"{times} ({look})", *other), strangeness, tissue)
+    times, held_out = f"{strangeness.slide:.1f} times as far", "as held-out training slides"
+    if not strangeness.unlike and not other:  # the verdict says from what
+        return Suitability(FAR, (f"{times} {held_out}",), strangeness, tissue)
+    away = f"{times} from the training tissue {held_out}"
+    if strangeness.unlike:
+        away += " (look at the image, its um/px, the stain and the species)"
+    return Suitability(UNLIKE, (away, *other), strangeness, tissue)
 
 
 def _other_scale(
@@ -132,7 +135,10 @@ def _other_scale(
     found = []
     pitch = pitch_um(stored)
     if pitch is not None and trained.pitch_um and not 1 / _ANOTHER < pitch / trained.pitch_um < _ANOTHER:
-        found.append(f"its spots lie {pitch:.0f} um apart, those of training {trained.pitch_um:.0f} um")
+        found.append(
+            f"its spots lie {nominal_pitch(pitch):.0f} um apart, those of training"
+            f" {nominal_pitch(trained.pitch_um):.0f} um"
+        )
     for key, times in (enlarged(stored, encoder, mpps) or {}).items():
         most = trained.enlarged.get(key, 1.0)
         if times > _ANOTHER * most:

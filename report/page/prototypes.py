@@ -150,8 +150,9 @@ def note_of(slides: Sequence[SlideLayers]) -> str:
         across = ", ".join(f"{width:.0f} um" if width else "two spots" for width in sorted(widths, key=str))
         pictures = f"A picture shows the spot that attends to a prototype most, {across} across."
     return (
-        f"Prototypes are what k-means finds in the slide's own embeddings ({', '.join(encoders)}); similar"
-        " ones have near numbers and colours. Choose a spot in a map or by its name to see which it attends"
-        f" to, in the fixed attention of the head. {pictures} Genes: those predicted furthest above the"
-        " slide's mean where a prototype is attended to most."
+        f"Prototypes are what k-means finds in the slide's own embeddings ({', '.join(encoders)}); those that"
+        " no spot attends to most are left out. Similar ones have neighbouring numbers and like colours."
+        " Choose a spot in a map or by its name to see which it attends to, in the fixed attention of the"
+        f" head. {pictures} Genes: those predicted furthest above the slide's mean where a prototype is"
+        " attended to most."
     )

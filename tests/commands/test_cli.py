@@ -151,7 +151,7 @@ def test_a_grid_is_previewed_and_then_embedded(mmap: Command, simulated: Path, t
     assert "hex:150" in done.stderr
     other = mmap(*words[:-1], "hex:200", "--random-weights", "--mpp", "1", cwd=tmp_path)
     assert other.returncode == 1
-    assert "with a grid hex:150 and --spots hex:200 was asked" in other.stdout
+    assert "with the spots of hex:150, and those of hex:200 are wanted now" in other.stdout
 
 
 def test_problems_of_a_cohort_are_listed_and_exit_1(mmap: Command, write_section, tmp_path: Path) -> None:

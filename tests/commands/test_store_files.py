@@ -72,6 +72,16 @@ def test_a_head_is_not_replaced_by_a_store_nor_a_store_by_a_head(
     assert done.stderr.startswith("error: slide C1: another process (")
 
 
+def test_what_is_neither_a_head_nor_a_store_is_not_packed(tmp_path: Path, mmap: Callable[..., Any]) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("slide\nA\n")
+    for wrong, said in ((table, "is a file of another kind"), (tmp_path / "none", "does not exist")):
+        done = mmap("pack", wrong, tmp_path / "x.zip", COLUMNS="2000")
+        assert done.returncode == 2
+        assert f"{wrong} {said}; name a run of `mmap fit-head`, or a feature store." in done.stderr
+    assert not (tmp_path / "x.zip").exists()
+
+
 def test_merge_unpacks_and_puts_together(store: Path, mmap: Callable[..., Any]) -> None:
     packed, out = store.with_name("f.zip"), store.with_name("merged.zarr")
     assert mmap("pack", store, packed).returncode == 0

@@ -99,6 +99,24 @@ def test_rows_that_lack_something_say_what(tmp_path: Path) -> None:
         read_counts(CohortSlide("A1", counts=tmp_path / "no.tsv", reader="her2st"))
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("anndata", "h5ad"),
+        ("AnnData", "h5ad"),
+        ("spaceranger", "visium, visium-hd"),
+        ("space_ranger", "visium, visium-hd"),
+        ("visiumhd", "visium-hd"),
+        ("xenum", "xenium"),
+    ],
+)
+def test_a_reader_is_known_by_what_it_reads_too(word: str, meant: str) -> None:
+    with pytest.raises(CohortError, match=rf"reader '{word}' \(did you mean {meant}\?\)"):
+        open_cohort(f"{word}:data")
+    with pytest.raises(CohortError, match="There is no reader 'or'; the readers"):
+        open_cohort("or:data")
+
+
 def test_a_cohort_is_given_as_an_object_a_path_or_text(write_section, tmp_path: Path) -> None:
     root = write_section("A1")
     cohort = as_cohort(f"her2st:{root}")

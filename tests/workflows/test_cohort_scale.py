@@ -209,8 +209,8 @@ def test_images_by_slide(folder: Path, mmap: Callable) -> None:
         (["S1=gone.png"], "gone.png does not exist"),
         (["S1={}", "S1={}"], "two images of S1"),
         (["S1={}", "{}"], "give SLIDE=PATH for each"),
-        (["S1="], "give SLIDE=PATH"),
-        (["={}"], "give SLIDE=PATH"),
+        (["S1="], "nothing stands after the =; give SLIDE=PATH, with a path there"),
+        (["={}"], "nothing stands before the =; give SLIDE=PATH, with a slide there"),
         (["gone.png"], "gone.png does not exist"),
     ],
 )

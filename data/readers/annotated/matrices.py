@@ -50,12 +50,11 @@ def counts_of(table: SpotTable, kind: str, where: str | None = None) -> Counts:
             passed_over.append(f"{matrix.name} holds values such as {wrong:g}")
     except CountsError as error:
         raise type(error)(f"{table.source}: {error}") from error
-    seen = ", ".join(matrix.name for matrix in table.matrices)
-    such = f" ({passed_over[0]})" if passed_over else ""
     raise NotCountsError(
-        f"{table.source} holds no counts: {seen or 'no matrix'} examined{such}, none has whole numbers of"
-        " zero or more only, and targets are the logarithm of counts per 10,000; put raw counts into X,"
-        " layers['counts'] or raw, or give --values lognorm if log-normalised values are what you have."
+        f"{table.source} holds no counts, which are whole numbers of zero or more:"
+        f" {', '.join(passed_over) or 'it has no matrix'}; targets are the logarithm of counts per 10,000, so"
+        " put raw counts into X, layers['counts'] or raw, or give --values lognorm if log-normalised values"
+        " are what you have."
     )
 
 

@@ -155,6 +155,7 @@ SIGNS = {
     "hest": ("st/TENX1.h5ad",),
     "h5ad": ("S1.h5ad",),
     "st": ("GSM1_P2_ST_rep1_stdata.tsv.gz",),
+    "table": ("S1_spots.csv", "S1_spots.tsv.gz", "S1_spots.parquet"),
     "images": ("S1.svs", "S1.ome.tif"),
 }
 PLACES = [(reader, name) for reader, names in SIGNS.items() for name in names]

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import importlib
 import itertools
 import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import nn
 
 from mmap_st.encoders import EncoderSpec
 from mmap_st.errors import RequestError
-from mmap_st.extract.encoders import encoder_spec
+from mmap_st.extract.encoders import encoder_spec, families
 from mmap_st.extract.encoders.encoder import note_of_scales, prepare_picture
 from mmap_st.extract.encoders.families import ENCODERS
 from mmap_st.extract.encoders.networks.builders import build_random
@@ -180,6 +182,15 @@ def test_variants_are_named_after_an_encoder_and_differ_from_it() -> None:
                 spec.recipe() | {"name": parent} != ENCODERS[parent].recipe()
                 or spec.hub != ENCODERS[parent].hub
             )
+
+
+def test_every_spec_that_a_family_declares_can_be_named() -> None:
+    for module in pkgutil.iter_modules(families.__path__):
+        family = importlib.import_module(f"{families.__name__}.{module.name}")
+        for name, found in vars(family).items():
+            declared = found if isinstance(found, tuple) else (found,)
+            for spec in (one for one in declared if isinstance(one, EncoderSpec)):
+                assert spec.name in ENCODERS, f"add {name} to ENCODERS of {family.__name__}"
 
 
 def test_every_spec_says_whose_it_is_and_on_what_terms() -> None:

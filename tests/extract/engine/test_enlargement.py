@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,23 @@ def test_beyond_four_times_slides_are_refused_and_the_others_done(
     report = embed(cohort, mpp).report
     assert report.done == done
     assert list(report.failed) == [name for name in ("coarse",) if name not in done]
+
+
+@pytest.mark.filterwarnings("ignore::mmap_st.errors.SlidesLeftOutWarning")
+@pytest.mark.parametrize("mpp", ["2.01", "4.834", "19"])
+def test_the_scale_that_the_refusal_names_is_accepted(
+    cohort: Path, mpp: str, mmap: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    cohort.write_text(
+        "".join(cohort.read_text().splitlines(keepends=True)[:2]).replace("table,2", f"table,{mpp}")
+    )
+    with pytest.raises(SlidesFailedError) as refused:
+        embed(cohort, 0.3)
+    named = re.search(r"at least ([\d.]+) um/px", str(refused.value))
+    assert named is not None
+    assert embed(cohort, float(named[1])).report.done == ["fine"]
+    notes = mmap("cohort", "check", cohort, COLUMNS="2000").stderr
+    assert f"at least {named[1]} um/px" in notes
 
 
 def test_who_insists_is_heeded_and_it_is_shown(

@@ -118,7 +118,7 @@ def test_another_grid_scale_or_spot_table_is_refused_by_its_name(
 
     hexagonal = GridRequest("hexagonal", 100.0)
     other = refusal(unsequenced, hexagonal)
-    assert "with a grid grid:200 and --spots hex:100 was asked" in other
+    assert "with the spots of grid:200, and those of hex:100 are wanted now" in other
     assert "or --spots grid:200" in other
     assert "1600 x 1600 px at 1 um/px, and now it has 1600 x 1600 px at 0.5 um/px" in refusal(
         replace(unsequenced, mpp=0.5), GRID
@@ -221,6 +221,6 @@ def test_previews_are_drawn_for_slides_with_and_without_spots(
     extract_cohort(cohort_of(cohort["a b"]), store, TINY, (1.0,), grid=GRID)
     assert list(preview_cohort(cohort_of(cohort["a b"]), store, out, GRID).written) == ["a b"]
     finer = preview_cohort(cohort_of(cohort["a b"]), store, out, GridRequest("square", 50.0))
-    assert "--spots grid:50 was asked" in finer.failed["a b"]
+    assert "those of grid:50 are wanted now" in finer.failed["a b"]
     with pytest.raises(RequestError, match="is a file; name a folder"):
         preview_cohort(cohort, store, tmp_path / "blank.png", GRID)

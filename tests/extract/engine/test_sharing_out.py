@@ -127,7 +127,19 @@ def test_the_status_of_what_has_not_begun(root: Path, tmp_path: Path, mmap: Comm
     assert status.returncode == 0
     assert "slides: 4 left" in status.stdout
     assert f"{3 * (16 + 25 + 36 + 49)} windows left" in status.stdout
+    assert "none.zarr does not exist: no job has begun" in " ".join(status.stderr.split())
     assert not (tmp_path / "none.zarr").exists()
+
+
+def test_the_status_says_why_slides_are_skipped(root: Path, tmp_path: Path, mmap: Command) -> None:
+    table = tmp_path / "c.csv"
+    assert mmap("cohort", f"her2st:{root}", "--out", table).returncode == 0
+    with table.open("a") as file:
+        file.write("Z1" + "," * table.read_text().splitlines()[0].count(",") + "\n")
+    status = mmap(
+        *words(root, tmp_path / "n.zarr")[:1], table, *words(root, tmp_path / "n.zarr")[2:], "--status"
+    )
+    assert "slides: 4 left, 1 skipped (no image or no spots)" in status.stdout
 
 
 def run_script(root: Path, store: Path, **environment: str) -> subprocess.CompletedProcess[str]:

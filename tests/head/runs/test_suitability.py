@@ -6,6 +6,9 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -18,11 +21,12 @@ from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.domain import Domain
 from mmap_st.head.runs.fit import fit_head
 from mmap_st.head.runs.prediction_files import prediction_file, read_prediction
 from mmap_st.head.runs.request import fit_request
 from mmap_st.head.runs.saved_head import read_card
-from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE
+from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, TrainingSlides, judge_slide
 
 ENCODER = "efficientnet-lite0"
 ODD = ("black", "noise", "dark field", "flat")
@@ -137,3 +141,32 @@ def test_another_pitch_is_a_reason(
     done = mmap("predict", run, path, "--out", tmp_path / "p", "--slides", "dense,E1")
     assert done.returncode == 0
     assert "its spots lie 100 um apart, those of training 200 um" in " ".join(done.stdout.split())
+    # Spots beside their places make the distance found a little short; what is said is that of the array.
+    dense = FeatureStore.open(path).slide("dense")
+    found = judge_slide(None, {ENCODER: TrainingSlides(187.0)}, dense, ANY, (0.5, 1.0))
+    assert found.reasons == ("its spots lie 100 um apart, those of training 200 um",)
+
+
+@pytest.mark.parametrize(
+    ("unlike", "pitch", "sentence"),
+    [
+        (False, 200.0, f"{FAR}: 1.3 times as far as held-out training slides"),
+        (
+            False,
+            50.0,
+            f"{UNLIKE}: 1.3 times as far from the training tissue as held-out training slides; its",
+        ),
+        (
+            True,
+            200.0,
+            f"{UNLIKE}: 1.3 times as far from the training tissue as held-out training slides (look",
+        ),
+    ],
+)
+def test_the_verdict_and_its_reason_are_one_sentence(
+    store: FeatureStore, unlike: bool, pitch: float, sentence: str
+) -> None:
+    domain = SimpleNamespace(judge=lambda _: SimpleNamespace(slide=1.3, far=True, unlike=unlike))
+    trained = {ENCODER: TrainingSlides(pitch)}
+    found = judge_slide(cast("Domain", domain), trained, store.slide("E1"), ANY, (0.5,))
+    assert found.sentence.startswith(sentence)

@@ -11,7 +11,8 @@ from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.engines import Engine, LocalEngine
 from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.engine.processes import ProcessEngine
+from mmap_st.extract.engine.processes import Processes
+from mmap_st.extract.engine.workers import WorkerEngine
 from mmap_st.extract.store import FeatureStore
 
 
@@ -61,5 +62,6 @@ def open_engine(
         request = replace(request, device=devices[0])
         yield LocalEngine(build_requested(request, store, options), options, stop)
         return
-    with ProcessEngine(request, devices, path, options, stop) as engine:
-        yield engine
+    processes = Processes(request, devices, path, options)
+    with WorkerEngine(processes, stop, claim=options.claim) as several:
+        yield several

@@ -187,6 +187,31 @@ def extract(
             rich_help_panel=JOBS,
         ),
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: actors of Ray embed (extra ray).", rich_help_panel=JOBS)
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of a Ray cluster, or auto (default: Ray is started here).",
+            rich_help_panel=JOBS,
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Actors of Ray (default one a GPU, or all CPUs), each with --workers CPUs.",
+            rich_help_panel=JOBS,
+        ),
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GPUs of each, such as 0.5 (default 1 if there are any).", rich_help_panel=JOBS
+        ),
+    ] = None,
     status: Annotated[
         bool,
         typer.Option(
@@ -246,6 +271,10 @@ def extract(
             claim=claim,
             stage=stage,
             stage_gb=stage_gb,
+            engine=engine,
+            address=address,
+            actors=actors,
+            gpus_per_actor=gpus_per_actor,
         ).report
     except workflows.NothingEmbeddedError as error:
         report = error.report

@@ -18,6 +18,7 @@ from mmap_st.extract.engine import (
     ExtractReport,
     extract_cohort,
     extraction_status,
+    parse_engine,
     parse_shard,
 )
 from mmap_st.extract.slides import parse_grid, stage_of
@@ -138,6 +139,10 @@ def embed(
     claim: bool = False,
     stage: str | Path | None = None,
     stage_gb: float | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
     progress: bool = True,
 ) -> EmbeddedStore:
     """Embed every spot of every slide at several magnifications.
@@ -209,6 +214,16 @@ def embed(
         slides on network drives, where many small reads take long. None: slides are read where they lie.
     stage_gb
         Gigabytes that slides may take there at a time, of all processes together. None: half of what is free.
+    engine
+        ``local``: this machine embeds. ``ray``: actors of Ray do, on this machine or on a cluster.
+    address
+        Of a Ray cluster, or ``auto``, for ``engine="ray"``. None: the one that this process is connected to;
+        else Ray is started on this machine.
+    actors
+        How many actors embed. None: as many as the cluster has GPUs for, or CPUs where it has no GPU.
+    gpus_per_actor
+        GPUs that each asks for, which may be a part of one, such as 0.5. None: one where the cluster has any,
+        unless `device` is ``cpu``. `workers` are the CPUs that each asks for.
     progress
         Whether to show it.
 
@@ -243,6 +258,7 @@ def embed(
     if mpps is None:
         raise RequestError(_NO_SCALES)
     local = stage_of(stage, stage_gb)
+    ray = parse_engine(engine, address, actors, gpus_per_actor, device)
     path = store.path if isinstance(store, FeatureStore) else Path(store)
     check_store_out(path)
     slides = read_cohort(cohort)
@@ -268,7 +284,7 @@ def embed(
     )  # fmt: skip
     with show_progress(progress) as display, stop_on_signals() as stop:
         display(f"preparing {spec.name}")
-        report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, stop=stop)
+        report = extract_cohort(slides, path, request, mpps, options, display, grid=grid, ray=ray, stop=stop)
     if report.failed and not report.done and not report.unchanged and not report.elsewhere:
         raise NothingEmbeddedError(report)
     warn_left_out(report.failed, report.skipped_slides, "the cohort names no image, or no spots, for it")

@@ -8,6 +8,7 @@ __all__ = [
     "ExtractReport",
     "ExtractionStatus",
     "PreviewReport",
+    "RayRequest",
     "check_encoder",
     "check_inside",
     "check_some_spots",
@@ -17,6 +18,7 @@ __all__ = [
     "extraction_status",
     "free_memory",
     "keep_freed_memory",
+    "parse_engine",
     "parse_shard",
     "preview_cohort",
     "stored_magnifications",
@@ -39,5 +41,6 @@ from .plan import (
     width_sentence,
 )
 from .preview import PreviewReport, preview_cohort
+from .ray_request import RayRequest, parse_engine
 from .sharing_out import parse_shard
 from .status import FAILED, IN_FLIGHT, SKIPPED, STATES, ExtractionStatus, extraction_status

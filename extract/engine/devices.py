@@ -11,7 +11,9 @@ from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.engines import Engine, LocalEngine
 from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.engine.processes import ProcessEngine
+from mmap_st.extract.engine.processes import Processes
+from mmap_st.extract.engine.ray_request import RayRequest
+from mmap_st.extract.engine.workers import WorkerEngine
 from mmap_st.extract.store import FeatureStore
 
 
@@ -44,8 +46,10 @@ def open_engine(
     path: Path,
     options: ExtractOptions,
     stop: Callable[[], bool],
+    ray: RayRequest | None,
+    slides: int,
 ) -> Iterator[Engine]:
-    """Get an engine ready, of one process or several, and end it.
+    """Get an engine ready, of one process, of several or of a cluster's actors, and end it.
 
     Parameters
     ----------
@@ -55,11 +59,25 @@ def open_engine(
         What is there of the store already; None: nothing.
     path
         Where the store is, or will be.
+    ray
+        Which actors of Ray embed; None: this machine does, without it.
+    slides
+        How many there are at most.
     """
+    if ray is not None:
+        from mmap_st.extract.engine.ray_workers import open_actors
+
+        with (
+            open_actors(ray, request, path, options, slides) as actors,
+            WorkerEngine(actors, stop, claim=options.claim) as engine,
+        ):
+            yield engine
+        return
     devices = devices_of(request.device)
     if len(devices) == 1:
         request = replace(request, device=devices[0])
         yield LocalEngine(build_requested(request, store, options), options, stop)
         return
-    with ProcessEngine(request, devices, path, options, stop) as engine:
-        yield engine
+    processes = Processes(request, devices, path, options)
+    with WorkerEngine(processes, stop, claim=options.claim) as several:
+        yield several

@@ -22,6 +22,7 @@ from mmap_st.extract.engine.plan import (
     check_width,
     plan_slide,
 )
+from mmap_st.extract.engine.ray_request import RayRequest
 from mmap_st.extract.engine.session import Telemetry
 from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.slides import GridRequest
@@ -92,6 +93,7 @@ def extract_cohort(
     progress: Progress | None = None,
     *,
     grid: GridRequest | None = None,
+    ray: RayRequest | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> ExtractReport:
     """Embed every spot of a cohort.
@@ -110,6 +112,8 @@ def extract_cohort(
         How, and who listens.
     grid
         Laid on the tissue of slides that have no spot table; the others keep their own spots.
+    ray
+        Embed by actors of Ray; None: by this machine, without it.
     stop
         Asked before each batch; True ends the run there.
 
@@ -134,7 +138,7 @@ def extract_cohort(
         rows = slides_of_shard(cohort, options.shard)
         progress.note(f"shard {options.shard}: {counted(len(rows), 'slide')}")
     store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
-    with open_engine(request, store, store_path, options, stop) as engine:
+    with open_engine(request, store, store_path, options, stop, ray, len(rows)) as engine:
         check_expected(request, engine.recipe)
         # A store is made only now that the request is known to be one that can be met.
         store = FeatureStore.create(store_path)

@@ -1,7 +1,8 @@
-"""A process that embeds slides on one device for another process, which hands them out one by one.
+"""A worker embeds slides on one device for another process, which hands them out one by one.
 
-Both ends of the pipe are here: what a worker says, what it is told, and its main function. It has no state
-that is worth keeping: what it has embedded is in the store and its journals, whatever ends it.
+What it is told, what it says, and its work are here, and the main function of workers that are processes of
+this machine. It has no state that is worth keeping: what it has embedded is in the store and its journals,
+whatever ends it.
 """
 
 from __future__ import annotations
@@ -101,31 +102,24 @@ Event = Ready | Wanted | Started | Written | Ended | Failed | logging.LogRecord
 
 
 class _Speaker(logging.Handler):
-    """Sends events, from any thread; and what is logged."""
+    """Says events, from any thread; and what is logged."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, say: Callable[[Event], None]) -> None:
         super().__init__()
-        self._pipe, self._sending = pipe, threading.Lock()
-
-    def send(self, event: Event) -> None:
-        with self._sending:
-            try:
-                self._pipe.send(event)
-            except ConnectionError:
-                os._exit(1)  # there is nobody left to work for
+        self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         # What is logged may hold what cannot be sent, such as a trace.
         plain = logging.LogRecord(
             record.name, record.levelno, record.pathname, record.lineno, self.format(record), None, None
         )
-        self.send(plain)
+        self.say(plain)
 
     def slide_started(self, name: str, finished: int) -> None:
-        self.send(Started(name, finished))
+        self.say(Started(name, finished))
 
     def windows_written(self, name: str, windows: int, details: str) -> None:
-        self.send(Written(name, windows, details))
+        self.say(Written(name, windows, details))
 
 
 def run_worker(
@@ -149,23 +143,69 @@ def run_worker(
     take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells its workers
     end_with_parent()  # another run may take over its slides
-    speaker = _Speaker(pipe)
+    sending = threading.Lock()
+
+    def say(event: Event) -> None:
+        with sending:
+            try:
+                pipe.send(event)
+            except ConnectionError:
+                os._exit(1)  # there is nobody left to work for
+
+    def receive() -> SlidePlan | None:
+        try:
+            plan: SlidePlan | None = pipe.recv()
+        except (EOFError, ConnectionError):
+            return None  # the run is over
+        return plan
+
+    work(lambda: pickle.loads(task), say, receive, stopping.is_set, level)  # noqa: S301 - by its own parent
+
+
+def work(
+    task: Callable[[], WorkerTask],
+    say: Callable[[Event], None],
+    receive: Callable[[], SlidePlan | None],
+    stopping: Callable[[], bool],
+    level: int,
+) -> None:
+    """Embed what is handed out, until there is no more; what is logged meanwhile is said.
+
+    Parameters
+    ----------
+    task
+        Makes the task of what was handed over, and may fail as the work may.
+    say
+        Called with each event, from any thread.
+    receive
+        Waits for what answers `Wanted`: a plan, or None.
+    stopping
+        Whether the run is to stop.
+    level
+        From which on it passes on what is logged.
+    """
+    speaker = _Speaker(say)
     package = logging.getLogger("mmap_st")
     package.addHandler(speaker)
     package.setLevel(level)
     package.propagate = False
     try:
-        _embed(pipe, speaker, stopping.is_set, pickle.loads(task))  # noqa: S301 - by this program's own parent
+        _embed(speaker, receive, stopping, task())
     except StoppedError:
         pass  # what is embedded is saved
     except MmapError as error:
-        speaker.send(Failed(_sendable(error)))
+        say(Failed(_sendable(error)))
     except Exception as error:
         logging.getLogger(__name__).error("a defect of the program", exc_info=error)
-        speaker.send(Failed(DeviceError(f"{type(error).__name__}: {first_line(error)}")))
+        say(Failed(DeviceError(f"{type(error).__name__}: {first_line(error)}")))
 
 
-def _embed(pipe: Connection, speaker: _Speaker, stopping: Callable[[], bool], task: WorkerTask) -> None:
+def _embed(
+    speaker: _Speaker,
+    receive: Callable[[], SlidePlan | None],
+    stopping: Callable[[], bool],
+    task: WorkerTask,
+) -> None:
     import torch
 
     from mmap_st.extract.engine.device import keep_freed_memory
@@ -174,15 +214,11 @@ def _embed(pipe: Connection, speaker: _Speaker, stopping: Callable[[], bool], ta
     torch.set_num_threads(task.threads)
     there = FeatureStore.open(task.store) if is_nonempty(task.store) else None
     engine = LocalEngine(build_requested(task.request, there, task.options), task.options, stopping)
-    speaker.send(Ready(engine.recipe, engine.width))
+    speaker.say(Ready(engine.recipe, engine.width))
 
     def asked(*, idle: bool) -> SlidePlan | None:
-        speaker.send(Wanted(idle))
-        try:
-            plan: SlidePlan | None = pipe.recv()
-        except (EOFError, ConnectionError):
-            return None  # the run is over
-        return plan
+        speaker.say(Wanted(idle))
+        return receive()
 
     def following() -> Iterator[SlidePlan]:
         while (plan := asked(idle=False)) is not None:
@@ -192,7 +228,7 @@ def _embed(pipe: Connection, speaker: _Speaker, stopping: Callable[[], bool], ta
     while (first := asked(idle=True)) is not None:
         store = FeatureStore(task.store)
         for result in engine.embed(chain([first], following()), store, speaker):
-            speaker.send(Ended(result))
+            speaker.say(Ended(result))
 
 
 def _sendable(error: MmapError) -> MmapError:

@@ -164,6 +164,7 @@ def _room(stage: Stage, size: int, stop: Callable[[], bool]) -> Iterator[Path]:
 @contextmanager
 def _guarded(stage: Stage) -> Iterator[None]:
     """Nobody else looks who is on the stage, comes or goes meanwhile."""
+    stage.folder.mkdir(parents=True, exist_ok=True)  # another machine of a cluster has none yet
     with file_lock(stage.folder / _GUARD, wait_s=None):
         yield
 

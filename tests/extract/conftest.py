@@ -6,7 +6,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from mmap_st.extract.engine import processes
 from mmap_st.extract.windows.device_resizing import DeviceResizer
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread computes in each process: on a CPU the last bits depend on how many do."""
+    monkeypatch.setattr(processes, "usable_cores", lambda: 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ ENCODER = "timm:test_efficientnet"
 MPPS = (0.5, 2.0)
 OPTIONS = ExtractOptions(batch_size=8, workers=2, chunk=16)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def request(device: str) -> EncoderRequest:
     return EncoderRequest(encoder_spec(ENCODER), random_weights=True, device=device, precision="fp32")

@@ -95,8 +95,11 @@ def prepare_cohort(
     notes.skipped, notes.failed = measured.skipped, measured.failed
     if not measured.counts:
         check_encoders(store, encoders_of(fit.encoder, store))
-        why = _some_reason({**measured.failed, **measured.skipped})
-        raise SplitError(f"{none_of(len(cohort.slides), 'slide')} can be used; slide {why}")
+        why = _some_reason({**measured.failed, **measured.skipped}).rstrip(".")
+        raise SplitError(
+            f"{none_of(len(cohort.slides), 'slide')} can be used (slide {why}); give a cohort of slides that"
+            " are embedded and have counts."
+        )
     rule, folds = make_folds(cohort, tuple(measured.counts), request.folds)
     shared = sorted({patient for fold in folds for patient in fold.split.shared_patients})
     if shared:

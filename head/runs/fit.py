@@ -381,7 +381,8 @@ def _check_split(requested: Split, split: Split, why: dict[str, str]) -> None:
     for role, flag in (("train", "--train"), ("validation", "--val"), ("test", "--test")):
         wanted: Sequence[str] = getattr(requested, role)
         if wanted and not getattr(split, role):
-            name = wanted[0]
+            reason = f"slide {wanted[0]}: {why[wanted[0]].rstrip('.')}"
             raise SplitError(
-                f"{none_of(len(wanted), 'slide')} of {flag} can be used; slide {name}: {why[name]}"
+                f"{none_of(len(wanted), 'slide')} of {flag} can be used ({reason}); name slides that are"
+                " embedded and have counts."
             )

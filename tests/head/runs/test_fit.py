@@ -255,7 +255,7 @@ def test_a_slide_with_bad_counts_fails_and_the_others_are_used(
     report = fit_head(cohort, store, request(), tmp_path / "run")
     assert part in report.failed["B1"]
     assert report.metrics.protocol.train == ("A1", "C1", "D1")
-    with pytest.raises(SplitError, match=f"no slide of --test can be used; slide B1: .*{part}"):
+    with pytest.raises(SplitError, match=rf"no slide of --test can be used \(slide B1: .*{part}"):
         fit_head(cohort, store, request(test="slide=B1"), tmp_path / "other")
 
 

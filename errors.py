@@ -232,6 +232,10 @@ class LinkInStoreError(DamagedSlideError):
     """In a store lies a link, a device or a pipe: it is somebody's, and not to be replaced."""
 
 
+class RemoteError(StoreError, SlideError):
+    """An object store or a web server refuses a request, or does not answer."""
+
+
 #: Errors that end one slide and leave the others.
 _OF_ONE_SLIDE = (SlideError, RegionError, StoreError, RecipeMismatchError)
 

@@ -22,6 +22,7 @@ ROOT_LAYER = dict.fromkeys(
         "memory",
         "plugins",
         "progress",
+        "urls",
         "worker_processes",
     ),
     0,

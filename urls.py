@@ -1,0 +1,388 @@
+"""Places in object stores and on web servers: ``s3://``, ``gs://``, ``az://``, ``https://``.
+
+Reading and writing is obstore's, which Zarr uses too; it finds credentials where each provider's own tools
+look for them. It is an extra: nothing is imported before the first URL is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmap_st.errors import MissingDependencyError, RemoteError, RequestError, StoppedError, first_line
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+#: Of obstore, its own names for these are more.
+SCHEMES = ("s3", "gs", "az", "http", "https")
+_URL = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)})://?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+#: What a file system knows of a place, or an object store.
+Place: TypeAlias = "Path | Url"
+#: No request that writes may last longer: a lease must outlive those that were begun while it was held.
+LONGEST_REQUEST_S = 20.0
+_READ_FOR_S, _LONGEST_READ_S = 60.0, 300.0
+_DELETED_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class Url:
+    """A place in an object store, or on a web server.
+
+    Attributes
+    ----------
+    text
+        Without a ``/`` at its end.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, key: str) -> Url:
+        return Url(f"{self.text}/{key}".rstrip("/"))
+
+    @property
+    def scheme(self) -> str:
+        """Such as ``s3``."""
+        return self.text.partition("://")[0]
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Url:
+        """What it lies in."""
+        return Url(self.text.rpartition("/")[0])
+
+    def with_name(self, name: str) -> Url:
+        """Its neighbour of another name."""
+        return self.parent / name
+
+    @property
+    def lists(self) -> bool:
+        """Whether the server can tell what there is, as object stores can and web servers cannot."""
+        return self.scheme not in ("http", "https")
+
+
+def url_of(place: object) -> Url | None:
+    """The URL that a text or a path is; None for a place on a disk.
+
+    ``Path("s3://bucket/x")`` has lost one of its slashes, and is one too.
+
+    Raises
+    ------
+    RequestError
+        If it holds a password, or names nothing.
+    """
+    if isinstance(place, Url):
+        return place
+    found = _URL.fullmatch(str(place))
+    if found is None:
+        return None
+    scheme, rest = found["scheme"].lower(), found["rest"].strip("/")
+    host, _, path = rest.partition("/")
+    if "@" in host:
+        raise RequestError(
+            f"the {scheme} URL of {rest.rpartition('@')[2]} holds a name or a password, which would be shown;"
+            " give credentials as docs/clusters.md says."
+        )
+    if "?" in rest or "#" in rest:
+        raise RequestError(
+            f"the {scheme} URL of {host} is a signed link, or names a part of a page, which is not taken;"
+            " give the plain URL, or download the file."
+        )
+    if not host or not path:
+        raise RequestError(f"{scheme}://{rest} names no file or folder; give {scheme}://BUCKET/PATH.")
+    if {"", ".", ".."} & set(path.split("/")):
+        raise RequestError(f"{scheme}://{rest} has an empty part, or dots; give the path as it is stored.")
+    return Url(f"{scheme}://{host}/{path}")
+
+
+def place_of(place: str | Path | Url) -> Place:
+    """A path, or the URL that it is."""
+    return url_of(place) or Path(str(place))
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What a server says of an object: bytes, version, and when it was written by the server's clock."""
+
+    size: int
+    version: str | None
+    modified: datetime
+
+
+class Conflict(Exception):  # noqa: N818 - an answer, not a failure
+    """A conditional write found another version, or that something is there already."""
+
+
+class NoConditions(Exception):  # noqa: N818
+    """The server does not know conditional writes."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What lies at a URL and below; keys are relative to it, ``""`` is the place itself.
+
+    Every method raises `RemoteError` where the server refuses, or does not answer after all retries.
+    """
+
+    url: Url
+
+    def __reduce__(self) -> tuple[type[Bucket], tuple[Url]]:
+        return type(self), (self.url,)
+
+    @cached_property
+    def _reading(self) -> ObjectStore:
+        return _opened(self._root, _READ_FOR_S, _LONGEST_READ_S)
+
+    @cached_property
+    def _writing(self) -> ObjectStore:
+        return _opened(self._root, LONGEST_REQUEST_S / 2, LONGEST_REQUEST_S / 2)
+
+    @cached_property
+    def _root(self) -> Url:
+        """The bucket: of Azure, a container of an account."""
+        parts = self.url.text.split("/")
+        return Url("/".join(parts[: 4 if self.url.scheme == "az" else 3]))
+
+    def _path(self, key: str) -> str:
+        return (self.url / key).text.removeprefix(self._root.text).strip("/")
+
+    def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
+        """Bytes of an object or a part of it, of the last where `start` is negative; None where none is."""
+        import obstore
+
+        with self._errors(key):
+            try:
+                found = obstore.get(self._reading, self._path(key), options=_range(start, stop))
+                return bytes(found.bytes())
+            except FileNotFoundError:
+                return None
+
+    async def get_async(
+        self, key: str = "", start: int | None = None, stop: int | None = None
+    ) -> bytes | None:
+        """The same, among others at a time."""
+        import obstore
+
+        with self._errors(key):
+            try:
+                found = await obstore.get_async(self._reading, self._path(key), options=_range(start, stop))
+                return bytes(await found.bytes_async())
+            except FileNotFoundError:
+                return None
+
+    def stat(self, key: str = "") -> Stat | None:
+        """What is known of an object; None where there is none."""
+        import obstore
+
+        with self._errors(key):
+            try:
+                found = obstore.head(self._reading, self._path(key))
+            except FileNotFoundError:
+                return None
+        return Stat(found["size"], found.get("e_tag"), found["last_modified"])
+
+    def put(self, key: str, content: bytes | Path) -> str | None:
+        """Write an object, whole or not at all, in place of what is there; returns its version."""
+        import obstore
+
+        with self._errors(key, "written"):
+            return obstore.put(self._writing, self._path(key), content).get("e_tag")
+
+    def put_if(self, key: str, content: bytes, version: str | None) -> str | None:
+        """Write an object only if it is still of a version; None: only if there is none.
+
+        Raises
+        ------
+        Conflict
+            If not.
+        NoConditions
+            If the server does not know such requests.
+        """
+        import obstore
+        from obstore import exceptions
+
+        mode: Any = "create" if version is None else {"e_tag": version}
+        with self._errors(key, "written"):
+            try:
+                return obstore.put(self._writing, self._path(key), content, mode=mode).get("e_tag")
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+                raise Conflict from error
+            except exceptions.NotSupportedError as error:
+                raise NoConditions from error
+            except exceptions.GenericError as error:
+                if re.search(r"501|NotImplemented", str(error)):
+                    raise NoConditions from error
+                raise
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; those that are not there are fine."""
+        import obstore
+
+        for first in range(0, len(keys), _DELETED_AT_A_TIME):
+            with self._errors(keys[first], "removed"):
+                part = [self._path(key) for key in keys[first : first + _DELETED_AT_A_TIME]]
+                try:
+                    obstore.delete(self._writing, part)
+                except FileNotFoundError:
+                    continue
+
+    def keys(self, below: str = "") -> Iterator[tuple[str, int]]:
+        """Every object below a key, with its bytes."""
+        import obstore
+
+        with self._errors(below, "listed"):
+            for found in obstore.list(self._reading, self._path(below)):
+                for one in found:
+                    yield one["path"].removeprefix(self._path("")).lstrip("/"), one["size"]
+
+    def folders(self, below: str = "") -> list[str]:
+        """Names of the folders right below a key."""
+        import obstore
+
+        with self._errors(below, "listed"):
+            found = obstore.list_with_delimiter(self._reading, self._path(below))
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
+
+    def download(self, key: str, target: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Write an object to a file, piece by piece.
+
+        Raises
+        ------
+        RemoteError
+            If it is not there, too.
+        OSError
+            If the file cannot be written.
+        StoppedError
+            If `stop` requests it.
+        """
+        with target.open("wb") as file:
+            for piece in self.pieces(key):
+                if stop():
+                    raise StoppedError("stopped while a file was fetched")
+                file.write(piece)
+
+    def pieces(self, key: str = "", size: int = 8 << 20) -> Iterator[bytes]:
+        """An object, piece by piece; each is asked for on its own, so that one that fails is asked for again.
+
+        Raises
+        ------
+        RemoteError
+            If it is not there, or was replaced meanwhile.
+        """
+        found = self.stat(key)
+        if found is None:
+            raise RemoteError(f"{self._shown(key)} does not exist; look at its spelling.")
+        for start in range(0, found.size, size):
+            piece = self.get(key, start, min(start + size, found.size))
+            if piece is None or len(piece) != min(size, found.size - start):
+                raise RemoteError(f"{self._shown(key)} was changed while it was read; run the command again.")
+            yield piece
+        if found.size and (now := self.stat(key)) is not None and now.version != found.version:
+            raise RemoteError(f"{self._shown(key)} was changed while it was read; run the command again.")
+
+    def _shown(self, key: str) -> Url:
+        return self.url / key
+
+    @contextmanager
+    def _errors(self, key: str, done: str = "read") -> Iterator[None]:
+        """Turn what a server says into one sentence."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise RemoteError(f"{self._shown(key)} does not exist; look at its spelling.") from error
+        except exceptions.BaseError as error:
+            raise RemoteError(_sentence(self._shown(key), done, error)) from error
+
+
+def _range(start: int | None, stop: int | None) -> Any:
+    if start is None:
+        return {}
+    if start < 0:
+        return {"range": {"suffix": -start}}
+    return {"range": {"offset": start} if stop is None else (start, stop)}
+
+
+#: Where obstore looks for the credentials of a machine that has none of its own: nobody answers elsewhere.
+_OF_MACHINE = re.compile(r"169\.254\.169\.254|metadata\.google|credential|Missing \w*Key", re.IGNORECASE)
+#: What S3 and its kin say in the body of an answer.
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_REFUSED = re.compile(r"\b40[13]\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNot")
+_ADDRESS = re.compile(r"https?://[^\s\"')]*")
+
+
+def _sentence(url: Url, done: str, error: BaseException) -> str:
+    whole = str(error)
+    if url.lists and _OF_MACHINE.search(whole):
+        return (
+            f"{url} cannot be {done}: no credentials were found; give them as docs/clusters.md says, or"
+            " for a public bucket of S3 set AWS_SKIP_SIGNATURE=true."
+        )
+    if _REFUSED.search(whole):
+        return (
+            f"{url} cannot be {done}: the server refuses these credentials; look whether they are of an"
+            " account that may, see docs/clusters.md."
+        )
+    said = _CODE.search(whole)
+    # Requests that are signed have their signature in the address.
+    cause = said[1] if said else _ADDRESS.sub("the server", re.sub(r"^.*?error[: ]+", "", first_line(error)))
+    return f"{url} cannot be {done} ({cause[:160]}); look at its spelling, the network and the server."
+
+
+def _opened(root: Url, try_s: float, retry_s: float) -> ObjectStore:
+    """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{root} needs obstore; pip install "mmap-st[cloud]", or name a place on a disk.'
+        ) from error
+    client: Any = {
+        "timeout": timedelta(seconds=try_s),
+        "connect_timeout": timedelta(seconds=5),
+        "allow_http": root.scheme == "http" or _endpoint().startswith("http://"),
+    }
+    backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
+    retries: Any = {"max_retries": 15, "retry_timeout": timedelta(seconds=retry_s), "backoff": backoff}
+    more: dict[str, Any] = {}
+    if root.scheme == "s3" and (provider := _credentials_of_aws_profile()) is not None:
+        more["credential_provider"] = provider
+    return from_url(root.text, client_options=client, retry_config=retries, **more)
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _credentials_of_aws_profile() -> Any:
+    """Those of the AWS tools' own files, where no others are set and boto3 is there to read them."""
+    files = (os.environ.get("AWS_SHARED_CREDENTIALS_FILE"), os.environ.get("AWS_CONFIG_FILE"))
+    folder = Path.home() / ".aws"
+    named = "AWS_PROFILE" in os.environ or any(files) or folder.is_dir()
+    if "AWS_ACCESS_KEY_ID" in os.environ or "AWS_SKIP_SIGNATURE" in os.environ or not named:
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        if "AWS_PROFILE" not in os.environ:
+            return None
+        raise MissingDependencyError(
+            "AWS_PROFILE names a profile, which boto3 reads; pip install boto3, or set AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY."
+        ) from error
+    return Boto3CredentialProvider()

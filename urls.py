@@ -322,7 +322,7 @@ def _range(start: int | None, stop: int | None) -> Any:
 _OF_MACHINE = re.compile(r"169\.254\.169\.254|metadata\.google|credential|Missing \w*Key", re.IGNORECASE)
 #: What S3 and its kin say in the body of an answer.
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-_REFUSED = re.compile(r"\b40[13]\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNot")
+_REFUSED = re.compile(r"code: 40[13]\b|AccessDenied|InvalidAccessKeyId|SignatureDoesNot")
 _ADDRESS = re.compile(r"https?://[^\s\"')]*")
 
 

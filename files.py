@@ -18,6 +18,7 @@ from tempfile import NamedTemporaryFile, TemporaryFile
 from filelock import FileLock, Timeout
 
 from mmap_st.errors import WriteError, first_line
+from mmap_st.urls import url_of
 
 
 def absolute(path: Path) -> Path:
@@ -140,6 +141,10 @@ def check_file_out(path: Path, option: str = "--out") -> None:
 
 
 def _check_out(path: Path, option: str, wanted: str) -> None:
+    if (url := url_of(path)) is not None:
+        raise WriteError(
+            f"{option} {url} is a URL, and results are written to a disk; name a {wanted} there, and copy it."
+        )
     with writing(path, option, wanted):
         try:
             whole = path.resolve()

@@ -27,8 +27,9 @@ from mmap_st.extract.engine import (
     extract_cohort,
 )
 from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
-from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported, is_packed_store
+from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported, is_packed_store, is_store
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
+from mmap_st.urls import url_of
 from mmap_st.workflows.arguments import Encoders, check_store_out, encoders_by_name, read_cohort, spec_of
 from mmap_st.workflows.cohort_scale import MPP_RANGE, SAME_MPP, image_mpp
 from mmap_st.workflows.display import show_progress
@@ -92,6 +93,8 @@ def cohort_of_slides(source: CohortSource | FeatureStore) -> Cohort | None:
         return None
     if not isinstance(source, str | Path):
         return read_cohort(source)
+    if (url := url_of(source)) is not None:
+        return None if is_store(url) else read_cohort(str(url))
     text, path = str(source), Path(source)
     if text.partition(":")[0] in READERS and ":" in text:
         return read_cohort(text)

@@ -27,6 +27,7 @@ from mmap_st.extract.slides import free_memory as free_memory  # imported from h
 from mmap_st.extract.store import (
     FeatureStore,
     Magnification,
+    Publication,
     Recipe,
     SlideInfo,
     StoredSlide,
@@ -361,6 +362,8 @@ class ExtractOptions:
         Leave slides that another job is embedding to it, and wait for it in the end.
     stage
         Where slides are copied to while they are embedded; None: they are read where they lie.
+    publish
+        Where slides are published when they are complete; None: they are written where they stay.
     processes
         Processes of this run on this machine, which share `workers` and the free memory.
     """
@@ -377,6 +380,7 @@ class ExtractOptions:
     shard: Shard | None = None
     claim: bool = False
     stage: Stage | None = None
+    publish: Publication | None = None
     processes: int = 1
 
     @property

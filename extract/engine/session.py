@@ -31,6 +31,8 @@ from mmap_st.extract.store import (
     Journal,
     MagnificationRows,
     MagnificationWriter,
+    Publication,
+    SlideLease,
     SlideLock,
     differences,
     encode_name,
@@ -147,6 +149,8 @@ class SlideSession:
         What is read: the slide's image, or its copy on a local disk.
     finished
         Windows that need no embedding: finished before, or skipped.
+    publication, lease
+        Where the slide is published, and the lease on it there; None: it stays in its store.
     failure
         Why the slide failed, once it did.
     closed
@@ -164,6 +168,8 @@ class SlideSession:
     finished: int
     telemetry: Telemetry
     lock: SlideLock
+    publication: Publication | None
+    lease: SlideLease | None
     _resources: ExitStack
     failure: MmapError | None = None
     closed: bool = False
@@ -195,7 +201,7 @@ class SlideSession:
                 f" and precision {self.encoder.precision};"
                 f" {'look at its weights' if self.encoder.precision == 'fp32' else 'try --precision fp32'}."
             )
-        with present(self.store.path):
+        with present(self.store.folder):
             self.lock.check()
             for number, rows in enumerate(self.rows):
                 mine = source_of == number
@@ -207,7 +213,7 @@ class SlideSession:
         """Mark all magnifications as complete; the slide is done then."""
         self.telemetry.decodes = self.reader.decoded
         self.telemetry.end()
-        with present(self.store.path):
+        with present(self.store.folder):
             self.lock.check()
             if self.telemetry.windows:
                 write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
@@ -219,6 +225,9 @@ class SlideSession:
             }
             for rows in self.rows:
                 rows.finish(record)
+        if self.publication is not None and self.lease is not None:
+            mpps = [rows.mpp for rows in self.rows]
+            self.publication.publish(self.store, self.name, self.encoder.spec.name, mpps, self.lease)
         _LOG.info("slide %s: %s", printable(self.name), self.telemetry)
 
     def close(self) -> None:
@@ -269,10 +278,17 @@ def open_session(
         If `stop` requests it.
     """
     with ExitStack() as resources:
-        resources.enter_context(present(store.path))
+        resources.enter_context(present(store.folder))
         key = encode_name(plan.info.name)
-        lock = resources.enter_context(SlideLock(store.path, key, stop=stop, patient=not options.claim))
-        if options.claim and _is_complete(plan, store, encoder.spec.name):
+        lock = resources.enter_context(SlideLock(store.folder, key, stop=stop, patient=not options.claim))
+        there, lease, publication = store, None, options.publish
+        if publication is not None:
+            lease = resources.enter_context(
+                publication.lease(plan.info.name, stop, patient=not options.claim)
+            )
+            there = FeatureStore.open(publication.url)
+            publication.discard_other(store, plan.info, plan.spots)
+        if options.claim and _is_complete(plan, there, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
         image = plan.image
         if options.stage is not None:
@@ -281,7 +297,7 @@ def open_session(
         resources.callback(slide.close)
         _check_same_image(plan, image, slide)
         tissue = _tissue(slide, plan, options.tissue_min)
-        if tissue is not None and not options.unchecked and _is_new(plan, store):
+        if tissue is not None and not options.unchecked and _is_new(plan, there):
             check_orientation(plan.spots, tissue, slide.size)
         write_slide(store, plan.info, plan.spots, plan.made_by)
         mpps = sorted(plan.recipes)
@@ -328,6 +344,8 @@ def open_session(
             finished=plan.windows - reading.windows,
             telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
+            publication=publication,
+            lease=lease,
             _resources=resources.pop_all(),
         )
 
@@ -358,9 +376,10 @@ def _rows(
         (len(plan.spots), encoder.width),
         chunk=options.chunk,
         tokens=(encoder.tokens, encoder.token_width),
-        overwrite=options.overwrite,
+        # What an earlier run left on the way to a bucket is nobody's: of another recipe, it is replaced.
+        overwrite=options.overwrite or options.publish is not None,
     )
-    path = journal_path(store.path, encode_name(slide), encode_name(name), mpp_key(mpp))
+    path = journal_path(store.folder, encode_name(slide), encode_name(name), mpp_key(mpp))
     journal = Journal(path, sha256_of_json(recipe), len(plan.spots), encoder.row_width)
     if writer.started_anew:
         journal.clear()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pooch
 
 from mmap_st.data import Spots
-from mmap_st.errors import RemoteError, SlideRecipeError, StoreError, printable
+from mmap_st.errors import RefusedError, RemoteError, SlideRecipeError, StoreError, printable
 from mmap_st.extract.store.bucket import AT_A_TIME
 from mmap_st.extract.store.journal import journals_folder
 from mmap_st.extract.store.lease import SlideLease
@@ -193,8 +193,8 @@ class _Upload:
             self.lease.check()
             try:
                 self.bucket.put(key, content)
-            except RemoteError:
-                if attempt == _TRIES:
+            except RemoteError as error:
+                if attempt == _TRIES or isinstance(error, RefusedError):
                     raise
             else:
                 break

@@ -184,7 +184,7 @@ class FeatureStore:
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
         """Open a store in a folder for writing; make it where there is none."""
-        refuse_read_only(place_of(path))
+        refuse_read_only(path)
         if is_nonempty(path):
             return cls.open(path, writable=True)
         with store_errors(path), _making(path):

@@ -136,11 +136,11 @@ class FeatureStore:
         """Whether nothing can be added in place: it is packed, or in an object store."""
         return not isinstance(folder_of(self.root), StoreFolder)
 
-    def refresh(self) -> None:
-        """See what others have written since it was opened; of a folder, that is always seen."""
+    def refresh(self, slide: str | None = None) -> None:
+        """See what others have written since it was opened, of one slide or all; in a folder, one always does."""
         place = folder_of(self.root)
         if isinstance(place, StoreBucket):
-            place.forget()
+            place.forget("" if slide is None else encode_name(slide))
 
     @property
     def slides(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from mmap_st.errors import DamagedSlideError, RemoteError, SlideLockedError, Sto
 from mmap_st.extract.store import lease
 from mmap_st.extract.store.lease import SlideLease, lease_holder
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.prototypes.stored import candidates_in
 from mmap_st.urls import Bucket, Url
 from tests.s3_server import S3Server
 
@@ -314,6 +316,29 @@ def test_heads_are_trained_and_predict_by_url(
     assert figures[0].replace(str(tiny.store), published) == figures[1] or "pcc" in figures[1]
 
 
+def test_prototypes_are_published_and_built_once(
+    tiny: Any, published: str, server: S3Server, mmap: Command, tmp_path: Path
+) -> None:
+    def built(place: object) -> str:
+        shown = mmap("prototypes", place, "--encoder", "efficientnet-lite0", "--clusters", "4")
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout
+
+    own = shutil.copytree(tiny.store, tmp_path / "own.zarr")
+    assert built(published).count("built") == built(own).count("built") == 3
+    assert built(published).count("there before") == 3
+    kept, by_url = (candidates_in(mm.FeatureStore(place)["A1"]) for place in (own, published))
+    assert kept.keys() == by_url.keys() != set()
+    for title in kept:
+        np.testing.assert_array_equal(kept[title].centre, by_url[title].centre)
+        np.testing.assert_array_equal(kept[title].label, by_url[title].label)
+    # With credentials that may only read, they are built for the run.
+    server.fault = lambda method, path, request: 403 if method == "PUT" else None
+    shown = mmap("prototypes", published, "--encoder", "efficientnet-lite0", "--clusters", "5")
+    assert shown.returncode == 0, shown.stderr
+    assert "is published without the prototypes that are needed" in " ".join(shown.stderr.split())
+
+
 def test_a_chunk_is_fetched_once(tiny: Any, published: str, server: S3Server) -> None:
     server.requests.clear()
     store = mm.FeatureStore(published)
@@ -339,7 +364,6 @@ def test_commands_read_it_and_what_would_write_to_it_says_so(
     np.save(tmp_path / "A1.npy", np.zeros((4, 3), np.float32))
     for refused in (
         ("gc", published),
-        ("prototypes", published, "--encoder", "efficientnet-lite0"),
         ("merge", tiny.store, "--out", published),
         ("import", published, "--slide", "A1", "--encoder", "x", "--mpp", "1", "--features", tmp_path / "A1.npy"),
         ("info", published, "--verify", "--seal"),

@@ -137,7 +137,7 @@ class FeatureStore:
         return not isinstance(folder_of(self.root), StoreFolder)
 
     def refresh(self, slide: str | None = None) -> None:
-        """See what others have written since it was opened, of one slide or all; in a folder, one always does."""
+        """See what others wrote of one slide, or of all, since it was opened; of a folder it is always seen."""
         place = folder_of(self.root)
         if isinstance(place, StoreBucket):
             place.forget("" if slide is None else encode_name(slide))

@@ -166,15 +166,14 @@ class Bucket:
 
     @cached_property
     def _root(self) -> Url:
-        """The bucket: of Azure, a container of an account."""
-        parts = self.url.text.split("/")
-        return Url("/".join(parts[: 4 if self.url.scheme == "az" else 3]))
+        """The bucket; of Azure, a container of the account that the environment names."""
+        return Url("/".join(self.url.text.split("/")[:3]))
 
     def _path(self, key: str) -> str:
         return (self.url / key).text.removeprefix(self._root.text).strip("/")
 
     def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
-        """Bytes of an object or a part of it, of the last where `start` is negative; None where none is."""
+        """Bytes of an object, or a part of them; None where there is none."""
         import obstore
 
         with self._errors(key):
@@ -332,8 +331,6 @@ class Bucket:
 def _range(start: int | None, stop: int | None) -> Any:
     if start is None:
         return {}
-    if start < 0:
-        return {"range": {"suffix": -start}}
     return {"range": {"offset": start} if stop is None else (start, stop)}
 
 

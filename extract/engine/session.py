@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from mmap_st.errors import (
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
+from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue, staged
 from mmap_st.extract.store import (
     FeatureStore,
@@ -53,73 +53,6 @@ from mmap_st.extract.windows import (
     window_boxes,
 )
 from mmap_st.files import sha256_of_json
-
-
-@dataclass
-class Telemetry:
-    """Figures of one slide, or of a whole run.
-
-    Attributes
-    ----------
-    windows
-        Embedded.
-    read_wait_s
-        Seconds in which nothing could be given to the device, since windows were still being read.
-    device_s
-        Seconds that the device computed.
-    tiles, decodes
-        Distinct tiles that the windows touch, and how often one was decoded; of slides that are stored in
-        large chunks, both count chunks.
-    """
-
-    windows: int = 0
-    read_wait_s: float = 0.0
-    device_s: float = 0.0
-    tiles: int = 0
-    decodes: int = 0
-    seconds: float = 0.0
-    _began: float = field(default_factory=time.perf_counter, repr=False)
-
-    def begin(self) -> None:
-        """Time runs from here on."""
-        self._began = time.perf_counter()
-
-    def end(self) -> None:
-        """Time stops."""
-        self.seconds = time.perf_counter() - self._began
-
-    def add(self, other: Telemetry) -> None:
-        """Count what another has counted, time apart."""
-        for name in ("windows", "read_wait_s", "device_s", "tiles", "decodes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def summary(self) -> dict[str, float | int]:
-        """The figures and what follows from them, as JSON."""
-        seconds = max(self.seconds or time.perf_counter() - self._began, 1e-9)
-        figures = {k: round(v, 3) for k, v in asdict(self).items() if not k.startswith("_")}
-        return {
-            **figures,
-            "windows_per_s": round(self.windows / seconds, 2),
-            "read_wait_share": round(self.read_wait_s / seconds, 4),
-            "device_busy_share": round(self.device_s / seconds, 4),
-            "decode_amplification": round(self.decodes / self.tiles, 4) if self.tiles else 1.0,
-        }
-
-    def shares(self) -> str:
-        """Where the time goes, in a few words."""
-        found = self.summary()
-        return (
-            f"device busy {found['device_busy_share']:.0%}, waiting for reads {found['read_wait_share']:.0%}"
-        )
-
-    def __str__(self) -> str:
-        """One line for people."""
-        found = self.summary()
-        return (
-            f"{found['windows_per_s']:.0f} windows/s, {self.shares()},"
-            f" {found['decode_amplification']:.2f} decodes a tile"
-        )
-
 
 _LOG = logging.getLogger(__name__)
 #: Most of a batch's rows in float32: several batches are in flight at a time, and tokens make rows long.

@@ -277,11 +277,14 @@ class HeadSlide:
             for number in range(self.embedding.shape[1])
         )
 
-    @cached_property
+    @property
     def by_encoder(self) -> tuple[HeadSlide, ...]:
         """The slide as each encoder alone sees it, with its targets; made once."""
-        if not self.others:
-            return (self,)
+        # A slide that remembered itself would stay in memory, embeddings and all, until garbage is looked for.
+        return self._by_encoder if self.others else (self,)
+
+    @cached_property
+    def _by_encoder(self) -> tuple[HeadSlide, ...]:
         others = (replace(other, target=self.target, library=self.library) for other in self.others)
         return replace(self, others=()), *others
 

@@ -243,6 +243,7 @@ def _predictions(
                 if strict and suitability.verdict == UNLIKE:
                     raise SlideError(suitability.sentence)
                 predicted = predict(prepared)
+                del prepared  # its embeddings: else those of the next slide would be read beside them
         except (SlideError, StoreError) as error:
             found.failed[name] = str(error)
             continue

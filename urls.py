@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmap_st.errors import MissingDependencyError, RemoteError, RequestError, StoppedError, first_line
+from mmap_st.files import absolute
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -114,6 +115,19 @@ def place_of(place: str | Path | Url) -> Place:
     return url_of(place) or Path(str(place))
 
 
+def place_named(text: str) -> Place | None:
+    """The place that a file of others names; None for a URL that cannot be used."""
+    try:
+        return place_of(text)
+    except RequestError:
+        return None
+
+
+def absolute_place(place: Place) -> Place:
+    """A place that means the same in another folder: a path from the root; a URL is one."""
+    return absolute(place) if isinstance(place, Path) else place
+
+
 @dataclass(frozen=True)
 class Stat:
     """What a server says of an object: bytes, version, and when it was written by the server's clock."""
@@ -129,6 +143,10 @@ class Conflict(Exception):  # noqa: N818 - an answer, not a failure
 
 class NoConditions(Exception):  # noqa: N818
     """The server does not know conditional writes."""
+
+
+class NoRangesError(RemoteError):
+    """The server gives files whole only, as the simplest web servers do."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +181,7 @@ class Bucket:
     def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
         """Bytes of an object or a part of it, of the last where `start` is negative; None where none is."""
         import obstore
+        from obstore.exceptions import NotSupportedError
 
         with self._errors(key):
             try:
@@ -170,6 +189,25 @@ class Bucket:
                 return bytes(found.bytes())
             except FileNotFoundError:
                 return None
+            except NotSupportedError as error:
+                raise NoRangesError(
+                    f"{self._shown(key)}: its server gives no part of a file; download it."
+                ) from error
+
+    def stream(self, key: str = "") -> Iterator[bytes]:
+        """An object by one request, as it comes: of servers that give files whole only.
+
+        Raises
+        ------
+        RemoteError
+            If it is not there, too; or if the connection ends before it does.
+        """
+        import obstore
+
+        with self._errors(key):
+            found = obstore.get(self._reading, self._path(key))
+            for piece in found.stream(min_chunk_size=1 << 20):
+                yield bytes(piece)
 
     async def get_async(
         self, key: str = "", start: int | None = None, stop: int | None = None
@@ -248,6 +286,16 @@ class Bucket:
             for found in obstore.list(self._reading, self._path(below)):
                 for one in found:
                     yield one["path"].removeprefix(self._path("")).lstrip("/"), one["size"]
+
+    def stats(self, below: str = "") -> Iterator[tuple[str, Stat]]:
+        """Every object below a key, with what the server says of it."""
+        import obstore
+
+        with self._errors(below, "listed"):
+            for found in obstore.list(self._reading, self._path(below)):
+                for one in found:
+                    key = one["path"].removeprefix(self._path("")).lstrip("/")
+                    yield key, Stat(one["size"], one.get("e_tag"), one["last_modified"])
 
     def folders(self, below: str = "") -> list[str]:
         """Names of the folders right below a key."""
@@ -344,14 +392,27 @@ def _sentence(url: Url, done: str, error: BaseException) -> str:
     return f"{url} cannot be {done} ({cause[:160]}); look at its spelling, the network and the server."
 
 
-def _opened(root: Url, try_s: float, retry_s: float) -> ObjectStore:
-    """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
+def check_obstore(url: Url) -> None:
+    """Refuse a URL before any work where what opens it is not installed.
+
+    Raises
+    ------
+    MissingDependencyError
+        Saying what to install.
+    """
     try:
-        from obstore.store import from_url
+        import obstore.store  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f'{root} needs obstore; pip install "mmap-st[cloud]", or name a place on a disk.'
+            f'{url} needs obstore; pip install "mmap-st[cloud]", or name a place on a disk.'
         ) from error
+
+
+def _opened(root: Url, try_s: float, retry_s: float) -> ObjectStore:
+    """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
+    check_obstore(root)
+    from obstore.store import from_url
+
     client: Any = {
         "timeout": timedelta(seconds=try_s),
         "connect_timeout": timedelta(seconds=5),

@@ -3,6 +3,7 @@ __all__ = [
     "CohortSource",
     "as_cohort",
     "is_slide_folder",
+    "local_table",
     "open_cohort",
     "read_counts",
     "read_spot_table",
@@ -13,4 +14,5 @@ __all__ = [
 
 from .finding import is_slide_folder, without_suffix
 from .registry import READERS, CohortSource, as_cohort, open_cohort, read_counts, read_spots, rebinned
+from .remote import local_table
 from .table import read_spot_table

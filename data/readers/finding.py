@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import LocalSlide
 from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CohortError, CountsError, SpotsError
 from mmap_st.files import is_dicom
@@ -140,7 +140,7 @@ def _is_ome_zarr(path: Path) -> bool:
     return False
 
 
-def refuse_lognorm(slide: CohortSlide) -> None:
+def refuse_lognorm(slide: LocalSlide) -> None:
     """Refuse to sum what is no number of transcripts.
 
     Raises

@@ -253,7 +253,7 @@ def cached(files: RemoteFiles, stop: Callable[[], bool] = lambda: False) -> Path
         except OSError:
             if not copy.exists():  # else another process was faster
                 raise
-        _LOG.info("%s: %.3g MB fetched", printable(str(files.url)), files.size / 1e6)
+        _LOG.info("%s: %s", printable(str(files.url)), printable(f"{files.size / 1e6:.3g} MB fetched"))
         _make_room(place)
     except OSError as error:
         raise RemoteError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +18,26 @@ from mmap_st.errors import (
     MmapError,
     OverviewError,
     SlideDoneError,
+    SlideUnchangedError,
     StoppedError,
     TissueError,
     printable,
 )
 from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.pending import IMAGE_FROM, PendingSlide, Planned, origin, record_origin
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
-from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue, staged
+from mmap_st.extract.slides import (
+    Slide,
+    Tissue,
+    default_stage,
+    fetched,
+    find_tissue,
+    image_files,
+    open_slide,
+    share_of_tissue,
+    staged,
+)
 from mmap_st.extract.store import (
     FeatureStore,
     Journal,
@@ -50,7 +62,9 @@ from mmap_st.extract.windows import (
     share_in_bounds,
     window_boxes,
 )
+from mmap_st.fetching import RemoteFiles
 from mmap_st.files import sha256_of_json
+from mmap_st.urls import Place, Url
 
 
 @dataclass
@@ -145,6 +159,10 @@ class SlideSession:
         Steps of reading that are embedded together.
     image
         What is read: the slide's image, or its copy on a local disk.
+    origin
+        Where that was fetched from; None where it was not.
+    planned_now
+        Whether it was planned when it was opened.
     finished
         Windows that need no embedding: finished before, or skipped.
     failure
@@ -165,6 +183,8 @@ class SlideSession:
     telemetry: Telemetry
     lock: SlideLock
     _resources: ExitStack
+    origin: dict[str, object] | None = None
+    planned_now: bool = False
     failure: MmapError | None = None
     closed: bool = False
 
@@ -211,11 +231,12 @@ class SlideSession:
             self.lock.check()
             if self.telemetry.windows:
                 write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
-            record = {
+            record: dict[str, object] = {
                 "device": self.encoder.device,
                 "compiled": self.encoder.compiled,
                 "host_cpus": os.cpu_count(),
                 "versions": versions(),
+                **({} if self.origin is None else {IMAGE_FROM: self.origin}),
             }
             for rows in self.rows:
                 rows.finish(record)
@@ -241,13 +262,13 @@ class Outcome:
         None if it is done.
     """
 
-    plan: SlidePlan
+    plan: Planned
     session: SlideSession | None
     failure: MmapError | None
 
 
 def open_session(
-    plan: SlidePlan,
+    planned: Planned,
     store: FeatureStore,
     encoder: Encoder,
     options: ExtractOptions,
@@ -264,21 +285,25 @@ def open_session(
     Raises
     ------
     SlideError, StoreError, RecipeMismatchError
-        If it cannot be embedded; nothing is held then.
+        If it cannot be embedded, or need not be; nothing is held then.
     StoppedError
         If `stop` requests it.
     """
     with ExitStack() as resources:
         resources.enter_context(present(store.path))
-        key = encode_name(plan.info.name)
+        key = encode_name(planned.name)
         lock = resources.enter_context(SlideLock(store.path, key, stop=stop, patient=not options.claim))
-        if options.claim and _is_complete(plan, store, encoder.spec.name):
+        if options.claim and _is_complete(planned, store, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
-        image = plan.image
-        if options.stage is not None:
-            image = resources.enter_context(staged(image, options.stage, stop))
+        image, files = _at_hand(planned.image, options, resources, stop)
+        plan = planned.planned(image, store) if isinstance(planned, PendingSlide) else planned
         slide = open_slide(image)
         resources.callback(slide.close)
+        found = None if files is None else origin(files, slide.mpp)
+        if not plan.recipes:
+            assert isinstance(planned, PendingSlide)
+            assert found is not None
+            raise _unchanged(store, plan, encoder.spec.name, planned.mpps, found)
         _check_same_image(plan, image, slide)
         tissue = _tissue(slide, plan, options.tissue_min)
         if tissue is not None and not options.unchecked and _is_new(plan, store):
@@ -329,7 +354,31 @@ def open_session(
             telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
             _resources=resources.pop_all(),
+            origin=found,
+            planned_now=isinstance(planned, PendingSlide),
         )
+
+
+def _at_hand(
+    image: Place, options: ExtractOptions, resources: ExitStack, stop: Callable[[], bool]
+) -> tuple[Path, RemoteFiles | None]:
+    """An image as it is read, on this machine; and what it was fetched from, where it was."""
+    if isinstance(image, Url):
+        files = image_files(image)
+        return resources.enter_context(fetched(files, options.stage or default_stage(), stop)), files
+    if options.stage is None:
+        return image, None
+    return resources.enter_context(staged(image, options.stage, stop)), None
+
+
+def _unchanged(
+    store: FeatureStore, plan: SlidePlan, encoder: str, mpps: Sequence[float], found: dict[str, object]
+) -> SlideUnchangedError:
+    """What to raise where an image that was fetched is that of what the store has; next time it is known."""
+    record_origin(store, plan, encoder, mpps, found)
+    unchanged = SlideUnchangedError("all that is wanted of it is in the store already.")
+    unchanged.gridded = plan.made_by is not None
+    return unchanged
 
 
 def _batches(reading: ReadPlan, windows: int) -> tuple[range, ...]:
@@ -375,8 +424,11 @@ def _check_same_image(plan: SlidePlan, image: Path, slide: Slide) -> None:
         raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
 
 
-def _is_complete(plan: SlidePlan, store: FeatureStore, encoder: str) -> bool:
+def _is_complete(plan: Planned, store: FeatureStore, encoder: str) -> bool:
     """Whether all that was to be made is there now, made by the same recipes."""
+    if isinstance(plan, PendingSlide):
+        now = plan.again(store)
+        return isinstance(now, SlidePlan) and not now.recipes
     slide = undamaged_slide(store, plan.info.name)
     there = {} if slide is None else {one.mpp: one for one in slide.undamaged(encoder)}
     return all(

@@ -26,7 +26,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, refuse_clashes
+from mmap_st.files import refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import MAX_BYTES, RowCache
 from mmap_st.head.interface import HeadMethod
@@ -54,6 +54,7 @@ from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, judge_slide, most_enlarged
 from mmap_st.head.scoring import GeneSets, SlideScores
 from mmap_st.progress import ProgressCallback
+from mmap_st.urls import absolute_place
 
 if TYPE_CHECKING:
     import anndata
@@ -339,7 +340,7 @@ def _prepare(
         CALIBRATION: saved.card.calibration,
     }
     if row is not None:
-        about["image"] = None if row.image is None else str(absolute(row.image))
+        about["image"] = None if row.image is None else str(absolute_place(row.image))
         # A grid that was laid on the tissue is of no count table.
         if row.counts is not None and (row.spots is not None or stored.spots_made_by() is None):
             counts = counts_on_panel(row, slide.ids, saved.genes)

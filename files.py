@@ -18,6 +18,7 @@ from tempfile import NamedTemporaryFile, TemporaryFile
 from filelock import FileLock, Timeout
 
 from mmap_st.errors import WriteError, first_line
+from mmap_st.urls import Place, url_of
 
 
 def absolute(path: Path) -> Path:
@@ -30,6 +31,11 @@ def absolute(path: Path) -> Path:
         return whole
     last = max(place for place, part in enumerate(whole.parts) if part == "..")
     return Path(*whole.parts[: last + 1]).resolve().joinpath(*whole.parts[last + 1 :])
+
+
+def absolute_place(place: Place) -> Place:
+    """A place that means the same in another folder: a path from the root; a URL is one."""
+    return absolute(place) if isinstance(place, Path) else place
 
 
 def refuse_special(path: Path, error: type[Exception], option: str = "") -> None:
@@ -140,6 +146,10 @@ def check_file_out(path: Path, option: str = "--out") -> None:
 
 
 def _check_out(path: Path, option: str, wanted: str) -> None:
+    if (url := url_of(path)) is not None:
+        raise WriteError(
+            f"{option} {url} is a URL, and results are written to a disk; name a {wanted} there, and copy it."
+        )
     with writing(path, option, wanted):
         try:
             whole = path.resolve()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmap_st.errors import MissingDependencyError, RemoteError, RequestError, StoppedError, first_line
-from mmap_st.files import absolute
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -121,11 +120,6 @@ def place_named(text: str) -> Place | None:
         return place_of(text)
     except RequestError:
         return None
-
-
-def absolute_place(place: Place) -> Place:
-    """A place that means the same in another folder: a path from the root; a URL is one."""
-    return absolute(place) if isinstance(place, Path) else place
 
 
 @dataclass(frozen=True)

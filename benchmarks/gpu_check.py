@@ -39,7 +39,9 @@ class Reporter:
         if report.failed:
             self._record.fail(name, report.longreprtext)
         elif report.skipped:
-            self._record.keep(name, {"skipped": str(report.longrepr[2] if report.longrepr else "")})
+            self._record.keep(
+                name, {"skipped": report.longrepr[2] if isinstance(report.longrepr, tuple) else ""}
+            )
         elif report.when == "call":
             self._record.keep(name, {"seconds": report.duration, **dict(report.user_properties)})
 

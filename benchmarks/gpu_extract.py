@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,7 @@ class Bench:
         queue: DeviceQueue[None] = DeviceQueue(encoder)
         px = encoder.spec.input_px
         windows = queue.allocate((self.scale.batch, px, px, 3))
+        assert isinstance(windows, np.ndarray)
         windows[:] = np.random.default_rng(0).integers(0, 256, windows.shape, np.uint8)
         self._put(queue, windows, 0.0)  # one batch, to warm up
         queue.busy_s = 0.0
@@ -257,7 +258,7 @@ class Bench:
                 encoder,
                 workers,
                 on_slide_start=lambda session: None,
-                on_batch_written=lambda count: kept.append((time.perf_counter(), count)),
+                on_batch_written=lambda _, count: kept.append((time.perf_counter(), count)),
                 stop=lambda: False,
             )
             for outcome in outcomes:
@@ -326,7 +327,7 @@ class Bench:
         xy = spots_on_grid(-(-count // len(MPPS)), SIDE, SIDE)
         plan = plan_reading(slide.levels, xy, MPP, 224, {mpp: np.arange(len(xy)) for mpp in MPPS}, count)
         reader = WindowReader(slide, plan, 1 << 28)
-        pixels = reader.read(0).pixels[:count].copy()
+        pixels = np.array(reader.read(0).pixels[:count])
         reader.close()
         slide.close()
         return pixels
@@ -435,11 +436,11 @@ def run_extract(record: Record, device: str, folder: Path) -> None:
     record.measure("uni: build", lambda: bench.built("uni", "bf16"))
     record.measure("uni: forward", lambda: bench.forward("uni"))
     for workers in scale.workers:
-        record.measure(f"read, {workers} workers", lambda w=workers: bench.reading(w))
+        record.measure(f"read, {workers} workers", partial(bench.reading, workers))
     for workers, slides in ((most, 1), (fewer[-1], 1), (most, 3)):
         record.measure(
             f"uni: {slides} whole, {workers} workers",
-            lambda w=workers, n=slides: bench.whole_slides("uni", w, slides=n),
+            partial(bench.whole_slides, "uni", workers, slides=slides),
         )
     record.measure(
         f"uni: 1 whole, {most} workers, resized on the CPU", lambda: bench.whole_slides("uni", most, "cpu")
@@ -492,7 +493,7 @@ def _timed_launches() -> Iterator[list[float]]:
         put(self, windows, tag)
         seconds.append(time.perf_counter() - began)
 
-    DeviceQueue.put = timed  # type: ignore[method-assign]
+    DeviceQueue.put = timed  # type: ignore[method-assign, assignment]
     try:
         yield seconds
     finally:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmap_st.errors import printable
+from mmap_st.urls import place_of
 
 # Wide enough that no row of a table is broken: paths and reasons stay whole.
 _WIDTH_OF_A_LOG = 10_000
@@ -109,9 +110,9 @@ def size_of(count: int) -> str:
 
 
 def show_paths(paths: Sequence[Path]) -> None:
-    """Paths, whole, one per line."""
+    """Paths or URLs, whole, one per line."""
     for path in paths:
-        say(str(path))
+        say(str(place_of(path)))
 
 
 def warn(text: str) -> None:

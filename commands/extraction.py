@@ -23,6 +23,7 @@ from mmap_st.commands.options import (
     StoreArgument,
 )
 from mmap_st.errors import RequestError, agreeing, counted
+from mmap_st.urls import place_of
 
 
 def extract(
@@ -238,8 +239,8 @@ def extract(
             cohort, store, encoder=encoder, magnifications=magnifications, mpp=mpp, spots=spots
         )
         results.show_status(found)
-        if not store.exists():
-            console.warn(f"{store} does not exist: no job has begun, or it is another store")
+        if not found.begun:
+            console.warn(f"{place_of(store)} does not exist: no job has begun, or it is another store")
         raise typer.Exit
     keep_freed_memory()
     try:

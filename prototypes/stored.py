@@ -26,7 +26,7 @@ from mmap_st.extract.store import (
     encode_name,
     lost_slides,
     read_array,
-    refuse_packed,
+    refuse_read_only,
     slide_lock,
     staying,
     store_errors,
@@ -48,7 +48,7 @@ _GROUP = "prototypes"
 _KEY_LENGTH = 12
 _ALGORITHM_VERSION = 1
 _WAIT_S = 10.0
-#: Of a packed store, candidates that are kept in memory: one slide's take about a megabyte.
+#: Of a store that is only read, candidates that are kept in memory: one slide's take about a megabyte.
 _MOST_KEPT = 64
 _kept: WeakKeyDictionary[FeatureStore, dict[tuple[str, str, str], Candidates]] = WeakKeyDictionary()
 
@@ -100,7 +100,7 @@ def stored_candidates(
 ) -> tuple[Candidates, bool]:
     """Read a slide's candidates; build and store them if the store does not have them.
 
-    Those that a packed store lacks are built for as long as the store is open.
+    Those that a store lacks which is only read, packed or by URL, are built for as long as the store is open.
 
     Parameters
     ----------
@@ -122,13 +122,13 @@ def stored_candidates(
             " it out."
         )
     candidates = build_candidates(stored if embedding is None else embedding, valid, settings)
-    if store.packed:
+    if store.read_only:
         _keep(store, (slide.name, encoder, key), candidates)
         return candidates, True
     writable = FeatureStore.open(store.path, writable=True)
     # Another run may be building the same candidates: wait for it, and read what it wrote.
     try:
-        with slide_lock(store.path, encode_name(slide.name), wait_s=_WAIT_S):
+        with slide_lock(store.folder, encode_name(slide.name), wait_s=_WAIT_S):
             found = _read(writable.slide(slide.name), encoder, key)
             if found is not None:
                 return found, False
@@ -143,10 +143,15 @@ def stored_candidates(
 def _keep(store: FeatureStore, place: tuple[str, str, str], candidates: Candidates) -> None:
     """Keep candidates that cannot be stored; the first of a store that cannot is said."""
     if store not in _kept:
+        how = (
+            ("packed", "; `mmap prototypes` before `mmap pack` stores them")
+            if store.packed
+            else ("published", "")
+        )
         _LOG.warning(
-            "%s is packed without the prototypes that are needed, which every run builds again;"
-            " `mmap prototypes` before `mmap pack` stores them",
+            "%s is %s without the prototypes that are needed, which every run builds again%s",
             printable(str(store.path)),
+            *how,
         )
     kept = _kept.setdefault(store, {})
     if len(kept) < _MOST_KEPT:
@@ -210,7 +215,7 @@ def build_all(
 
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
-    refuse_packed(store.path)
+    refuse_read_only(store.path)
     check_encoder(store, encoder)
     report, embedded = BuildReport(), []
     for name in store.slides:

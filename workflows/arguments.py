@@ -14,12 +14,13 @@ from mmap_st.data import VALUES, Cohort, with_patients
 from mmap_st.data.readers import CohortSource, as_cohort, open_cohort, rebinned
 from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import EncoderSpec, encoder_spec
-from mmap_st.extract.store import FeatureStore, refuse_packed
+from mmap_st.extract.store import FeatureStore, refuse_read_only
 from mmap_st.extract.windows import parse_magnifications
 from mmap_st.files import check_folder_out
 from mmap_st.plugins import split_reference
+from mmap_st.urls import Place, Url
 
-#: An open feature store, or the path of one.
+#: An open feature store, or the path or URL of one.
 StoreLike: TypeAlias = FeatureStore | str | Path
 #: An encoder by name, or its spec.
 EncoderLike: TypeAlias = str | EncoderSpec
@@ -42,7 +43,7 @@ def open_store(store: StoreLike) -> FeatureStore:
     return store if isinstance(store, FeatureStore) else FeatureStore(store)
 
 
-def check_store_out(path: Path) -> None:
+def check_store_out(path: Place) -> None:
     """Refuse a new store where none can be made, before the encoder is built and slides are opened.
 
     Raises
@@ -50,7 +51,9 @@ def check_store_out(path: Path) -> None:
     RequestError
         Saying why.
     """
-    refuse_packed(path)
+    if isinstance(path, Url):
+        return  # the server says so, when the store is made
+    refuse_read_only(path)
     # One that exists may be complete already: then nothing has to be written.
     if not os.path.lexists(path):
         check_folder_out(path, "STORE")

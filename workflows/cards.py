@@ -10,6 +10,7 @@ from mmap_st.files import is_archive, refuse_special
 from mmap_st.head.evaluation import REQUEST
 from mmap_st.head.runs import FOLDS, HEAD_JSON, restore_run
 from mmap_st.head.sharing import ModelCard, card_of_run, is_on_hub, pack_run, pinned, run_at
+from mmap_st.urls import url_of
 
 
 def card_or_store(path: Path) -> ModelCard | FeatureStore:
@@ -23,6 +24,8 @@ def card_or_store(path: Path) -> ModelCard | FeatureStore:
     if is_on_hub(path):
         with run_at(pinned(path)) as folder:
             return card_of_run(folder)
+    if (url := url_of(path)) is not None:
+        return FeatureStore(url)
     refuse_special(path, RequestError)
     if is_store(path) or is_zipped_folder(path):
         return FeatureStore(path)  # of a zipped folder it says what is wrong

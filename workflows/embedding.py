@@ -23,6 +23,7 @@ from mmap_st.extract.engine import (
 )
 from mmap_st.extract.slides import parse_grid, stage_of
 from mmap_st.extract.store import FeatureStore
+from mmap_st.urls import Url, place_of
 from mmap_st.workflows.arguments import (
     EncoderLike,
     Scales,
@@ -86,7 +87,7 @@ class EmbeddedStore(FeatureStore):
         windows that could not be read; how long it took.
     """
 
-    def __init__(self, path: str | Path, report: ExtractReport) -> None:
+    def __init__(self, path: str | Path | Url, report: ExtractReport) -> None:
         super().__init__(path)
         self.report = report
 
@@ -259,7 +260,7 @@ def embed(
         raise RequestError(_NO_SCALES)
     local = stage_of(stage, stage_gb)
     ray = parse_engine(engine, address, actors, gpus_per_actor, device)
-    path = store.path if isinstance(store, FeatureStore) else Path(store)
+    path = store.path if isinstance(store, FeatureStore) else place_of(store)
     check_store_out(path)
     slides = read_cohort(cohort)
     spec = spec_of(encoder)
@@ -310,6 +311,6 @@ def embedding_status(
     mpps = mpps_of(magnifications, mpp)
     if mpps is None:
         raise RequestError(_NO_SCALES)
-    path = store.path if isinstance(store, FeatureStore) else Path(store)
+    path = store.path if isinstance(store, FeatureStore) else place_of(store)
     grid = None if spots is None else parse_grid(spots)
     return extraction_status(read_cohort(cohort), path, encoder_name(encoder), mpps, grid)

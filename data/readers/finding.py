@@ -36,8 +36,12 @@ _OTHER_SUFFIXES = (
 
 def without_suffix(path: Path, suffixes: Sequence[str]) -> str | None:
     """The file's name without its suffix; None for a folder, a hidden file or another suffix."""
-    name = path.name
-    if name.startswith(".") or not path.is_file():
+    return stem_of(path.name, suffixes) if path.is_file() else None
+
+
+def stem_of(name: str, suffixes: Sequence[str]) -> str | None:
+    """A file's name without its suffix; None where it is hidden or has another suffix."""
+    if name.startswith("."):
         return None
     suffix = max((s for s in suffixes if name.lower().endswith(s)), key=len, default=None)
     return None if suffix is None else name[: len(name) - len(suffix)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from mmap_st.data import Cohort, CohortSlide
 from mmap_st.errors import MmapError, StoppedError, counted, of_one_slide, printable
@@ -28,17 +27,18 @@ from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.slides import GridRequest, default_stage
 from mmap_st.extract.store import (
     FeatureStore,
+    Publication,
     check_encoder_name,
     check_slide_names,
-    forget_failure,
+    forget_failures,
     is_nonempty,
     lost_slides,
     note_failure,
-    refuse_packed,
+    refuse_read_only,
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
-from mmap_st.urls import Url
+from mmap_st.urls import Place, Url
 
 _LOG = logging.getLogger(__name__)
 #: How often it is looked after slides that other jobs embed, and whether to stop meanwhile.
@@ -87,7 +87,7 @@ class ExtractReport:
 
 def extract_cohort(
     cohort: Cohort,
-    store_path: Path,
+    store_path: Place,
     request: EncoderRequest,
     mpps: Sequence[float],
     options: ExtractOptions | None = None,
@@ -104,7 +104,7 @@ def extract_cohort(
     cohort
         Slides; rows that name no image, or no spots where no grid is requested, are skipped.
     store_path
-        Folder of the feature store; made where there is none.
+        Folder of the feature store, or its URL in an object store; made where there is none.
     request
         The encoder; see `auto_precision` for what ``auto`` means.
     mpps
@@ -131,8 +131,13 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
-    refuse_packed(store_path)
-    check_slide_names(store_path, cohort.names)
+    if isinstance(store_path, Url):
+        publication = Publication.of(store_path, options.stage.folder if options.stage else None)
+        options, folder = replace(options, publish=publication), publication.folder
+    else:
+        refuse_read_only(store_path)
+        folder = store_path
+    check_slide_names(folder, cohort.names)
     check_some_spots(cohort, grid)
     if ray is None and options.stage is None and any(isinstance(row.image, Url) for row in cohort.slides):
         default_stage()  # if it cannot be used, no slide can
@@ -140,12 +145,13 @@ def extract_cohort(
     if options.shard is not None:
         rows = slides_of_shard(cohort, options.shard)
         progress.note(f"shard {options.shard}: {counted(len(rows), 'slide')}")
-    store = FeatureStore.open(store_path) if is_nonempty(store_path) else None
-    with open_engine(request, store, store_path, options, stop, ray, len(rows)) as engine:
+    there = FeatureStore.open(store_path) if is_nonempty(store_path) else None
+    with open_engine(request, there, folder, options, stop, ray, len(rows)) as engine:
         check_expected(request, engine.recipe)
         # A store is made only now that the request is known to be one that can be met.
-        store = FeatureStore.create(store_path)
-        report = _extract(rows, store, engine, request.spec, mpps, options, progress, grid, stop)
+        written = FeatureStore.create(folder) if options.publish is None else options.publish.created()
+        store = written if options.publish is None else FeatureStore.open(store_path)
+        report = _extract(rows, store, written, engine, request.spec, mpps, options, progress, grid, stop)
     _LOG.info("all slides: %s", report.telemetry)
     return report
 
@@ -153,6 +159,7 @@ def extract_cohort(
 def _extract(
     rows: Sequence[CohortSlide],
     store: FeatureStore,
+    written: FeatureStore,
     engine: Engine,
     spec: EncoderSpec,
     mpps: Sequence[float],
@@ -161,7 +168,7 @@ def _extract(
     grid: GridRequest | None,
     stop: Callable[[], bool],
 ) -> ExtractReport:
-    """Plan all slides, and embed them with an engine that is ready."""
+    """Plan all slides by what is in the store, and embed them with an engine that is ready."""
     if not options.overwrite:
         check_run_recipe(store, engine.recipe)
     replaced = {(row.slide, mpp) for row in rows for mpp in mpps} if options.overwrite else set()
@@ -186,13 +193,14 @@ def _extract(
     if plans and (scales := note_of_scales(spec, mpps)):
         progress.note(scales)
     _note_enlarged(plans, {}, progress)
-    left = _embed(plans, engine, store, options, report, listener)
+    left = _embed(plans, engine, written, options, report, listener)
     by_name = {row.slide: row for row in rows}
     while left:
         # Other jobs have these. What they complete is done; what they leave, since they died, is ours.
         progress.show_details(f"waiting for {counted(len(left), 'slide')} that other jobs embed")
         _wait(stop)
         again = []
+        store.refresh()
         for before in left:
             try:
                 now = plan(by_name[before.name])
@@ -204,7 +212,7 @@ def _extract(
             else:
                 report.elsewhere.append(before.name)
                 progress.advance(listener.windows[before.name])
-        left = _embed(again, engine, store, options, report, listener)
+        left = _embed(again, engine, written, options, report, listener)
     here = report.done + report.unchanged + report.elsewhere
     report.failed |= lost_slides(store.path, here, spec.name, mpps)
     for names in (report.done, report.unchanged, report.elsewhere):
@@ -212,8 +220,7 @@ def _extract(
     report.telemetry.end()
     for name, reason in report.failed.items():
         note_failure(store.path, name, spec.name, reason)
-    for name in here:
-        forget_failure(store.path, name, spec.name)
+    forget_failures(store.path, here, spec.name)
     return report
 
 

@@ -20,7 +20,8 @@ from mmap_st.extract.slides import GridRequest, image_files
 from mmap_st.extract.store import FeatureStore, Recipe, encode_name, undamaged_slide
 from mmap_st.extract.windows import mpp_key
 from mmap_st.fetching import RemoteFiles
-from mmap_st.urls import Url, absolute_place
+from mmap_st.files import absolute_place
+from mmap_st.urls import Url
 
 #: Attribute of a magnification: where its image was fetched from, and which version it was.
 IMAGE_FROM = "image_from"

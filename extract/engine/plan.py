@@ -27,6 +27,7 @@ from mmap_st.extract.slides import free_memory as free_memory  # imported from h
 from mmap_st.extract.store import (
     FeatureStore,
     Magnification,
+    Publication,
     Recipe,
     SlideInfo,
     StoredSlide,
@@ -42,8 +43,8 @@ from mmap_st.extract.store import (
     undamaged_slides,
 )
 from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, finest_mpp, mpp_key
-from mmap_st.files import sha256_of_json
-from mmap_st.urls import Place, absolute_place
+from mmap_st.files import absolute_place, sha256_of_json
+from mmap_st.urls import Place
 
 #: Raised only when the numbers change.
 ALGORITHM_VERSION = 3
@@ -397,6 +398,8 @@ class ExtractOptions:
     stage
         Where slides are copied to while they are embedded; None: they are read where they lie, and those of
         servers are fetched to the cache.
+    publish
+        Where slides are published when they are complete; None: they are written where they stay.
     processes
         Processes of this run on this machine, which share `workers` and the free memory.
     """
@@ -413,6 +416,7 @@ class ExtractOptions:
     shard: Shard | None = None
     claim: bool = False
     stage: Stage | None = None
+    publish: Publication | None = None
     processes: int = 1
 
     @property

@@ -43,6 +43,8 @@ from mmap_st.extract.store import (
     Journal,
     MagnificationRows,
     MagnificationWriter,
+    Publication,
+    SlideLease,
     SlideLock,
     differences,
     encode_name,
@@ -165,6 +167,8 @@ class SlideSession:
         Whether it was planned when it was opened.
     finished
         Windows that need no embedding: finished before, or skipped.
+    publication, lease
+        Where the slide is published, and the lease on it there; None: it stays in its store.
     failure
         Why the slide failed, once it did.
     closed
@@ -182,6 +186,8 @@ class SlideSession:
     finished: int
     telemetry: Telemetry
     lock: SlideLock
+    publication: Publication | None
+    lease: SlideLease | None
     _resources: ExitStack
     origin: dict[str, object] | None = None
     planned_now: bool = False
@@ -215,7 +221,7 @@ class SlideSession:
                 f" and precision {self.encoder.precision};"
                 f" {'look at its weights' if self.encoder.precision == 'fp32' else 'try --precision fp32'}."
             )
-        with present(self.store.path):
+        with present(self.store.folder):
             self.lock.check()
             for number, rows in enumerate(self.rows):
                 mine = source_of == number
@@ -227,7 +233,7 @@ class SlideSession:
         """Mark all magnifications as complete; the slide is done then."""
         self.telemetry.decodes = self.reader.decoded
         self.telemetry.end()
-        with present(self.store.path):
+        with present(self.store.folder):
             self.lock.check()
             if self.telemetry.windows:
                 write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
@@ -240,6 +246,9 @@ class SlideSession:
             }
             for rows in self.rows:
                 rows.finish(record)
+        if self.publication is not None and self.lease is not None:
+            mpps = [rows.mpp for rows in self.rows]
+            self.publication.publish(self.store, self.name, self.encoder.spec.name, mpps, self.lease)
         _LOG.info("slide %s: %s", printable(self.name), self.telemetry)
 
     def close(self) -> None:
@@ -290,23 +299,29 @@ def open_session(
         If `stop` requests it.
     """
     with ExitStack() as resources:
-        resources.enter_context(present(store.path))
+        resources.enter_context(present(store.folder))
         key = encode_name(planned.name)
-        lock = resources.enter_context(SlideLock(store.path, key, stop=stop, patient=not options.claim))
-        if options.claim and _is_complete(planned, store, encoder.spec.name):
+        lock = resources.enter_context(SlideLock(store.folder, key, stop=stop, patient=not options.claim))
+        there, lease, publication = store, None, options.publish
+        if publication is not None:
+            lease = resources.enter_context(publication.lease(planned.name, stop, patient=not options.claim))
+            there = FeatureStore.open(publication.url)
+        if options.claim and _is_complete(planned, there, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
         image, files = _at_hand(planned.image, options, resources, stop)
-        plan = planned.planned(image, store) if isinstance(planned, PendingSlide) else planned
+        plan = planned.planned(image, there) if isinstance(planned, PendingSlide) else planned
         slide = open_slide(image)
         resources.callback(slide.close)
         found = None if files is None else origin(files, slide.mpp)
         if not plan.recipes:
             assert isinstance(planned, PendingSlide)
             assert found is not None
-            raise _unchanged(store, plan, encoder.spec.name, planned.mpps, found)
+            raise _unchanged(there, plan, encoder.spec.name, planned.mpps, found)
         _check_same_image(plan, image, slide)
+        if publication is not None:
+            publication.discard_other(store, plan.info, plan.spots)
         tissue = _tissue(slide, plan, options.tissue_min)
-        if tissue is not None and not options.unchecked and _is_new(plan, store):
+        if tissue is not None and not options.unchecked and _is_new(plan, there):
             check_orientation(plan.spots, tissue, slide.size)
         write_slide(store, plan.info, plan.spots, plan.made_by)
         mpps = sorted(plan.recipes)
@@ -353,6 +368,8 @@ def open_session(
             finished=plan.windows - reading.windows,
             telemetry=Telemetry(tiles=reading.blocks),
             lock=lock,
+            publication=publication,
+            lease=lease,
             _resources=resources.pop_all(),
             origin=found,
             planned_now=isinstance(planned, PendingSlide),
@@ -375,7 +392,8 @@ def _unchanged(
     store: FeatureStore, plan: SlidePlan, encoder: str, mpps: Sequence[float], found: dict[str, object]
 ) -> SlideUnchangedError:
     """What to raise where an image that was fetched is that of what the store has; next time it is known."""
-    record_origin(store, plan, encoder, mpps, found)
+    if not store.read_only:  # what is published stays as it is
+        record_origin(store, plan, encoder, mpps, found)
     unchanged = SlideUnchangedError("all that is wanted of it is in the store already.")
     unchanged.gridded = plan.made_by is not None
     return unchanged
@@ -407,9 +425,10 @@ def _rows(
         (len(plan.spots), encoder.width),
         chunk=options.chunk,
         tokens=(encoder.tokens, encoder.token_width),
-        overwrite=options.overwrite,
+        # What an earlier run left on the way to a bucket is nobody's: of another recipe, it is replaced.
+        overwrite=options.overwrite or options.publish is not None,
     )
-    path = journal_path(store.path, encode_name(slide), encode_name(name), mpp_key(mpp))
+    path = journal_path(store.folder, encode_name(slide), encode_name(name), mpp_key(mpp))
     journal = Journal(path, sha256_of_json(recipe), len(plan.spots), encoder.row_width)
     if writer.started_anew:
         journal.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from mmap_st.data import Cohort, CohortSlide
@@ -18,12 +17,15 @@ from mmap_st.extract.store import (
     StoredSlide,
     encode_name,
     failure_of,
+    is_nonempty,
     journal_path,
+    lease_holder,
     lock_holder,
     rows_in_journal,
     undamaged_slide,
 )
 from mmap_st.extract.windows import mpp_key
+from mmap_st.urls import Place, Url
 
 #: States of a slide.
 STATES = DONE, IN_FLIGHT, FAILED, LEFT, SKIPPED = "done", "in flight", "failed", "left", "skipped"
@@ -64,9 +66,12 @@ class ExtractionStatus:
     ----------
     slides
         All slides of the cohort.
+    begun
+        Whether there is a store.
     """
 
     slides: tuple[SlideStatus, ...]
+    begun: bool = True
 
     def of(self, state: str) -> tuple[SlideStatus, ...]:
         """The slides in one state."""
@@ -97,7 +102,7 @@ class ExtractionStatus:
 
 
 def extraction_status(
-    cohort: Cohort, path: Path, encoder: str, mpps: Sequence[float], grid: GridRequest | None = None
+    cohort: Cohort, path: Place, encoder: str, mpps: Sequence[float], grid: GridRequest | None = None
 ) -> ExtractionStatus:
     """Look how far an extraction is; nothing is embedded, and no image is opened.
 
@@ -111,14 +116,16 @@ def extraction_status(
     StoreError
         If there is something else than a feature store at `path`.
     """
-    store = FeatureStore.open(path) if path.exists() else None
-    return ExtractionStatus(tuple(_status(row, store, path, encoder, mpps, grid) for row in cohort.slides))
+    exists = is_nonempty(path) if isinstance(path, Url) else path.exists()
+    store = FeatureStore.open(path) if exists else None
+    slides = tuple(_status(row, store, path, encoder, mpps, grid) for row in cohort.slides)
+    return ExtractionStatus(slides, exists)
 
 
 def _status(
     row: CohortSlide,
     store: FeatureStore | None,
-    path: Path,
+    path: Place,
     encoder: str,
     mpps: Sequence[float],
     grid: GridRequest | None,
@@ -132,7 +139,8 @@ def _status(
         return SlideStatus(name, DONE, windows or 0, windows, rate=_rate_of(slide, encoder))
     finished = len(complete & set(mpps)) * (spots or 0)
     finished += sum(_finished(path, key, encoder, mpp, slide) for mpp in mpps if mpp not in complete)
-    if (holder := lock_holder(path, key)) is not None:
+    holder = lease_holder(path, key) if isinstance(path, Url) else lock_holder(path, key)
+    if holder is not None:
         return SlideStatus(name, IN_FLIGHT, finished, windows, holder)
     if (failure := failure_of(path, name, encoder)) is not None:
         return SlideStatus(name, FAILED, finished, windows, reason=failure.reason)
@@ -151,8 +159,10 @@ def _spots_of(row: CohortSlide, slide: StoredSlide | None) -> int | None:
         return None
 
 
-def _finished(path: Path, key: str, encoder: str, mpp: float, slide: StoredSlide | None) -> int:
+def _finished(path: Place, key: str, encoder: str, mpp: float, slide: StoredSlide | None) -> int:
     """Windows of one magnification, which is not complete, that are safe on disk."""
+    if isinstance(path, Url):
+        return 0  # what is not published is on the machine that embeds it
     in_chunks = 0
     if slide is not None:
         for one in slide.undamaged(encoder):

@@ -224,7 +224,9 @@ def _embed(
 
     keep_freed_memory()
     torch.set_num_threads(task.threads)
-    there = FeatureStore.open(task.store) if is_nonempty(task.store) else None
+    published = task.options.publish
+    place = task.store if published is None else published.url
+    there = FeatureStore.open(place) if is_nonempty(place) else None
     engine = LocalEngine(build_requested(task.request, there, task.options), task.options, stopping)
     speaker.say(Ready(engine.recipe, engine.width))
 
@@ -238,7 +240,7 @@ def _embed(
 
     # There may be none now, and one later: of a worker that died.
     while (first := asked(idle=True)) is not None:
-        store = FeatureStore(task.store)
+        store = FeatureStore(task.store) if published is None else published.created()
         for result in engine.embed(chain([first], following()), store, speaker):
             speaker.say(Ended(result))
 

@@ -51,12 +51,14 @@ from mmap_st.extract.store import (
     is_nonempty,
     lost_slides,
     mismatch_sentence,
+    refuse_read_only,
     slide_lock,
     undamaged_slide,
     write_slide,
 )
 from mmap_st.extract.windows import share_in_bounds
 from mmap_st.progress import ProgressCallback
+from mmap_st.urls import place_of
 
 
 def match_rows(slide: ImportSlide, features: Features, options: CoordinateOptions) -> Match:
@@ -184,6 +186,7 @@ def import_features(
         encoder that were extracted.
     """
     check_request(request)
+    refuse_read_only(place_of(store_path))
     store = FeatureStore.open(store_path, writable=True) if is_nonempty(store_path) else None
     found = find_jobs(request.features, request.slide, request.cohort, store)
     check_slide_names(store_path, (job.slide for job in found.jobs))
@@ -261,7 +264,7 @@ def _import_slide(
     )
     # A store is made only now that there is something to put into it.
     store = store or FeatureStore.create(store_path)
-    with slide_lock(store.path, encode_name(job.slide)):
+    with slide_lock(store.folder, encode_name(job.slide)):
         if _is_there(store, job.slide, request, recipe):
             report.unchanged.append(job.slide)
             return store

@@ -15,9 +15,11 @@ __all__ = [
     "MagnificationWriter",
     "MergeReport",
     "PackReport",
+    "Publication",
     "Recipe",
     "RowIndex",
     "SlideInfo",
+    "SlideLease",
     "SlideLock",
     "StoredEmbeddings",
     "StoredRows",
@@ -37,7 +39,7 @@ __all__ = [
     "encoder_of",
     "enlargement",
     "failure_of",
-    "forget_failure",
+    "forget_failures",
     "has_digests",
     "head_part",
     "imported_recipe",
@@ -47,6 +49,7 @@ __all__ = [
     "is_store",
     "is_zipped_folder",
     "journal_path",
+    "lease_holder",
     "list_contents",
     "lock_holder",
     "lost_slides",
@@ -57,7 +60,7 @@ __all__ = [
     "pack_into",
     "present",
     "read_array",
-    "refuse_packed",
+    "refuse_read_only",
     "remove_leftovers",
     "row_blocks",
     "rows_in_journal",
@@ -76,9 +79,10 @@ __all__ = [
 ]
 
 from .contents import DAMAGED, list_contents
-from .failures import failure_of, forget_failure, note_failure
+from .failures import failure_of, forget_failures, note_failure
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
 from .journal import Journal, MagnificationRows, journal_path, rows_in_journal
+from .lease import SlideLease, lease_holder
 from .lock import LockHolder, SlideLock, lock_holder, slide_lock
 from .magnification import (
     BLOCK_BYTES,
@@ -93,7 +97,9 @@ from .magnification import (
 from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
 from .packing import PackReport, pack_into
+from .places import is_store, refuse_read_only
 from .presence import check_present, lost_slides, present, staying
+from .publishing import Publication
 from .reader import (
     FeatureStore,
     check_encoder,
@@ -132,4 +138,4 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
-from .zipped import is_packed_store, is_store, is_zipped_folder, refuse_packed
+from .zipped import is_packed_store, is_zipped_folder

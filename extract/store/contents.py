@@ -11,12 +11,12 @@ from mmap_st.errors import StoreError, counted
 from mmap_st.extract.store.integrity import DIGESTS, digests_of, has_digests
 from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
-from mmap_st.extract.store.nodes import folder_of, subgroup
+from mmap_st.extract.store.nodes import subgroup
+from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import RANDOM, encode_name, enlargement, is_imported, matched_by
 from mmap_st.extract.store.soundness import PROTOTYPE_ARRAYS, prototype_sets, verify_prototypes
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, StoredSlide
-from mmap_st.extract.store.zipped import refuse_packed
 from mmap_st.extract.windows import mpp_key
 
 DAMAGED = "damaged"
@@ -61,7 +61,7 @@ def list_contents(store: FeatureStore, *, verify: bool = False, seal: bool = Fal
         If the store as a whole cannot be read or, with `seal`, written to.
     """
     if seal:
-        refuse_packed(store.path)
+        refuse_read_only(store.path)
     for name in store.slides:
         try:
             slide = store.slide(name)
@@ -91,7 +91,7 @@ def _verify_slide(store: FeatureStore, slide: StoredSlide, seal: bool) -> None:
         return
     group = store.require_group(slide.name) if "sha256" not in slide.group.attrs else None
     if group is not None:
-        with slide_lock(store.path, encode_name(slide.name)):
+        with slide_lock(store.folder, encode_name(slide.name)):
             group.attrs["sha256"] = slide.sha256
     _seal(store, slide, subgroup(slide.group, "spots"), SPOT_ARRAYS)
 
@@ -155,11 +155,9 @@ def _seal(store: FeatureStore, slide: StoredSlide, group: zarr.Group | None, nam
     """Publish digests of a group that has none."""
     if group is None or has_digests(group):
         return
-    folder = folder_of(group)
-    with slide_lock(store.path, encode_name(slide.name)):
-        path = folder.root / group.path
-        writable = FeatureStore.open(store.path, writable=True)
-        there = writable.root[str(path.relative_to(folder.root))]
+    with slide_lock(store.folder, encode_name(slide.name)):
+        writable = FeatureStore.open(store.folder, writable=True)
+        there = writable.root[group.path]
         assert isinstance(there, zarr.Group)
         there.attrs[DIGESTS] = digests_of(there, names)
 

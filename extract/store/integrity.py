@@ -21,8 +21,8 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from mmap_st.errors import DamagedSlideError, first_line
-from mmap_st.extract.store.folder import StoreFolder
-from mmap_st.extract.store.zipped import StorePlace, StoreZip
+from mmap_st.extract.store.bucket import StoreBucket
+from mmap_st.extract.store.places import StorePlace
 from mmap_st.files import sha256_of_json
 
 #: How every array of a store is compressed: the check sum comes last.
@@ -162,6 +162,8 @@ def _sha256_of_chunks(group: zarr.Group, name: str) -> str:
     array, folder = opened(group, name), _folder(group)
     last = _CHECK_SUM_BYTES if _has_check_sums(array) else None
     total = hashlib.sha256()
+    if isinstance(folder, StoreBucket):
+        folder.read_ends(array.path, [f"{array.path}/{key}" for key in _keys_in(array)], last)
     for key in _keys_in(array):
         content = folder.bytes_of(f"{array.path}/{key}", last)
         part = "-" if content is None else content.hex() if last else hashlib.sha256(content).hexdigest()
@@ -224,5 +226,5 @@ def opened(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _folder(member: zarr.Group | zarr.Array[Any]) -> StorePlace:
     found = member.store
-    assert isinstance(found, StoreFolder | StoreZip)
+    assert isinstance(found, StorePlace)
     return found

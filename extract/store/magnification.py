@@ -14,9 +14,11 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import DamagedSlideError
-from mmap_st.extract.store.integrity import check_description, damaged, has_digests
+from mmap_st.extract.store.bucket import StoreBucket
+from mmap_st.extract.store.integrity import check_description, chunk_keys, damaged, has_digests
 from mmap_st.extract.store.nodes import (
     array_in,
+    folder_of,
     mapping,
     numbers,
     read_array,
@@ -160,12 +162,25 @@ class Magnification:
 
     def is_sound(self) -> bool:
         """Whether all of a complete magnification is as it was written; else it is logged what is not."""
+        place = folder_of(self.group)
         try:
-            self.verify()
+            if isinstance(place, StoreBucket):
+                self._check_objects(place)
+            else:
+                self.verify()
         except DamagedSlideError as error:
             _LOG.warning("%s", error.found)
             return False
         return True
+
+    def _check_objects(self, place: StoreBucket) -> None:
+        """Of what a server keeps whole, see that it is there, which takes one request and not one a chunk."""
+        there = place.sizes(self.group.path)
+        for name in self.arrays:
+            check_description(self.group, name)
+            keys = (f"{self.group.path}/{name}/{key}" for key in chunk_keys(self.group, name))
+            if missing := next((key for key in keys if key not in there), None):
+                raise damaged(self.group, name, f"its chunk {missing} is missing")
 
     @property
     def arrays(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from mmap_st.extract.store.journal import journal_path
 from mmap_st.extract.store.lock import SlideLock
 from mmap_st.extract.store.magnification import Magnification, magnification_in
 from mmap_st.extract.store.nodes import described, folder_of, group_at, read_array, subgroup
+from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.presence import present
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import (
@@ -31,7 +32,6 @@ from mmap_st.extract.store.recipe import (
 from mmap_st.extract.store.sameness import StoredRuns, called, fingerprint, is_same, is_whole, made_from
 from mmap_st.extract.store.soundness import PROTOTYPES, SoundParts, files_of, sound_parts, verify_prototypes
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo, StoredSlide
-from mmap_st.extract.store.zipped import refuse_packed
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import check_folder_out
 from mmap_st.progress import ProgressCallback
@@ -78,10 +78,10 @@ def merge_into(
     RequestError
         If something is no store, or `out` cannot be written.
     """
-    refuse_packed(out)
+    refuse_read_only(out)
     check_folder_out(out)
     for store in stores:
-        if store.path.resolve() == out.resolve():
+        if not store.read_only and store.folder.resolve() == out.resolve():
             raise StoreError(f"--out {out} is one of the stores to be merged; name another folder.")
     names = list(dict.fromkeys(name for store in stores for name in store.slides))
     if not names:
@@ -101,8 +101,8 @@ def _merge_slide(
 ) -> None:
     problems = []
     try:
-        with SlideLock(target.path, encode_name(name)) as lock, store_errors(target.path):
-            for leftover in drafts_below(target.path / encode_name(name)):
+        with SlideLock(target.folder, encode_name(name)) as lock, store_errors(target.path):
+            for leftover in drafts_below(target.folder / encode_name(name)):
                 leftover.unlink(missing_ok=True)  # of a writer that was killed
             for source in sources:
                 merging = _Merging(name, source, target, runs, report, lock.check)
@@ -222,7 +222,7 @@ class _Merging:
                 self._copy(magnification.group, lambda group: magnification_in(group).verify())
                 self._count(self._report.copied)
                 names = magnification.group.path.split("/")
-                journal_path(self._target.path, *names).unlink(missing_ok=True)
+                journal_path(self._target.folder, *names).unlink(missing_ok=True)
             except (SlideError, StoreError) as error:
                 if _of_the_disk(error):
                     raise
@@ -299,7 +299,7 @@ class _Merging:
 
     def _copy(self, group: zarr.Group, verify: Callable[[zarr.Group], object]) -> None:
         """Copy the files of a group; it is there when what describes it is, which is written last."""
-        place, key = StoreFolder(self._target.path), group.path
+        place, key = StoreFolder(self._target.folder), group.path
         place.check(key)
         # Nothing of what was there counts any more, also if the process dies before all is deleted.
         (place.root / key / "zarr.json").unlink(missing_ok=True)
@@ -324,7 +324,7 @@ class _Merging:
         self._put_file(place, description)
 
     def _put(self, key: str) -> None:
-        self._put_file(StoreFolder(self._target.path), f"{key}/zarr.json")
+        self._put_file(StoreFolder(self._target.folder), f"{key}/zarr.json")
 
     def _put_file(self, place: StoreFolder, key: str) -> None:
         with store_errors(self._source.path):

@@ -20,7 +20,7 @@ from zarr.storage import StorePath
 from mmap_st.errors import DamagedSlideError, StoreError, first_line, printable
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.integrity import check_array, damaged, opened, read_checked
-from mmap_st.extract.store.zipped import StorePlace, StoreZip
+from mmap_st.extract.store.places import StorePlace
 from mmap_st.files import write_text
 
 #: Kind of number and number of axes of each array; "T" is text.
@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 def folder_of(group: zarr.Group) -> StorePlace:
     """Where a group of a store lies."""
     found = group.store
-    if not isinstance(found, StoreFolder | StoreZip):
+    if not isinstance(found, StorePlace):
         raise TypeError(f"{printable(str(group.store_path))} was not opened as a feature store")
     return found
 
@@ -126,7 +126,7 @@ def _described(folder: StorePlace, path: str) -> dict[str, Any] | None:
             raise ValueError("its attributes are not a JSON object")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         repaired = ", or run `mmap extract` again, which repairs slides" if path else ""
-        advice = folder.advice if isinstance(folder, StoreZip) else f"; restore it from a copy{repaired}."
+        advice = f"; restore it from a copy{repaired}." if isinstance(folder, StoreFolder) else folder.advice
         raise DamagedSlideError(
             f"{folder.root / path / _DESCRIPTION} cannot be read ({first_line(error)})",
             advice,
@@ -150,6 +150,7 @@ def mend(folder: StorePlace, key: str) -> None:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     _LOG.warning("%s cannot be read; what it says is written again", printable(str(folder.root / path)))
+    assert isinstance(folder, StoreFolder)
     write_text(folder.root / path, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}))
 
 

@@ -81,7 +81,7 @@ def pack_into(
     """
     check_file_out(out, "FILE")
     _check_free(out, overwrite)
-    if not store.packed and out.resolve().is_relative_to(store.path.resolve()):
+    if not store.read_only and out.resolve().is_relative_to(store.folder.resolve()):
         raise StoreError(f"FILE {out} is inside the store; name a file beside it.")
     for name in store.slides:
         with _not_written(store, name):
@@ -187,12 +187,12 @@ def _not_written(store: FeatureStore, name: str) -> Iterator[None]:
     StoreError
         If someone is writing it.
     """
-    if store.packed:
+    if store.read_only:
         yield
         return
     with ExitStack() as held:
         try:
-            held.enter_context(slide_lock(store.path, encode_name(name)))
+            held.enter_context(slide_lock(store.folder, encode_name(name)))
         except SlideLockedError as error:
             raise StoreError(f"slide {name}: {error}") from error
         except StoreError as error:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from mmap_st.errors import DamagedSlideError, MmapError, StoppedError, StoreError
+from mmap_st.errors import DamagedSlideError, MmapError, RemoteError, StoppedError, StoreError
+from mmap_st.extract.store.places import is_store
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.store.zipped import is_store
 from mmap_st.extract.windows import mpp_key
+from mmap_st.urls import Place
 
 
-def check_present(store: Path) -> None:
+def check_present(store: Place) -> None:
     """Refuse to go on with a store that is no more.
 
     Raises
@@ -29,7 +29,7 @@ def check_present(store: Path) -> None:
 
 
 @contextmanager
-def present(store: Path) -> Iterator[None]:
+def present(store: Place) -> Iterator[None]:
     """Work on a store that is there; what goes wrong since it is no more says so.
 
     Raises
@@ -47,12 +47,12 @@ def present(store: Path) -> Iterator[None]:
         raise
 
 
-def lost_slides(store: Path, slides: Iterable[str], encoder: str, mpps: Sequence[float]) -> dict[str, str]:
+def lost_slides(store: Place, slides: Iterable[str], encoder: str, mpps: Sequence[float]) -> dict[str, str]:
     """Of slides that were complete, those that are not any more, with the reason."""
     try:
         opened = FeatureStore.open(store)
-    except StoreError:
-        return dict.fromkeys(slides, _gone(store))
+    except StoreError as error:
+        return dict.fromkeys(slides, str(error) if isinstance(error, RemoteError) else _gone(store))
     found = {}
     for name in slides:
         try:
@@ -71,7 +71,7 @@ def lost_slides(store: Path, slides: Iterable[str], encoder: str, mpps: Sequence
 
 @contextmanager
 def staying(
-    store: Path, slides: Sequence[str], encoder: str | Sequence[str], mpps: Sequence[float]
+    store: Place, slides: Sequence[str], encoder: str | Sequence[str], mpps: Sequence[float]
 ) -> Iterator[None]:
     """Refuse what a block makes of slides of a store that are removed meanwhile.
 
@@ -105,7 +105,7 @@ def staying(
         raise StoreError(_sentence(lost))
 
 
-def _gone(store: Path) -> str:
+def _gone(store: Place) -> str:
     return f"the store {store} was removed or moved while this ran; run the same command again."
 
 

@@ -21,6 +21,7 @@ from mmap_st.errors import (
     first_line,
     printable,
 )
+from mmap_st.extract.store.bucket import StoreBucket
 from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
@@ -31,6 +32,7 @@ from mmap_st.extract.store.nodes import (
     text,
     wrong_attribute,
 )
+from mmap_st.extract.store.places import is_store, opened_place, refuse_read_only
 from mmap_st.extract.store.recipe import (
     Recipe,
     differences,
@@ -38,9 +40,10 @@ from mmap_st.extract.store.recipe import (
     head_part,
 )
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
-from mmap_st.extract.store.zipped import StorePlace, StoreZip, is_store, refuse_packed
+from mmap_st.extract.store.zipped import StoreZip
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import disk_advice, file_lock, is_archive
+from mmap_st.urls import Bucket, Place, Url, place_of
 
 _LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"
@@ -55,14 +58,14 @@ class FeatureStore:
     Parameters
     ----------
     path
-        Folder of the store, or the file that it is packed into.
+        Folder of the store, the file that it is packed into, or its URL in an object store.
     writable
-        Whether groups may be written to; not those of a packed store.
+        Whether groups may be written to; only those of a folder may.
 
     Attributes
     ----------
     path
-        Folder of the store, or its file.
+        Folder of the store, its file, or its URL.
     root
         Its Zarr group.
 
@@ -82,17 +85,16 @@ class FeatureStore:
     dtype('float32')
     """
 
-    def __init__(self, path: str | Path, *, writable: bool = False) -> None:
-        path = Path(path)
-        packed = is_archive(path)
-        if not packed and not is_store(path):
+    def __init__(self, path: str | Path | Url, *, writable: bool = False) -> None:
+        path = place_of(path)
+        if (isinstance(path, Url) or not is_archive(path)) and not is_store(path):
             if is_nonempty(path):
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")
             raise StoreError(f"{path} is not a feature store; `mmap extract` makes one.")
         if writable:
-            refuse_packed(path)
+            refuse_read_only(path)
         with store_errors(path):
-            place: StorePlace = StoreZip(path) if packed else StoreFolder(path, read_only=not writable)
+            place = opened_place(path, writable=writable)
             root = opened_root(place)
         if root is None:
             raise StoreError(f"{path} is a Zarr array, not a feature store; name another store.")
@@ -107,7 +109,7 @@ class FeatureStore:
         self.root = root
 
     @classmethod
-    def open(cls, path: str | Path, *, writable: bool = False) -> FeatureStore:
+    def open(cls, path: str | Path | Url, *, writable: bool = False) -> FeatureStore:
         """Open an existing store: the same as ``FeatureStore(path)``."""
         return cls(path, writable=writable)
 
@@ -115,6 +117,30 @@ class FeatureStore:
     def packed(self) -> bool:
         """Whether it is one file, which can be read and not written to."""
         return isinstance(folder_of(self.root), StoreZip)
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, for who writes to it.
+
+        Raises
+        ------
+        RequestError
+            If it is packed, or in an object store.
+        """
+        refuse_read_only(self.path)
+        assert isinstance(self.path, Path)
+        return self.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be added in place: it is packed, or in an object store."""
+        return not isinstance(folder_of(self.root), StoreFolder)
+
+    def refresh(self) -> None:
+        """See what others have written since it was opened; of a folder, that is always seen."""
+        place = folder_of(self.root)
+        if isinstance(place, StoreBucket):
+            place.forget()
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -157,7 +183,8 @@ class FeatureStore:
 
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
-        """Open a store for writing; make it where there is none."""
+        """Open a store in a folder for writing; make it where there is none."""
+        refuse_read_only(place_of(path))
         if is_nonempty(path):
             return cls.open(path, writable=True)
         with store_errors(path), _making(path):
@@ -197,10 +224,9 @@ class FeatureStore:
         of the root each time it makes something below, and a kill would leave that draft where nobody may
         clear it away, since it could be that of another slide's writer.
         """
-        refuse_packed(self.path)
         key = encode_name(slide)
-        StoreFolder(self.path).check(key)
-        folder = StoreFolder(self.path / key)
+        StoreFolder(self.folder).check(key)
+        folder = StoreFolder(self.folder / key)
         for count in range(len(keys) + 1):
             mend(folder, "/".join(keys[:count]))
         group = zarr.open_group(folder, mode="a", zarr_format=3)
@@ -338,8 +364,10 @@ def check_same_recipe(slides: Sequence[StoredSlide], encoder: str, mpps: Sequenc
     return first
 
 
-def is_nonempty(path: Path) -> bool:
-    """Whether a path is anything but free: a file, or a folder that is not empty."""
+def is_nonempty(path: Place) -> bool:
+    """Whether a place is anything but free: a file, a folder that is not empty, a URL with objects below."""
+    if isinstance(path, Url):
+        return is_store(path) or next(Bucket(path).keys(), None) is not None
     # What a process left that was killed while it made the store is nothing.
     return path.exists() and (not path.is_dir() or any(not is_draft(inner) for inner in path.iterdir()))
 
@@ -364,7 +392,7 @@ def _making(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Place) -> Iterator[None]:
     """Turn what a disk says into one sentence."""
     try:
         yield

@@ -22,10 +22,10 @@ from mmap_st.extract.store.integrity import chunk_keys
 from mmap_st.extract.store.journal import journals_folder
 from mmap_st.extract.store.lock import SlideLock, check_unlocked
 from mmap_st.extract.store.nodes import described, subgroup
+from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.reader import MAKING, FeatureStore, locks_folder, store_errors
 from mmap_st.extract.store.sameness import made_from
 from mmap_st.extract.store.soundness import DRAFT, PROTOTYPES
-from mmap_st.extract.store.zipped import refuse_packed
 from mmap_st.files import InUseError, file_lock, file_name
 from mmap_st.progress import ProgressCallback
 
@@ -104,10 +104,10 @@ def remove_leftovers(
     StoreError
         If the store is packed, or something cannot be removed.
     """
-    refuse_packed(store.path)
+    refuse_read_only(store.path)
     report = UpkeepReport()
-    with store_errors(store.path):
-        locks, journals = locks_folder(store.path), journals_folder(store.path)
+    with store_errors(store.folder):
+        locks, journals = locks_folder(store.folder), journals_folder(store.folder)
         slides = {key: unquote(key) for key in _slide_keys(store, locks, journals)}
         for key, name in sorted(slides.items()):
             progress(f"looking at {name}")
@@ -120,9 +120,9 @@ def remove_leftovers(
             with ExitStack() as held:
                 try:
                     if dry_run:
-                        check_unlocked(store.path, key)
+                        check_unlocked(store.folder, key)
                     else:
-                        held.enter_context(SlideLock(store.path, key))
+                        held.enter_context(SlideLock(store.folder, key))
                 except SlideLockedError as error:
                     report.locked[name] = str(error)
                     continue
@@ -148,7 +148,7 @@ def remove_leftovers(
 
 def _slide_keys(store: FeatureStore, locks: Path, journals: Path) -> set[str]:
     """Folders of slides, and names of those that only have a lock or a journal."""
-    found = {entry.name for entry in _entries(store.path) if _is_folder(entry)}
+    found = {entry.name for entry in _entries(store.folder) if _is_folder(entry)}
     keys = {key for key in found if _is_described(store, key)}
     keys |= {entry.name for entry in _entries(journals) if _is_folder(entry)}
     for entry in _entries(locks):
@@ -244,7 +244,7 @@ class _Tidying:
         yield from drafts
 
     def _chunks(self, group: zarr.Group, name: str) -> Iterator[Leftover]:
-        folder = self._store.path / group.path / name
+        folder = self._store.folder / group.path / name
         known = {"zarr.json", *chunk_keys(group, name)}
         for file in _files_below(folder):
             if is_draft(file):
@@ -253,7 +253,7 @@ class _Tidying:
                 self.foreign.append(file)
 
     def _journals(self) -> Iterator[Leftover]:
-        folder = journals_folder(self._store.path) / self._key
+        folder = journals_folder(self._store.folder) / self._key
         for file in _files_below(folder):
             place = tuple(file.relative_to(folder).as_posix().removesuffix(_ROWS).split("/"))
             if is_draft(file):
@@ -268,7 +268,7 @@ class _Tidying:
     def _folders(self, key: str, drafts: list[Leftover]) -> list[str]:
         """Names of the folders in a group's; its drafts are added to `drafts`."""
         found = []
-        for entry in _entries(self._store.path / key):
+        for entry in _entries(self._store.folder / key):
             if _is_folder(entry):
                 found.append(entry.name)
             elif is_draft(Path(entry.path)):
@@ -278,10 +278,10 @@ class _Tidying:
         return sorted(found)
 
     def _is_foreign(self, key: str) -> None:
-        self.foreign += _files_below(self._store.path / key)
+        self.foreign += _files_below(self._store.folder / key)
 
     def _whole(self, key: str, what: str) -> Leftover:
-        folder = self._store.path / key
+        folder = self._store.folder / key
         return Leftover(folder, what, sum(os.lstat(file).st_size for file in _files_below(folder)))
 
 
@@ -289,7 +289,7 @@ def _beside_slides(
     store: FeatureStore, slides: Set[str], report: UpkeepReport, *, dry_run: bool
 ) -> Iterator[Leftover]:
     """What is left of the store as a whole."""
-    for entry in _entries(store.path):
+    for entry in _entries(store.folder):
         path = Path(entry.path)
         if _is_folder(entry):
             report.foreign += [] if entry.name in slides else _files_below(path)
@@ -299,8 +299,8 @@ def _beside_slides(
                 yield from _taken(path, "draft of a writer that died", dry_run)
         elif entry.name != "zarr.json":
             report.foreign.append(path)
-    report.foreign += [Path(e.path) for e in _entries(journals_folder(store.path)) if not _is_folder(e)]
-    for entry in _entries(locks_folder(store.path)):
+    report.foreign += [Path(e.path) for e in _entries(journals_folder(store.folder)) if not _is_folder(e)]
+    for entry in _entries(locks_folder(store.folder)):
         path = Path(entry.path)
         if entry.name == MAKING:
             try:

@@ -59,8 +59,8 @@ def write_slide(
     SlideRecipeError
         If the store has the slide with other spots.
     """
-    with store_errors(store.path):
-        for leftover in drafts_below(store.path / encode_name(info.name)):
+    with store_errors(store.folder):
+        for leftover in drafts_below(store.folder / encode_name(info.name)):
             leftover.unlink(missing_ok=True)  # of a writer that was killed
         group = store.require_group(info.name)
         group.update_attributes(_attributes({**info.attributes, "sha256": info.sha256}))
@@ -94,7 +94,7 @@ def _attributes(content: Mapping[str, object]) -> dict[str, Any]:
 
 def write_telemetry(store: FeatureStore, slide: str, encoder: str, figures: Mapping[str, object]) -> None:
     """Record what the last run that embedded something measured of itself."""
-    with store_errors(store.path):
+    with store_errors(store.folder):
         group = store.require_group(slide, encode_name(encoder))
         group.attrs["telemetry"] = _attributes(figures)
 
@@ -197,7 +197,7 @@ class MagnificationWriter:
         overwrite: bool = False,
     ) -> None:
         check_encoder_name(encoder)
-        self._path = store.path
+        self._path = store.folder
         self._shape = shape
         self._tokens = tokens
         with store_errors(self._path):

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Never, TypeAlias
+from typing import BinaryIO, Never
 
 from zarr.abc.store import (
     ByteRequest,
@@ -28,7 +28,6 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import DamagedSlideError, StoreError, counted, first_line
-from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.files import ZIP_ERRORS, is_archive
 
 ROOT = "zarr.json"
@@ -97,24 +96,8 @@ def _names_in(file: BinaryIO) -> list[str]:
         return archive.namelist()
 
 
-def is_store(path: Path) -> bool:
-    """Whether a feature store, or another Zarr group, is at a path: a folder, or packed into a file."""
-    return (path / ROOT).is_file() or is_packed_store(path)
-
-
-def refuse_packed(path: Path) -> None:
-    """Refuse to write to a packed store.
-
-    Raises
-    ------
-    StoreError
-        If that is what the path is.
-    """
-    if is_archive(path):
-        raise _packed(path)
-
-
-def _packed(path: Path) -> StoreError:
+def packed_error(path: Path) -> StoreError:
+    """The error for what would write to a packed store."""
     return StoreError(
         f"{path} is a packed store, which cannot be written to; unpack it with `mmap merge {path} --out"
         " FOLDER`, and name that folder."
@@ -239,10 +222,10 @@ class StoreZip(Store):
         return key in self._archive.files
 
     async def set(self, key: str, value: Buffer) -> None:
-        raise _packed(self.root)
+        raise packed_error(self.root)
 
     async def delete(self, key: str) -> None:
-        raise _packed(self.root)
+        raise packed_error(self.root)
 
     async def list(self) -> AsyncIterator[str]:
         for key in self._archive.files:
@@ -256,10 +239,6 @@ class StoreZip(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         for name in self._archive.members.get(prefix.strip("/"), ()):
             yield name
-
-
-#: What a store is read from.
-StorePlace: TypeAlias = StoreFolder | StoreZip
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

@@ -30,6 +30,7 @@ from mmap_st.extract.store import FeatureStore, check_present, encode_name
 from mmap_st.head.networks import resolved_device
 from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
 from mmap_st.progress import ProgressCallback
+from mmap_st.urls import Place
 from mmap_st.worker_processes import end_with_parent, start_method, take_environment, without_main_module
 
 # Of a worker, without its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
@@ -61,7 +62,7 @@ class SharedInputs:
     """What all jobs share: the cohort, where its store is, and the counts in the store's order of spots."""
 
     cohort: Cohort
-    store: Path
+    store: Place
     counts: Mapping[str, Counts]
 
     @cached_property

@@ -28,6 +28,7 @@ from mmap_st.extract.store import (
     check_same_recipe,
     staying,
 )
+from mmap_st.files import absolute_place
 from mmap_st.head.attending import predict_and_attend
 from mmap_st.head.dataset import (
     check_encoders,
@@ -73,7 +74,6 @@ from mmap_st.head.runs.suitability import judge_slide, most_enlarged, training_s
 from mmap_st.head.scoring import fit_spread, fit_trust, write_json
 from mmap_st.head.sharing import fit_facts, write_card
 from mmap_st.progress import ProgressCallback
-from mmap_st.urls import absolute_place
 
 
 @dataclass(frozen=True)

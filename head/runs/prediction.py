@@ -26,7 +26,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import refuse_clashes
+from mmap_st.files import absolute_place, refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import MAX_BYTES, RowCache
 from mmap_st.head.interface import HeadMethod
@@ -54,7 +54,6 @@ from mmap_st.head.runs.spatial_metadata import spatial_metadata_of
 from mmap_st.head.runs.suitability import FAR, LIKE, UNLIKE, judge_slide, most_enlarged
 from mmap_st.head.scoring import GeneSets, SlideScores
 from mmap_st.progress import ProgressCallback
-from mmap_st.urls import absolute_place
 
 if TYPE_CHECKING:
     import anndata

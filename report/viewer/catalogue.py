@@ -24,6 +24,7 @@ from mmap_st.report.run_report import known_cards, prediction_files
 from mmap_st.report.viewer.predictions import name_in, predicted_slide
 from mmap_st.report.viewer.shown_slide import ShownSlide
 from mmap_st.report.viewer.stored import stored_slide
+from mmap_st.urls import url_of
 
 #: Slides whose spots are kept; each has a few megabytes, and its counts where a cohort has them.
 _MOST_OPEN = 3
@@ -122,10 +123,12 @@ def open_catalogue(
     SlidesFailedError
         If none of the slides can be read.
     """
+    rows = {} if cohort is None else {row.slide: row for row in cohort.slides}
+    if (url := url_of(where)) is not None:
+        return _of_store(FeatureStore(url), rows)
     refuse_special(where, RequestError)
     if not where.exists():
         raise RequestError(f"{where} does not exist; name a folder of predictions, a run or a feature store.")
-    rows = {} if cohort is None else {row.slide: row for row in cohort.slides}
     if is_store(where):
         found = _of_store(FeatureStore(where), rows)
         cards = []
@@ -142,6 +145,10 @@ def open_catalogue(
     return found
 
 
+def _title(store: FeatureStore) -> str:
+    return store.path.name if store.read_only else store.folder.resolve().name
+
+
 def _of_store(store: FeatureStore, rows: dict[str, CohortSlide]) -> Catalogue:
     if not store.slides:
         raise RequestError(f"{store.path} has no slides yet; `mmap extract` adds them.")
@@ -155,7 +162,7 @@ def _of_store(store: FeatureStore, rows: dict[str, CohortSlide]) -> Catalogue:
             failed[name] = str(error)
             continue
         openers[name] = _opener(store, name, rows.get(name))
-    return _checked(Catalogue(f"{Path(str(store.path)).resolve().name}: embedded slides", openers, failed))
+    return _checked(Catalogue(f"{_title(store)}: embedded slides", openers, failed))
 
 
 def _opener(store: FeatureStore, name: str, row: CohortSlide | None) -> Callable[[], ShownSlide]:

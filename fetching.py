@@ -6,6 +6,7 @@ says of its version: what was replaced on the server is another file. Any number
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -16,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 from mmap_st.errors import MissingDependencyError, MmapError, RemoteError, StoppedError, first_line, printable
 from mmap_st.files import sha256_of_json
@@ -31,7 +31,7 @@ MOST_BYTES = 20_000_000_000
 _IN_USE_S, _ABANDONED_S = 600.0, 86_400.0
 _DRAFT = ".fetching-"
 _PIECE = 8 << 20
-_AT_ONCE = 4
+_AT_ONCE, _POLL_S = 4, 0.2
 #: Of a file that cannot be had in pieces.
 _TRIES = 3
 
@@ -152,37 +152,42 @@ def fetch(files: RemoteFiles, folder: Path, stop: Callable[[], bool] = lambda: F
 
 
 def _fetch_pieces(files: RemoteFiles, bucket: Bucket, folder: Path, stop: Callable[[], bool]) -> None:
-    over = Event()
+    # In a thread of its own: a notebook's has a loop already.
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as thread:
+        thread.submit(asyncio.run, _pieces(files, bucket, folder, stop)).result()
 
-    def write(piece: tuple[str, int, int]) -> None:
-        key, start, end = piece
-        if over.is_set():
-            return
-        if stop():
-            over.set()
-            return
-        size = found[key].size
-        content = bucket.get(key) if (start, end) == (0, size) else bucket.get(key, start, end)
-        if content is None or len(content) != end - start:
-            raise _changed(files.url)
-        with (folder / key).open("rb+") as file:
-            file.seek(start)
-            file.write(content)
 
-    found = dict(files.files)
-    pieces = [
-        (key, start, min(start + _PIECE, one.size))
+async def _pieces(files: RemoteFiles, bucket: Bucket, folder: Path, stop: Callable[[], bool]) -> None:
+    """Fetch the pieces of files; a server that does not answer holds up nobody who wants to stop."""
+    waiting = (
+        (key, start, min(start + _PIECE, one.size), one.size)
         for key, one in files.files
         for start in range(0, one.size, _PIECE)
-    ]
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as threads:
-        try:
-            for done in [threads.submit(write, piece) for piece in pieces]:
-                done.result()
-        finally:
-            over.set()
-    if stop():
-        raise StoppedError("stopped while a file was fetched")
+    )
+
+    async def work() -> None:
+        for key, start, end, size in waiting:
+            part = (None, None) if (start, end) == (0, size) else (start, end)
+            content = await bucket.get_async(key, *part)
+            if content is None or len(content) != end - start:
+                raise _changed(files.url)
+            with (folder / key).open("rb+") as file:
+                file.seek(start)
+                file.write(content)
+
+    tasks = {asyncio.create_task(work()) for _ in range(_AT_ONCE)}
+    left = tasks
+    try:
+        while left:
+            done, left = await asyncio.wait(left, timeout=_POLL_S, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            if stop():
+                raise StoppedError("stopped while a file was fetched")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _fetch_whole(files: RemoteFiles, bucket: Bucket, folder: Path, stop: Callable[[], bool]) -> None:

@@ -184,9 +184,10 @@ class Bucket:
             except FileNotFoundError:
                 return None
             except NotSupportedError as error:
-                raise NoRangesError(
-                    f"{self._shown(key)}: its server gives no part of a file; download it."
-                ) from error
+                raise self._without_parts(key) from error
+
+    def _without_parts(self, key: str) -> NoRangesError:
+        return NoRangesError(f"{self._shown(key)}: its server gives no part of a file; download it.")
 
     def stream(self, key: str = "") -> Iterator[bytes]:
         """An object by one request, as it comes: of servers that give files whole only.
@@ -208,6 +209,7 @@ class Bucket:
     ) -> bytes | None:
         """The same, among others at a time."""
         import obstore
+        from obstore.exceptions import NotSupportedError
 
         with self._errors(key):
             try:
@@ -215,6 +217,8 @@ class Bucket:
                 return bytes(await found.bytes_async())
             except FileNotFoundError:
                 return None
+            except NotSupportedError as error:
+                raise self._without_parts(key) from error
 
     def stat(self, key: str = "") -> Stat | None:
         """What is known of an object; None where there is none."""

@@ -19,7 +19,7 @@ import torch
 
 import mmap_st as mm
 from mmap_st.data.cohort import Cohort, write_cohort
-from mmap_st.errors import ImageError, RequestError
+from mmap_st.errors import ImageError, RequestError, StoppedError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine import processes
 from mmap_st.extract.engine import session as sessions
@@ -315,6 +315,24 @@ def test_a_run_that_was_killed_leaves_a_stage_that_the_next_one_empties(
         remote.only(["B1"]), tmp_path / "f.zarr", REQUEST, MPPS, replace(OPTIONS, stage=stage)
     )
     assert report.done == ["B1"]
+    assert left_on(stage.folder) == []
+
+
+def test_a_server_that_does_not_answer_holds_up_nobody_who_stops(
+    lab: S3Server, remote: Cohort, stage: Stage, tmp_path: Path
+) -> None:
+    lab.fault = lambda method, path, request: 10.0 if method == "GET" and path.endswith(".jpg") else None
+    began = time.monotonic()
+    with pytest.raises(StoppedError):
+        extract_cohort(
+            remote,
+            tmp_path / "f.zarr",
+            REQUEST,
+            MPPS,
+            replace(OPTIONS, stage=stage),
+            stop=lambda: len(images(lab)) > 0,
+        )
+    assert time.monotonic() - began < 5
     assert left_on(stage.folder) == []
 
 

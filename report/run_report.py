@@ -52,7 +52,7 @@ from mmap_st.report.maps import (
     expression_map,
 )
 from mmap_st.report.prototype_figure import prototypes_map
-from mmap_st.urls import Place, Url, place_named
+from mmap_st.urls import Place, place_named
 
 if TYPE_CHECKING:
     import anndata
@@ -326,11 +326,10 @@ def read_table(file: Path) -> anndata.AnnData:
     return table
 
 
-def image_of(table: anndata.AnnData) -> Place | None:
-    """The image that a prediction names, where it is; on a server it may be."""
+def image_of(table: anndata.AnnData) -> Path | None:
+    """The image that a prediction names, where it is on a disk: nothing is fetched because a file says so."""
     named = table.uns[UNS].get("image")
-    place = None if named is None else place_named(str(named))
-    return place if isinstance(place, Url) or (place is not None and os.path.exists(place)) else None
+    return Path(str(named)) if named is not None and os.path.exists(str(named)) else None
 
 
 def map_of(table: anndata.AnnData, image: Place | None = None) -> SlideMap:
@@ -348,7 +347,8 @@ def map_of(table: anndata.AnnData, image: Place | None = None) -> SlideMap:
     background = None if image is not None else thumbnail_in(table.uns.get("spatial", {}))
     named = about.get("image")
     if background is None:
-        image = place_named(str(named)) if image is None and named is not None else image
+        place = None if named is None else place_named(str(named))
+        image = place if image is None and isinstance(place, Path) else image
         background = None if image is None else thumbnail_of(image)
     mpp = about.get("source_mpp")
     return SlideMap(

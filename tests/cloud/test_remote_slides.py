@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ from mmap_st.extract.engine.sharing_out import Shard, slides_of_shard
 from mmap_st.extract.slides import image_files, local_image, parse_grid
 from mmap_st.extract.slides.staging import Stage
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.head.runs import UNS
 from mmap_st.progress import Silent
+from mmap_st.report.run_report import image_of
+from mmap_st.report.viewer import Answers, open_catalogue
 from mmap_st.urls import Bucket, Url
 from tests.s3_server import S3Server
 
@@ -432,3 +436,17 @@ def test_commands_take_urls_wherever_they_take_a_cohort(
     assert image.returncode == 0, image.stderr
     assert mm.read_cohort(tmp_path / "i.csv")["A1"].image == remote["A1"].image
     shutil.rmtree(store)
+
+
+def test_what_a_prediction_names_is_not_fetched(
+    lab: S3Server, remote: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = SimpleNamespace(uns={UNS: {"image": str(remote["A1"].image)}})
+    assert image_of(table) is None
+    extract_cohort(remote.only(["A1"]), tmp_path / "f.zarr", REQUEST, MPPS, OPTIONS)
+    catalogue = open_catalogue(tmp_path / "f.zarr", remote)
+    lab.requests.clear()
+    shown = Answers(catalogue, "A1").picture(catalogue["A1"])
+    assert shown.grid is None
+    assert f"{remote['A1'].image} is not on a disk; copy it there to see it" in shown.note
+    assert images(lab) == []

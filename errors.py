@@ -248,6 +248,10 @@ class RemoteError(StoreError, SlideError):
     """An object store or a web server refuses a request, or does not answer."""
 
 
+class RefusedError(RemoteError):
+    """A server refuses these credentials: it is of no use to ask again."""
+
+
 #: Errors that end one slide and leave the others.
 _OF_ONE_SLIDE = (SlideError, RegionError, StoreError, RecipeMismatchError)
 

@@ -6,8 +6,10 @@ look for them. It is an extra: nothing is imported before the first URL is opene
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmap_st.errors import MissingDependencyError, RemoteError, RequestError, StoppedError, first_line
+from mmap_st.errors import (
+    MissingDependencyError,
+    RefusedError,
+    RemoteError,
+    RequestError,
+    StoppedError,
+    first_line,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -164,6 +173,10 @@ class Bucket:
         return _opened(self._root, LONGEST_REQUEST_S / 2, LONGEST_REQUEST_S / 2)
 
     @cached_property
+    def _once(self) -> ObjectStore:
+        return _opened(self._root, LONGEST_REQUEST_S / 2, LONGEST_REQUEST_S / 2, retries=0)
+
+    @cached_property
     def _root(self) -> Url:
         """The bucket: of Azure, a container of an account."""
         parts = self.url.text.split("/")
@@ -252,17 +265,23 @@ class Bucket:
         from obstore import exceptions
 
         mode: Any = "create" if version is None else {"e_tag": version}
+        until = time.monotonic() + LONGEST_REQUEST_S / 2
         with self._errors(key, "written"):
-            try:
-                return obstore.put(self._writing, self._path(key), content, mode=mode).get("e_tag")
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-                raise Conflict from error
-            except exceptions.NotSupportedError as error:
-                raise NoConditions from error
-            except exceptions.GenericError as error:
-                if re.search(r"501|NotImplemented", str(error)):
+            # Not by obstore's own retries: what a server does not know, it does not know the next time.
+            for wait in itertools.chain((0.1, 0.3, 1.0), itertools.repeat(2.0)):
+                try:
+                    return obstore.put(self._once, self._path(key), content, mode=mode).get("e_tag")
+                except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+                    raise Conflict from error
+                except exceptions.NotSupportedError as error:
                     raise NoConditions from error
-                raise
+                except exceptions.GenericError as error:
+                    if re.search(r"code: 501|NotImplemented", str(error)):
+                        raise NoConditions from error
+                    if _REFUSED.search(str(error)) or time.monotonic() + wait > until:
+                        raise
+                    time.sleep(wait)
+        raise AssertionError
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there are fine."""
@@ -353,7 +372,7 @@ class Bucket:
         except FileNotFoundError as error:
             raise RemoteError(f"{self._shown(key)} does not exist; look at its spelling.") from error
         except exceptions.BaseError as error:
-            raise RemoteError(_sentence(self._shown(key), done, error)) from error
+            raise _as_told(self._shown(key), done, error) from error
 
 
 def _range(start: int | None, stop: int | None) -> Any:
@@ -372,22 +391,25 @@ _REFUSED = re.compile(r"code: 40[13]\b|AccessDenied|InvalidAccessKeyId|Signature
 _ADDRESS = re.compile(r"https?://[^\s\"')]*")
 
 
-def _sentence(url: Url, done: str, error: BaseException) -> str:
+def _as_told(url: Url, done: str, error: BaseException) -> RemoteError:
+    """What a server or a client said, as one sentence."""
     whole = str(error)
     if url.lists and _OF_MACHINE.search(whole):
-        return (
+        return RefusedError(
             f"{url} cannot be {done}: no credentials were found; give them as docs/clusters.md says, or"
             " for a public bucket of S3 set AWS_SKIP_SIGNATURE=true."
         )
     if _REFUSED.search(whole):
-        return (
+        return RefusedError(
             f"{url} cannot be {done}: the server refuses these credentials; look whether they are of an"
             " account that may, see docs/clusters.md."
         )
     said = _CODE.search(whole)
     # Requests that are signed have their signature in the address.
     cause = said[1] if said else _ADDRESS.sub("the server", re.sub(r"^.*?error[: ]+", "", first_line(error)))
-    return f"{url} cannot be {done} ({cause[:160]}); look at its spelling, the network and the server."
+    return RemoteError(
+        f"{url} cannot be {done} ({cause[:160]}); look at its spelling, the network and the server."
+    )
 
 
 def check_obstore(url: Url) -> None:
@@ -406,7 +428,7 @@ def check_obstore(url: Url) -> None:
         ) from error
 
 
-def _opened(root: Url, try_s: float, retry_s: float) -> ObjectStore:
+def _opened(root: Url, try_s: float, retry_s: float, retries: int = 15) -> ObjectStore:
     """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
     check_obstore(root)
     from obstore.store import from_url
@@ -417,11 +439,11 @@ def _opened(root: Url, try_s: float, retry_s: float) -> ObjectStore:
         "allow_http": root.scheme == "http" or _endpoint().startswith("http://"),
     }
     backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
-    retries: Any = {"max_retries": 15, "retry_timeout": timedelta(seconds=retry_s), "backoff": backoff}
+    patience: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=retry_s), "backoff": backoff}
     more: dict[str, Any] = {}
     if root.scheme == "s3" and (provider := _credentials_of_aws_profile()) is not None:
         more["credential_provider"] = provider
-    return from_url(root.text, client_options=client, retry_config=retries, **more)
+    return from_url(root.text, client_options=client, retry_config=patience, **more)
 
 
 def _endpoint() -> str:

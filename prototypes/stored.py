@@ -11,13 +11,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.errors import SlideError, SlideLockedError, StoreError, printable
+from mmap_st.errors import RemoteError, SlideError, SlideLockedError, StoreError, printable
 from mmap_st.extract.store import (
     COMPRESSORS,
     DIGESTS,
     PROTOTYPE_ARRAYS,
     Embeddings,
     FeatureStore,
+    Publication,
     StoredEmbeddings,
     StoredSlide,
     check_encoder,
@@ -42,6 +43,7 @@ from mmap_st.prototypes.candidates import (
     build_candidates,
     device_of_kmeans,
 )
+from mmap_st.urls import Url
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "prototypes"
@@ -100,7 +102,7 @@ def stored_candidates(
 ) -> tuple[Candidates, bool]:
     """Read a slide's candidates; build and store them if the store does not have them.
 
-    Those that a store lacks which is only read, packed or by URL, are built for as long as the store is open.
+    Those that a store lacks which cannot be written to are built for as long as the store is open.
 
     Parameters
     ----------
@@ -122,7 +124,10 @@ def stored_candidates(
             " it out."
         )
     candidates = build_candidates(stored if embedding is None else embedding, valid, settings)
-    if store.read_only:
+    if isinstance(store.path, Url):
+        _publish(store, slide.name, encoder, key, full, candidates)
+        return candidates, True
+    if store.packed:
         _keep(store, (slide.name, encoder, key), candidates)
         return candidates, True
     writable = FeatureStore.open(store.path, writable=True)
@@ -140,18 +145,34 @@ def stored_candidates(
     return candidates, True
 
 
+def _publish(
+    store: FeatureStore, slide: str, encoder: str, key: str, full: Mapping[str, Any], candidates: Candidates
+) -> None:
+    """Publish candidates to a store in a bucket; where it refuses that, keep them."""
+    assert isinstance(store.path, Url)
+
+    def write(local: FeatureStore) -> str:
+        return _write(local, slide, encoder, key, full, candidates)
+
+    try:
+        Publication.of(store.path, None).publish_group(slide, write)
+    except (RemoteError, SlideLockedError) as error:
+        _LOG.info("slide %s: prototypes are not published; %s", printable(slide), error)
+        _keep(store, (slide, encoder, key), candidates)
+    else:
+        store.refresh(slide)
+
+
 def _keep(store: FeatureStore, place: tuple[str, str, str], candidates: Candidates) -> None:
     """Keep candidates that cannot be stored; the first of a store that cannot is said."""
     if store not in _kept:
-        how = (
-            ("packed", "; `mmap prototypes` before `mmap pack` stores them")
-            if store.packed
-            else ("published", "")
-        )
+        what = "packed" if store.packed else "published"
+        way = "; `mmap prototypes` before `mmap pack` stores them" if store.packed else ""
         _LOG.warning(
             "%s is %s without the prototypes that are needed, which every run builds again%s",
             printable(str(store.path)),
-            *how,
+            what,
+            way,
         )
     kept = _kept.setdefault(store, {})
     if len(kept) < _MOST_KEPT:
@@ -215,7 +236,8 @@ def build_all(
 
     Without `mpps`, the magnifications are those that are complete on all of these slides.
     """
-    refuse_read_only(store.path)
+    if store.packed:
+        refuse_read_only(store.path)
     check_encoder(store, encoder)
     report, embedded = BuildReport(), []
     for name in store.slides:
@@ -271,10 +293,12 @@ def _write(
     key: str,
     settings: Mapping[str, Any],
     candidates: Candidates,
-) -> None:
+) -> str:
+    """Write candidates; returns the path of their group."""
     parent = store.require_group(slide, encode_name(encoder), _GROUP)
     group = parent.create_group(key, overwrite=True)
     for name in PROTOTYPE_ARRAYS:
         group.create_array(name, data=getattr(candidates, name), compressors=COMPRESSORS)
     published: dict[str, Any] = {DIGESTS: digests_of(group, PROTOTYPE_ARRAYS), "complete": True}
     group.update_attributes({"settings": dict(settings), "made_by": device_of_kmeans(), **published})
+    return f"{encode_name(slide)}/{group.path}"

@@ -58,7 +58,6 @@ from mmap_st.extract.store import (
 )
 from mmap_st.extract.windows import share_in_bounds
 from mmap_st.progress import ProgressCallback
-from mmap_st.urls import place_of
 
 
 def match_rows(slide: ImportSlide, features: Features, options: CoordinateOptions) -> Match:
@@ -186,7 +185,7 @@ def import_features(
         encoder that were extracted.
     """
     check_request(request)
-    refuse_read_only(place_of(store_path))
+    refuse_read_only(store_path)
     store = FeatureStore.open(store_path, writable=True) if is_nonempty(store_path) else None
     found = find_jobs(request.features, request.slide, request.cohort, store)
     check_slide_names(store_path, (job.slide for job in found.jobs))

@@ -58,11 +58,11 @@ class _Kept:
             while self._bytes > self._most:
                 self._bytes -= len(self._objects.popitem(last=False)[1] or b"")
 
-    def clear(self) -> None:
-        """Keep nothing."""
+    def clear(self, below: str) -> None:
+        """Keep nothing of a folder; "" is the whole store."""
         with self._lock:
-            self._objects.clear()
-            self._bytes = 0
+            for key in [key for key in self._objects if _is_below(key, below)]:
+                self._bytes -= len(self._objects.pop(key) or b"")
 
 
 class StoreBucket(Store):
@@ -105,12 +105,14 @@ class StoreBucket(Store):
     def check(self, key: str) -> None:
         """Keys of an object store lead nowhere else."""
 
-    def forget(self) -> None:
-        """Ask anew for everything: others may have written meanwhile."""
-        self._kept.clear()
-        self._folders.clear()
+    def forget(self, below: str = "") -> None:
+        """Ask anew for everything in a folder, or the whole store: others may have written meanwhile."""
+        self._kept.clear(below)
         self._ends.clear()
-        self.checked.clear()
+        self._folders = {
+            key: found for key, found in self._folders.items() if key and not _is_below(key, below)
+        }
+        self.checked = {key for key in self.checked if not _is_below(key, below)}
 
     def bytes_of(self, key: str, last: int | None = None) -> bytes | None:
         """An object, or its last bytes; None where there is none.
@@ -233,6 +235,10 @@ def read_by_url(url: Url) -> RequestError:
         f"{url} is in an object store, where only `mmap extract` writes; copy it to a disk, and name"
         " the copy."
     )
+
+
+def _is_below(key: str, folder: str) -> bool:
+    return not folder or key == folder or key.startswith(f"{folder}/")
 
 
 def _side_by_side(read: Callable[[str], object], keys: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from mmap_st.extract.store.bucket import StoreBucket, read_by_url
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.zipped import ROOT, StoreZip, is_packed_store, packed_error
 from mmap_st.files import is_archive
-from mmap_st.urls import Place, Url
+from mmap_st.urls import Place, Url, place_of
 
 #: What a store is read from.
 StorePlace: TypeAlias = StoreFolder | StoreZip | StoreBucket
@@ -23,6 +23,7 @@ def opened_place(place: Place, *, writable: bool) -> StorePlace:
 
 def is_store(place: Place) -> bool:
     """Whether a feature store, or another Zarr group, is there: a folder, packed into a file, or by URL."""
+    place = place_of(place)
     if isinstance(place, Url):
         return StoreBucket(place).bytes_of(ROOT) is not None
     return (place / ROOT).is_file() or is_packed_store(place)
@@ -36,6 +37,7 @@ def refuse_read_only(place: Place) -> None:
     RequestError
         If that is what it is.
     """
+    place = place_of(place)
     if isinstance(place, Url):
         raise read_by_url(place)
     if is_archive(place):

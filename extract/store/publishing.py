@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pooch
 
 from mmap_st.data import Spots
-from mmap_st.errors import RemoteError, SlideRecipeError, StoreError, printable
+from mmap_st.errors import RefusedError, RemoteError, SlideRecipeError, StoreError, printable
 from mmap_st.extract.store.bucket import AT_A_TIME
 from mmap_st.extract.store.journal import journals_folder
 from mmap_st.extract.store.lease import SlideLease
@@ -88,6 +89,23 @@ class Publication:
     def lease(self, slide: str, stop: Callable[[], bool], *, patient: bool) -> SlideLease:
         """The lease of a slide; see `SlideLease`."""
         return SlideLease(self.url, encode_name(slide), stop, patient=patient)
+
+    def publish_group(self, slide: str, write: Callable[[FeatureStore], str]) -> None:
+        """Publish a group that `write` makes in a store of its own; it returns the path of the group.
+
+        Raises
+        ------
+        SlideLockedError
+            If another process publishes something of the slide.
+        RemoteError
+            If the server does not take it.
+        """
+        with SlideLease(self.url, encode_name(slide)) as lease, TemporaryDirectory() as folder:
+            local = FeatureStore.create(Path(folder) / "part.zarr")
+            path = write(local)
+            upload = _Upload(local, Bucket(self.url), lease, _Sent())
+            upload.send([f"{path.rpartition('/')[0]}/{_DESCRIPTION}"])
+            upload.send_group(path)
 
     def discard_other(self, local: FeatureStore, info: SlideInfo, spots: Spots) -> None:
         """Remove what an earlier run left of a slide with another image or other spots."""
@@ -193,8 +211,8 @@ class _Upload:
             self.lease.check()
             try:
                 self.bucket.put(key, content)
-            except RemoteError:
-                if attempt == _TRIES:
+            except RemoteError as error:
+                if attempt == _TRIES or isinstance(error, RefusedError):
                     raise
             else:
                 break

@@ -136,11 +136,11 @@ class FeatureStore:
         """Whether nothing can be added in place: it is packed, or in an object store."""
         return not isinstance(folder_of(self.root), StoreFolder)
 
-    def refresh(self) -> None:
-        """See what others have written since it was opened; of a folder, that is always seen."""
+    def refresh(self, slide: str | None = None) -> None:
+        """See what others wrote of one slide, or of all, since it was opened; of a folder it is always seen."""
         place = folder_of(self.root)
         if isinstance(place, StoreBucket):
-            place.forget()
+            place.forget("" if slide is None else encode_name(slide))
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ class FeatureStore:
     @classmethod
     def create(cls, path: Path) -> FeatureStore:
         """Open a store in a folder for writing; make it where there is none."""
-        refuse_read_only(place_of(path))
+        refuse_read_only(path)
         if is_nonempty(path):
             return cls.open(path, writable=True)
         with store_errors(path), _making(path):

@@ -71,6 +71,8 @@ class RemoteFiles:
 
 def _version(found: Stat) -> str:
     """Web servers need not name versions; then the time at which a file was written stands for it."""
+    if found.version is None and not found.modified.timestamp():
+        return uuid.uuid4().hex  # of one that says neither, nothing is known to be the same
     return found.version or found.modified.isoformat()
 
 
@@ -242,7 +244,8 @@ def cached(files: RemoteFiles, stop: Callable[[], bool] = lambda: False) -> Path
     StoppedError
         If `stop` requests it.
     """
-    place = cache_folder() / "files" / sha256_of_json([str(files.url), files.version, list(files.names)])[:40]
+    key = sha256_of_json([str(files.url), files.version, list(files.names)])[:40]
+    place = cache_folder() / "files" / f"{key}-{files.size}"
     copy = place / files.url.name
     if copy.exists():
         with suppress(OSError):
@@ -274,14 +277,13 @@ def _make_room(newest: Path) -> None:
     """Remove what was not used for longest, until the rest is within bounds; and what the killed left."""
     now, there = time.time(), []
     for place in newest.parent.iterdir():
-        with suppress(OSError):  # of another process, which removes it too
+        with suppress(OSError, ValueError):  # what another process removes, and what is none of ours
             age = now - place.stat().st_mtime
             if place.name.startswith(_DRAFT):
                 if age > _ABANDONED_S:
                     shutil.rmtree(place, ignore_errors=True)
                 continue
-            size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-            there.append((age, size, place))
+            there.append((age, int(place.name.rpartition("-")[2]), place))
     together = sum(size for _, size, _ in there)
     for age, size, place in sorted(there, reverse=True, key=lambda one: one[0]):
         if together <= MOST_BYTES or age < _IN_USE_S:

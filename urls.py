@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from mmap_st.errors import (
     MissingDependencyError,
@@ -66,8 +67,9 @@ class Url:
 
     @property
     def name(self) -> str:
-        """The last part."""
-        return self.text.rpartition("/")[2]
+        """The last part, as a file is named: web addresses may have it percent-encoded."""
+        name = self.text.rpartition("/")[2]
+        return name if self.lists else unquote(name)
 
     @property
     def parent(self) -> Url:
@@ -183,7 +185,8 @@ class Bucket:
         return Url("/".join(parts[: 4 if self.url.scheme == "az" else 3]))
 
     def _path(self, key: str) -> str:
-        return (self.url / key).text.removeprefix(self._root.text).strip("/")
+        own = self.url.text.removeprefix(self._root.text)
+        return f"{own if self.url.lists else unquote(own)}/{key}".strip("/")
 
     def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
         """Bytes of an object or a part of it, of the last where `start` is negative; None where none is."""

@@ -354,6 +354,11 @@ def _with_images(cohort: Cohort, image: Place | Mapping[str, Place]) -> tuple[Co
     elif not image.exists():
         raise CohortError(f"--image {image} does not exist.")
     if isinstance(image, Url) or not image.is_dir() or any(image.glob("*.dcm")):
+        if len(cohort.slides) > 1 and isinstance(image, Url):
+            raise CohortError(
+                f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name that"
+                f" of each, as in --image {cohort.names[0]}={image}."
+            )
         if len(cohort.slides) > 1:
             raise CohortError(
                 f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmap_st.errors import ImageError, RequestError, first_line, printable
 from mmap_st.extract.slides.staging import GIGABYTE, Stage, names_others, room_on, stage_of
-from mmap_st.fetching import RemoteFiles, cache_folder, fetch, find, named_by_url
+from mmap_st.fetching import CACHE_VARIABLE, RemoteFiles, cache_folder, fetch, find, named_by_url
 from mmap_st.files import is_dicom
 from mmap_st.urls import Place, Url
 
@@ -70,8 +70,8 @@ def fetched(files: RemoteFiles, stage: Stage, stop: Callable[[], bool] = lambda:
     if files.size > stage.most_bytes:
         raise ImageError(
             f"{url} has {files.size / GIGABYTE:.3g} GB, and the stage {stage.folder} may hold"
-            f" {stage.most_bytes / GIGABYTE:.3g} GB; give a larger --stage-gb, or --stage a folder with more"
-            " room."
+            f" {stage.most_bytes / GIGABYTE:.3g} GB; give a larger --stage-gb, or a folder with more room by"
+            f" --stage or {CACHE_VARIABLE}."
         )
     with ExitStack() as resources:
         began = time.monotonic()
@@ -81,8 +81,8 @@ def fetched(files: RemoteFiles, stage: Stage, stop: Callable[[], bool] = lambda:
             fetch(files, room, stop)
         except OSError as error:
             raise ImageError(
-                f"{url} cannot be fetched to {stage.folder} ({first_line(error)}); free some space, or give"
-                " --stage another folder."
+                f"{url} cannot be fetched to {stage.folder} ({first_line(error)}); free some space, or name"
+                f" another folder by --stage or {CACHE_VARIABLE}."
             ) from error
         copy = room / url.name
         if copy.is_file() and is_dicom(copy):

@@ -297,11 +297,34 @@ def web(root: Path) -> Iterator[str]:
     server.server_close()
 
 
+def test_of_a_server_that_names_no_version_nothing_is_taken_for_the_same(
+    web: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "cohort.csv").write_text("slide\na\n")
+    url = Url(f"{web}/cohort.csv")
+    assert cached(look_at(url)) == cached(look_at(url))
+    monkeypatch.setattr(_Handler, "send_header", _without_times)
+    files = look_at(url)
+    assert cached(files) != cached(files)
+
+
+def _without_times(self: http.server.SimpleHTTPRequestHandler, name: str, value: str) -> None:
+    if name != "Last-Modified":
+        http.server.SimpleHTTPRequestHandler.send_header(self, name, value)
+
+
 def test_a_plain_web_server_serves_too(
     web: str, root: Path, local: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cohort(local, root / "cohort.csv")
     monkeypatch.setattr(fetching, "_PIECE", 64)  # more than a piece of it is asked for at a time
     same(mm.read_cohort(f"{web}/cohort.csv"), local, local.names)
+    (root / "p%20q.csv").write_text("slide,image\na,x.svs\n")
+    (root / "a b").mkdir()
+    (root / "a b" / "c d.csv").write_text("slide,image\na,x y.svs\n")
+    for address in ("a%20b/c%20d.csv", "a b/c d.csv"):
+        found = mm.read_cohort(f"{web}/{address}")["a"].image
+        assert (found.name, found.parent.parent) == ("x y.svs", Url(web))
+    assert mm.read_cohort(f"{web}/p%2520q.csv").names == ("a",)
     with pytest.raises(RemoteError, match=r"none\.csv does not exist"):
         mm.read_cohort(f"{web}/none.csv")

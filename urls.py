@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 #: Of obstore, its own names for these are more.
 SCHEMES = ("s3", "gs", "az", "http", "https")
 _URL = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)})://?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-#: What a file system knows of a place, or an object store.
-Place: TypeAlias = "Path | Url"
 #: No request that writes may last longer: a lease must outlive those that were begun while it was held.
 LONGEST_REQUEST_S = 20.0
 _READ_FOR_S, _LONGEST_READ_S = 60.0, 300.0
@@ -84,6 +82,10 @@ class Url:
     def lists(self) -> bool:
         """Whether the server can tell what there is, as object stores can and web servers cannot."""
         return self.scheme not in ("http", "https")
+
+
+#: What a file system knows of a place, or an object store.
+Place: TypeAlias = Path | Url
 
 
 def url_of(place: object) -> Url | None:
@@ -180,16 +182,15 @@ class Bucket:
 
     @cached_property
     def _root(self) -> Url:
-        """The bucket: of Azure, a container of an account."""
-        parts = self.url.text.split("/")
-        return Url("/".join(parts[: 4 if self.url.scheme == "az" else 3]))
+        """The bucket; of Azure, a container of the account that the environment names."""
+        return Url("/".join(self.url.text.split("/")[:3]))
 
     def _path(self, key: str) -> str:
         own = self.url.text.removeprefix(self._root.text)
         return f"{own if self.url.lists else unquote(own)}/{key}".strip("/")
 
     def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
-        """Bytes of an object or a part of it, of the last where `start` is negative; None where none is."""
+        """Bytes of an object, or a part of them; None where there is none."""
         import obstore
         from obstore.exceptions import NotSupportedError
 
@@ -381,8 +382,6 @@ class Bucket:
 def _range(start: int | None, stop: int | None) -> Any:
     if start is None:
         return {}
-    if start < 0:
-        return {"range": {"suffix": -start}}
     return {"range": {"offset": start} if stop is None else (start, stop)}
 
 

@@ -154,7 +154,7 @@ class StoreBucket(Store):
             return
 
         def read_end(key: str) -> None:
-            self._ends[key, last] = self.bucket.get(key, -last)
+            self._ends[key, last] = self.bucket.get(key, max(sizes[key] - last, 0), sizes[key])
 
         _side_by_side(read_end, there)
 

@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from types import TracebackType
 
 from mmap_st.errors import RemoteError, SlideLockedError, StoppedError, first_line, printable
@@ -105,7 +106,7 @@ class SlideLease:
         self._stop, self._patient = stop, patient
         self._mine = _Lease(os.getpid(), platform.node(), this_machine(), uuid.uuid4().hex, 0, time.time())
         self._version: str | None = None
-        self._conditions = True
+        self._conditions = False
         self._fresh_until = 0.0
         self._lost = False
         self._released = threading.Event()
@@ -161,6 +162,7 @@ class SlideLease:
         self.check()
 
     def _take(self) -> None:
+        self._conditions = _knows_conditions(self._bucket)
         while True:
             began = time.monotonic()
             other, version = self._read()
@@ -243,14 +245,9 @@ class SlideLease:
     def _write(self, lease: _Lease) -> None:
         """Write it in place of the version that was seen last."""
         if self._conditions:
-            try:
-                self._version = self._bucket.put_if(self._key, lease.written(), self._version)
-            except NoConditions:
-                self._conditions = False
-                _LOG.info("%s knows no conditional writes", printable(str(self._bucket.url)))
-            else:
-                return
-        self._version = self._bucket.put(self._key, lease.written())
+            self._version = self._bucket.put_if(self._key, lease.written(), self._version)
+        else:
+            self._version = self._bucket.put(self._key, lease.written())
 
     def _keep_fresh(self) -> None:
         while not self._released.wait(_BEAT_S):
@@ -297,6 +294,23 @@ def lease_holder(store: Url, slide_key: str) -> LockHolder | None:
     if _now(bucket) - stat.modified.timestamp() >= DEAD_AFTER_S:
         return None
     return LockHolder(lease.pid, lease.host, lease.since)
+
+
+@lru_cache(maxsize=64)
+def _knows_conditions(bucket: Bucket) -> bool:
+    """Whether a server refuses to write over what is there when asked to: some do not, and do not say so."""
+    probe = f"{uuid.uuid4().hex}.now"
+    bucket.put(probe, b"1")
+    try:
+        bucket.put_if(probe, b"2", None)
+    except Conflict:
+        return True
+    except NoConditions:
+        pass
+    finally:
+        bucket.delete([probe])
+    _LOG.info("%s knows no conditional writes", printable(str(bucket.url)))
+    return False
 
 
 def _lease_in(bucket: Bucket, key: str) -> _Lease | None:

@@ -137,7 +137,7 @@ class FeatureStore:
         return not isinstance(folder_of(self.root), StoreFolder)
 
     def refresh(self, slide: str | None = None) -> None:
-        """See what others wrote of one slide, or of all, since it was opened; of a folder it is always seen."""
+        """See what others wrote of a slide, or of all, since it was opened; of a folder it is always seen."""
         place = folder_of(self.root)
         if isinstance(place, StoreBucket):
             place.forget("" if slide is None else encode_name(slide))

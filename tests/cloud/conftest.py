@@ -13,6 +13,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from mmap_st.extract.store.lease import _knows_conditions
 from mmap_st.urls import Bucket, Url
 from tests.s3_server import S3Server
 
@@ -47,6 +48,7 @@ def server(
         monkeypatch.setenv(name, value)
     client = boto3.client("s3", endpoint_url=address)
     client.create_bucket(Bucket="lab")
+    _knows_conditions.cache_clear()
     found.requests.clear()
     found.bytes_sent = 0
     yield found

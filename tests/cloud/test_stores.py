@@ -149,14 +149,21 @@ def test_of_two_writers_the_second_is_told_who_the_first_is(
     assert "2 done" in mmap(*words(root, STORE, "--status")).stdout
 
 
-@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("conditions", ["known", "unknown", "ignored"])
 def test_a_lease_is_one_writers_and_a_dead_ones_is_taken_over(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch, conditions: bool
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, conditions: str
 ) -> None:
-    if not conditions:
-        server.fault = lambda method, path, request: (
-            501 if {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & set(request) else None
-        )
+    names = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"}
+
+    def without_conditions(method: str, path: str, request: dict[str, Any]) -> int | None:
+        if conditions == "unknown" and names & set(request):
+            return 501
+        for name in names & set(request):
+            del request[name]
+        return None
+
+    if conditions != "known":
+        server.fault = without_conditions
     monkeypatch.setattr(lease, "_BEAT_S", 0.2)
     monkeypatch.setattr(lease, "_POLL_S", 0.2)
     monkeypatch.setattr(lease, "_SETTLE_S", 0.6)

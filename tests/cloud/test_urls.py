@@ -62,11 +62,7 @@ def test_objects_are_written_read_listed_and_removed(bucket: Bucket, tmp_path: P
     (tmp_path / "file").write_bytes(b"from a file")
     bucket.put("two", tmp_path / "file")
     assert bucket.get("a/one") == b"hello"
-    assert (bucket.get("a/one", -2), bucket.get("a/one", 1, 3), bucket.get("a/one", 3)) == (
-        b"lo",
-        b"el",
-        b"lo",
-    )
+    assert (bucket.get("a/one", 1, 3), bucket.get("a/one", 3)) == (b"el", b"lo")
     assert bucket.get("none") is None
     assert bucket.stat("none") is None
     assert sorted(bucket.keys()) == [("a/one", 5), ("two", 11)]

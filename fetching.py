@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from mmap_st.errors import MissingDependencyError, MmapError, RemoteError, StoppedError, first_line, printable
 from mmap_st.files import sha256_of_json
@@ -155,8 +156,13 @@ def fetch(files: RemoteFiles, folder: Path, stop: Callable[[], bool] = lambda: F
 
 def _fetch_pieces(files: RemoteFiles, bucket: Bucket, folder: Path, stop: Callable[[], bool]) -> None:
     # In a thread of its own: a notebook's has a loop already.
+    over = Event()
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as thread:
-        thread.submit(asyncio.run, _pieces(files, bucket, folder, stop)).result()
+        work = _pieces(files, bucket, folder, lambda: over.is_set() or stop())
+        try:
+            thread.submit(asyncio.run, work).result()
+        finally:
+            over.set()  # a second Ctrl-C waits for nothing
 
 
 async def _pieces(files: RemoteFiles, bucket: Bucket, folder: Path, stop: Callable[[], bool]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anndata
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from mmap_st.errors import ImageError, RequestError, StoppedError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine import processes
 from mmap_st.extract.engine import session as sessions
+from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions
@@ -165,7 +168,7 @@ def test_several_processes_and_a_cache_as_the_stage(
     assert totals[-1] == report.windows == 3 * 9 * len(MPPS)
 
 
-def test_never_all_slides_at_once_and_the_next_while_one_is_embedded(
+def test_never_all_slides_at_once(
     lab: S3Server, remote: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = int(1.5 * max(image_files(row.image).size for row in remote.slides))
@@ -182,6 +185,27 @@ def test_never_all_slides_at_once_and_the_next_while_one_is_embedded(
     assert len(report.done) == 3
     assert 0 < max(seen) <= most
     assert left_on(stage.folder) == []
+
+
+def test_the_next_is_fetched_while_one_is_embedded(
+    lab: S3Server, remote: Cohort, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, fetched = DeviceQueue.put, []
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.5)
+        put(*args)
+
+    class Watching(Silent):
+        def advance(self, amount: int) -> None:
+            if amount:  # windows are written
+                fetched.append(len(images(lab)))
+
+    monkeypatch.setattr(DeviceQueue, "put", slow)
+    options = replace(OPTIONS, stage=stage, batch_size=32)
+    report = extract_cohort(remote, tmp_path / "f.zarr", REQUEST, MPPS, options, Watching())
+    assert len(report.done) == len(remote)
+    assert fetched[0] >= 2
 
 
 def test_grids_are_laid_on_the_copy_and_counted_when_they_are(
@@ -450,3 +474,27 @@ def test_what_a_prediction_names_is_not_fetched(
     assert shown.grid is None
     assert f"{remote['A1'].image} is not on a disk; copy it there to see it" in shown.note
     assert images(lab) == []
+
+
+def test_slides_by_url_are_predicted_as_on_a_disk(server: S3Server, tiny: Any, tmp_path: Path) -> None:
+    local = mm.read_cohort(f"her2st:{tiny.her2st}")
+    picture = local["B1"].image
+    assert picture is not None
+    bucket = Bucket(LAB)
+    for place in (picture, local["B1"].spots, local["B1"].counts):
+        bucket.put(place.name, place)
+    names = f"{picture.name},{local['B1'].spots.name},{local['B1'].counts.name}"
+    bucket.put("cohort.csv", f"slide,patient,image,spots,counts,reader\nB1,B,{names},her2st\n".encode())
+    bucket.put("B1.jpg", picture)
+    wanted = mm.predict(tiny.run, tiny.store, tmp_path / "0", cohort=local, slides="B1", progress=False)
+    report = mm.predict(tiny.run, f"{LAB}/cohort.csv", tmp_path / "1", page=False, progress=False)
+    one, other = (anndata.read_h5ad(done.written["B1"]) for done in (wanted, report))
+    assert np.array_equal(one.X, other.X)
+    assert np.array_equal(one.layers["measured"], other.layers["measured"])
+    library = [next(iter(table.uns["spatial"].values()))["images"]["hires"] for table in (one, other)]
+    assert np.array_equal(*library)
+    assert other.uns["mmap"]["image"] == f"{LAB}/{picture.name}"
+    alone = mm.predict(tiny.run, f"{LAB}/B1.jpg", tmp_path / "2", source_mpp=0.7, page=False, progress=False)
+    assert list(alone.written) == ["B1"]
+    with pytest.raises(RequestError, match="does not have the name of a slide or of a cohort file"):
+        mm.predict(tiny.run, f"{LAB}/B1.xyz", tmp_path / "3", progress=False)

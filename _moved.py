@@ -56,7 +56,6 @@ extract.engine.pipeline <- extract.engine.ahead extract.engine.keeper
 extract.engine.placement <- extract.placement
 extract.engine.plan <- extract.plan extract.engine.options
 extract.engine.preview <- extract.preview
-extract.engine.session <- extract.engine.telemetry
 extract.imports.importing <- extract.imports.rows extract.imports.run
 extract.imports.jobs <- extract.imports.request extract.imports.slides
 extract.imports.matching <- extract.imports.match extract.imports.coordinates

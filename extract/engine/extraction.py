@@ -22,8 +22,8 @@ from mmap_st.extract.engine.plan import (
     plan_slide,
 )
 from mmap_st.extract.engine.ray_request import RayRequest
-from mmap_st.extract.engine.session import Telemetry
 from mmap_st.extract.engine.sharing_out import slides_of_shard
+from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides import GridRequest, default_stage
 from mmap_st.extract.store import (
     FeatureStore,

@@ -7,21 +7,23 @@ slide that is complete is not fetched again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from mmap_st.data import CohortSlide
 from mmap_st.data.readers import read_spots
+from mmap_st.errors import SlideUnchangedError
 from mmap_st.extract.engine.placement import place_spots_by
-from mmap_st.extract.engine.plan import SlidePlan, plan_placed, plan_slide
-from mmap_st.extract.slides import GridRequest, image_files
+from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, plan_placed, plan_slide
+from mmap_st.extract.slides import GridRequest, default_stage, fetched, image_files, staged
 from mmap_st.extract.store import FeatureStore, Recipe, encode_name, undamaged_slide
 from mmap_st.extract.windows import mpp_key
 from mmap_st.fetching import RemoteFiles
 from mmap_st.files import absolute_place
-from mmap_st.urls import Url
+from mmap_st.urls import Place, Url
 
 #: Attribute of a magnification: where its image was fetched from, and which version it was.
 IMAGE_FROM = "image_from"
@@ -172,10 +174,26 @@ def _known_image(
     return None
 
 
-def record_origin(
+def at_hand(
+    image: Place, options: ExtractOptions, resources: ExitStack, stop: Callable[[], bool]
+) -> tuple[Path, RemoteFiles | None]:
+    """An image as it is read, on this machine; and what it was fetched from, where it was."""
+    if isinstance(image, Url):
+        files = image_files(image)
+        return resources.enter_context(fetched(files, options.stage or default_stage(), stop)), files
+    if options.stage is None:
+        return image, None
+    return resources.enter_context(staged(image, options.stage, stop)), None
+
+
+def unchanged_slide(
     store: FeatureStore, plan: SlidePlan, encoder: str, mpps: Sequence[float], found: dict[str, object]
-) -> None:
-    """Record where a complete slide's image was fetched from, so that it is not fetched again."""
-    for mpp in mpps:
-        group = store.require_group(plan.name, encode_name(encoder), mpp_key(mpp))
-        group.update_attributes({IMAGE_FROM: found})
+) -> SlideUnchangedError:
+    """What to raise where an image that was fetched is that of what the store has; next time it is known."""
+    if not store.read_only:  # what is published stays as it is
+        for mpp in mpps:
+            group = store.require_group(plan.name, encode_name(encoder), mpp_key(mpp))
+            group.update_attributes({IMAGE_FROM: found})
+    unchanged = SlideUnchangedError("all that is wanted of it is in the store already.")
+    unchanged.gridded = plan.made_by is not None
+    return unchanged

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,28 @@ from mmap_st.errors import (
     MmapError,
     OverviewError,
     SlideDoneError,
-    SlideUnchangedError,
     StoppedError,
     TissueError,
     printable,
 )
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.pending import IMAGE_FROM, PendingSlide, Planned, origin, record_origin
+from mmap_st.extract.engine.pending import (
+    IMAGE_FROM,
+    PendingSlide,
+    Planned,
+    at_hand,
+    origin,
+    unchanged_slide,
+)
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
+from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides import (
     Slide,
     Tissue,
-    default_stage,
-    fetched,
     find_tissue,
-    image_files,
     open_slide,
     share_of_tissue,
-    staged,
 )
 from mmap_st.extract.store import (
     FeatureStore,
@@ -64,76 +66,7 @@ from mmap_st.extract.windows import (
     share_in_bounds,
     window_boxes,
 )
-from mmap_st.fetching import RemoteFiles
 from mmap_st.files import sha256_of_json
-from mmap_st.urls import Place, Url
-
-
-@dataclass
-class Telemetry:
-    """Figures of one slide, or of a whole run.
-
-    Attributes
-    ----------
-    windows
-        Embedded.
-    read_wait_s
-        Seconds in which nothing could be given to the device, since windows were still being read.
-    device_s
-        Seconds that the device computed.
-    tiles, decodes
-        Distinct tiles that the windows touch, and how often one was decoded; of slides that are stored in
-        large chunks, both count chunks.
-    """
-
-    windows: int = 0
-    read_wait_s: float = 0.0
-    device_s: float = 0.0
-    tiles: int = 0
-    decodes: int = 0
-    seconds: float = 0.0
-    _began: float = field(default_factory=time.perf_counter, repr=False)
-
-    def begin(self) -> None:
-        """Time runs from here on."""
-        self._began = time.perf_counter()
-
-    def end(self) -> None:
-        """Time stops."""
-        self.seconds = time.perf_counter() - self._began
-
-    def add(self, other: Telemetry) -> None:
-        """Count what another has counted, time apart."""
-        for name in ("windows", "read_wait_s", "device_s", "tiles", "decodes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def summary(self) -> dict[str, float | int]:
-        """The figures and what follows from them, as JSON."""
-        seconds = max(self.seconds or time.perf_counter() - self._began, 1e-9)
-        figures = {k: round(v, 3) for k, v in asdict(self).items() if not k.startswith("_")}
-        return {
-            **figures,
-            "windows_per_s": round(self.windows / seconds, 2),
-            "read_wait_share": round(self.read_wait_s / seconds, 4),
-            "device_busy_share": round(self.device_s / seconds, 4),
-            "decode_amplification": round(self.decodes / self.tiles, 4) if self.tiles else 1.0,
-        }
-
-    def shares(self) -> str:
-        """Where the time goes, in a few words."""
-        found = self.summary()
-        return (
-            f"device busy {found['device_busy_share']:.0%}, waiting for reads {found['read_wait_share']:.0%}"
-        )
-
-    def __str__(self) -> str:
-        """One line for people."""
-        found = self.summary()
-        return (
-            f"{found['windows_per_s']:.0f} windows/s, {self.shares()},"
-            f" {found['decode_amplification']:.2f} decodes a tile"
-        )
-
 
 _LOG = logging.getLogger(__name__)
 #: Most of a batch's rows in float32: several batches are in flight at a time, and tokens make rows long.
@@ -308,7 +241,7 @@ def open_session(
             there = FeatureStore.open(publication.url)
         if options.claim and _is_complete(planned, there, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
-        image, files = _at_hand(planned.image, options, resources, stop)
+        image, files = at_hand(planned.image, options, resources, stop)
         plan = planned.planned(image, there) if isinstance(planned, PendingSlide) else planned
         slide = open_slide(image)
         resources.callback(slide.close)
@@ -316,7 +249,7 @@ def open_session(
         if not plan.recipes:
             assert isinstance(planned, PendingSlide)
             assert found is not None
-            raise _unchanged(there, plan, encoder.spec.name, planned.mpps, found)
+            raise unchanged_slide(there, plan, encoder.spec.name, planned.mpps, found)
         _check_same_image(plan, image, slide)
         if publication is not None:
             publication.discard_other(store, plan.info, plan.spots)
@@ -374,29 +307,6 @@ def open_session(
             origin=found,
             planned_now=isinstance(planned, PendingSlide),
         )
-
-
-def _at_hand(
-    image: Place, options: ExtractOptions, resources: ExitStack, stop: Callable[[], bool]
-) -> tuple[Path, RemoteFiles | None]:
-    """An image as it is read, on this machine; and what it was fetched from, where it was."""
-    if isinstance(image, Url):
-        files = image_files(image)
-        return resources.enter_context(fetched(files, options.stage or default_stage(), stop)), files
-    if options.stage is None:
-        return image, None
-    return resources.enter_context(staged(image, options.stage, stop)), None
-
-
-def _unchanged(
-    store: FeatureStore, plan: SlidePlan, encoder: str, mpps: Sequence[float], found: dict[str, object]
-) -> SlideUnchangedError:
-    """What to raise where an image that was fetched is that of what the store has; next time it is known."""
-    if not store.read_only:  # what is published stays as it is
-        record_origin(store, plan, encoder, mpps, found)
-    unchanged = SlideUnchangedError("all that is wanted of it is in the store already.")
-    unchanged.gridded = plan.made_by is not None
-    return unchanged
 
 
 def _batches(reading: ReadPlan, windows: int) -> tuple[range, ...]:

@@ -291,13 +291,13 @@ def test_an_image_that_is_replaced(
     assert "was changed while it was read; run the same command again" in report.failed["C1"]
     # Between a plan by what was recorded, and its turn.
     extract_cohort(remote.only(["B1"]), path, REQUEST, MPPS, options)
-    at_hand = sessions._at_hand
+    at_hand = sessions.at_hand
 
     def late(*args: Any) -> Any:
         Bucket(LAB).put(image_key(remote, "B1"), local["C1"].image)
         return at_hand(*args)
 
-    monkeypatch.setattr(sessions, "_at_hand", late)
+    monkeypatch.setattr(sessions, "at_hand", late)
     report = extract_cohort(remote.only(["B1"]), path, REQUEST, (*MPPS, 4.0), options)
     assert "was changed during the run" in report.failed["B1"]
     assert left_on(stage.folder) == []

@@ -349,7 +349,7 @@ def test_a_run_that_was_killed_leaves_a_stage_that_the_next_one_empties(
 def test_a_server_that_does_not_answer_holds_up_nobody_who_stops(
     lab: S3Server, remote: Cohort, stage: Stage, tmp_path: Path
 ) -> None:
-    lab.fault = lambda method, path, request: 10.0 if method == "GET" and path.endswith(".jpg") else None
+    lab.fault = lambda method, path, request: 40.0 if method == "GET" and path.endswith(".jpg") else None
     began = time.monotonic()
     with pytest.raises(StoppedError):
         extract_cohort(
@@ -360,7 +360,7 @@ def test_a_server_that_does_not_answer_holds_up_nobody_who_stops(
             replace(OPTIONS, stage=stage),
             stop=lambda: len(images(lab)) > 0,
         )
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert left_on(stage.folder) == []
 
 

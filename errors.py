@@ -212,6 +212,18 @@ class SlideDoneError(SlideError):
     """Another process has completed this slide meanwhile."""
 
 
+class SlideUnchangedError(SlideError):
+    """All that was wanted of a slide is in the store already, which its image had to be fetched to tell.
+
+    Attributes
+    ----------
+    gridded
+        Whether its spots are a grid on its tissue.
+    """
+
+    gridded = False
+
+
 class DamagedSlideError(StoreError, SlideError):
     """What a store holds of one slide is not what was written.
 

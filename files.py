@@ -18,7 +18,7 @@ from tempfile import NamedTemporaryFile, TemporaryFile
 from filelock import FileLock, Timeout
 
 from mmap_st.errors import WriteError, first_line
-from mmap_st.urls import url_of
+from mmap_st.urls import Place, url_of
 
 
 def absolute(path: Path) -> Path:
@@ -31,6 +31,11 @@ def absolute(path: Path) -> Path:
         return whole
     last = max(place for place, part in enumerate(whole.parts) if part == "..")
     return Path(*whole.parts[: last + 1]).resolve().joinpath(*whole.parts[last + 1 :])
+
+
+def absolute_place(place: Place) -> Place:
+    """A place that means the same in another folder: a path from the root; a URL is one."""
+    return absolute(place) if isinstance(place, Path) else place
 
 
 def refuse_special(path: Path, error: type[Exception], option: str = "") -> None:

@@ -28,6 +28,7 @@ from mmap_st.report import (
     map_of,
     prototypes_map,
 )
+from mmap_st.urls import place_of
 
 if TYPE_CHECKING:
     import anndata
@@ -102,7 +103,7 @@ def genes(
             raise RequestError(f"{missing}{did_you_mean(unknown[0], names)}; adata.var_names are.")
         warnings.warn(printable(f"{missing}, and is not drawn"), MmapWarning, stacklevel=2)
         chosen = [gene for gene in chosen or () if gene in names]
-    slide = map_of(adata, None if image is None else Path(image))
+    slide = map_of(adata, None if image is None else place_of(image))
     caption = how_chosen(slide) if chosen is None else ""
     options = FigureOptions(scale=scale, spread=spread)
     shown = chosen or best_genes(slide, min(number, len(names)))
@@ -171,10 +172,16 @@ def prototypes(
     mpps = [magnification.mpp for magnification in stored.chosen(name, mpp)]
     settings = CandidateSettings(kind, clusters, seed=seed if kind == "random" else 0)
     candidates, _ = stored_candidates(opened, stored, name, mpps, settings)
-    xy, background = stored.spot_xy(), None if image is None else thumbnail_of(Path(image))
+    xy, background = stored.spot_xy(), None if image is None else thumbnail_of(place_of(image))
     if ax is None:
         return prototypes_map(
-            slide, xy, candidates, background, stored.source_mpp, size, None if image is None else Path(image)
+            slide,
+            xy,
+            candidates,
+            background,
+            stored.source_mpp,
+            size,
+            None if image is None else place_of(image),
         )
     draw_prototypes(ax, slide, xy, candidates, background, stored.source_mpp)
     figure = ax.get_figure(root=True)

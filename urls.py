@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from mmap_st.errors import (
     MissingDependencyError,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 #: Of obstore, its own names for these are more.
 SCHEMES = ("s3", "gs", "az", "http", "https")
 _URL = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)})://?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-#: What a file system knows of a place, or an object store.
-Place: TypeAlias = "Path | Url"
 #: No request that writes may last longer: a lease must outlive those that were begun while it was held.
 LONGEST_REQUEST_S = 20.0
 _READ_FOR_S, _LONGEST_READ_S = 60.0, 300.0
@@ -66,8 +65,9 @@ class Url:
 
     @property
     def name(self) -> str:
-        """The last part."""
-        return self.text.rpartition("/")[2]
+        """The last part, as a file is named: web addresses may have it percent-encoded."""
+        name = self.text.rpartition("/")[2]
+        return name if self.lists else unquote(name)
 
     @property
     def parent(self) -> Url:
@@ -82,6 +82,10 @@ class Url:
     def lists(self) -> bool:
         """Whether the server can tell what there is, as object stores can and web servers cannot."""
         return self.scheme not in ("http", "https")
+
+
+#: What a file system knows of a place, or an object store.
+Place: TypeAlias = Path | Url
 
 
 def url_of(place: object) -> Url | None:
@@ -123,6 +127,14 @@ def place_of(place: str | Path | Url) -> Place:
     return url_of(place) or Path(str(place))
 
 
+def place_named(text: str) -> Place | None:
+    """The place that a file of others names; None for a URL that cannot be used."""
+    try:
+        return place_of(text)
+    except RequestError:
+        return None
+
+
 @dataclass(frozen=True)
 class Stat:
     """What a server says of an object: bytes, version, and when it was written by the server's clock."""
@@ -138,6 +150,10 @@ class Conflict(Exception):  # noqa: N818 - an answer, not a failure
 
 class NoConditions(Exception):  # noqa: N818
     """The server does not know conditional writes."""
+
+
+class NoRangesError(RemoteError):
+    """The server gives files whole only, as the simplest web servers do."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +186,13 @@ class Bucket:
         return Url("/".join(self.url.text.split("/")[:3]))
 
     def _path(self, key: str) -> str:
-        return (self.url / key).text.removeprefix(self._root.text).strip("/")
+        own = self.url.text.removeprefix(self._root.text)
+        return f"{own if self.url.lists else unquote(own)}/{key}".strip("/")
 
     def get(self, key: str = "", start: int | None = None, stop: int | None = None) -> bytes | None:
         """Bytes of an object, or a part of them; None where there is none."""
         import obstore
+        from obstore.exceptions import NotSupportedError
 
         with self._errors(key):
             try:
@@ -182,12 +200,33 @@ class Bucket:
                 return bytes(found.bytes())
             except FileNotFoundError:
                 return None
+            except NotSupportedError as error:
+                raise self._without_parts(key) from error
+
+    def _without_parts(self, key: str) -> NoRangesError:
+        return NoRangesError(f"{self._shown(key)}: its server gives no part of a file; download it.")
+
+    def stream(self, key: str = "") -> Iterator[bytes]:
+        """An object by one request, as it comes: of servers that give files whole only.
+
+        Raises
+        ------
+        RemoteError
+            If it is not there, too; or if the connection ends before it does.
+        """
+        import obstore
+
+        with self._errors(key):
+            found = obstore.get(self._reading, self._path(key))
+            for piece in found.stream(min_chunk_size=1 << 20):
+                yield bytes(piece)
 
     async def get_async(
         self, key: str = "", start: int | None = None, stop: int | None = None
     ) -> bytes | None:
         """The same, among others at a time."""
         import obstore
+        from obstore.exceptions import NotSupportedError
 
         with self._errors(key):
             try:
@@ -195,6 +234,8 @@ class Bucket:
                 return bytes(await found.bytes_async())
             except FileNotFoundError:
                 return None
+            except NotSupportedError as error:
+                raise self._without_parts(key) from error
 
     def stat(self, key: str = "") -> Stat | None:
         """What is known of an object; None where there is none."""
@@ -266,6 +307,16 @@ class Bucket:
             for found in obstore.list(self._reading, self._path(below)):
                 for one in found:
                     yield one["path"].removeprefix(self._path("")).lstrip("/"), one["size"]
+
+    def stats(self, below: str = "") -> Iterator[tuple[str, Stat]]:
+        """Every object below a key, with what the server says of it."""
+        import obstore
+
+        with self._errors(below, "listed"):
+            for found in obstore.list(self._reading, self._path(below)):
+                for one in found:
+                    key = one["path"].removeprefix(self._path("")).lstrip("/")
+                    yield key, Stat(one["size"], one.get("e_tag"), one["last_modified"])
 
     def folders(self, below: str = "") -> list[str]:
         """Names of the folders right below a key."""
@@ -363,14 +414,27 @@ def _as_told(url: Url, done: str, error: BaseException) -> RemoteError:
     )
 
 
-def _opened(root: Url, try_s: float, retry_s: float, retries: int = 15) -> ObjectStore:
-    """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
+def check_obstore(url: Url) -> None:
+    """Refuse a URL before any work where what opens it is not installed.
+
+    Raises
+    ------
+    MissingDependencyError
+        Saying what to install.
+    """
     try:
-        from obstore.store import from_url
+        import obstore.store  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f'{root} needs obstore; pip install "mmap-st[cloud]", or name a place on a disk.'
+            f'{url} needs obstore; pip install "mmap-st[cloud]", or name a place on a disk.'
         ) from error
+
+
+def _opened(root: Url, try_s: float, retry_s: float, retries: int = 15) -> ObjectStore:
+    """A client that tries each request for `try_s`, and again what fails for a moment, for `retry_s`."""
+    check_obstore(root)
+    from obstore.store import from_url
+
     client: Any = {
         "timeout": timedelta(seconds=try_s),
         "connect_timeout": timedelta(seconds=5),

@@ -153,7 +153,7 @@ def write(
 @app.command("check", epilog=example("cohort check"))
 def check(
     cohort: Annotated[
-        str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
+        str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet; or its URL) or reader:path.")
     ],
     pictures: Annotated[
         Path | None, typer.Option(_PICTURES, help="Folder for a picture of each slide's spots.")

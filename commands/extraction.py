@@ -128,7 +128,7 @@ def extract(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Copy each slide to this local folder while it is embedded: for slides on network drives.",
+            help="Copy each slide to this local folder while it is embedded: of network drives, or by URL.",
             rich_help_panel=MACHINE,
         ),
     ] = None,

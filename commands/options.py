@@ -21,7 +21,7 @@ DATA, MODEL, EVALUATION, OUTPUT, MACHINE, JOBS = PANELS = (
 )
 
 CohortArgument = Annotated[
-    str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet) or reader:path.")
+    str, typer.Argument(metavar="COHORT", help="A cohort file (CSV, Parquet; or its URL) or reader:path.")
 ]
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")]
 EncoderOption = Annotated[

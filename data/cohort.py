@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from mmap_st.data.bins import LEAST_UM, MOST_UM
 from mmap_st.data.tables import DECIMAL_COMMA, THOUSANDS, read_table
-from mmap_st.errors import CohortError, WriteError, counted, did_you_mean, first_line, printable
+from mmap_st.errors import (
+    CohortError,
+    RequestError,
+    WriteError,
+    counted,
+    did_you_mean,
+    first_line,
+    printable,
+)
+from mmap_st.fetching import cached, look_at, named_by_url
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
+from mmap_st.urls import Place, Url, check_obstore, url_of
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",
@@ -49,7 +61,7 @@ class CohortSlide:
     patient
         Whose tissue it is.
     image, spots, counts
-        Paths of the H&E image, the spot table and the count table.
+        Paths or URLs of the H&E image, the spot table and the count table.
     reader
         Name of the reader that understands the spot and count tables.
     mpp
@@ -63,7 +75,7 @@ class CohortSlide:
     values
         What the count table holds, see `VALUES`; None means counts.
     labels
-        Path of a pathologist's labels.
+        Path or URL of a pathologist's labels.
     where
         Of a table of several sections the one to use, by a column of AnnData's ``obs``: ``batch=A``.
     bin_um
@@ -73,18 +85,33 @@ class CohortSlide:
 
     slide: str
     patient: str | None = None
-    image: Path | None = None
-    spots: Path | None = None
-    counts: Path | None = None
+    image: Place | None = None
+    spots: Place | None = None
+    counts: Place | None = None
     reader: str | None = None
     mpp: float | None = None
     mpp_from: str | None = None
     pitch_um: float | None = None
     scale: float | None = None
     values: str | None = None
-    labels: Path | None = None
+    labels: Place | None = None
     where: str | None = None
     bin_um: float | None = None
+
+
+@dataclass(frozen=True)
+class LocalSlide(CohortSlide):
+    """A row whose tables are on this machine, as readers take it; see `local_tables`."""
+
+    image: Path | None = None
+    spots: Path | None = None
+    counts: Path | None = None
+
+    @classmethod
+    def of(cls, slide: CohortSlide, **places: Path | None) -> LocalSlide:
+        """A row with these places in place of its own."""
+        own: dict[str, Any] = {field.name: getattr(slide, field.name) for field in fields(CohortSlide)}
+        return cls(**(own | places))
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,34 +209,51 @@ def alike_patients(names: Iterable[str | None]) -> list[str]:
     ]
 
 
-def read_cohort(path: Path) -> Cohort:
+def read_cohort(path: Place) -> Cohort:
     """Read a cohort file.
 
     Parameters
     ----------
     path
-        A .csv or .parquet file with the columns of `COLUMNS`; only ``slide`` is required. Paths in it are
-        relative to its folder; cells may be empty.
+        A .csv or .parquet file with the columns of `COLUMNS`, on a disk or on a server; only ``slide`` is
+        required. Paths in it are relative to its folder, and may be URLs; cells may be empty.
 
     Raises
     ------
     CohortError
         If the file is missing or is not a table, or a row cannot be used.
+    StoreError
+        If a server does not give it.
     """
+    if isinstance(path, Url):
+        return _read_remote(path)
     refuse_special(path, CohortError)
     if not path.is_file():
         raise CohortError(
             f"The cohort {path} does not exist; `mmap cohort READER:PATH --out FILE` writes one."
         )
+    return cohort_from_table(_texts(path), str(path), path.parent)
+
+
+def _read_remote(url: Url) -> Cohort:
+    copy = cached(look_at(url))
+    if copy.is_dir():
+        raise CohortError(f"{url} is a folder, not a cohort file; give the URL of a .csv or .parquet file.")
+    with named_by_url({copy: url}):
+        texts = _texts(copy)
+    return cohort_from_table(texts, str(url), url.parent)
+
+
+def _texts(path: Path) -> pl.DataFrame:
+    """The cells of a table."""
     table = read_table(path, CohortError, once=COLUMNS)
     try:
-        texts = table.cast(pl.String)
+        return table.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise CohortError(f"{path} cannot be read as a table: {first_line(error)}") from error
-    return cohort_from_table(texts, str(path), path.parent)
 
 
-def cohort_from_table(table: pl.DataFrame, source: str, folder: Path) -> Cohort:
+def cohort_from_table(table: pl.DataFrame, source: str, folder: Place) -> Cohort:
     """Make a cohort from a table with the columns of `COLUMNS`, all of them text.
 
     Parameters
@@ -234,6 +278,9 @@ def cohort_from_table(table: pl.DataFrame, source: str, folder: Path) -> Cohort:
     _refuse_misspelt(table.columns, source)
     rows = table.select(c for c in COLUMNS if c in table.columns).iter_rows(named=True)
     slides = [_parse_row(row, source, folder, number) for number, row in enumerate(rows, start=1)]
+    places = (getattr(slide, column) for slide in slides for column in _PATH_COLUMNS)
+    if (url := next((place for place in places if isinstance(place, Url)), None)) is not None:
+        check_obstore(url)
     return Cohort(tuple(slides), source)
 
 
@@ -315,22 +362,26 @@ def _refuse_no_text(value: object, column: str, source: str, *, path: bool = Fal
 def _cell(value: object, folder: Path | None) -> str | None:
     if value is None:
         return None
-    if folder is not None:
+    if folder is not None and not isinstance(value, Url):
         return Path(os.path.relpath(absolute(Path(str(value))), folder)).as_posix()
     return str(value)
 
 
-def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: int) -> CohortSlide:
+def _parse_row(row: dict[str, str | None], source: str, folder: Place, number: int) -> CohortSlide:
     cells = {column: known_text(text) for column, text in row.items()}
     slide = (row["slide"] or "").strip() or None  # any name is one
     if slide is None:
         raise CohortError(f"{source}, row {number}: the slide has no name; fill in the column `slide`.")
 
-    def located(column: str) -> Path | None:
-        text = cells.get(column)
-        return None if text is None else folder / text
-
     where = f"{source}, row {number} ({slide})"
+
+    def located(column: str) -> Place | None:
+        text = cells.get(column)
+        try:
+            return None if text is None else _place(text, folder)
+        except RequestError as error:
+            raise CohortError(f"{where}: {column}: {error}") from error
+
     return CohortSlide(
         slide=slide,
         patient=known_patient(cells.get("patient")),
@@ -347,6 +398,21 @@ def _parse_row(row: dict[str, str | None], source: str, folder: Path, number: in
         where=cells.get("where"),
         bin_um=_number(cells.get("bin_um"), "bin_um", where, LEAST_UM, MOST_UM, "micrometres, such as 100"),
     )
+
+
+def _place(text: str, folder: Place) -> Place:
+    """Where a cell leads, from the folder of its file."""
+    if (url := url_of(text)) is not None:
+        return url
+    if isinstance(folder, Path):
+        return folder / text
+    if posixpath.isabs(text):
+        return Path(text)
+    scheme, _, rest = folder.text.partition("://")
+    host, _, path = rest.partition("/")
+    found = url_of(f"{scheme}://{host}{posixpath.normpath(posixpath.join('/', path, text))}")
+    assert found is not None
+    return found
 
 
 def _number(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mmap_st.data.arrays import MppEstimate, mpp_from_pitch
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.data.spots import Spots
-from mmap_st.errors import NotCountsError, SlideError, of_one_slide
+from mmap_st.errors import NotCountsError, RemoteError, SlideError, of_one_slide
+from mmap_st.fetching import look_at
+from mmap_st.urls import Url
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,13 @@ def survey_cohort(cohort: Cohort, *, counts: bool = False) -> Iterator[SlideSurv
 def survey_slide(row: CohortSlide, *, counts: bool = False) -> SlideSurvey:
     """Survey one slide."""
     problems = []
-    if row.image is not None and not os.path.exists(row.image):
+    if isinstance(row.image, Path) and not os.path.exists(row.image):
         problems.append(f"the image {row.image} does not exist; correct the path.")
+    elif isinstance(row.image, Url):
+        try:
+            look_at(row.image)
+        except RemoteError as error:
+            problems.append(f"the image {error}")
     spots, table, not_counts = None, None, ""
     if row.spots is not None:
         try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmap_st.urls import Place
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Thumbnail:
 
 
 #: Gives the thumbnail of an image; None where it cannot be read.
-ThumbnailReader: TypeAlias = Callable[[Path], Thumbnail | None]
+ThumbnailReader: TypeAlias = Callable[[Place], Thumbnail | None]
 
 
-def no_thumbnail(image: Path) -> Thumbnail | None:
+def no_thumbnail(image: Place) -> Thumbnail | None:
     """Read no image."""
     return None

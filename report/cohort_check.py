@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from mmap_st.data import (
     Cohort,
@@ -30,10 +32,12 @@ from mmap_st.extract.slides import (
     choose_mpp,
     inspect_image,
     known_mpps,
+    local_image,
     open_slide,
     unreadable,
 )
 from mmap_st.extract.windows import MOST_ENLARGED, finest_mpp
+from mmap_st.urls import Place
 
 _FEWEST_ON_TISSUE = 0.5
 _USUAL_ON_TISSUE = 0.85
@@ -125,20 +129,35 @@ def check_slide(row: CohortSlide, *, full: bool = False) -> SlideCheck:
     """Check one slide; with `full`, every tile of its image is decoded."""
     look = survey_slide(row, counts=True)
     findings, notes = [Finding("", text) for text in look.problems], _notes(row, look)
+    with ExitStack() as resources:
+        return _checked(row, look, findings, notes, resources, full=full)
+
+
+def _checked(
+    row: CohortSlide,
+    look: SlideSurvey,
+    findings: list[Finding],
+    notes: list[Finding],
+    resources: ExitStack,
+    *,
+    full: bool,
+) -> SlideCheck:
+    """What was found about a slide, with what its tables say; its image is open while `resources` are."""
     image = _Image()
-    slide = None
+    slide = path = None
     if row.image is None and row.spots is None and row.counts is None:
         what = "the cohort names neither an image nor tables for it; fill in its row or remove it."
         findings.append(Finding(_NO_IMAGE, what))
     elif row.image is None:
         notes.append(Finding(_NO_IMAGE, ""))
-    elif not os.path.exists(row.image):
+    elif _is_missing(row.image, look):
         findings = [replace(one, state=_NO_IMAGE if str(row.image) in one.reason else "") for one in findings]
     else:
         try:
-            slide = open_slide(row.image)
+            path = resources.enter_context(local_image(row.image))
+            slide = resources.enter_context(closing(open_slide(path)))
         except SlideError as error:
-            findings.append(unreadable(row.image, error))
+            findings.append(Finding(_NO_IMAGE, str(error)) if path is None else unreadable(path, error))
     mpp = doubted = None
     try:
         known = known_mpps(row, slide.mpp if slide else None, look.spots)
@@ -150,14 +169,11 @@ def check_slide(row: CohortSlide, *, full: bool = False) -> SlideCheck:
             notes += [Finding("", one.doubt) for one in doubtful]
     except SlideError as error:
         findings.append(Finding("", str(error)))
-    if slide is not None and row.image is not None:
-        try:
-            image = _look_at(slide, row, look.spots, None if mpp is None else mpp.mpp, full=full)
-        finally:
-            slide.close()
+    if slide is not None and path is not None:
+        image = _look_at(slide, path, look.spots, None if mpp is None else mpp.mpp, full=full)
     if mpp is not None and row.image is not None and mpp.mpp > _USUAL_MPP * MOST_ENLARGED:
         notes.append(_coarse(mpp.mpp))
-    findings += image.findings
+    findings += (replace(one, reason=one.reason.replace(str(path), str(row.image))) for one in image.findings)
     notes += image.notes
     found = dict.fromkeys(one.state for one in (*findings, *notes) if one.state)
     return SlideCheck(
@@ -177,6 +193,13 @@ def check_slide(row: CohortSlide, *, full: bool = False) -> SlideCheck:
     )
 
 
+def _is_missing(image: Place, look: SlideSurvey) -> bool:
+    """Whether an image is not there, which the survey says."""
+    if isinstance(image, Path):
+        return not os.path.exists(image)
+    return any(str(image) in problem for problem in look.problems)
+
+
 @dataclass(frozen=True)
 class _Image:
     """What was found about a slide's image, and its spots on it."""
@@ -188,9 +211,8 @@ class _Image:
     notes: tuple[Finding, ...] = ()
 
 
-def _look_at(slide: Slide, row: CohortSlide, spots: Spots | None, mpp: float | None, *, full: bool) -> _Image:
-    assert row.image is not None
-    seen = inspect_image(slide, row.image, mpp, full=full)
+def _look_at(slide: Slide, path: Path, spots: Spots | None, mpp: float | None, *, full: bool) -> _Image:
+    seen = inspect_image(slide, path, mpp, full=full)
     notes = [Finding("", text) for text in slide.notes]
     if spots is None:
         return _Image(slide.size, findings=seen.findings, notes=tuple(notes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from mmap_st.extract.slides import close_ups
 from mmap_st.prototypes import Candidates, selection_space
 from mmap_st.report.figure import FONT, frame, new_figure, relative_height, scale_bar, spot_distance, wrapped
 from mmap_st.report.prototype_colours import order_by_similarity, prototype_colours
+from mmap_st.urls import Place
 
 #: What a picture of a prototype shows across, a patch of 224 pixels at 20x; and its own pixels.
 WINDOW_UM, WINDOW_PX = 112.0, 112
@@ -34,7 +34,7 @@ def prototypes_map(
     background: Thumbnail | None,
     mpp: float | None,
     width_in: float = 5.2,
-    image: Path | None = None,
+    image: Place | None = None,
 ) -> Figure:
     """A figure of a slide's candidates, see `draw_prototypes`, with pictures of the largest.
 
@@ -141,7 +141,7 @@ def draw_prototypes(
 
 
 def _pictures(
-    image: Path, centres: NDArray[np.float64], xy: NDArray[np.float64], mpp: float | None
+    image: Place, centres: NDArray[np.float64], xy: NDArray[np.float64], mpp: float | None
 ) -> NDArray[np.uint8] | None:
     width = 2 * spot_distance(xy) if mpp is None else WINDOW_UM / mpp
     return close_ups(image, centres, width, WINDOW_PX)

@@ -52,6 +52,7 @@ from mmap_st.report.maps import (
     expression_map,
 )
 from mmap_st.report.prototype_figure import prototypes_map
+from mmap_st.urls import Place, place_named
 
 if TYPE_CHECKING:
     import anndata
@@ -285,7 +286,7 @@ def known_cards(run: Path) -> list[HeadCard]:
         return []
 
 
-def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard, image: Path | None) -> Figure:
+def _prototypes_of(store: FeatureStore, slide: SlideMap, card: HeadCard, image: Place | None) -> Figure:
     """The prototype map of a predicted slide, with the candidates that its head sees, of one encoder."""
     wanted = prototype_settings(built_in_settings(card), card.seed)
     settings = wanted.candidates if wanted is not None else CandidateSettings()
@@ -326,12 +327,12 @@ def read_table(file: Path) -> anndata.AnnData:
 
 
 def image_of(table: anndata.AnnData) -> Path | None:
-    """The image that a prediction names, where it is."""
+    """The image that a prediction names, where it is on a disk: nothing is fetched because a file says so."""
     named = table.uns[UNS].get("image")
     return Path(str(named)) if named is not None and os.path.exists(str(named)) else None
 
 
-def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
+def map_of(table: anndata.AnnData, image: Place | None = None) -> SlideMap:
     """What is drawn of a prediction.
 
     Parameters
@@ -346,7 +347,8 @@ def map_of(table: anndata.AnnData, image: Path | None = None) -> SlideMap:
     background = None if image is not None else thumbnail_in(table.uns.get("spatial", {}))
     named = about.get("image")
     if background is None:
-        image = Path(str(named)) if image is None and named is not None else image
+        place = None if named is None else place_named(str(named))
+        image = place if image is None and isinstance(place, Path) else image
         background = None if image is None else thumbnail_of(image)
     mpp = about.get("source_mpp")
     return SlideMap(

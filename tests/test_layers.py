@@ -17,6 +17,7 @@ ROOT_LAYER = dict.fromkeys(
         "_lazy",
         "_moved",
         "errors",
+        "fetching",
         "files",
         "hub",
         "memory",

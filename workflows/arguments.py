@@ -188,7 +188,7 @@ def read_cohort(
         A cohort file (.csv or .parquet), ``"reader:path"`` for a folder in a public layout such as
         ``"her2st:her2st"`` or ``"visium:outs"``, or a polars or pandas table with the columns of a cohort
         file: ``slide``, and where they are known ``patient``, ``image``, ``spots``, ``counts``, ``reader``
-        and ``mpp``.
+        and ``mpp``. A cohort file may be a URL, and images and tables in one may be.
         Relative paths are relative to the cohort file; of a table, to the working directory.
     image
         The image that the spots were placed on, where it is somewhere else; a folder of images that are
@@ -210,6 +210,8 @@ def read_cohort(
     ------
     CohortError
         If there is no such file, reader or folder, it holds no slides, or a row cannot be used.
+    StoreError
+        If a server does not give it.
 
     Examples
     --------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from mmap_st.data import Cohort, CohortSlide, SlideSurvey, mpp_from_pitch, survey_cohort
 from mmap_st.errors import CohortError, SlideError, of_one_slide
-from mmap_st.extract.slides import KnownMpp, choose_mpp, known_mpps, open_slide
+from mmap_st.extract.slides import KnownMpp, choose_mpp, known_mpps, local_image, open_slide
 
 #: Least and greatest that users can give: micrometres per pixel, and between spots.
 MPP_RANGE, _PITCH_RANGE = (0.01, 100.0), (0.1, 10_000.0)
@@ -130,10 +131,7 @@ def image_mpp(row: CohortSlide) -> float | None:
     if row.image is None:
         return None
     try:
-        slide = open_slide(row.image)
+        with local_image(row.image) as path, closing(open_slide(path)) as slide:
+            return slide.mpp
     except SlideError:
         return None
-    try:
-        return slide.mpp
-    finally:
-        slide.close()

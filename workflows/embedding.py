@@ -212,7 +212,8 @@ def embed(
         with this may work on one store. False: such slides fail.
     stage
         Folder on a local disk that each slide is copied to while it is embedded, the next one meanwhile; for
-        slides on network drives, where many small reads take long. None: slides are read where they lie.
+        slides on network drives, where many small reads take long, and for slides by URL. None: slides are
+        read where they lie, and those by URL are fetched to a folder of the cache.
     stage_gb
         Gigabytes that slides may take there at a time, of all processes together. None: half of what is free.
     engine

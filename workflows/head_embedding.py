@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmap_st.data import Cohort, CohortSlide
-from mmap_st.data.readers import READERS, CohortSource, is_slide_folder, open_cohort, read_spots
+from mmap_st.data.readers import (
+    IMAGE_SUFFIXES,
+    READERS,
+    CohortSource,
+    is_slide_folder,
+    open_cohort,
+    read_spots,
+    stem_of,
+)
 from mmap_st.errors import (
     EncoderError,
     RecipeMismatchError,
@@ -29,7 +37,7 @@ from mmap_st.extract.engine import (
 from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
 from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported, is_packed_store, is_store
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
-from mmap_st.urls import url_of
+from mmap_st.urls import Url, check_obstore, url_of
 from mmap_st.workflows.arguments import Encoders, check_store_out, encoders_by_name, read_cohort, spec_of
 from mmap_st.workflows.cohort_scale import MPP_RANGE, SAME_MPP, image_mpp
 from mmap_st.workflows.display import show_progress
@@ -94,7 +102,7 @@ def cohort_of_slides(source: CohortSource | FeatureStore) -> Cohort | None:
     if not isinstance(source, str | Path):
         return read_cohort(source)
     if (url := url_of(source)) is not None:
-        return None if is_store(url) else read_cohort(str(url))
+        return _slides_at(url)
     text, path = str(source), Path(source)
     if text.partition(":")[0] in READERS and ":" in text:
         return read_cohort(text)
@@ -109,6 +117,22 @@ def cohort_of_slides(source: CohortSource | FeatureStore) -> Cohort | None:
     if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup")):
         return open_cohort(f"images:{path}") if is_slide_folder(path) else None
     return open_cohort(f"images:{path}")
+
+
+def _slides_at(url: Url) -> Cohort | None:
+    """The slides of a URL: those of a cohort file, or one image; None where it is a feature store."""
+    if is_store(url):
+        return None
+    if Path(url.name).suffix.lower() in _TABLES:
+        return read_cohort(str(url))
+    name = stem_of(url.name, (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff"))
+    if name is None:
+        raise RequestError(
+            f"{url} is no feature store, and does not have the name of a slide or of a cohort file; name one"
+            " of these, or write a cohort file with the URLs of slides."
+        )
+    check_obstore(url)
+    return Cohort((CohortSlide(name, image=url),), str(url))
 
 
 def embed_for_head(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import LocalSlide
 from mmap_st.data.spots import Spots, some
 from mmap_st.errors import CohortError, CountsError, SpotsError
 from mmap_st.files import is_dicom
@@ -36,8 +36,12 @@ _OTHER_SUFFIXES = (
 
 def without_suffix(path: Path, suffixes: Sequence[str]) -> str | None:
     """The file's name without its suffix; None for a folder, a hidden file or another suffix."""
-    name = path.name
-    if name.startswith(".") or not path.is_file():
+    return stem_of(path.name, suffixes) if path.is_file() else None
+
+
+def stem_of(name: str, suffixes: Sequence[str]) -> str | None:
+    """A file's name without its suffix; None where it is hidden or has another suffix."""
+    if name.startswith("."):
         return None
     suffix = max((s for s in suffixes if name.lower().endswith(s)), key=len, default=None)
     return None if suffix is None else name[: len(name) - len(suffix)]
@@ -140,7 +144,7 @@ def _is_ome_zarr(path: Path) -> bool:
     return False
 
 
-def refuse_lognorm(slide: CohortSlide) -> None:
+def refuse_lognorm(slide: LocalSlide) -> None:
     """Refuse to sum what is no number of transcripts.
 
     Raises

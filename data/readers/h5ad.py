@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.hdf5 import open_hdf5, read_item
 from mmap_st.data.readers.annotated import (
@@ -66,14 +66,14 @@ def _sections(file: Path) -> tuple[str, Sequence[str]]:
     return "", ()
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Spots in the order of ``obs``."""
     assert slide.spots is not None
     with reading(slide.spots, "an AnnData file", SpotsError):
         return spots_of(read_table(slide.spots, SpotsError), slide.where)
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts: X, or ``layers["counts"]`` or ``raw`` if X does not hold counts."""
     assert slide.counts is not None
     with reading(slide.counts, "an AnnData file", CountsError), open_hdf5(slide.counts) as file:

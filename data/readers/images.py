@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.readers.finding import (
     IMAGE_SUFFIXES,
     find_images,
@@ -53,7 +53,7 @@ def _folder_name(folder: Path) -> str:
     return folder.name.removesuffix(".zarr").removesuffix(".ome")
 
 
-def read_spots(slide: CohortSlide) -> NoReturn:
+def read_spots(slide: LocalSlide) -> NoReturn:
     """Images have no spots."""
     raise SpotsError(
         f"{slide.slide} is an image without spots; name the reader of its spot table in the cohort's column"

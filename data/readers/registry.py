@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import polars as pl
 
 from mmap_st.data.bins import LEAST_UM, MOST_UM
-from mmap_st.data.cohort import COLUMNS, Cohort, CohortSlide, cohort_from_table, read_cohort
+from mmap_st.data.cohort import (
+    COLUMNS,
+    Cohort,
+    CohortSlide,
+    LocalSlide,
+    cohort_from_table,
+    read_cohort,
+)
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import (
     h5ad,
@@ -26,9 +33,11 @@ from mmap_st.data.readers import (
     xenium,
 )
 from mmap_st.data.readers.finding import find_images, likely_reader
+from mmap_st.data.readers.remote import local_tables
 from mmap_st.data.spots import Spots
 from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
+from mmap_st.urls import Place, Url, check_obstore, url_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,15 +67,18 @@ class Reader:
     find_binned
         Lists the slides at a path, with what they hold joined to squares of so many micrometres; None where
         nothing can be joined.
+    beside
+        Names of files beside the spots that it reads too where they are there; None: it reads a whole folder.
     """
 
     name: str
     about: str
     find: Callable[[Path], tuple[CohortSlide, ...]]
-    spots: Callable[[CohortSlide], Spots]
-    counts: Callable[[CohortSlide], Counts]
+    spots: Callable[[LocalSlide], Spots]
+    counts: Callable[[LocalSlide], Counts]
     chooses: bool = False
     find_binned: Callable[[Path, float], tuple[CohortSlide, ...]] | None = None
+    beside: tuple[str, ...] | None = ()
 
 
 def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
@@ -74,7 +86,17 @@ def _reader(name: str, about: str, module: Any, tables: Any = None) -> Reader:
     tables = tables or module
     chooses = tables in (h5ad, spatialdata)
     binned = module.find_slides if module in (visium_hd, xenium) else None
-    return Reader(name, about, module.find_slides, tables.read_spots, tables.read_counts, chooses, binned)
+    beside = (visium.SCALE_FACTORS,) if module in (visium, visium_hd) else ()
+    return Reader(
+        name,
+        about,
+        module.find_slides,
+        tables.read_spots,
+        tables.read_counts,
+        chooses,
+        binned,
+        None if module in (xenium, spatialdata) else beside,
+    )
 
 
 _ALL = (
@@ -101,7 +123,7 @@ _SMALL_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
 def open_cohort(
     text: str,
     *,
-    image: Path | Mapping[str, Path] | None = None,
+    image: Place | Mapping[str, Place] | None = None,
     values: str | None = None,
     bin_um: float | None = None,
 ) -> Cohort:
@@ -110,7 +132,7 @@ def open_cohort(
     Parameters
     ----------
     text
-        COHORT.
+        COHORT; a cohort file may be a URL.
     image
         The image that the spots were placed on, if it is elsewhere; a folder of images with the names of the
         slides; or an image for each of some slides, by name.
@@ -124,24 +146,33 @@ def open_cohort(
     ------
     CohortError
         If there is no such file, reader or folder, it holds no slides, or nothing that can be joined.
+    StoreError
+        If a server does not give it.
     """
     if bin_um is not None and not LEAST_UM <= bin_um <= MOST_UM:
         raise CohortError(f"--bin-um {bin_um:g}: give micrometres from {LEAST_UM:g} to {MOST_UM:,.0f}.")
     name, colon, path = text.partition(":")
+    url = url_of(text)
     if colon and name in READERS:
+        if url_of(path) is not None:
+            raise CohortError(
+                f"{text}: a reader looks for files in a folder on a disk; copy the folder, or write a cohort"
+                " file with the URLs of its images and tables."
+            )
         place = Path(path)
         if not place.exists():
             raise CohortError(
                 f"{place} does not exist; {name}: needs the file or folder that holds the data."
             )
         cohort = Cohort(_found(READERS[name], place, bin_um), text)
-    elif colon and not Path(text).exists():
+    elif url is None and colon and not Path(text).exists():
         raise CohortError(
             f"There is no reader {name!r}{_nearest(name)}; the readers are {', '.join(READERS)}."
         )
     else:
-        _refuse_data(Path(text))
-        cohort = read_cohort(Path(text))
+        if url is None:
+            _refuse_data(Path(text))
+        cohort = read_cohort(url or Path(text))
         if bin_um is not None:
             cohort = rebinned(cohort, bin_um)
     if image is not None:
@@ -247,7 +278,9 @@ def read_spots(slide: CohortSlide) -> Spots:
     _check_exists(slide.spots, SpotsError)
     if slide.counts is not None:
         _check_exists(slide.counts, CountsError)
-    spots = _reader_of(slide).spots(slide)
+    reader = _reader_of(slide)
+    with local_tables(slide, reader.name, reader.beside) as local:
+        spots = reader.spots(local)
     if slide.pitch_um is not None:
         spots = replace(spots, pitch_um=slide.pitch_um)
     if slide.scale is not None:
@@ -280,7 +313,9 @@ def read_counts(slide: CohortSlide) -> Counts:
     if slide.counts is None:
         raise CountsError("the cohort names no count table for it.")
     _check_exists(slide.counts, CountsError)
-    return _reader_of(slide).counts(slide)
+    reader = _reader_of(slide)
+    with local_tables(slide, reader.name, reader.beside) as local:
+        return reader.counts(local)
 
 
 def _found(reader: Reader, place: Path, bin_um: float | None) -> tuple[CohortSlide, ...]:
@@ -296,23 +331,34 @@ def _not_joined(given: str, reader: str) -> str:
     return f"{given} is for the readers {able}, not for {reader}; leave it out."
 
 
-def _with_images(cohort: Cohort, image: Path | Mapping[str, Path]) -> tuple[CohortSlide, ...]:
+def _with_images(cohort: Cohort, image: Place | Mapping[str, Place]) -> tuple[CohortSlide, ...]:
     """The slides with the image that the spots were placed on, as the user names it."""
     if isinstance(image, Mapping):
+        image = {name: url_of(path) or path for name, path in image.items()}
         for name, path in image.items():
             if name not in cohort:
                 raise CohortError(
                     f"--image {name}={path}: {cohort.source} has no slide {name}"
                     f"{did_you_mean(name, cohort.names)}; its slides are {some(cohort.names)}."
                 )
-            if not path.exists():
+            if isinstance(path, Url):
+                check_obstore(path)
+            elif not path.exists():
                 raise CohortError(f"--image {name}={path}: {path} does not exist.")
         return tuple(
             replace(s, image=image[s.slide], scale=None) if s.slide in image else s for s in cohort.slides
         )
-    if not image.exists():
+    image = url_of(image) or image
+    if isinstance(image, Url):
+        check_obstore(image)
+    elif not image.exists():
         raise CohortError(f"--image {image} does not exist.")
-    if not image.is_dir() or any(image.glob("*.dcm")):
+    if isinstance(image, Url) or not image.is_dir() or any(image.glob("*.dcm")):
+        if len(cohort.slides) > 1 and isinstance(image, Url):
+            raise CohortError(
+                f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name that"
+                f" of each, as in --image {cohort.names[0]}={image}."
+            )
         if len(cohort.slides) > 1:
             raise CohortError(
                 f"--image {image} is one image and {cohort.source} has {len(cohort.slides)} slides; name a"
@@ -329,8 +375,8 @@ def _with_images(cohort: Cohort, image: Path | Mapping[str, Path]) -> tuple[Coho
     )
 
 
-def _check_exists(path: Path, error: type[CountsError] | type[SpotsError]) -> None:
-    if not path.exists():
+def _check_exists(path: Place, error: type[CountsError] | type[SpotsError]) -> None:
+    if isinstance(path, Path) and not path.exists():  # of a URL, its server says so when it is asked
         raise error(f"{path} does not exist; correct the path in the cohort.")
 
 

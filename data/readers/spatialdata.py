@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers.annotated import SpotTable, counts_of, spots_of, table_of
 from mmap_st.data.spots import Spots, reading, some
@@ -55,7 +55,7 @@ def find_slides(path: Path) -> tuple[CohortSlide, ...]:
     return tuple(slides)
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Spots of a region, in the order of its table, in pixels of the slide's image."""
     assert slide.spots is not None
     store, region = slide.spots.parent.parent, slide.spots.name
@@ -80,7 +80,7 @@ def read_spots(slide: CohortSlide) -> Spots:
         )
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts of a region, in the order of its table."""
     assert slide.counts is not None
     store = slide.counts.parent.parent

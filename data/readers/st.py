@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import IMAGE_SUFFIXES, in_order_of_counts, without_suffix
 from mmap_st.data.spots import Spots
@@ -39,7 +39,7 @@ TECHNOLOGY = "legacy ST"
 _SPOT_ID = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Spots in the order of the count table; without one, in that of the spot table.
 
     The spot table has the columns x, y (array), pixel_x, pixel_y and optionally selected; or spot ids
@@ -60,7 +60,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     return table if counts is None or wanted is None else in_order_of_counts(table, wanted, spots, counts)
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """All rows and genes of the count table; spots are rows, or columns if those have spots' names."""
     assert slide.counts is not None
     path, kind = slide.counts, slide.values or "counts"

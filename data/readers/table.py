@@ -14,7 +14,7 @@ import polars as pl
 from scipy import sparse
 
 from mmap_st.data.arrays import array_positions
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import find_images, in_order_of_counts, without_suffix
 from mmap_st.data.spots import PIXEL_COLUMNS, Spots
@@ -71,7 +71,7 @@ def find_slides(folder: Path) -> tuple[CohortSlide, ...]:
     )
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Spots of a slide, in the order of the count table; without one, in that of the spot table."""
     assert slide.spots is not None
     spots = read_spot_table(slide.spots)
@@ -80,7 +80,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     return in_order_of_counts(spots, _count_ids(slide.counts), slide.spots, slide.counts)
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts: one row a spot and one column a gene; or one row a spot and gene (columns id, gene, count)."""
     assert slide.counts is not None
     path = slide.counts

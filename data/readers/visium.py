@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from mmap_st.data.arrays import hexagonal_positions, square_positions
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts, check_sparse, make_counts
 from mmap_st.data.hdf5 import open_hdf5, read_item
 from mmap_st.data.readers.annotated import VISIUM, VISIUM_PITCH_UM, features_of, positive
@@ -81,7 +81,7 @@ def sample_name(outs: Path) -> str:
     return outs.parent.name if outs.name == "outs" else outs.name
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Spots in the order of the matrix; without one, those under tissue in the order of their table."""
     assert slide.spots is not None
     path = slide.spots
@@ -131,7 +131,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     return replace(spots, notes=(*spots.notes, note))
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts of the genes (other features are left out)."""
     assert slide.counts is not None
     path = slide.counts

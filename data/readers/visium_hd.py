@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data.bins import Squares, place_of, squares_of
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import CohortSlide, LocalSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import visium
 from mmap_st.data.readers.annotated import positive
@@ -65,7 +65,7 @@ def find_slides(path: Path, bin_um: float | None = None) -> tuple[CohortSlide, .
     )
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """Bins as `visium.read_spots` reads them; or the squares that they are joined to.
 
     Raises
@@ -94,7 +94,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     )
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts of the genes in each bin; or their sums over squares.
 
     Raises
@@ -109,7 +109,7 @@ def read_counts(slide: CohortSlide) -> Counts:
     return visium.read_counts(slide).joined(spots.ids, _joined(slide, spots))
 
 
-def _joined(slide: CohortSlide, spots: Spots) -> Squares:
+def _joined(slide: LocalSlide, spots: Spots) -> Squares:
     """The squares that bins lie in by their middle, in micrometres from the array's corner."""
     assert slide.bin_um is not None
     assert spots.array is not None
@@ -125,7 +125,7 @@ def _joined(slide: CohortSlide, spots: Spots) -> Squares:
         raise SpotsError(f"{slide.spots}: {first_line(error)}.") from error
 
 
-def _own_um(slide: CohortSlide) -> float:
+def _own_um(slide: LocalSlide) -> float:
     assert slide.spots is not None
     own = positive(read_scale_factors(slide.spots.parent).get("bin_size_um"))
     if own is None:
@@ -136,7 +136,7 @@ def _own_um(slide: CohortSlide) -> float:
     return own
 
 
-def _pixels_per_bin(slide: CohortSlide, spots: Spots) -> NDArray[np.float64]:
+def _pixels_per_bin(slide: LocalSlide, spots: Spots) -> NDArray[np.float64]:
     """(2, 2) pixels that a step along the array's x, and along its y, leads to."""
     assert spots.array is not None
     design = np.column_stack([spots.array, np.ones(len(spots))])
@@ -149,7 +149,7 @@ def _pixels_per_bin(slide: CohortSlide, spots: Spots) -> NDArray[np.float64]:
     return np.asarray(steps[:2], np.float64)
 
 
-def _notes(slide: CohortSlide, uncounted: int, unplaced: int) -> list[str]:
+def _notes(slide: LocalSlide, uncounted: int, unplaced: int) -> list[str]:
     notes = []
     own = _own_um(slide)
     assert slide.bin_um is not None

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mmap_st.errors import SlideDoneError, SlideLockedError, printable
+from mmap_st.errors import SlideDoneError, SlideLockedError, SlideUnchangedError, printable
 from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.pending import Planned
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, run_recipe
+from mmap_st.extract.engine.plan import ExtractOptions, run_recipe
 from mmap_st.extract.engine.session import Outcome, SlideSession, open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.store import FeatureStore, Recipe
@@ -37,6 +38,12 @@ class SlideResult:
         That show too little tissue.
     of_another
         Whether another job has it in hand, or has completed it meanwhile.
+    unchanged
+        Whether all was there before, which only its image could tell.
+    gridded
+        Whether its spots are a grid on its tissue.
+    source_mpp
+        Micrometres per level-0 pixel; None where it could not be opened.
     """
 
     name: str
@@ -45,11 +52,16 @@ class SlideResult:
     unreadable: Mapping[float, int] = field(default_factory=dict)
     skipped_windows: int = 0
     of_another: bool = False
+    unchanged: bool = False
+    gridded: bool = False
+    source_mpp: float | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> SlideResult:
         """What is to be told of an outcome."""
-        name, session, failure = outcome.plan.info.name, outcome.session, outcome.failure
+        name, session, failure = outcome.plan.name, outcome.session, outcome.failure
+        if isinstance(failure, SlideUnchangedError):
+            return cls(name, None, unchanged=True, gridded=failure.gridded)
         if failure is not None:
             _LOG.info("slide %s failed: %s", printable(name), printable(str(failure)))
         if session is None:
@@ -63,11 +75,16 @@ class SlideResult:
             session.telemetry,
             {rows.mpp: rows.invalid for rows in session.rows if rows.invalid},
             sum(rows.skipped for rows in session.rows),
+            gridded=session.plan.made_by is not None,
+            source_mpp=session.plan.source.mpp,
         )
 
 
 class Listener(Protocol):
     """Whoever wants to know how far slides are."""
+
+    def slide_planned(self, name: str, windows: int) -> None:
+        """A slide that was not planned before has so many windows."""
 
     def slide_started(self, name: str, finished: int) -> None:
         """A slide's first windows are being embedded; this many were finished before."""
@@ -91,7 +108,7 @@ class Engine(Protocol):
     width: int
 
     def embed(
-        self, plans: Sequence[SlidePlan], store: FeatureStore, listener: Listener
+        self, plans: Sequence[Planned], store: FeatureStore, listener: Listener
     ) -> Iterator[SlideResult]:
         """Embed slides, and yield how each ended.
 
@@ -116,12 +133,14 @@ class LocalEngine:
         self.width = self.encoder.width
 
     def embed(
-        self, plans: Iterable[SlidePlan], store: FeatureStore, listener: Listener
+        self, plans: Iterable[Planned], store: FeatureStore, listener: Listener
     ) -> Iterator[SlideResult]:
         """Embed slides in their order."""
         encoder, options, stop = self.encoder, self.options, self.stop
 
         def on_slide_start(session: SlideSession) -> None:
+            if session.planned_now:
+                listener.slide_planned(session.name, session.plan.windows)
             listener.slide_started(session.name, session.finished)
 
         def on_batch_written(session: SlideSession, windows: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mmap_st.data import Cohort, CohortSlide
@@ -13,10 +13,10 @@ from mmap_st.extract.encoders import EncoderSpec, note_of_scales
 from mmap_st.extract.engine.devices import open_engine
 from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
 from mmap_st.extract.engine.engines import Engine, SlideResult
+from mmap_st.extract.engine.pending import PendingSlide, Planned, plan_remote
 from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
 from mmap_st.extract.engine.plan import (
     ExtractOptions,
-    SlidePlan,
     check_run_recipe,
     check_width,
     plan_slide,
@@ -24,7 +24,7 @@ from mmap_st.extract.engine.plan import (
 from mmap_st.extract.engine.ray_request import RayRequest
 from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.engine.telemetry import Telemetry
-from mmap_st.extract.slides import GridRequest
+from mmap_st.extract.slides import GridRequest, default_stage
 from mmap_st.extract.store import (
     FeatureStore,
     Publication,
@@ -139,6 +139,8 @@ def extract_cohort(
         folder = store_path
     check_slide_names(folder, cohort.names)
     check_some_spots(cohort, grid)
+    if ray is None and options.stage is None and any(isinstance(row.image, Url) for row in cohort.slides):
+        default_stage()  # if it cannot be used, no slide can
     rows = cohort.slides
     if options.shard is not None:
         rows = slides_of_shard(cohort, options.shard)
@@ -172,8 +174,9 @@ def _extract(
     replaced = {(row.slide, mpp) for row in rows for mpp in mpps} if options.overwrite else set()
     check_width(store, spec.name, engine.width, replaced)
 
-    def plan(row: CohortSlide) -> SlidePlan:
-        return plan_slide(
+    def plan(row: CohortSlide) -> Planned:
+        plan_one = plan_remote if isinstance(row.image, Url) else plan_slide
+        return plan_one(
             row, store, engine.recipe, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
         )
 
@@ -181,15 +184,16 @@ def _extract(
     plans = _plan_all(rows, plan, grid, report, progress, stop)
     if grid is not None and (report.gridded or not report.failed):
         own = sum(row.image is not None and row.spots is not None for row in rows)
-        given = counted(len(report.gridded), "slide gets", "slides get")
+        pending = sum(isinstance(plan, PendingSlide) and plan.row.spots is None for plan in plans)
+        given = counted(len(report.gridded) + pending, "slide gets", "slides get")
         having = "; " + counted(own, "has spots of its own", "have spots of their own") if own else ""
         progress.note(f"{given} the spots of {grid}{having}")
-    progress.start(len(plans), sum(plan.windows for plan in plans))
+    listener = _Listener(progress, {plan.name: plan.windows for plan in plans})
+    progress.start(len(plans), sum(listener.windows.values()))
     if plans and (scales := note_of_scales(spec, mpps)):
         progress.note(scales)
-    for mpp in mpps:
-        _note_enlarged(mpp, plans, progress)
-    left = _embed(plans, engine, written, options, report, progress)
+    _note_enlarged(plans, {}, progress)
+    left = _embed(plans, engine, written, options, report, listener)
     by_name = {row.slide: row for row in rows}
     while left:
         # Other jobs have these. What they complete is done; what they leave, since they died, is ours.
@@ -198,13 +202,17 @@ def _extract(
         again = []
         store.refresh()
         for before in left:
-            now = plan(by_name[before.info.name])
-            if now.recipes:
+            try:
+                now = plan(by_name[before.name])
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
+                _fail(report, before.name, of_one_slide(error))
+                continue
+            if isinstance(now, PendingSlide) or now.recipes:
                 again.append(now)
             else:
-                report.elsewhere.append(before.info.name)
-                progress.advance(before.windows)
-        left = _embed(again, engine, written, options, report, progress)
+                report.elsewhere.append(before.name)
+                progress.advance(listener.windows[before.name])
+        left = _embed(again, engine, written, options, report, listener)
     here = report.done + report.unchanged + report.elsewhere
     report.failed |= lost_slides(store.path, here, spec.name, mpps)
     for names in (report.done, report.unchanged, report.elsewhere):
@@ -218,14 +226,14 @@ def _extract(
 
 def _plan_all(
     rows: Sequence[CohortSlide],
-    plan: Callable[[CohortSlide], SlidePlan],
+    plan: Callable[[CohortSlide], Planned],
     grid: GridRequest | None,
     report: ExtractReport,
     progress: Progress,
     stop: Callable[[], bool],
-) -> list[SlidePlan]:
+) -> list[Planned]:
     """What is to be done; slides with nothing to do, or that cannot be used, go to the report."""
-    plans = []
+    plans: list[Planned] = []
     for row in rows:
         if stop():
             raise StoppedError("stopped before the first slide")
@@ -238,6 +246,9 @@ def _plan_all(
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that slide's
             _fail(report, row.slide, of_one_slide(error))
             continue
+        if isinstance(planned, PendingSlide):
+            plans.append(planned)
+            continue
         if planned.made_by is not None:
             report.gridded.append(row.slide)
         if planned.recipes:
@@ -248,21 +259,29 @@ def _plan_all(
 
 
 def _embed(
-    plans: Sequence[SlidePlan],
+    plans: Sequence[Planned],
     engine: Engine,
     store: FeatureStore,
     options: ExtractOptions,
     report: ExtractReport,
-    progress: Progress,
-) -> list[SlidePlan]:
+    listener: _Listener,
+) -> list[Planned]:
     """Embed slides; return those that are another job's, where slides are claimed."""
     left = []
-    by_name = {plan.info.name: plan for plan in plans}
-    for result in engine.embed(plans, store, _Listener(progress)):
+    by_name = {plan.name: plan for plan in plans}
+    late: dict[str, float] = {}
+    for result in engine.embed(plans, store, listener):
         if result.of_another and options.claim:
             left.append(by_name[result.name])
-        else:
-            _count(result, report, progress)
+            continue
+        _count(result, report, listener)
+        if isinstance(by_name[result.name], PendingSlide):
+            if result.gridded:
+                report.gridded.append(result.name)
+            if result.source_mpp is not None:
+                late[result.name] = result.source_mpp
+    if late:
+        _note_enlarged(plans, late, listener.progress)
     return left
 
 
@@ -283,9 +302,20 @@ def _wait(stop: Callable[[], bool]) -> None:
 
 @dataclass
 class _Listener:
-    """Shows the progress of engines."""
+    """Shows the progress of engines.
+
+    Attributes
+    ----------
+    windows
+        Of each slide, as far as that is known.
+    """
 
     progress: Progress
+    windows: dict[str, int]
+
+    def slide_planned(self, name: str, windows: int) -> None:
+        self.windows[name] = windows
+        self.progress.set_total(sum(self.windows.values()))
 
     def slide_started(self, name: str, finished: int) -> None:
         self.progress.start_item(name)
@@ -296,7 +326,11 @@ class _Listener:
         self.progress.show_details(details)
 
 
-def _count(result: SlideResult, report: ExtractReport, progress: Progress) -> None:
+def _count(result: SlideResult, report: ExtractReport, listener: _Listener) -> None:
+    if result.unchanged:
+        report.unchanged.append(result.name)
+        listener.slide_planned(result.name, 0)
+        return
     if result.telemetry is not None:
         report.telemetry.add(result.telemetry)
     if result.failure is not None:
@@ -304,22 +338,35 @@ def _count(result: SlideResult, report: ExtractReport, progress: Progress) -> No
         return
     report.done.append(result.name)
     for mpp, windows in result.unreadable.items():
-        progress.note(f"{result.name}: {counted(windows, 'window')} at {mpp_key(mpp)} um/px cannot be read")
+        listener.progress.note(
+            f"{result.name}: {counted(windows, 'window')} at {mpp_key(mpp)} um/px cannot be read"
+        )
     report.invalid += sum(result.unreadable.values())
     report.skipped_windows += result.skipped_windows
 
 
-def _note_enlarged(mpp: float, plans: Sequence[SlidePlan], progress: Progress) -> None:
-    """Say so where windows are finer than the slides: allowed, but they hold no more than the slide does."""
-    affected = [plan for plan in plans if mpp in plan.recipes and mpp < plan.source.mpp * 0.999]
-    finer = [plan.source.mpp for plan in affected]
-    if finer:
-        one = len(finer) == 1
-        whose = printable(affected[0].info.name) if one else f"{len(finer)} of {len(plans)} slides"
-        scales = f"{min(finer):.4g}" if one else f"{min(finer):.4g} to {max(finer):.4g}"
+def _note_enlarged(plans: Sequence[Planned], late: Mapping[str, float], progress: Progress) -> None:
+    """Say so where windows are finer than the slides: allowed, but they hold no more than the slide does.
+
+    Of slides that are planned when they are opened it is said afterwards, by the scales in `late`.
+    """
+    affected: dict[float, dict[str, float]] = {}
+    for plan in plans:
+        if isinstance(plan, PendingSlide):
+            mpps, scale = plan.mpps, late.get(plan.name, 0.0)
+        else:
+            mpps, scale = tuple(plan.recipes), 0.0 if late else plan.source.mpp
+        for mpp in mpps:
+            if mpp < scale * 0.999:
+                affected.setdefault(mpp, {})[plan.name] = scale
+    for mpp, scales in sorted(affected.items()):
+        least, most = min(scales.values()), max(scales.values())
+        one = len(scales) == 1
+        whose = printable(next(iter(scales))) if one else f"{len(scales)} of {len(plans)} slides"
+        shown = f"{least:.4g}" if one else f"{least:.4g} to {most:.4g}"
         progress.note(
-            f"windows at {mpp_key(mpp)} um/px are finer than the pixels of {whose} ({scales} um/px) and are"
-            f" enlarged{'' if one else ', up to'} {max(finer) / mpp:.2f} times"
+            f"windows at {mpp_key(mpp)} um/px are finer than the pixels of {whose} ({shown} um/px) and are"
+            f" enlarged{'' if one else ', up to'} {most / mpp:.2f} times"
         )
 
 

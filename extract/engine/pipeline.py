@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mmap_st.errors import StoppedError, of_one_slide
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.device import DeviceQueue
-from mmap_st.extract.engine.plan import SlidePlan
+from mmap_st.extract.engine.pending import Planned
 from mmap_st.extract.engine.session import Outcome, SlideSession
 from mmap_st.extract.windows import Pixels, Windows
 
@@ -163,7 +163,7 @@ class Reading:
 
 
 Allocate = Callable[[tuple[int, int, int, int], bool], Pixels]
-Opener = Callable[[SlidePlan, Callable[[], bool]], SlideSession]
+Opener = Callable[[Planned, Callable[[], bool]], SlideSession]
 #: A slide that could not be opened; windows that are being read; or, without windows, the end of a slide.
 Item = Outcome | tuple[SlideSession, Reading | None]
 
@@ -185,7 +185,7 @@ class Prefetcher:
 
     def __init__(
         self,
-        plans: Iterable[SlidePlan],
+        plans: Iterable[Planned],
         opener: Opener,
         threads: int,
         allocate: Allocate,
@@ -267,7 +267,7 @@ class Prefetcher:
     def _is_over(self) -> bool:
         return self._leaving or self._stop()
 
-    def _open_next(self) -> tuple[SlidePlan, Future[SlideSession]] | None:
+    def _open_next(self) -> tuple[Planned, Future[SlideSession]] | None:
         plan = next(self._plans, None)
         if plan is None:
             return None
@@ -305,7 +305,7 @@ def wait_for(future: Future[_Result], stop: Callable[[], bool]) -> _Result:
 
 
 def embed_slides(
-    plans: Iterable[SlidePlan],
+    plans: Iterable[Planned],
     opener: Opener,
     encoder: Encoder,
     threads: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -83,13 +84,14 @@ def check_some_spots(cohort: Cohort, grid: GridRequest | None) -> None:
 
 def lacks_image(row: CohortSlide) -> bool:
     """Whether the image that a row names is not there: its slide fails, whatever else it lacks."""
-    return row.image is not None and not os.path.exists(row.image)
+    return isinstance(row.image, Path) and not os.path.exists(row.image)
 
 
 def place_spots(row: CohortSlide, store: FeatureStore | None, grid: GridRequest | None) -> Placement:
     """Open a slide's image and place its spots, see `place_spots_on`."""
     if row.image is None:
         raise ImageError("the cohort names no image for it.")
+    assert isinstance(row.image, Path)  # of a URL, its copy is placed on
     slide = open_slide(row.image)
     try:
         return place_spots_on(slide, row, store, grid)
@@ -110,13 +112,41 @@ def place_spots_on(
     SlideError
         If the slide cannot be used; the reason is for the user.
     """
+    placed = place_spots_by(slide.size, slide.mpp, row, store, grid)
+    if placed is not None:
+        return placed
+    assert grid is not None
+    source = resolve_source_mpp(row, slide.mpp, None)
+    tissue = find_tissue(slide, source.mpp)
+    spots = grid_spots(tissue, slide.size, source.mpp, grid.pitch_um, grid.layout)
+    return Placement(slide.size, source, spots, grid.made_by(), tissue)
+
+
+def place_spots_by(
+    size_px: tuple[int, int],
+    image_mpp: float | None,
+    row: CohortSlide,
+    store: FeatureStore | None,
+    grid: GridRequest | None,
+) -> Placement | None:
+    """Place a slide's spots without its pixels: its own, or the grid of the store; None for a new grid.
+
+    Parameters
+    ----------
+    size_px, image_mpp
+        Width and height of the image, and what its metadata say of its scale.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be used; the reason is for the user.
+    """
     if row.spots is not None or grid is None:
         spots = read_spots(row)
-        check_inside(spots, slide.size)
-        source = resolve_source_mpp(row, slide.mpp, spots)
-        return Placement(slide.size, source, spots)
-    source = resolve_source_mpp(row, slide.mpp, None)
-    return _place_grid(row.slide, slide, source, store, grid)
+        check_inside(spots, size_px)
+        return Placement(size_px, resolve_source_mpp(row, image_mpp, spots), spots)
+    source = resolve_source_mpp(row, image_mpp, None)
+    return _stored_placement(row.slide, size_px, source, store, grid)
 
 
 def check_inside(spots: Spots, size_px: tuple[int, int]) -> None:
@@ -162,9 +192,10 @@ def count_outside(spots: Spots, size_px: tuple[int, int]) -> int:
     return int(((spots.xy < 0) | (spots.xy >= np.asarray(size_px))).any(axis=1).sum())
 
 
-def _place_grid(
-    name: str, slide: Slide, source: SourceMpp, store: FeatureStore | None, grid: GridRequest
-) -> Placement:
+def _stored_placement(
+    name: str, size_px: tuple[int, int], source: SourceMpp, store: FeatureStore | None, grid: GridRequest
+) -> Placement | None:
+    """The grid that the store has of a slide; None where it has none."""
     stored = None if store is None else undamaged_slide(store, name)
     if stored is not None and stored.has_spots():
         recorded = stored.spots_made_by()
@@ -180,16 +211,14 @@ def _place_grid(
                 f"the store has it with the spots of {there}, and those of {grid} are wanted now;"
                 f" use another store, or --spots {there}."
             )
-        if (stored.size_px, stored.source_mpp) != (slide.size, source.mpp):
+        if (stored.size_px, stored.source_mpp) != (size_px, source.mpp):
             raise SlideRecipeError(
                 f"the store has its grid for an image of {_shape(stored.size_px, stored.source_mpp)}, and now"
-                f" it has {_shape(slide.size, source.mpp)};"
+                f" it has {_shape(size_px, source.mpp)};"
                 " use another store, or restore the image and its um/px."
             )
-        return Placement(slide.size, source, Spots(stored.spot_ids(), stored.spot_xy()), made_by)
-    tissue = find_tissue(slide, source.mpp)
-    spots = grid_spots(tissue, slide.size, source.mpp, grid.pitch_um, grid.layout)
-    return Placement(slide.size, source, spots, grid.made_by(), tissue)
+        return Placement(size_px, source, Spots(stored.spot_ids(), stored.spot_xy()), made_by)
+    return None
 
 
 def _shape(size_px: tuple[int, int] | None, mpp: float | None) -> str:

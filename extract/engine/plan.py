@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmap_st.data import CohortSlide, Spots
@@ -20,7 +20,7 @@ from mmap_st.errors import (
     printable,
 )
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.placement import place_spots
+from mmap_st.extract.engine.placement import Placement, place_spots
 from mmap_st.extract.engine.sharing_out import Shard
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, Stage, slide_files
 from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
@@ -43,7 +43,8 @@ from mmap_st.extract.store import (
     undamaged_slides,
 )
 from mmap_st.extract.windows import FILL, MOST_ENLARGED, RESAMPLING, finest_mpp, mpp_key
-from mmap_st.files import sha256_of_json
+from mmap_st.files import absolute_place, sha256_of_json
+from mmap_st.urls import Place
 
 #: Raised only when the numbers change.
 ALGORITHM_VERSION = 3
@@ -72,14 +73,16 @@ def slide_recipes(
     mpps: Sequence[float],
     source_mpp: float,
     spots: Spots,
-    image: Path,
-    size: tuple[int, int],
+    image: Mapping[str, object],
 ) -> dict[float, Recipe]:
-    """The whole recipe of every magnification of one slide, by mpp; spots and image are hashed once."""
+    """The whole recipe of every magnification of one slide, by mpp; spots are hashed once.
+
+    `image` is what `image_fingerprint` says.
+    """
     of_slide = {
         "source_mpp": f"{source_mpp:.6g}",
         "spots_sha256": sha256_of_spots(spots),
-        "image": image_fingerprint(image, size),
+        "image": dict(image),
     }
     return {mpp: {**shared, "mpp": mpp, **of_slide} for mpp in mpps}
 
@@ -119,7 +122,7 @@ class SlidePlan:
     info
         What the store will say of it.
     image
-        Its file.
+        Its file; or the URL of one, which is fetched when the slide is opened.
     spots
         Where windows are centred.
     source
@@ -133,12 +136,21 @@ class SlidePlan:
     """
 
     info: SlideInfo
-    image: Path
+    image: Place
     spots: Spots
     source: SourceMpp
     recipes: dict[float, Recipe]
     kept: int
     made_by: dict[str, object] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the slide."""
+        return self.info.name
+
+    def absolute(self) -> SlidePlan:
+        """The same for a process that has another working directory."""
+        return replace(self, image=absolute_place(self.image))
 
     @property
     def windows(self) -> int:
@@ -166,11 +178,34 @@ def plan_slide(
         If it cannot be used; the reason is for the user.
     """
     placed = place_spots(row, store, grid)
+    assert isinstance(row.image, Path)
+    image = image_fingerprint(row.image, placed.size_px)
+    return plan_placed(row, placed, image, store, shared, mpps, overwrite=overwrite, enlarge=enlarge)
+
+
+def plan_placed(
+    row: CohortSlide,
+    placed: Placement,
+    image: Mapping[str, object],
+    store: FeatureStore,
+    shared: Recipe,
+    mpps: Sequence[float],
+    *,
+    overwrite: bool,
+    enlarge: bool = False,
+) -> SlidePlan:
+    """Find what is still to be done of a slide whose spots are placed; `image` is its fingerprint.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be used; the reason is for the user.
+    """
     assert row.image is not None
     size, spots, source = placed.size_px, placed.spots, placed.source
     info = SlideInfo(row.slide, row.patient, row.image.name, size, source.mpp, source.source)
     encoder = encoder_of(shared)
-    wanted = slide_recipes(shared, mpps, source.mpp, spots, row.image, size)
+    wanted = slide_recipes(shared, mpps, source.mpp, spots, image)
     slide = _stored_slide(store, row.slide, spots)
     stored = {}
     if slide is not None:
@@ -361,7 +396,8 @@ class ExtractOptions:
     claim
         Leave slides that another job is embedding to it, and wait for it in the end.
     stage
-        Where slides are copied to while they are embedded; None: they are read where they lie.
+        Where slides are copied to while they are embedded; None: they are read where they lie, and those of
+        servers are fetched to the cache.
     publish
         Where slides are published when they are complete; None: they are written where they stay.
     processes

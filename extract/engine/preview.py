@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mmap_st.extract.slides import (
     SourceMpp,
     Tissue,
     find_tissue,
+    local_image,
     open_slide,
     share_on_tissue,
     stored_grid,
@@ -139,8 +141,7 @@ def _preview_slide(
     """The picture of a slide, and why its um/px are not known if they are not."""
     if row.image is None:
         raise ImageError("the cohort names no image for it.")
-    slide = open_slide(row.image)
-    try:
+    with local_image(row.image) as path, closing(open_slide(path)) as slide:
         tissue = unscaled = None
         try:
             placed = place_spots_on(slide, row, store, grid)
@@ -152,8 +153,6 @@ def _preview_slide(
             drawing = Drawing(placed.size_px, placed.source, placed.spots, placed.made_by)
         tissue = tissue or _tissue_or_none(slide, drawing.source)
         return draw_preview(slide.thumbnail(_LONGEST_PX), row.slide, drawing, tissue), unscaled
-    finally:
-        slide.close()
 
 
 def _tissue_or_none(slide: Slide, source: SourceMpp | None) -> Tissue | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mmap_st.extract.encoders import device_of
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, usable_cores
+from mmap_st.extract.engine.pending import Planned
+from mmap_st.extract.engine.plan import ExtractOptions, usable_cores
 from mmap_st.extract.engine.worker import Event, WorkerTask, run_worker
 from mmap_st.worker_processes import start_method, without_main_module
 
@@ -32,7 +33,7 @@ class _Process:
     def name(self) -> str:
         return f"the process on {self.device}"
 
-    def send(self, plan: SlidePlan | None) -> None:
+    def send(self, plan: Planned | None) -> None:
         with suppress(OSError):
             self.pipe.send(plan)
 

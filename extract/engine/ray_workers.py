@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import mmap_st
 from mmap_st.errors import MissingDependencyError, RequestError, first_line, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, usable_cores
+from mmap_st.extract.engine.pending import Planned
+from mmap_st.extract.engine.plan import ExtractOptions, usable_cores
 from mmap_st.extract.engine.ray_request import ActorPlan, RayRequest, plan_actors
 from mmap_st.extract.engine.worker import Event, Failed, WorkerTask, work
 
@@ -103,8 +104,8 @@ class EmbeddingActor:
         finally:
             self._said.put(None)
 
-    def _next_plan(self) -> SlidePlan | None:
-        plan: SlidePlan | None = pickle.loads(self._plans.get())  # noqa: S301 - by the engine
+    def _next_plan(self) -> Planned | None:
+        plan: Planned | None = pickle.loads(self._plans.get())  # noqa: S301 - by the engine
         return plan
 
     def _made_task(self) -> WorkerTask:
@@ -134,9 +135,9 @@ class _Actor:
     def name(self) -> str:
         return f"actor {self.number}" + (f" (process {self.pid} on {self.host})" if self.host else "")
 
-    def send(self, plan: SlidePlan | None) -> None:
+    def send(self, plan: Planned | None) -> None:
         if plan is not None:
-            plan = replace(plan, image=plan.image.absolute())  # actors are not where this process is
+            plan = plan.absolute()  # actors are not where this process is
         self.handle.give.remote(pickle.dumps(plan))
 
     def death(self) -> str:

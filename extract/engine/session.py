@@ -22,10 +22,24 @@ from mmap_st.errors import (
     printable,
 )
 from mmap_st.extract.encoders import Encoder
+from mmap_st.extract.engine.pending import (
+    IMAGE_FROM,
+    PendingSlide,
+    Planned,
+    at_hand,
+    origin,
+    unchanged_slide,
+)
 from mmap_st.extract.engine.placement import check_orientation
 from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
 from mmap_st.extract.engine.telemetry import Telemetry
-from mmap_st.extract.slides import Slide, Tissue, find_tissue, open_slide, share_of_tissue, staged
+from mmap_st.extract.slides import (
+    Slide,
+    Tissue,
+    find_tissue,
+    open_slide,
+    share_of_tissue,
+)
 from mmap_st.extract.store import (
     FeatureStore,
     Journal,
@@ -80,6 +94,10 @@ class SlideSession:
         Steps of reading that are embedded together.
     image
         What is read: the slide's image, or its copy on a local disk.
+    origin
+        Where that was fetched from; None where it was not.
+    planned_now
+        Whether it was planned when it was opened.
     finished
         Windows that need no embedding: finished before, or skipped.
     publication, lease
@@ -104,6 +122,8 @@ class SlideSession:
     publication: Publication | None
     lease: SlideLease | None
     _resources: ExitStack
+    origin: dict[str, object] | None = None
+    planned_now: bool = False
     failure: MmapError | None = None
     closed: bool = False
 
@@ -150,11 +170,12 @@ class SlideSession:
             self.lock.check()
             if self.telemetry.windows:
                 write_telemetry(self.store, self.name, self.encoder.spec.name, self.telemetry.summary())
-            record = {
+            record: dict[str, object] = {
                 "device": self.encoder.device,
                 "compiled": self.encoder.compiled,
                 "host_cpus": os.cpu_count(),
                 "versions": versions(),
+                **({} if self.origin is None else {IMAGE_FROM: self.origin}),
             }
             for rows in self.rows:
                 rows.finish(record)
@@ -183,13 +204,13 @@ class Outcome:
         None if it is done.
     """
 
-    plan: SlidePlan
+    plan: Planned
     session: SlideSession | None
     failure: MmapError | None
 
 
 def open_session(
-    plan: SlidePlan,
+    planned: Planned,
     store: FeatureStore,
     encoder: Encoder,
     options: ExtractOptions,
@@ -206,29 +227,32 @@ def open_session(
     Raises
     ------
     SlideError, StoreError, RecipeMismatchError
-        If it cannot be embedded; nothing is held then.
+        If it cannot be embedded, or need not be; nothing is held then.
     StoppedError
         If `stop` requests it.
     """
     with ExitStack() as resources:
         resources.enter_context(present(store.folder))
-        key = encode_name(plan.info.name)
+        key = encode_name(planned.name)
         lock = resources.enter_context(SlideLock(store.folder, key, stop=stop, patient=not options.claim))
         there, lease, publication = store, None, options.publish
         if publication is not None:
-            lease = resources.enter_context(
-                publication.lease(plan.info.name, stop, patient=not options.claim)
-            )
+            lease = resources.enter_context(publication.lease(planned.name, stop, patient=not options.claim))
             there = FeatureStore.open(publication.url)
-            publication.discard_other(store, plan.info, plan.spots)
-        if options.claim and _is_complete(plan, there, encoder.spec.name):
+        if options.claim and _is_complete(planned, there, encoder.spec.name):
             raise SlideDoneError("another job has embedded it meanwhile.")
-        image = plan.image
-        if options.stage is not None:
-            image = resources.enter_context(staged(image, options.stage, stop))
+        image, files = at_hand(planned.image, options, resources, stop)
+        plan = planned.planned(image, there) if isinstance(planned, PendingSlide) else planned
         slide = open_slide(image)
         resources.callback(slide.close)
+        found = None if files is None else origin(files, slide.mpp)
+        if not plan.recipes:
+            assert isinstance(planned, PendingSlide)
+            assert found is not None
+            raise unchanged_slide(there, plan, encoder.spec.name, planned.mpps, found)
         _check_same_image(plan, image, slide)
+        if publication is not None:
+            publication.discard_other(store, plan.info, plan.spots)
         tissue = _tissue(slide, plan, options.tissue_min)
         if tissue is not None and not options.unchecked and _is_new(plan, there):
             check_orientation(plan.spots, tissue, slide.size)
@@ -280,6 +304,8 @@ def open_session(
             publication=publication,
             lease=lease,
             _resources=resources.pop_all(),
+            origin=found,
+            planned_now=isinstance(planned, PendingSlide),
         )
 
 
@@ -327,8 +353,11 @@ def _check_same_image(plan: SlidePlan, image: Path, slide: Slide) -> None:
         raise ImageError(f"{plan.image} was changed during the run; run the same command again.")
 
 
-def _is_complete(plan: SlidePlan, store: FeatureStore, encoder: str) -> bool:
+def _is_complete(plan: Planned, store: FeatureStore, encoder: str) -> bool:
     """Whether all that was to be made is there now, made by the same recipes."""
+    if isinstance(plan, PendingSlide):
+        now = plan.again(store)
+        return isinstance(now, SlidePlan) and not now.recipes
     slide = undamaged_slide(store, plan.info.name)
     there = {} if slide is None else {one.mpp: one for one in slide.undamaged(encoder)}
     return all(

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from mmap_st.data import Cohort, CohortSlide
-from mmap_st.errors import RequestError, printable
-from mmap_st.extract.slides import slide_files
+from mmap_st.errors import ImageError, RequestError, printable
+from mmap_st.extract.slides import image_files, slide_files
+from mmap_st.urls import Url
 
 _FORM = re.compile(r"(\d+)/(\d+)")
 
@@ -62,7 +63,15 @@ def slides_of_shard(cohort: Cohort, shard: Shard) -> tuple[CohortSlide, ...]:
 
 
 def _bytes(row: CohortSlide) -> int:
-    """Size of a slide's image; 0 where there is none, which its job will say."""
+    """Size of a slide's image; 0 where there is none, which its job will say.
+
+    Where a server refuses to tell, no job may go on: its shards would not be those of the others.
+    """
+    if isinstance(row.image, Url):
+        try:
+            return image_files(row.image).size
+        except ImageError:
+            return 0
     try:
         return 0 if row.image is None else sum(os.stat(file).st_size for file in slide_files(row.image))
     except OSError:

@@ -22,7 +22,8 @@ from pathlib import Path
 from mmap_st.errors import DeviceError, MmapError, StoppedError, first_line
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.engines import LocalEngine, SlideResult
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan
+from mmap_st.extract.engine.pending import Planned
+from mmap_st.extract.engine.plan import ExtractOptions
 from mmap_st.extract.store import FeatureStore, Recipe, is_nonempty
 from mmap_st.plugins import pickled_with_code
 from mmap_st.worker_processes import end_with_parent, take_environment
@@ -68,6 +69,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A slide that was planned when it was opened has so many windows."""
+
+    slide: str
+    windows: int
+
+
+@dataclass(frozen=True)
 class Started:
     """A slide's first windows are being embedded."""
 
@@ -98,7 +107,7 @@ class Failed:
     error: MmapError
 
 
-Event = Ready | Wanted | Started | Written | Ended | Failed | logging.LogRecord
+Event = Ready | Wanted | Counted | Started | Written | Ended | Failed | logging.LogRecord
 
 
 class _Speaker(logging.Handler):
@@ -114,6 +123,9 @@ class _Speaker(logging.Handler):
             record.name, record.levelno, record.pathname, record.lineno, self.format(record), None, None
         )
         self.say(plain)
+
+    def slide_planned(self, name: str, windows: int) -> None:
+        self.say(Counted(name, windows))
 
     def slide_started(self, name: str, finished: int) -> None:
         self.say(Started(name, finished))
@@ -152,9 +164,9 @@ def run_worker(
             except ConnectionError:
                 os._exit(1)  # there is nobody left to work for
 
-    def receive() -> SlidePlan | None:
+    def receive() -> Planned | None:
         try:
-            plan: SlidePlan | None = pipe.recv()
+            plan: Planned | None = pipe.recv()
         except (EOFError, ConnectionError):
             return None  # the run is over
         return plan
@@ -165,7 +177,7 @@ def run_worker(
 def work(
     task: Callable[[], WorkerTask],
     say: Callable[[Event], None],
-    receive: Callable[[], SlidePlan | None],
+    receive: Callable[[], Planned | None],
     stopping: Callable[[], bool],
     level: int,
 ) -> None:
@@ -202,7 +214,7 @@ def work(
 
 def _embed(
     speaker: _Speaker,
-    receive: Callable[[], SlidePlan | None],
+    receive: Callable[[], Planned | None],
     stopping: Callable[[], bool],
     task: WorkerTask,
 ) -> None:
@@ -218,11 +230,11 @@ def _embed(
     engine = LocalEngine(build_requested(task.request, there, task.options), task.options, stopping)
     speaker.say(Ready(engine.recipe, engine.width))
 
-    def asked(*, idle: bool) -> SlidePlan | None:
+    def asked(*, idle: bool) -> Planned | None:
         speaker.say(Wanted(idle))
         return receive()
 
-    def following() -> Iterator[SlidePlan]:
+    def following() -> Iterator[Planned]:
         while (plan := asked(idle=False)) is not None:
             yield plan
 

@@ -15,8 +15,8 @@ from typing import Generic, Protocol, TypeVar
 
 from mmap_st.errors import DeviceError, MmapError, RequestError, StoppedError, counted, printable
 from mmap_st.extract.engine.engines import Listener, SlideResult
-from mmap_st.extract.engine.plan import SlidePlan
-from mmap_st.extract.engine.worker import Ended, Event, Failed, Ready, Started, Wanted, Written
+from mmap_st.extract.engine.pending import Planned
+from mmap_st.extract.engine.worker import Counted, Ended, Event, Failed, Ready, Started, Wanted, Written
 from mmap_st.extract.store import FeatureStore, Recipe, differences
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Link(Protocol):
     def name(self) -> str:
         """What it is and where, for people."""
 
-    def send(self, plan: SlidePlan | None) -> None:
+    def send(self, plan: Planned | None) -> None:
         """Hand it a plan, or None: there is none. That it is gone is noticed where it is listened to."""
 
     def death(self) -> str:
@@ -104,18 +104,18 @@ class _Worker(Generic[_Link]):
     link: _Link
     ready: Ready | None = None
     idle: bool = False
-    plans: dict[str, SlidePlan] = field(default_factory=dict)
+    plans: dict[str, Planned] = field(default_factory=dict)
     shown: dict[str, int] = field(default_factory=dict)
     got_further: set[str] = field(default_factory=set)
     failure: MmapError | None = None
     gone: bool = False
     starts: int = 1
 
-    def give(self, plan: SlidePlan | None) -> None:
+    def give(self, plan: Planned | None) -> None:
         """Answer that it wants a plan; without one, an idle worker ends."""
         self.idle = False
         if plan is not None:
-            self.plans[plan.info.name] = plan
+            self.plans[plan.name] = plan
         self.link.send(plan)
 
 
@@ -169,7 +169,7 @@ class WorkerEngine(Generic[_Link]):
         self._end(at_once=kind is not None)
 
     def embed(
-        self, plans: Sequence[SlidePlan], store: FeatureStore, listener: Listener
+        self, plans: Sequence[Planned], store: FeatureStore, listener: Listener
     ) -> Iterator[SlideResult]:
         """Embed slides, those with the most windows first.
 
@@ -195,6 +195,8 @@ class WorkerEngine(Generic[_Link]):
                         worker.idle = idle
                         if not idle:
                             worker.give(None if self._stopping or not queue.has_one else queue.take())
+                    case Counted(slide, windows):
+                        listener.slide_planned(slide, windows)
                     case Started(slide, finished):
                         worker.shown[slide] = finished
                         listener.slide_started(slide, finished)
@@ -267,10 +269,10 @@ class WorkerEngine(Generic[_Link]):
         if plans and worker.failure is None:
             # The one that is being embedded; one that was started before it is only still being written.
             started = [name for name in worker.shown if name in worker.plans]
-            name = started[-1] if started else plans[0].info.name
+            name = started[-1] if started else plans[0].name
             deaths = queue.count_death(name, got_further=name in worker.got_further)
             if deaths >= _MOST_DEATHS:
-                plans = [plan for plan in plans if plan.info.name != name]
+                plans = [plan for plan in plans if plan.name != name]
                 yield SlideResult(
                     name,
                     f"the process that embeds it {death}, {deaths} times without getting further; look at its"
@@ -323,9 +325,9 @@ def _count_request(worker: _Worker[_Link], event: Event) -> None:
 class _Queue:
     """Slides that no worker has, those with the most windows first; false once there are none."""
 
-    def __init__(self, plans: Sequence[SlidePlan]) -> None:
+    def __init__(self, plans: Sequence[Planned]) -> None:
         self._waiting = deque(sorted(plans, key=lambda plan: -plan.windows))
-        self._put_off: list[tuple[float, SlidePlan]] = []
+        self._put_off: list[tuple[float, Planned]] = []
         self._deaths: Counter[str] = Counter()
         self._given_back: dict[str, float] = {}
 
@@ -341,20 +343,20 @@ class _Queue:
         self._waiting.extendleft(due)
         return bool(self._waiting)
 
-    def take(self) -> SlidePlan:
+    def take(self) -> Planned:
         """The next one."""
         return self._waiting.popleft()
 
-    def put_back(self, plans: Sequence[SlidePlan]) -> None:
+    def put_back(self, plans: Sequence[Planned]) -> None:
         """Take back, to the front, what a worker had that is gone."""
         now = time.monotonic()
-        self._given_back |= {plan.info.name: now for plan in plans}
+        self._given_back |= {plan.name: now for plan in plans}
         self._waiting.extendleft(reversed(plans))
 
-    def put_off(self, plan: SlidePlan) -> bool:
+    def put_off(self, plan: Planned) -> bool:
         """Take a slide that is locked, for later; False where it is not since a worker of ours is gone."""
         now = time.monotonic()
-        if now - self._given_back.get(plan.info.name, float("-inf")) > _LOCKED_S:
+        if now - self._given_back.get(plan.name, float("-inf")) > _LOCKED_S:
             return False
         self._put_off.append((now + _LOOK_S, plan))
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from mmap_st.data.readers import read_spot_table, read_spots, without_suffix
 from mmap_st.errors import FeaturesError, RequestError, ResolutionError, SpotsError
 from mmap_st.extract.imports.files import FEATURE_SUFFIXES
 from mmap_st.extract.imports.matching import CENTRE, CORNER, CoordinateOptions
-from mmap_st.extract.slides import SourceMpp, choose_mpp, known_mpps, open_slide
+from mmap_st.extract.slides import SourceMpp, choose_mpp, known_mpps, local_image, open_slide
 from mmap_st.extract.store import FeatureStore, SlideInfo, check_encoder_name, check_spots, encode_name
+from mmap_st.urls import Url
 
 #: As far as two sources of a slide's micrometres per pixel may be apart.
 _MOST = 1.05
@@ -97,12 +99,9 @@ def _cohort_slide(row: CohortSlide) -> ImportSlide:
     spots = read_spots(row)
     size = metadata = None
     # The embeddings are made: an image is looked at for its scale and size where it is there, and not missed.
-    if row.image is not None and row.image.exists():
-        slide = open_slide(row.image)
-        try:
+    if row.image is not None and (isinstance(row.image, Url) or row.image.exists()):
+        with local_image(row.image) as path, closing(open_slide(path)) as slide:
             size, metadata = slide.size, slide.mpp
-        finally:
-            slide.close()
     known = tuple(one for one in known_mpps(row, metadata, spots) if one.plausible or one.key == row.mpp_from)
     mpp = choose_mpp(known, row.mpp_from) if known else None
     return ImportSlide(_new_info(row.slide, row.patient, mpp), spots, size)

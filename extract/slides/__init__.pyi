@@ -13,11 +13,15 @@ __all__ = [
     "better_shift",
     "choose_mpp",
     "close_ups",
+    "default_stage",
+    "fetched",
     "find_tissue",
     "free_memory",
     "grid_spots",
+    "image_files",
     "inspect_image",
     "known_mpps",
+    "local_image",
     "open_slide",
     "parse_grid",
     "resolve_source_mpp",
@@ -43,6 +47,7 @@ from .grid import (
 )
 from .inspection import NO_TISSUE, Finding, inspect_image, unreadable
 from .overview import close_ups, thumbnail_of
+from .remote import default_stage, fetched, image_files, local_image
 from .slide import (
     KnownMpp,
     Slide,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,32 +11,31 @@ from PIL import Image
 
 from mmap_st.data import Thumbnail
 from mmap_st.errors import of_one_slide
+from mmap_st.extract.slides.remote import local_image
 from mmap_st.extract.slides.slide import Slide, open_slide
+from mmap_st.urls import Place
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PX = 1600
 
 
-def thumbnail_of(image: Path) -> Thumbnail | None:
+def thumbnail_of(image: Place) -> Thumbnail | None:
     """A slide's thumbnail, its longer side at most 1,600 pixels.
 
     None, and a warning in the log, where the image cannot be read: predictions and maps are worth having
     without.
     """
     try:
-        slide = open_slide(image)
-        try:
+        with local_image(image) as path, closing(open_slide(path)) as slide:
             picture = slide.thumbnail(_LONGEST_PX)
             return Thumbnail(np.asarray(picture.convert("RGB"), np.uint8), picture.width / slide.size[0])
-        finally:
-            slide.close()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is that image's
         _LOG.warning("no picture of the slide: %s", of_one_slide(error))
         return None
 
 
 def close_ups(
-    image: Path, centres: NDArray[np.float64], width_px: float, size: int
+    image: Place, centres: NDArray[np.float64], width_px: float, size: int
 ) -> NDArray[np.uint8] | None:
     """Pictures of places on a slide, to look at: they are read from the level that is just fine enough.
 
@@ -57,11 +56,8 @@ def close_ups(
     read.
     """
     try:
-        slide = open_slide(image)
-        try:
+        with local_image(image) as path, closing(open_slide(path)) as slide:
             shown = [_close_up(slide, centre, width_px, size) for centre in centres]
-        finally:
-            slide.close()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is that image's
         _LOG.warning("no close-ups of the slide: %s", of_one_slide(error))
         return None

@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 _GUARD, _PREFIX, _LOCK = "mmap-stage.lock", "mmap-staged-", ".lock"
 _POLL_S = 0.2
 _COPIED_AT_A_TIME = 8 << 20
-_GB = 1e9
+GIGABYTE = 1e9
 #: Formats whose slides are in several files that name each other; of MRXS it is known which they are.
 _IN_SEVERAL_FILES = (".vms", ".vmu", ".dcm")
 
@@ -86,7 +86,7 @@ def staged(image: Path, stage: Stage, stop: Callable[[], bool] = lambda: False) 
     with ExitStack() as resources:
         began = time.monotonic()
         try:
-            room = resources.enter_context(_room(stage, size, stop))
+            room = resources.enter_context(room_on(stage, size, stop))
             for part in parts:
                 _copy(part, room / part.name, stop)
         except (_StageFullError, OSError) as error:
@@ -99,7 +99,7 @@ def staged(image: Path, stage: Stage, stop: Callable[[], bool] = lambda: False) 
             resources.close()
             yield image
             return
-        took = f"{size / _GB:.3g} GB staged in {time.monotonic() - began:.1f} s"
+        took = f"{size / GIGABYTE:.3g} GB staged in {time.monotonic() - began:.1f} s"
         _LOG.info("%s: %s", printable(str(image)), printable(took))
         copy = room / image.name
         try:
@@ -119,12 +119,12 @@ def _parts(image: Path) -> Sequence[Path]:
     suffix = image.suffix.lower()
     if suffix == ".mrxs":
         return (image, image.with_suffix("")) if image.with_suffix("").is_dir() else ()
-    if suffix in _IN_SEVERAL_FILES or not image.is_file() or is_dicom(image) or _names_others(image):
+    if suffix in _IN_SEVERAL_FILES or not image.is_file() or is_dicom(image) or names_others(image):
         return ()
     return (image,)
 
 
-def _names_others(image: Path) -> bool:
+def names_others(image: Path) -> bool:
     """Whether it is an OME-TIFF whose planes are in several files."""
     if not image.name.lower().endswith((".tif", ".tiff", ".btf")):
         return False
@@ -139,7 +139,7 @@ def _names_others(image: Path) -> bool:
 
 
 @contextmanager
-def _room(stage: Stage, size: int, stop: Callable[[], bool]) -> Iterator[Path]:
+def room_on(stage: Stage, size: int, stop: Callable[[], bool]) -> Iterator[Path]:
     """A folder of one's own on the stage that may take so many bytes, once there is room for them."""
     name = f"{_PREFIX}{uuid.uuid4().hex}-{size}"
     room, lock = stage.folder / name, os_lock(stage.folder / f"{name}{_LOCK}")
@@ -247,5 +247,5 @@ def stage_of(folder: str | Path | None, gigabytes: float | None) -> Stage | None
         with file_lock(path / _GUARD, wait_s=None) as held:
             if not held:
                 raise RequestError(f"--stage {path} has no file locks; name a folder on a local disk.")
-        most = shutil.disk_usage(path).free / 2 if gigabytes is None else gigabytes * _GB
+        most = shutil.disk_usage(path).free / 2 if gigabytes is None else gigabytes * GIGABYTE
     return Stage(path, int(most))

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mmap_st.data import Cohort, read_labels
-from mmap_st.errors import HeadError, LabelsError, RequestError, SplitError, none_of
+from mmap_st.data.readers import local_table
+from mmap_st.errors import HeadError, LabelsError, RemoteError, RequestError, SplitError, none_of
 from mmap_st.extract.store import (
     FeatureStore,
     check_same_recipe,
@@ -274,12 +275,12 @@ def _read_labels(ready: ReadyCohort, notes: RunNotes) -> dict[str, dict[str, str
         if path is None:
             continue
         try:
-            labels = read_labels(path)
+            labels = read_labels(local_table(path))
             if not set(labels) & set(counts.ids):
                 raise LabelsError(
                     f"no spot of {path} is one of the slide's; check that they belong together."
                 )
             found[name] = labels
-        except LabelsError as error:
+        except (LabelsError, RemoteError) as error:
             notes.warnings.append(f"labels of {name} are left out: {error}")
     return found

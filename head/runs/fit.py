@@ -28,7 +28,7 @@ from mmap_st.extract.store import (
     check_same_recipe,
     staying,
 )
-from mmap_st.files import absolute
+from mmap_st.files import absolute_place
 from mmap_st.head.attending import predict_and_attend
 from mmap_st.head.dataset import (
     check_encoders,
@@ -371,7 +371,7 @@ def _about(cohort: Cohort, store: FeatureStore, fitted: FittedRun, slide: HeadSl
         "head": fitted.request.method.name,
         "encoder": fitted.request.encoder,
         "normalisation": fitted.normalisation,
-        "image": None if image is None else str(absolute(image)),
+        "image": None if image is None else str(absolute_place(image)),
         "source_mpp": stored.source_mpp,
         "enlarged": most_enlarged(stored, tuple(fitted.recipes), fitted.mpps),
     }

@@ -26,7 +26,7 @@ from mmap_st.extract.store import (
     staying,
 )
 from mmap_st.extract.windows import mpp_key
-from mmap_st.files import absolute, refuse_clashes
+from mmap_st.files import absolute_place, refuse_clashes
 from mmap_st.head.dataset import check_tokens, counts_on_panel, load_slide, prototype_settings, with_targets
 from mmap_st.head.inputs import MAX_BYTES, RowCache
 from mmap_st.head.interface import HeadMethod
@@ -340,7 +340,7 @@ def _prepare(
         CALIBRATION: saved.card.calibration,
     }
     if row is not None:
-        about["image"] = None if row.image is None else str(absolute(row.image))
+        about["image"] = None if row.image is None else str(absolute_place(row.image))
         # A grid that was laid on the tissue is of no count table.
         if row.counts is not None and (row.spots is not None or stored.spots_made_by() is None):
             counts = counts_on_panel(row, slide.ids, saved.genes)

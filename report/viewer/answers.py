@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -18,6 +19,7 @@ from mmap_st.report.viewer.catalogue import Catalogue
 from mmap_st.report.viewer.page import around, assets, figure_json, page_html
 from mmap_st.report.viewer.shown_slide import ShownSlide
 from mmap_st.report.viewer.tiles import ByteCache, NoTileError, SlideTiles, TileGrid, unreadable_tile
+from mmap_st.urls import Url
 
 #: Bytes of values and spots that are kept: what is chosen again is there at once.
 VALUE_CACHE_BYTES = 32 << 20
@@ -136,6 +138,9 @@ class Answers:
         """What lies under a slide's spots, and why it is not more."""
         if slide.image is None:
             return Picture(None, "no image of this slide is known" + _white(slide))
+        if isinstance(slide.image, Url):
+            why = f"no picture of the slide: {slide.image} is not on a disk; copy it there to see it"
+            return Picture(None, why + _white(slide))
         try:
             grid = self.tiles.grid(slide.image)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is that image's
@@ -203,7 +208,7 @@ class Answers:
 
     def _tile(self, slide: ShownSlide, zoom: str, column: str, row: str) -> Answer:
         place = _number(zoom), _number(column), _number(row)
-        if slide.image is None or self.picture(slide).grid is None:
+        if not isinstance(slide.image, Path) or self.picture(slide).grid is None:
             raise NothingThereError
         try:
             return Answer(self.tiles.tile(slide.image, *place), "image/jpeg", keep=True)

@@ -30,6 +30,7 @@ from mmap_st.report.viewer.shown_slide import (
     Values,
     best_gene,
 )
+from mmap_st.urls import Place, place_named
 
 if TYPE_CHECKING:
     import h5py
@@ -213,11 +214,11 @@ def _column(item: Any, place: int) -> Values:
     return np.asarray(_element(item)[:, [place]].todense(), np.float32).ravel()
 
 
-def _image_of(about: Mapping[str, Any], row: CohortSlide | None) -> Path | None:
+def _image_of(about: Mapping[str, Any], row: CohortSlide | None) -> Place | None:
     if row is not None and row.image is not None:
         return row.image
     named = about.get("image")
-    return None if named is None else Path(str(named))
+    return None if named is None else place_named(str(named))
 
 
 def _thumbnail(spatial: Mapping[str, Any]) -> Thumbnail | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.data import Thumbnail
+from mmap_st.urls import Place
 
 Values: TypeAlias = NDArray[np.float32]
 #: Gives (n,) values of a layer, of a gene where the layer has genes; NaN where there is none.
@@ -88,7 +88,7 @@ class ShownSlide:
     layers: dict[str, Layer]
     read: ReadValues
     mpp: float | None
-    image: Path | None
+    image: Place | None
     size_px: tuple[int, int] | None = None
     thumbnail: Thumbnail | None = None
     notes: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from mmap_st.data.bins import Squares, place_of, squares_of
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import LocalSlide
 from mmap_st.data.counts import Counts
 from mmap_st.data.readers import visium
 from mmap_st.data.readers.xenium.bundle import CELLS, cells_of
@@ -107,7 +107,7 @@ def cell_squares(matrix: Path, side_um: float) -> Cells:
     return Cells(ids, squares, tuple(f"{what}, left out: {number}" for number, what in apart if number))
 
 
-def read_cell_counts(slide: CohortSlide, matrix: Path, side_um: float) -> Counts:
+def read_cell_counts(slide: LocalSlide, matrix: Path, side_um: float) -> Counts:
     """Counts of the genes, summed over the cells whose centre is in a square.
 
     Raises

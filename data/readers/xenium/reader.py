@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmap_st.data.cohort import CohortSlide
+from mmap_st.data.cohort import LocalSlide
 from mmap_st.data.counts import Counts, make_counts
 from mmap_st.data.readers.finding import refuse_lognorm
 from mmap_st.data.readers.xenium.alignment import read_alignment
@@ -25,7 +25,7 @@ from mmap_st.errors import SpotsError
 from mmap_st.files import absolute
 
 
-def read_spots(slide: CohortSlide) -> Spots:
+def read_spots(slide: LocalSlide) -> Spots:
     """The middles of the squares in which something was counted, in pixels of the H&E.
 
     Raises
@@ -61,7 +61,7 @@ def read_spots(slide: CohortSlide) -> Spots:
     )
 
 
-def read_counts(slide: CohortSlide) -> Counts:
+def read_counts(slide: LocalSlide) -> Counts:
     """Counts of the genes in each square; controls are left out, and transcripts of low quality.
 
     Raises

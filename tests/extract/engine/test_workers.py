@@ -21,7 +21,7 @@ LOCKED = "another process is writing it"
 
 
 def plan(name: str, windows: int) -> Any:
-    return SimpleNamespace(info=SimpleNamespace(name=name), windows=windows)
+    return SimpleNamespace(name=name, info=SimpleNamespace(name=name), windows=windows)
 
 
 PLANS = [plan("small", 1), plan("large", 9), plan("middle", 5)]

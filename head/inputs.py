@@ -280,7 +280,7 @@ class HeadSlide:
     @property
     def by_encoder(self) -> tuple[HeadSlide, ...]:
         """The slide as each encoder alone sees it, with its targets; made once."""
-        # A slide that remembered itself would stay in memory, embeddings and all, until garbage is looked for.
+        # One that remembered itself would stay in memory, embeddings and all, until garbage is looked for.
         return self._by_encoder if self.others else (self,)
 
     @cached_property

@@ -166,14 +166,12 @@ def _publish(
 def _keep(store: FeatureStore, place: tuple[str, str, str], candidates: Candidates) -> None:
     """Keep candidates that cannot be stored; the first of a store that cannot is said."""
     if store not in _kept:
-        what = "packed" if store.packed else "published"
-        way = "; `mmap prototypes` before `mmap pack` stores them" if store.packed else ""
-        _LOG.warning(
-            "%s is %s without the prototypes that are needed, which every run builds again%s",
-            printable(str(store.path)),
-            what,
-            way,
-        )
+        lacks = "without the prototypes that are needed, which every run builds again"
+        if store.packed:
+            lacks = f"packed {lacks}; `mmap prototypes` before `mmap pack` stores them"
+        else:
+            lacks = f"published {lacks}"
+        _LOG.warning("%s is %s", printable(str(store.path)), printable(lacks))
     kept = _kept.setdefault(store, {})
     if len(kept) < _MOST_KEPT:
         kept[place] = candidates

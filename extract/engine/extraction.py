@@ -35,6 +35,7 @@ from mmap_st.extract.store import (
     lost_slides,
     note_failure,
     refuse_read_only,
+    refuse_web,
 )
 from mmap_st.extract.windows import mpp_key
 from mmap_st.progress import Progress, Silent
@@ -131,6 +132,7 @@ def extract_cohort(
     """
     options, progress = options or ExtractOptions(), progress or Silent()
     check_encoder_name(request.spec.name)
+    refuse_web(store_path)
     if isinstance(store_path, Url):
         publication = Publication.of(store_path, options.stage.folder if options.stage else None)
         options, folder = replace(options, publish=publication), publication.folder

@@ -61,6 +61,7 @@ __all__ = [
     "present",
     "read_array",
     "refuse_read_only",
+    "refuse_web",
     "remove_leftovers",
     "row_blocks",
     "rows_in_journal",
@@ -97,7 +98,7 @@ from .magnification import (
 from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
 from .packing import PackReport, pack_into
-from .places import is_store, refuse_read_only
+from .places import is_store, refuse_read_only, refuse_web
 from .presence import check_present, lost_slides, present, staying
 from .publishing import Publication
 from .reader import (

@@ -127,7 +127,7 @@ class SlideLease:
                 if not self._lost:
                     self._write(_Lease(**{**asdict(self._mine), "token": "", "beat": self._mine.beat + 1}))
             except (RemoteError, Conflict) as failure:
-                _LOG.info("the lease %s is not given back: %s", printable(self._key), failure)
+                _LOG.info("the lease %s is not given back: %s", printable(self._key), printable(str(failure)))
 
     @property
     def fence(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from mmap_st.errors import StoreError
 from mmap_st.extract.store.bucket import StoreBucket, read_by_url
 from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.zipped import ROOT, StoreZip, is_packed_store, packed_error
@@ -25,8 +26,23 @@ def is_store(place: Place) -> bool:
     """Whether a feature store, or another Zarr group, is there: a folder, packed into a file, or by URL."""
     place = place_of(place)
     if isinstance(place, Url):
-        return StoreBucket(place).bytes_of(ROOT) is not None
+        return place.lists and StoreBucket(place).bytes_of(ROOT) is not None
     return (place / ROOT).is_file() or is_packed_store(place)
+
+
+def refuse_web(place: Place) -> None:
+    """Refuse a web server, which gives files and cannot tell which there are.
+
+    Raises
+    ------
+    StoreError
+        If that is what the URL is of.
+    """
+    if isinstance(place, Url) and not place.lists:
+        raise StoreError(
+            f"{place} is on a web server, which cannot list what a store has; copy the store to a disk, or"
+            " into an object store."
+        )
 
 
 def refuse_read_only(place: Place) -> None:

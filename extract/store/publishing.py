@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pooch
-
 from mmap_st.data import Spots
 from mmap_st.errors import RefusedError, RemoteError, SlideRecipeError, StoreError, printable
 from mmap_st.extract.store.bucket import AT_A_TIME
@@ -31,6 +29,7 @@ from mmap_st.extract.store.soundness import files_of
 from mmap_st.extract.store.stored_slide import SlideInfo
 from mmap_st.extract.store.writer import check_spots
 from mmap_st.extract.windows import mpp_key
+from mmap_st.fetching import cache_folder
 from mmap_st.files import sha256_of_json, writing
 from mmap_st.urls import Bucket, Url
 
@@ -64,7 +63,7 @@ class Publication:
         WriteError
             If the folder cannot be made.
         """
-        where = Path(pooch.os_cache("mmap-st")) if stage is None else stage
+        where = cache_folder() if stage is None else stage
         folder = where / f"store-{sha256_of_json(str(url))[:16]}" / "features.zarr"
         with writing(folder, "--stage" if stage else "the folder of unfinished slides"):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,13 +156,8 @@ class Publication:
         for mpp in mpps:
             upload.send_group(f"{key}/{encoder_key}/{mpp_key(mpp)}")
         self.discard(local, slide)
-        _LOG.info(
-            "slide %s: published %d objects, %.1f MB, in %.1f s",
-            printable(slide),
-            sent.objects,
-            sent.bytes / 1e6,
-            time.monotonic() - began,
-        )
+        what = f"{sent.objects} objects, {sent.bytes / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s"
+        _LOG.info("slide %s: published %s", printable(slide), printable(what))
 
 
 @dataclass

@@ -32,7 +32,7 @@ from mmap_st.extract.store.nodes import (
     text,
     wrong_attribute,
 )
-from mmap_st.extract.store.places import is_store, opened_place, refuse_read_only
+from mmap_st.extract.store.places import is_store, opened_place, refuse_read_only, refuse_web
 from mmap_st.extract.store.recipe import (
     Recipe,
     differences,
@@ -87,6 +87,7 @@ class FeatureStore:
 
     def __init__(self, path: str | Path | Url, *, writable: bool = False) -> None:
         path = place_of(path)
+        refuse_web(path)
         if (isinstance(path, Url) or not is_archive(path)) and not is_store(path):
             if is_nonempty(path):
                 raise StoreError(f"{path} exists and is not a feature store; name another place.")

@@ -389,7 +389,7 @@ def test_commands_read_it_and_what_would_write_to_it_says_so(
     [
         ("s3://lab/none.zarr", "is not a feature store"),
         ("s3://nolab/x.zarr", "NoSuchBucket"),
-        ("https://127.0.0.1:9/x.zarr", "cannot be read"),
+        ("https://127.0.0.1:9/x.zarr", "is on a web server, which cannot list"),
     ],
 )
 def test_what_is_no_store_is_one_sentence(server: S3Server, mmap: Command, store: str, said: str) -> None:

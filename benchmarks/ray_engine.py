@@ -41,6 +41,7 @@ from mmap_st.extract.engine.ray_request import RayRequest
 from mmap_st.extract.engine.ray_workers import Actors, _imported
 from mmap_st.extract.store import FeatureStore
 from mmap_st.progress import Silent
+from mmap_st.urls import Place
 
 TINY = "timm:test_efficientnet"
 MPPS = (0.5, 1.0, 2.0)
@@ -131,7 +132,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def contents(path: Path) -> dict[str, bytes]:
+def contents(path: Place) -> dict[str, bytes]:
     """All bytes of rows that are marked complete."""
     store = FeatureStore.open(path)
     found = {}

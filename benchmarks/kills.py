@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py devices|jobs|url [--kills 20] [--seed 0]
 
-`devices`: the two processes of ``--device cpu,cpu``. `jobs`: four jobs on one store, ``--claim``; each that is
-killed is started again. `url`: the same on a store in an object store (moto's server). All embed 12 simulated
-sections. After each kill everything that is marked complete is compared with what one process made.
+`devices`: the two processes of ``--device cpu,cpu``. `jobs`: four jobs on one store, ``--claim``; each that
+is killed is started again. `url`: the same on a store in an object store (moto's server). All embed 12
+simulated sections. After each kill all that is marked complete is compared with what one process made.
 """
 
 from __future__ import annotations

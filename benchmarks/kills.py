@@ -1,6 +1,6 @@
 """Kill an extraction again and again, and see that nothing is lost and nothing wrong is called complete.
 
-    python benchmarks/kills.py devices|jobs|url [--kills 20] [--seed 0]
+    python benchmarks/kills.py devices|jobs|url [--kills 20] [--seed 0] [--slides 12]
 
 `devices`: the two processes of ``--device cpu,cpu``. `jobs`: four jobs on one store, ``--claim``; each that
 is killed is started again. `url`: the same on a store in an object store (moto's server). All embed 12
@@ -46,14 +46,16 @@ def started(words: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
 
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def workers_of(pid: int) -> list[int]:
-    """The processes of a run that embed."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if is_alive(int(child)) and b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    """The processes of a run that embed: a server, which is its child, forks them."""
+    return [worker for child in _children(pid) for worker in _children(child) if is_alive(worker)]
 
 
 def compare(store: Place, expected: dict[str, bytes]) -> int:

@@ -10,14 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zarr.abc.store import (
     ByteRequest,
-    OffsetByteRequest,
-    RangeByteRequest,
     Store,
-    SuffixByteRequest,
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import RequestError
+from mmap_st.extract.store.zipped import bounds_of
 from mmap_st.urls import Bucket, Url
 
 #: Of what was read, what is kept in memory: check sums of chunks are compared before the chunks are read.
@@ -192,7 +190,9 @@ class StoreBucket(Store):
         content = self._whole(key)
         if content is None:
             return None
-        return (prototype or default_buffer_prototype()).buffer.from_bytes(_part(content, byte_range))
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(
+            content[slice(*bounds_of(byte_range, len(content)))]
+        )
 
     async def get(
         self,
@@ -247,13 +247,3 @@ def _side_by_side(read: Callable[[str], object], keys: Sequence[str]) -> None:
     with ThreadPoolExecutor(min(AT_A_TIME, len(keys))) as readers:
         for _ in readers.map(read, keys):
             pass
-
-
-def _part(content: bytes, part: ByteRequest | None) -> bytes:
-    if isinstance(part, RangeByteRequest):
-        return content[part.start : part.end]
-    if isinstance(part, OffsetByteRequest):
-        return content[part.offset :]
-    if isinstance(part, SuffixByteRequest):
-        return content[max(len(content) - part.suffix, 0) :]
-    return content

@@ -165,7 +165,7 @@ class StoreZip(Store):
         entry = self._archive.files.get(key)
         if entry is None:
             return None
-        start, stop = _bounds(part, entry.size)
+        start, stop = bounds_of(part, entry.size)
         with self.root.open("rb", buffering=0) as file:
             if _stamp(os.fstat(file.fileno())) != self._archive.stamp:
                 raise StoreError(f"{self.root} was replaced while this ran; run the same command again.")
@@ -245,8 +245,8 @@ def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _bounds(part: ByteRequest | None, size: int) -> tuple[int, int]:
-    """First byte, and the one behind the last, of a part of a file."""
+def bounds_of(part: ByteRequest | None, size: int) -> tuple[int, int]:
+    """First byte, and the one behind the last, of a part of a file of `size` bytes."""
     if isinstance(part, RangeByteRequest):
         return min(part.start, size), min(max(part.start, part.end), size)
     if isinstance(part, OffsetByteRequest):

@@ -22,10 +22,13 @@ from hypothesis import settings
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-# Where tests run side by side each has one core: set before torch is loaded, and for the commands they start.
+# Where tests run side by side each has one core: set before libraries are loaded, and for the commands they start.
 # NumPy is loaded by then, since zarr has a plug-in for pytest.
 if "PYTEST_XDIST_WORKER" in os.environ:
     threadpool_limits(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    # Ray's processes would wait for all others, as they do where other work is to go first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 import mmap_st as mm
 from mmap_st import cli

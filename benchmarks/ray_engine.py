@@ -1,6 +1,7 @@
 """Try the Ray engine: kill what it consists of, and measure it beside processes and beside Ray Data.
 
     python benchmarks/ray_engine.py kills [--kills 20] [--seed 0]
+    python benchmarks/ray_engine.py fits [--kills 20] [--seed 0]
     python benchmarks/ray_engine.py speed COHORT [--encoder NAME] [--magnifications 20,10,5] [--rounds 3]
 
 `kills` embeds simulated sections on a cluster of three nodes (`ray.cluster_utils.Cluster`: a head that embeds
@@ -8,6 +9,9 @@ nothing, two with an actor each). Whenever some windows more are safe on disk it
 the process of an actor, an actor by `ray.kill`, and once a whole node, which another one replaces a while
 later. After each kill it reads all that is marked complete, and compares it with a store that one process
 made; in the end, all.
+
+`fits` cross-validates a head on such a cluster. Every few seconds it kills the process of a task that fits,
+and once a node, which another one replaces; in the end it compares all predictions with those of one process.
 
 `speed` embeds a cohort by two processes (`--device cpu,cpu`), by two actors of one CPU each, and by Ray Data:
 a task reads windows, an actor embeds them, each with one CPU; embeddings are counted and not stored.
@@ -27,6 +31,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +44,10 @@ from mmap_st.extract.engine.encoder_request import EncoderRequest, build_request
 from mmap_st.extract.engine.extraction import extract_cohort
 from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
 from mmap_st.extract.engine.ray_request import RayRequest
-from mmap_st.extract.engine.ray_workers import Actors, _imported
+from mmap_st.extract.engine.ray_workers import Actors
 from mmap_st.extract.store import FeatureStore
 from mmap_st.progress import Silent
+from mmap_st.ray_cluster import imported_ray
 from mmap_st.urls import Place
 
 TINY = "timm:test_efficientnet"
@@ -52,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kills", "speed", "engine", "data"))
+    parser.add_argument("what", choices=("kills", "fits", "speed", "engine", "data"))
     parser.add_argument("cohort", nargs="?")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -62,7 +69,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine", default="local")
     arguments = parser.parse_args()
-    {"kills": kill, "speed": compare, "engine": embed, "data": embed_by_ray_data}[arguments.what](arguments)
+    ways = {"kills": kill, "fits": kill_fits, "speed": compare, "engine": embed, "data": embed_by_ray_data}
+    ways[arguments.what](arguments)
 
 
 class Killing(Silent):
@@ -124,6 +132,16 @@ class Killing(Silent):
             self.checked += 1
 
 
+def three_nodes() -> Any:
+    """A cluster of a head without CPUs and two nodes of one."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    return cluster
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is such a process."""
     try:
@@ -147,9 +165,7 @@ def kill(arguments: argparse.Namespace) -> None:
     """Embed on a cluster that is being killed; see above."""
     import logging
 
-    ray = _imported()
-    from ray.cluster_utils import Cluster
-
+    ray = imported_ray()
     from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
 
     logging.basicConfig(format="    %(message)s")
@@ -163,11 +179,7 @@ def kill(arguments: argparse.Namespace) -> None:
         alone = extract_cohort(cohort, root / "1.zarr", request, MPPS, options)
         expected = contents(root / "1.zarr")
         print(f"one process: {len(alone.done)} slides, {alone.windows} windows")
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20}
-        )
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        cluster = three_nodes()
         killing = Killing(cluster, expected, root / "n.zarr", arguments.kills, arguments.seed)
         start = Actors.start
 
@@ -194,6 +206,95 @@ def kill(arguments: argparse.Namespace) -> None:
         f" {len(alone.done)} slides done in {took:.0f} s, the same to the bit; {killing.checked} times"
         " something complete was compared meanwhile"
     )
+
+
+class FitKiller:
+    """Kills processes of fits, one every few seconds, and once a node; see above."""
+
+    def __init__(self, cluster: Any, kills: int, seed: int) -> None:
+        self.cluster, self.most, self.chance = cluster, kills, random.Random(seed)
+        self.kinds: Counter[str] = Counter()
+
+    def kill_until(self, done: Future[Any]) -> None:
+        """Until there have been enough of them, or all is done; nodes are made by the main thread alone."""
+        while self.kinds.total() < self.most:
+            wait([done], self.chance.uniform(0.5, 4.0))
+            if done.done():
+                return
+            if self.kinds.total() == self.most // 2 and not self.kinds["node"]:
+                self.cluster.remove_node(self.cluster.worker_nodes.copy().pop(), allow_graceful=False)
+                self.cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+                self.kinds["node"] += 1
+            elif fits := self.fits():
+                os.kill(self.chance.choice(fits), signal.SIGKILL)
+                self.kinds["process"] += 1
+            print(f"kills: {self.kinds.total()}", flush=True)
+
+    @staticmethod
+    def fits() -> list[int]:
+        """Processes that fit now: Ray names them by what they run."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (folder / "cmdline").read_bytes().startswith(b"ray::run_fit"):
+                    found.append(int(folder.name))
+        return found
+
+
+def kill_fits(arguments: argparse.Namespace) -> None:
+    """Cross-validate on a cluster that is being killed; see above."""
+    import logging
+
+    import mmap_st as mm
+    from mmap_st.head.evaluation import ray_fits
+    from mmap_st.workflows.simulation import SimulationSettings, simulate_cohort
+
+    imported_ray()
+    logging.basicConfig(format="    %(message)s")
+    ray_fits._MOST_DEATHS = arguments.kills + 1  # one fit may be hit by all
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        settings = SimulationSettings(patients=arguments.slides, size_um=2600.0, genes_per_kind=20)
+        simulate_cohort(root / "her2st", settings, seed=1, processes=2)
+        cohort = mm.read_cohort(f"her2st:{root / 'her2st'}")
+        store = mm.embed(
+            cohort, root / "f.zarr", encoder=TINY, random_weights=True, mpp=MPPS, precision="fp32",
+            progress=False,
+        )  # fmt: skip
+        what: dict[str, Any] = {"encoder": TINY, "genes": "all", "settings": {"epochs": 2}}
+        what |= {"progress": False}
+        began = time.monotonic()
+        alone = mm.evaluate(cohort, store, out=root / "alone", jobs=1, **what)
+        print(f"one process: {time.monotonic() - began:.0f} s", flush=True)
+        cluster = three_nodes()
+        killer = FitKiller(cluster, arguments.kills, arguments.seed)
+        began = time.monotonic()
+        what |= {"engine": "ray", "address": cluster.address, "gpus_per_job": 0}
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(mm.evaluate, cohort, store, out=root / "ray", **what)
+            killer.kill_until(done)
+            found = done.result()
+        took = time.monotonic() - began
+        cluster.shutdown()
+        assert not found.report.failed_folds, found.report.failed_folds
+        names = sorted(path.name for path in (root / "alone" / "predictions").iterdir())
+        assert names == sorted(path.name for path in (root / "ray" / "predictions").iterdir())
+        apart = max(
+            float(np.abs(table(root / "ray", name) - table(root / "alone", name)).max()) for name in names
+        )
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(killer.kinds.items()))
+    scores = alone.metrics.test.pcc_slide, found.metrics.test.pcc_slide
+    print(
+        f"{killer.kinds.total()} kills ({kinds}): all {len(names)} slides predicted in {took:.0f} s,"
+        f" {apart:.1e} apart at most from one process; PCC {scores[0]:.6f} and {scores[1]:.6f}"
+    )
+
+
+def table(run: Path, name: str) -> np.ndarray:
+    """Predictions of a slide."""
+    import anndata
+
+    return np.asarray(anndata.read_h5ad(run / "predictions" / name).X)
 
 
 def embed(arguments: argparse.Namespace) -> None:
@@ -251,7 +352,7 @@ def embed_by_ray_data(arguments: argparse.Namespace) -> None:
     """The same by Ray Data; prints the windows a second, and what travels."""
     import logging
 
-    ray = _imported()
+    ray = imported_ray()
     from mmap_st.workflows.arguments import mpps_of
 
     request = EncoderRequest(encoder_spec(arguments.encoder), device="cpu", precision="fp32")

@@ -14,10 +14,13 @@ from mmap_st.commands.options import (
     EVALUATION,
     MODEL,
     OUTPUT,
+    AddressOption,
     CohortArgument,
     EncodersOption,
+    FitEngineOption,
     FoldsOption,
     GeneSetOption,
+    GpusPerJobOption,
     HeadOption,
     JobsOption,
     MagnificationsOption,
@@ -62,6 +65,9 @@ def evaluate(
     seeds: SeedsOption = 1,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
+    engine: FitEngineOption = "local",
+    address: AddressOption = None,
+    gpus_per_job: GpusPerJobOption = None,
     ablate: Annotated[
         bool,
         typer.Option(
@@ -99,6 +105,9 @@ def evaluate(
         seeds=seeds,
         seed=seed,
         jobs=jobs,
+        engine=engine,
+        address=address,
+        gpus_per_job=gpus_per_job,
         ablate=ablate,
         variants=variants,
     )
@@ -166,6 +175,9 @@ def compare(
     seeds: SeedsOption = 1,
     seed: SeedOption = 0,
     jobs: JobsOption = None,
+    engine: FitEngineOption = "local",
+    address: AddressOption = None,
+    gpus_per_job: GpusPerJobOption = None,
     scatter: Annotated[
         str | None,
         typer.Option(
@@ -197,6 +209,9 @@ def compare(
         seeds=seeds,
         seed=seed,
         jobs=jobs,
+        engine=engine,
+        address=address,
+        gpus_per_job=gpus_per_job,
         scatter=scatter,
     )
     report = comparison.report

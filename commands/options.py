@@ -124,6 +124,28 @@ JobsOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+FitEngineOption = Annotated[
+    str,
+    typer.Option("--engine", help="local, or ray: tasks of Ray fit (extra ray).", rich_help_panel=MACHINE),
+]
+GpusPerJobOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-job",
+        min=0,
+        help="GPUs of each fit on Ray, such as 0.5 (default 1 if its head trains on any).",
+        rich_help_panel=MACHINE,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Of a Ray cluster, or auto (default: Ray is started here).",
+        rich_help_panel=MACHINE,
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all randomness.", rich_help_panel=MODEL)]
 
 

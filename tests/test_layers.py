@@ -23,6 +23,7 @@ ROOT_LAYER = dict.fromkeys(
         "memory",
         "plugins",
         "progress",
+        "ray_cluster",
         "urls",
         "worker_processes",
     ),

@@ -136,13 +136,19 @@ def pairs_of(settings: Settings | None, prefix: str = "") -> list[str]:
 
 
 @contextmanager
-def panel_text(genes: Genes | None) -> Iterator[str | None]:
-    """A panel as the command takes it; a list of genes is a file for as long as the block runs."""
+def panel_text(genes: Genes | None, folder: Path | None = None) -> Iterator[str | None]:
+    """A panel as the command takes it; a list of genes is a file for as long as the block runs.
+
+    Parameters
+    ----------
+    folder
+        Where that file may be; None: where this machine keeps such files.
+    """
     if genes is None or isinstance(genes, str | Path):
         yield None if genes is None else str(genes)
         return
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "genes.txt"
+    with TemporaryDirectory(dir=folder, prefix=".mmap-") as made:
+        file = Path(made) / "genes.txt"
         file.write_text("\n".join(genes), "utf-8")
         yield str(file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from mmap_st.data.readers import CohortSource
 from mmap_st.errors import printable
+from mmap_st.extract.engine import RayRequest, parse_engine
 from mmap_st.head import HEADS
 from mmap_st.head.evaluation import (
     AblationRow,
@@ -142,6 +144,9 @@ def evaluate(
     seeds: int = 1,
     seed: int = 0,
     jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     ablate: bool = False,
     variants: Names | None = None,
     progress: bool = True,
@@ -163,6 +168,14 @@ def evaluate(
         Each fold is fitted `seeds` times, with seeds from `seed` on.
     jobs
         Fits that run in parallel. None: as many as cores and memory allow.
+    engine
+        ``local``: this machine fits. ``ray``: tasks of Ray do, on this machine or on a cluster.
+    address
+        Of a Ray cluster, or ``auto``, for ``engine="ray"``. None: the one that this process is connected to;
+        else Ray is started here.
+    gpus_per_job
+        How many GPUs each fit gets there, such as 0.5. None: one where its head trains on GPUs and the
+        cluster has any.
     ablate
         Evaluate the head without each of its parts too (head ``mmap``).
     variants
@@ -195,7 +208,7 @@ def evaluate(
     >>> found.table["predictor"].to_list()
     ['head', 'ridge', 'mean']
     """
-    with panel_text(genes) as panel, show_progress(progress) as tell:
+    with panel_text(genes, _shared_folder(engine, Path(out))) as panel, show_progress(progress) as tell:
         fit = fit_request(
             encoder_names(encoder),
             head,
@@ -208,7 +221,13 @@ def evaluate(
         )
         keys = None if variants is None else tuple(words_of(variants, "--variants"))
         request = EvaluateRequest(
-            fit, str(folds), tuple(range(seed, seed + seeds)), jobs, ablate or keys is not None, keys
+            fit,
+            str(folds),
+            tuple(range(seed, seed + seeds)),
+            jobs,
+            ablate or keys is not None,
+            keys,
+            _ray(engine, address, jobs, gpus_per_job),
         )
         slides = read_cohort(cohort, values=values)
         report = run_evaluation(slides, open_store(store), request, Path(out), tell)
@@ -236,6 +255,9 @@ def compare(
     seeds: int = 1,
     seed: int = 0,
     jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_job: float | None = None,
     scatter: str | tuple[str, str] | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -256,7 +278,7 @@ def compare(
         Compare all encoders in one head too, see `fit_head`; the encoder of these rows is ``"a,b"``.
     heads
         Names of heads; ``"all"``: every head that is built in.
-    folds, seeds, seed, jobs
+    folds, seeds, seed, jobs, engine, address, gpus_per_job
         As `evaluate` takes them.
     magnifications, mpp
         As `fit_head` takes them; or several sets, such as ``[[20, 10, 5], [20]]``, each of which is compared.
@@ -294,7 +316,7 @@ def compare(
     >>> result.table.select("encoder", "head").rows()
     [('efficientnet-lite0', 'ridge'), ('efficientnet-lite0', 'mean')]
     """
-    with panel_text(genes) as panel, show_progress(progress) as tell:
+    with panel_text(genes, _shared_folder(engine, Path(out))) as panel, show_progress(progress) as tell:
         all_heads = isinstance(heads, str) and heads.strip() == "all"
         names = list(HEADS) if all_heads else words_of(heads, "--heads")
         pairs = [pair for name, own in (settings or {}).items() for pair in pairs_of(own, f"{name}.")]
@@ -307,11 +329,25 @@ def compare(
             jobs,
             scatter if scatter is None or isinstance(scatter, str) else ",".join(scatter),
             joined,
+            _ray(engine, address, jobs, gpus_per_job),
         )
         slides = read_cohort(cohort, values=values)
         report = run_comparison(slides, open_store(store), request, Path(out), tell)
     _warn(report)
     return Comparison(Path(out), report)
+
+
+def _shared_folder(engine: str, out: Path) -> Path | None:
+    """Where machines that fit find files of this one, where others may fit."""
+    if engine == "local":
+        return None
+    return next(folder for folder in out.absolute().parents if folder.is_dir())
+
+
+def _ray(engine: str, address: str | None, jobs: int | None, gpus_per_job: float | None) -> RayRequest | None:
+    """Where Ray is, where it is asked for."""
+    ray = parse_engine(engine, address, None, gpus_per_job, gpus_option="--gpus-per-job")
+    return ray and replace(ray, actors=jobs)
 
 
 def _warn(report: EvaluateReport | CompareReport) -> None:

@@ -3,6 +3,7 @@ __all__ = [
     "IN_FLIGHT",
     "SKIPPED",
     "STATES",
+    "ActorPlan",
     "EncoderRequest",
     "ExtractOptions",
     "ExtractReport",
@@ -20,6 +21,7 @@ __all__ = [
     "keep_freed_memory",
     "parse_engine",
     "parse_shard",
+    "plan_actors",
     "preview_cohort",
     "stored_magnifications",
     "stored_width",
@@ -41,6 +43,6 @@ from .plan import (
     width_sentence,
 )
 from .preview import PreviewReport, preview_cohort
-from .ray_request import RayRequest, parse_engine
+from .ray_request import ActorPlan, RayRequest, parse_engine, plan_actors
 from .sharing_out import parse_shard
 from .status import FAILED, IN_FLIGHT, SKIPPED, STATES, ExtractionStatus, extraction_status

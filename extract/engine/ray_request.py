@@ -39,6 +39,10 @@ class ActorPlan:
     cpus: int
     gpus: float
 
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a node with these resources has room for one."""
+        return _room(node, self.cpus, self.gpus) > 0
+
     def __str__(self) -> str:
         """What each asks for."""
         cpus = f"{self.cpus} CPU{'' if self.cpus == 1 else 's'}"
@@ -46,9 +50,20 @@ class ActorPlan:
 
 
 def parse_engine(
-    engine: str, address: str | None, actors: int | None, gpus_per_actor: float | None, device: str
+    engine: str,
+    address: str | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
+    device: str = "auto",
+    *,
+    gpus_option: str = "--gpus-per-actor",
 ) -> RayRequest | None:
     """What ``--engine`` and the options that belong to it ask for; None: no Ray.
+
+    Parameters
+    ----------
+    gpus_option
+        How the command calls the GPUs of each.
 
     Raises
     ------
@@ -58,7 +73,7 @@ def parse_engine(
     if engine not in ("local", "ray"):
         raise RequestError(f"--engine {printable(engine)} is not known; give local or ray.")
     if engine == "local":
-        given = {"--address": address, "--actors": actors, "--gpus-per-actor": gpus_per_actor}
+        given = {"--address": address, "--actors": actors, gpus_option: gpus_per_actor}
         for option, value in given.items():
             if value is not None:
                 raise RequestError(f"{option} is for --engine ray; give both, or neither.")
@@ -68,7 +83,7 @@ def parse_engine(
     if address is not None and address.startswith("ray://"):
         raise RequestError(
             f"--address {printable(address)}: give auto, on a machine of the cluster, or the HOST:PORT of its"
-            " head; there is no embedding by way of a Ray client."
+            " head; a Ray client cannot be used."
         )
     if actors is not None and actors < 1:
         raise RequestError(f"--actors {actors}: give at least one.")
@@ -80,11 +95,11 @@ def parse_engine(
     gpus = gpus_per_actor
     if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
         raise RequestError(
-            f"--gpus-per-actor {gpus:g}: give 0, a part of a GPU such as 0.5, or whole ones; Ray shares out"
+            f"{gpus_option} {gpus:g}: give 0, a part of a GPU such as 0.5, or whole ones; Ray shares out"
             " no other."
         )
     if gpus is not None and (gpus > 0) != (device != "cpu") and device != "auto":
-        raise RequestError(f"--device {device} and --gpus-per-actor {gpus:g} are at odds; give one.")
+        raise RequestError(f"--device {device} and {gpus_option} {gpus:g} are at odds; give one.")
     return RayRequest(address, actors, gpus)
 
 

@@ -12,37 +12,29 @@ import os
 import pickle
 import platform
 import queue
-import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmap_st
-from mmap_st.errors import MissingDependencyError, RequestError, first_line, printable
+from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.pending import Planned
 from mmap_st.extract.engine.plan import ExtractOptions, usable_cores
 from mmap_st.extract.engine.ray_request import ActorPlan, RayRequest, plan_actors
 from mmap_st.extract.engine.worker import Event, Failed, WorkerTask, work
+from mmap_st.ray_cluster import connected_ray, how_it_died, resources_of_nodes
 
 _LOG = logging.getLogger(__name__)
 #: How long an actor waits for something to say before it says that there is nothing.
 _QUIET_S = 5.0
 #: After this long without an actor, the user is told what is waited for.
 _PENDING_S = 30.0
-#: How long the head of a cluster may take to answer.
-_ANSWER_S = 10.0
-#: Ray's smallest, with room to spare: all that is ever put there are plans.
-_OBJECTS_BYTES = 100 << 20
-_SAID_HERE = "worker died or was killed|Raylet is terminated|marked dead|cannot be scheduled|memory pressure"
-_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 class _Said(NamedTuple):
@@ -232,13 +224,10 @@ class Actors:
 
     def _how(self, error: Exception) -> str:
         """How an actor died, in a few words of what Ray says in many."""
-        said = str(error).strip()
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
-            return "was ended by Ray, since its machine ran out of memory"
         if getattr(error, "actor_init_failed", False):
-            reason = said.splitlines()[-1].strip().rstrip(".")
+            reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
             return f"cannot start ({reason}); install this version of mmap-st and what it needs on all nodes"
-        return "died with its node" if "node has died" in said else "died"
+        return how_it_died(self._ray, error)
 
     def _placed(self, actor: _Actor, event: Event | None) -> Event | None:
         """What an actor says of its own machine, with that machine's name where it is another one."""
@@ -282,99 +271,7 @@ def open_actors(
     RequestError
         If no cluster answers, or it has nothing for an actor.
     """
-    with ExitStack() as resources:
-        ray = resources.enter_context(_connected(ray_request, options.workers))
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        size = plan_actors(ray_request, nodes, options.workers, request.device, slides)
+    cpus = max(usable_cores(), (options.workers or 1) * (ray_request.actors or 1))
+    with connected_ray(ray_request.address, cpus) as ray:
+        size = plan_actors(ray_request, resources_of_nodes(ray), options.workers, request.device, slides)
         yield Actors(request, ray, size, store, options)
-
-
-@contextmanager
-def _connected(request: RayRequest, workers: int | None) -> Iterator[Any]:
-    """The module, connected to a cluster."""
-    with ExitStack() as resources:
-        with _own_signals():
-            ray = _imported()
-            if ray.is_initialized():
-                _check_connected(ray, request)
-            elif request.address is None:
-                cpus = max(usable_cores(), (workers or 1) * (request.actors or 1))
-                _start_here(ray, cpus, resources)
-            else:
-                _connect(ray, request.address, resources)
-        yield ray
-
-
-def _imported() -> Any:
-    # It would tell its makers of every run; who says otherwise in the environment is obeyed. And it would
-    # print at length what is said here in one line.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _SAID_HERE)
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--engine ray needs the package ray: `pip install 'mmap-st[ray]'`."
-        ) from error
-    return ray
-
-
-def _start_here(ray: Any, cpus: int, resources: ExitStack) -> None:
-    """Start Ray for this run alone, with files of its own: another user's would be in the way."""
-    short = "/tmp" if os.path.isdir("/tmp") else None  # noqa: S108 - paths of sockets are short
-    folder = tempfile.TemporaryDirectory(prefix="mmap-ray-", dir=short, ignore_cleanup_errors=True)
-    try:
-        ray.init(
-            "local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECTS_BYTES,
-            _temp_dir=resources.enter_context(folder),
-            **_QUIET,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RequestError(
-            f"--engine ray: Ray cannot be started here ({first_line(error).rstrip('.')})."
-        ) from error
-    resources.callback(ray.shutdown)
-
-
-def _connect(ray: Any, address: str, resources: ExitStack) -> None:
-    try:
-        # Where nobody listens, Ray itself would go on trying for more than ten minutes.
-        host, _, port = (os.environ.get("RAY_ADDRESS", "") if address == "auto" else address).rpartition(":")
-        if port.isdecimal():
-            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
-        ray.init(address, **_QUIET)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        why = first_line(error).rstrip(".")
-        raise RequestError(
-            f"--address {printable(address)}: no Ray cluster can be reached there ({why}); one that asks for"
-            " a token needs RAY_AUTH_MODE=token."
-        ) from error
-    resources.callback(ray.shutdown)
-
-
-def _check_connected(ray: Any, request: RayRequest) -> None:
-    """Refuse an address where this process is connected to Ray already, as a notebook may be."""
-    here = ray.get_runtime_context().gcs_address
-    if request.address not in (None, "auto", here):
-        raise RequestError(
-            f"--address {printable(str(request.address))}: this process is connected to Ray at {here}; leave"
-            " the address out, or call ray.shutdown() first."
-        )
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep what handles signals: importing Ray replaces it, and a run is to stop between two batches."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)

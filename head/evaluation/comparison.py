@@ -42,7 +42,8 @@ from mmap_st.head.evaluation.cross_validation import (
     plan_fits,
     prepare_cohort,
 )
-from mmap_st.head.evaluation.fold_jobs import FoldJob, parallel_jobs, run_jobs
+from mmap_st.head.evaluation.fold_jobs import FoldJob
+from mmap_st.head.evaluation.fold_runs import run_jobs
 from mmap_st.head.evaluation.folder import (
     COMPARISON,
     REQUEST,
@@ -195,14 +196,7 @@ def _evaluate_rows(
             continue
         jobs[row.key] = plan_fits(readies[row.key], evaluations[row.key], folders[row.key], tell, row.key)
     every = [job for of_row in jobs.values() for job in of_row]
-    failures: dict[Path, str] = {}
-    if not all(job.done for job in every):
-        parallel = min(
-            parallel_jobs(request.jobs, len(every), row.fit.settings, ready.shared.counts_bytes)
-            for row in rows
-            if row.key in jobs
-        )
-        failures = run_jobs(ready.shared, every, parallel, tell)
+    failures = run_jobs(ready.shared, every, tell, request.jobs, request.ray)
     results: list[tuple[RowResult, EvaluationMetrics | None]] = []
     for row in rows:
         if row.key in missing:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmap_st.errors import RequestError, did_you_mean
+from mmap_st.extract.engine import RayRequest
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.evaluation.aggregate import Patients, gain
 from mmap_st.head.evaluation.results import (
@@ -39,7 +40,7 @@ class CompareRequest:
         What each fits, its encoder and magnifications aside; in the order of the table.
     magnifications
         Sets to compare; (None,): those that are complete for every slide and encoder.
-    folds, seeds, jobs
+    folds, seeds, jobs, ray
         See `mmap_st.head.evaluation.folder.EvaluateRequest`.
     scatter
         Two rows to show gene by gene, ``ROW,ROW``; None: the first `mmap` and its `ridge`.
@@ -55,6 +56,7 @@ class CompareRequest:
     jobs: int | None = None
     scatter: str | None = None
     joined: bool = False
+    ray: RayRequest | None = None
 
     @property
     def encoders_of_rows(self) -> tuple[str, ...]:

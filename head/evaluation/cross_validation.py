@@ -19,7 +19,8 @@ from mmap_st.head.dataset import (
     with_stored_patients,
 )
 from mmap_st.head.evaluation.aggregate import evaluation_metrics, gene_rows
-from mmap_st.head.evaluation.fold_jobs import FoldJob, SharedInputs, parallel_jobs, plan_jobs, run_jobs
+from mmap_st.head.evaluation.fold_jobs import FoldJob, SharedInputs, plan_jobs
+from mmap_st.head.evaluation.fold_runs import run_jobs
 from mmap_st.head.evaluation.folder import (
     EvaluateRequest,
     link_files,
@@ -124,11 +125,7 @@ def cross_validate(
     """
     notes.warnings += check_genes(ready, request.fit)
     jobs = plan_fits(ready, request, out, tell)
-    failed: dict[Path, str] = {}
-    if not all(job.done for job in jobs):
-        settings, counts_bytes = request.fit.settings, ready.shared.counts_bytes
-        parallel = parallel_jobs(request.jobs, len(jobs), settings, counts_bytes)
-        failed = run_jobs(ready.shared, jobs, parallel, tell)
+    failed = run_jobs(ready.shared, jobs, tell, request.jobs, request.ray)
     return collect_results(ready, request, jobs, failed, out, notes)
 
 

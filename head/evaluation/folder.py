@@ -12,6 +12,7 @@ from pathlib import Path
 import mmap_st
 from mmap_st.data import Fold
 from mmap_st.errors import RequestError
+from mmap_st.extract.engine import RayRequest
 from mmap_st.extract.store import FeatureStore
 from mmap_st.files import check_folder_out, sha256_of_file, sha256_of_json
 from mmap_st.head.dataset import encoders_of
@@ -41,6 +42,8 @@ class EvaluateRequest:
         `mmap_st.head.evaluation.ablations`.
     variants
         Keys of the ablations to evaluate; None: all.
+    ray
+        Where Ray is, which then runs the fits, and how many at a time; None: this machine does.
     """
 
     fit: FitRequest
@@ -49,6 +52,7 @@ class EvaluateRequest:
     jobs: int | None = None
     ablate: bool = False
     variants: tuple[str, ...] | None = None
+    ray: RayRequest | None = None
 
 
 def request_contents(

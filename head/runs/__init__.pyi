@@ -49,6 +49,7 @@ __all__ = [
     "slide_table",
     "spot_diameter",
     "summary_table",
+    "wait_for_writer",
     "write_table",
     "writing",
 ]
@@ -90,6 +91,7 @@ from .run_folder import (
     histories_of,
     only_writer,
     restore_run,
+    wait_for_writer,
     write_table,
     writing,
 )

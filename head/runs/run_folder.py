@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -83,6 +84,19 @@ def restore_run(path: Path) -> None:
             f"the replacement of {path} was interrupted, and it cannot be made whole ({said}); run the same"
             " command where its folder may be written to."
         ) from error
+
+
+def wait_for_writer(path: Path, seconds: float) -> None:
+    """Wait, as long at most, until no other process writes a run to `path`."""
+    last = time.monotonic() + seconds
+    while time.monotonic() < last:
+        try:
+            with only_writer(path, _lock_of(path), ""):
+                return
+        except RequestError as error:
+            if not isinstance(error.__cause__, InUseError):
+                raise
+        time.sleep(1.0)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.errors import StoreError
 from mmap_st.extract.engine import session
 from mmap_st.extract.store import FeatureStore, encode_name, lost_slides, staying
-from mmap_st.head.evaluation import fold_jobs
+from mmap_st.head.evaluation import fold_jobs, fold_runs
 from mmap_st.head.runs import fit, prediction
 from mmap_st.prototypes import stored
 
@@ -168,10 +168,10 @@ def test_a_store_removed_before_the_processes_of_an_evaluation_open_it(
             future.set_exception(BrokenProcessPool())
             return future
 
-    monkeypatch.setattr(fold_jobs, "_pool", lambda shared, workers: nullcontext(Pool()))
+    monkeypatch.setattr(fold_runs, "_pool", lambda shared, workers: nullcontext(Pool()))
     shared = fold_jobs.SharedInputs(Cohort((CohortSlide("A"),), "here"), tmp_path / "s.zarr", {})
     with pytest.raises(StoreError, match="was removed or moved while this ran"):
-        list(fold_jobs._finished(shared, ["a job"], 2, print))
+        list(fold_runs._finished_here(shared, ["a job"], 2, print))
 
 
 def test_a_store_removed_while_slides_are_predicted(

@@ -28,10 +28,10 @@ from mmap_st.errors import (
     WriteError,
 )
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.head.evaluation import ablations, cross_validation
+from mmap_st.head.evaluation import ablations, cross_validation, fold_runs
 from mmap_st.head.evaluation import fold_jobs as jobs
 from mmap_st.head.evaluation.ablations import EvaluateReport, evaluate
-from mmap_st.head.evaluation.fold_jobs import free_memory, parallel_jobs
+from mmap_st.head.evaluation.fold_runs import free_memory, parallel_jobs
 from mmap_st.head.evaluation.folder import EvaluateRequest, evaluation_folder
 from mmap_st.head.inputs import HeadSlide
 from mmap_st.head.interface import plan_validation
@@ -234,7 +234,7 @@ def test_workers_see_the_environment_of_now(
     """The process that they are copies of is as old as the first evaluation."""
     for card in ("0", "1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
-        with jobs._pool(jobs.SharedInputs(cohort, store.path, {}), 1) as pool:
+        with fold_runs._pool(jobs.SharedInputs(cohort, store.path, {}), 1) as pool:
             assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == card
 
 
@@ -245,16 +245,15 @@ def _die(job: object) -> None:
 def test_cores_memory_and_the_card_decide_how_many_fits_run_at_a_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(jobs, "free_memory", lambda: int(40e9))
-    monkeypatch.setattr(jobs, "usable_cores", lambda: 16)
-    settings = request("mmap", "device=cpu").fit.settings
-    assert parallel_jobs(None, 100, settings, 0) == 6
-    assert parallel_jobs(None, 3, settings, 0) == 3
-    assert parallel_jobs(None, 100, settings, 2 * 10**9) == 4
-    assert parallel_jobs(None, 100, settings, 10**12) == 1
-    assert parallel_jobs(5, 100, settings, 10**12) == 5
-    monkeypatch.setattr(jobs, "resolved_device", lambda device: "cuda")
-    assert parallel_jobs(None, 100, settings, 0) == 1
+    monkeypatch.setattr(fold_runs, "free_memory", lambda: int(40e9))
+    monkeypatch.setattr(fold_runs, "usable_cores", lambda: 16)
+    assert parallel_jobs(None, 100, "cpu", 3 * 10**9) == 6
+    assert parallel_jobs(None, 3, "cpu", 3 * 10**9) == 3
+    assert parallel_jobs(None, 100, "cpu", 5 * 10**9) == 4
+    assert parallel_jobs(None, 100, "cpu", 10**12) == 1
+    assert parallel_jobs(5, 100, "cpu", 10**12) == 5
+    monkeypatch.setattr(fold_runs, "resolved_device", lambda device: "cuda")
+    assert parallel_jobs(None, 100, "auto", 3 * 10**9) == 1
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
     assert free_memory(meminfo) == 2_048_000

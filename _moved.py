@@ -41,8 +41,8 @@ extract.encoders.build <- extract.encoders.fold
 extract.encoders.catalogue <- extract.encoders.registry extract.encoders.listing
 extract.encoders.checkpoints <- extract.encoders.layouts extract.encoders.state
 extract.encoders.encoder <- extract.encoders.precision extract.encoders.scales extract.encoders.prepare
-extract.encoders.networks.builders <- extract.encoders.networks extract.encoders.adapters
 extract.encoders.networks.builders <- extract.encoders.ctranspath
+extract.encoders.networks.builders <- extract.encoders.networks extract.encoders.adapters
 extract.encoders.networks.pooling <- extract.encoders.network
 extract.encoders.networks.transformers_models <- extract.encoders.hugging
 extract.encoders.plugins <- extract.encoders.user
@@ -53,27 +53,43 @@ extract.engine.device <- extract.memory
 extract.engine.extraction <- extract.run
 extract.engine.machine <- extract.machine
 extract.engine.pipeline <- extract.engine.ahead extract.engine.keeper
-extract.engine.placement <- extract.placement
-extract.engine.plan <- extract.plan extract.engine.options
+extract.engine.planning.pending <- extract.engine.pending
+extract.engine.planning.placement <- extract.placement extract.engine.placement
+extract.engine.planning.plan <- extract.plan extract.engine.options extract.engine.plan
+extract.engine.planning.sharing_out <- extract.engine.sharing_out
 extract.engine.preview <- extract.preview
+extract.engine.workers.processes <- extract.engine.processes
+extract.engine.workers.ray_request <- extract.engine.ray_request
+extract.engine.workers.ray_workers <- extract.engine.ray_workers
+extract.engine.workers.worker <- extract.engine.worker
 extract.imports.importing <- extract.imports.rows extract.imports.run
 extract.imports.jobs <- extract.imports.request extract.imports.slides
 extract.imports.matching <- extract.imports.match extract.imports.coordinates
 extract.slides.formats <- extract.formats
-extract.slides.formats.openslide_format <- extract.formats.openslide_format
 extract.slides.formats.ome_zarr extract.slides.formats.pixels <- extract.formats.ome_zarr
+extract.slides.formats.openslide_format <- extract.formats.openslide_format
 extract.slides.formats.pixels <- extract.formats.pixels extract.formats.arrays
 extract.slides.formats.plain <- extract.formats.plain
 extract.slides.formats.tiff <- extract.formats.jpeg_tiles extract.formats.tiff
 extract.slides.grid <- extract.grid extract.orientation
 extract.slides.slide <- extract.resolution extract.slide
 extract.slides.tissue <- extract.tissue
-extract.store.journal <- extract.engine.journal extract.engine.rows
-extract.store.lock <- extract.lock
 extract.store.magnification <- extract.embeddings extract.magnification
 extract.store.reader <- extract.contents extract.store
-extract.store.recipe extract.engine.plan <- extract.recipe
-extract.store.writer <- extract.store_write extract.magnification_write
+extract.store.recipe extract.engine.planning.plan <- extract.recipe
+extract.store.storage.bucket <- extract.store.bucket
+extract.store.storage.folder <- extract.store.folder
+extract.store.storage.places <- extract.store.places
+extract.store.storage.zipped <- extract.store.zipped
+extract.store.upkeep.merging <- extract.store.merging
+extract.store.upkeep.packing <- extract.store.packing
+extract.store.upkeep.sameness <- extract.store.sameness
+extract.store.writing.failures <- extract.store.failures
+extract.store.writing.journal <- extract.engine.journal extract.engine.rows extract.store.journal
+extract.store.writing.lease <- extract.store.lease
+extract.store.writing.lock <- extract.lock extract.store.lock
+extract.store.writing.publishing <- extract.store.publishing
+extract.store.writing.writer <- extract.store_write extract.magnification_write extract.store.writer
 extract.windows <- extract.reading
 extract.windows.geometry <- extract.windows
 extract.windows.kernels <- extract.reading.kernels
@@ -170,7 +186,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "Job": "FoldJob",
         "Material": "SharedInputs",
         "Tell": "progress:ProgressCallback",
-        "free_memory": "extract.engine.plan:free_memory",
+        "free_memory": "extract.engine.planning.plan:free_memory",
         "jobs_side_by_side": "head.evaluation.fold_runs:parallel_jobs",
         "run_jobs": "head.evaluation.fold_runs:run_jobs",
     },

@@ -30,7 +30,7 @@ from mmap_st.extract.encoders.networks.builders import build_random
 from mmap_st.extract.encoders.spec import TimmModel
 from mmap_st.extract.engine.device import DeviceQueue, StepGraph, keep_freed_memory
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
 from mmap_st.extract.engine.session import open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides.slide import open_slide

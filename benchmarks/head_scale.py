@@ -28,7 +28,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.spots import Spots
 from mmap_st.extract.store import FeatureStore, SlideInfo
 from mmap_st.extract.store.recipe import imported_recipe
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method
 from mmap_st.head.runs.fit import fit_head

@@ -26,7 +26,7 @@ import zarr
 from store_files import MPPS, made
 
 from mmap_st.extract.store import FeatureStore
-from mmap_st.extract.store.publishing import Publication
+from mmap_st.extract.store.writing.publishing import Publication
 from mmap_st.urls import Url
 
 URL = Url("s3://lab/features.zarr")

@@ -42,9 +42,9 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
-from mmap_st.extract.engine.ray_request import RayRequest
-from mmap_st.extract.engine.ray_workers import Actors
+from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.workers.ray_request import RayRequest
+from mmap_st.extract.engine.workers.ray_workers import Actors
 from mmap_st.extract.store import FeatureStore
 from mmap_st.progress import Silent
 from mmap_st.ray_cluster import imported_ray

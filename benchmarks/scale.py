@@ -29,9 +29,9 @@ import numpy as np
 
 from mmap_st.data import Spots
 from mmap_st.extract.engine.engines import SlideResult
-from mmap_st.extract.engine.plan import SlidePlan
-from mmap_st.extract.engine.worker import Ended, Event, Ready, Started, Wanted, Written
-from mmap_st.extract.engine.workers import WorkerEngine
+from mmap_st.extract.engine.planning.plan import SlidePlan
+from mmap_st.extract.engine.workers.worker import Ended, Event, Ready, Started, Wanted, Written
+from mmap_st.extract.engine.workers.worker_engine import WorkerEngine
 from mmap_st.extract.slides import SourceMpp
 from mmap_st.extract.store import FeatureStore, SlideInfo, SlideLock
 

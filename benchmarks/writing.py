@@ -24,7 +24,7 @@ from pyramid import MPP, spots_on_grid
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.extract.encoders import build_encoder
-from mmap_st.extract.engine.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
 from mmap_st.extract.engine.session import SlideSession, open_session
 from mmap_st.extract.store.reader import FeatureStore
 

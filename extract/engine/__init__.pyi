@@ -33,8 +33,8 @@ from .device import keep_freed_memory
 from .encoder_request import EncoderRequest, check_encoder
 from .extraction import ExtractReport, extract_cohort
 from .machine import examine_machine
-from .placement import check_inside, check_some_spots, count_outside
-from .plan import (
+from .planning.placement import check_inside, check_some_spots, count_outside
+from .planning.plan import (
     ExtractOptions,
     free_memory,
     stored_magnifications,
@@ -42,7 +42,7 @@ from .plan import (
     usable_cores,
     width_sentence,
 )
+from .planning.sharing_out import parse_shard
 from .preview import PreviewReport, preview_cohort
-from .ray_request import ActorPlan, RayRequest, parse_engine, plan_actors
-from .sharing_out import parse_shard
 from .status import FAILED, IN_FLIGHT, SKIPPED, STATES, ExtractionStatus, extraction_status
+from .workers.ray_request import ActorPlan, RayRequest, parse_engine, plan_actors

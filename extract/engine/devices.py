@@ -10,10 +10,8 @@ from pathlib import Path
 from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.engines import Engine, LocalEngine
-from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.engine.processes import Processes
-from mmap_st.extract.engine.ray_request import RayRequest
-from mmap_st.extract.engine.workers import WorkerEngine
+from mmap_st.extract.engine.planning import ExtractOptions
+from mmap_st.extract.engine.workers import Processes, RayRequest, WorkerEngine
 from mmap_st.extract.store import FeatureStore
 
 
@@ -65,7 +63,7 @@ def open_engine(
         How many there are at most.
     """
     if ray is not None:
-        from mmap_st.extract.engine.ray_workers import open_actors
+        from mmap_st.extract.engine.workers import open_actors
 
         with (
             open_actors(ray, request, path, options, slides) as actors,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmap_st.errors import RecipeMismatchError
 from mmap_st.extract.encoders import Encoder, EncoderSpec, auto_precision, build_encoder, device_of
-from mmap_st.extract.engine.plan import ExtractOptions, run_recipe, stored_precision, stored_tokens
+from mmap_st.extract.engine.planning import ExtractOptions, run_recipe, stored_precision, stored_tokens
 from mmap_st.extract.store import FeatureStore, Recipe, differences, head_part
 
 

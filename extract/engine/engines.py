@@ -9,9 +9,8 @@ from typing import Protocol
 
 from mmap_st.errors import SlideDoneError, SlideLockedError, SlideUnchangedError, printable
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.pending import Planned
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.plan import ExtractOptions, run_recipe
+from mmap_st.extract.engine.planning import ExtractOptions, Planned, run_recipe
 from mmap_st.extract.engine.session import Outcome, SlideSession, open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.store import FeatureStore, Recipe

@@ -13,17 +13,21 @@ from mmap_st.extract.encoders import EncoderSpec, note_of_scales
 from mmap_st.extract.engine.devices import open_engine
 from mmap_st.extract.engine.encoder_request import EncoderRequest, check_expected
 from mmap_st.extract.engine.engines import Engine, SlideResult
-from mmap_st.extract.engine.pending import PendingSlide, Planned, plan_remote
-from mmap_st.extract.engine.placement import check_some_spots, has_spots, lacks_image
-from mmap_st.extract.engine.plan import (
+from mmap_st.extract.engine.planning import (
     ExtractOptions,
+    PendingSlide,
+    Planned,
     check_run_recipe,
+    check_some_spots,
     check_width,
+    has_spots,
+    lacks_image,
+    plan_remote,
     plan_slide,
+    slides_of_shard,
 )
-from mmap_st.extract.engine.ray_request import RayRequest
-from mmap_st.extract.engine.sharing_out import slides_of_shard
 from mmap_st.extract.engine.telemetry import Telemetry
+from mmap_st.extract.engine.workers import RayRequest
 from mmap_st.extract.slides import GridRequest, default_stage
 from mmap_st.extract.store import (
     FeatureStore,

@@ -20,7 +20,7 @@ from mmap_st.extract.encoders import (
     known_encoders,
     read_configuration,
 )
-from mmap_st.extract.engine.plan import usable_cores
+from mmap_st.extract.engine.planning import usable_cores
 
 _LITTLE_SPACE_GB = 5.0
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mmap_st.errors import StoppedError, of_one_slide
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine.device import DeviceQueue
-from mmap_st.extract.engine.pending import Planned
+from mmap_st.extract.engine.planning import Planned
 from mmap_st.extract.engine.session import Outcome, SlideSession
 from mmap_st.extract.windows import Pixels, Windows
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from mmap_st.data import Cohort, CohortSlide, Spots
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import ImageError, ResolutionError, TissueError, counted, of_one_slide, printable
-from mmap_st.extract.engine.placement import (
+from mmap_st.extract.engine.planning import (
     has_spots,
     lacks_image,
     place_spots_on,

@@ -22,16 +22,18 @@ from mmap_st.errors import (
     printable,
 )
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.pending import (
+from mmap_st.extract.engine.planning import (
     IMAGE_FROM,
+    ExtractOptions,
     PendingSlide,
     Planned,
+    SlidePlan,
     at_hand,
+    check_orientation,
+    image_fingerprint,
     origin,
     unchanged_slide,
 )
-from mmap_st.extract.engine.placement import check_orientation
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, image_fingerprint
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides import (
     Slide,

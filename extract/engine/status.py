@@ -9,7 +9,7 @@ from statistics import median
 from mmap_st.data import Cohort, CohortSlide
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import SlideError, StoreError
-from mmap_st.extract.engine.placement import has_spots
+from mmap_st.extract.engine.planning import has_spots
 from mmap_st.extract.slides import GridRequest
 from mmap_st.extract.store import (
     FeatureStore,

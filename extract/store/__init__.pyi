@@ -80,11 +80,7 @@ __all__ = [
 ]
 
 from .contents import DAMAGED, list_contents
-from .failures import failure_of, forget_failures, note_failure
 from .integrity import COMPRESSORS, DIGESTS, digests_of, has_digests
-from .journal import Journal, MagnificationRows, journal_path, rows_in_journal
-from .lease import SlideLease, lease_holder
-from .lock import LockHolder, SlideLock, lock_holder, slide_lock
 from .magnification import (
     BLOCK_BYTES,
     Embeddings,
@@ -95,12 +91,8 @@ from .magnification import (
     StoredTokens,
     row_blocks,
 )
-from .merging import MergeReport, merge_into
 from .nodes import read_array, subgroup
-from .packing import PackReport, pack_into
-from .places import is_store, refuse_read_only, refuse_web
 from .presence import check_present, lost_slides, present, staying
-from .publishing import Publication
 from .reader import (
     FeatureStore,
     check_encoder,
@@ -129,9 +121,18 @@ from .recipe import (
     slide_part,
 )
 from .soundness import PROTOTYPE_ARRAYS
+from .storage.places import is_store, refuse_read_only, refuse_web
+from .storage.zipped import is_packed_store, is_zipped_folder
 from .stored_slide import SlideInfo, StoredSlide
-from .upkeep import Leftover, UpkeepReport, remove_leftovers
-from .writer import (
+from .upkeep.leftovers import Leftover, UpkeepReport, remove_leftovers
+from .upkeep.merging import MergeReport, merge_into
+from .upkeep.packing import PackReport, pack_into
+from .writing.failures import failure_of, forget_failures, note_failure
+from .writing.journal import Journal, MagnificationRows, journal_path, rows_in_journal
+from .writing.lease import SlideLease, lease_holder
+from .writing.lock import LockHolder, SlideLock, lock_holder, slide_lock
+from .writing.publishing import Publication
+from .writing.writer import (
     MagnificationWriter,
     check_spots,
     mismatch_sentence,
@@ -139,4 +140,3 @@ from .writer import (
     write_slide,
     write_telemetry,
 )
-from .zipped import is_packed_store, is_zipped_folder

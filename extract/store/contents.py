@@ -9,14 +9,14 @@ import zarr
 
 from mmap_st.errors import StoreError, counted
 from mmap_st.extract.store.integrity import DIGESTS, digests_of, has_digests
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.magnification import Magnification
 from mmap_st.extract.store.nodes import subgroup
-from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import RANDOM, encode_name, enlargement, is_imported, matched_by
 from mmap_st.extract.store.soundness import PROTOTYPE_ARRAYS, prototype_sets, verify_prototypes
+from mmap_st.extract.store.storage import refuse_read_only
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, StoredSlide
+from mmap_st.extract.store.writing import slide_lock
 from mmap_st.extract.windows import mpp_key
 
 DAMAGED = "damaged"

@@ -21,8 +21,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from mmap_st.errors import DamagedSlideError, first_line
-from mmap_st.extract.store.bucket import StoreBucket
-from mmap_st.extract.store.places import StorePlace
+from mmap_st.extract.store.storage import StoreBucket, StorePlace
 from mmap_st.files import sha256_of_json
 
 #: How every array of a store is compressed: the check sum comes last.

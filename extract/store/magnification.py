@@ -14,7 +14,6 @@ import zarr
 from numpy.typing import NDArray
 
 from mmap_st.errors import DamagedSlideError
-from mmap_st.extract.store.bucket import StoreBucket
 from mmap_st.extract.store.integrity import check_description, chunk_keys, damaged, has_digests
 from mmap_st.extract.store.nodes import (
     array_in,
@@ -28,6 +27,7 @@ from mmap_st.extract.store.nodes import (
     wrong_attribute,
 )
 from mmap_st.extract.store.recipe import Recipe
+from mmap_st.extract.store.storage import StoreBucket
 from mmap_st.files import sha256_of_json
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from zarr.core.group import GroupMetadata
 from zarr.storage import StorePath
 
 from mmap_st.errors import DamagedSlideError, StoreError, first_line, printable
-from mmap_st.extract.store.folder import StoreFolder
 from mmap_st.extract.store.integrity import check_array, damaged, opened, read_checked
-from mmap_st.extract.store.places import StorePlace
+from mmap_st.extract.store.storage import StoreFolder, StorePlace
 from mmap_st.files import write_text
 
 #: Kind of number and number of axes of each array; "T" is text.

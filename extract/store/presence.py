@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mmap_st.errors import DamagedSlideError, MmapError, RemoteError, StoppedError, StoreError
-from mmap_st.extract.store.places import is_store
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.storage import is_store
 from mmap_st.extract.windows import mpp_key
 from mmap_st.urls import Place
 

@@ -21,8 +21,6 @@ from mmap_st.errors import (
     first_line,
     printable,
 )
-from mmap_st.extract.store.bucket import StoreBucket
-from mmap_st.extract.store.folder import StoreFolder, drafts_in, is_draft
 from mmap_st.extract.store.nodes import (
     described,
     folder_of,
@@ -32,15 +30,24 @@ from mmap_st.extract.store.nodes import (
     text,
     wrong_attribute,
 )
-from mmap_st.extract.store.places import is_store, opened_place, refuse_read_only, refuse_web
 from mmap_st.extract.store.recipe import (
     Recipe,
     differences,
     encode_name,
     head_part,
 )
+from mmap_st.extract.store.storage import (
+    StoreBucket,
+    StoreFolder,
+    StoreZip,
+    drafts_in,
+    is_draft,
+    is_store,
+    opened_place,
+    refuse_read_only,
+    refuse_web,
+)
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
-from mmap_st.extract.store.zipped import StoreZip
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import disk_advice, file_lock, is_archive
 from mmap_st.urls import Bucket, Place, Url, place_of

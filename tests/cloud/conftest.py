@@ -13,7 +13,7 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from mmap_st.extract.store.lease import _knows_conditions
+from mmap_st.extract.store.writing.lease import _knows_conditions
 from mmap_st.urls import Bucket, Url
 from tests.s3_server import S3Server
 

@@ -24,13 +24,13 @@ import mmap_st as mm
 from mmap_st.data.cohort import Cohort, write_cohort
 from mmap_st.errors import ImageError, RequestError, StoppedError
 from mmap_st.extract.encoders import encoder_spec
-from mmap_st.extract.engine import processes
 from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions
-from mmap_st.extract.engine.sharing_out import Shard, slides_of_shard
+from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.sharing_out import Shard, slides_of_shard
+from mmap_st.extract.engine.workers import processes
 from mmap_st.extract.slides import image_files, local_image, parse_grid
 from mmap_st.extract.slides.staging import Stage
 from mmap_st.extract.store.reader import FeatureStore

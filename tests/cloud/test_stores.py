@@ -20,9 +20,9 @@ import pytest
 
 import mmap_st as mm
 from mmap_st.errors import DamagedSlideError, RemoteError, SlideLockedError, StoreError
-from mmap_st.extract.store import lease
-from mmap_st.extract.store.lease import SlideLease, lease_holder
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.writing import lease
+from mmap_st.extract.store.writing.lease import SlideLease, lease_holder
 from mmap_st.prototypes.stored import candidates_in
 from mmap_st.urls import Bucket, Url
 from tests.s3_server import S3Server

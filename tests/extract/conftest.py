@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mmap_st.extract.engine import processes
+from mmap_st.extract.engine.workers import processes
 from mmap_st.extract.windows.device_resizing import DeviceResizer
 
 

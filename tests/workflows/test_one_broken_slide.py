@@ -120,7 +120,8 @@ class Defect(Exception):  # noqa: N818 - a kind that nobody foresees
 def test_errors_that_nobody_foresees_end_one_slide(
     error: Exception, sections: Path, tmp_path: Path, mmap: Mmap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmap_st.extract.engine import placement, preview, session
+    from mmap_st.extract.engine import preview, session
+    from mmap_st.extract.engine.planning import placement
     from mmap_st.extract.slides import overview
     from mmap_st.extract.slides import slide as opening
     from mmap_st.report import cohort_check

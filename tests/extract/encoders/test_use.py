@@ -21,7 +21,7 @@ from mmap_st.extract.encoders.self_test import examine_encoder
 from mmap_st.extract.engine import machine
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.machine import examine_machine
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.planning.plan import ExtractOptions
 from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.progress import Silent
@@ -133,7 +133,7 @@ def test_tokens_beyond_float16_widen_their_array_alone(section: Cohort, tmp_path
 
 def test_long_rows_are_read_and_kept_few_at_a_time(section: Cohort, tmp_path: Path, monkeypatch) -> None:
     from mmap_st.extract.engine import session
-    from mmap_st.extract.store import writer as magnification_write
+    from mmap_st.extract.store.writing import writer as magnification_write
 
     row_bytes = 4 * (64 + 100 * 64)
     monkeypatch.setattr(magnification_write, "_CHUNK_BYTES", 6 * row_bytes)

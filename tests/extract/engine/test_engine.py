@@ -21,15 +21,15 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import ImageError, RegionError, RequestError
 from mmap_st.extract.encoders import Encoder, encoder_spec
 from mmap_st.extract.engine import engines
-from mmap_st.extract.engine import plan as planning
 from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.pipeline import wait_for
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.planning import plan as planning
+from mmap_st.extract.engine.planning.plan import ExtractOptions
 from mmap_st.extract.slides.formats.pixels import levels_of
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.store.writer import MagnificationWriter
+from mmap_st.extract.store.writing.writer import MagnificationWriter
 from mmap_st.extract.windows.read_plan import ReadPlan, plan_reading
 from mmap_st.extract.windows.reader import WindowReader
 from mmap_st.progress import Silent

@@ -22,12 +22,12 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.errors import EncoderError, RecipeMismatchError, RegionError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import get_weights
-from mmap_st.extract.engine import plan as recipes
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions, plan_slide
+from mmap_st.extract.engine.planning import plan as recipes
+from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide
 from mmap_st.extract.slides.formats.plain import PlainSlide
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.writing.lock import slide_lock
 
 LITE0 = EncoderRequest(encoder_spec("efficientnet-lite0"))
 TINY = EncoderRequest(encoder_spec("timm:test_efficientnet"), random_weights=True)

@@ -29,11 +29,11 @@ from mmap_st.errors import ImageError, MmapError, RegionError, StoppedError
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine import encoder_request
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.planning.plan import ExtractOptions
 from mmap_st.extract.slides.formats.plain import PlainSlide
-from mmap_st.extract.store.journal import Journal, journal_path
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import encode_name
+from mmap_st.extract.store.writing.journal import Journal, journal_path
 from mmap_st.extract.windows.geometry import mpp_key
 from mmap_st.progress import Silent
 

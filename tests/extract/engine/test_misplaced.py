@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 import mmap_st as mm
 from mmap_st.data.readers import open_cohort, read_spots
 from mmap_st.errors import SlidesFailedError, SpotsError
-from mmap_st.extract.engine.placement import check_orientation
+from mmap_st.extract.engine.planning.placement import check_orientation
 from mmap_st.extract.slides import find_tissue, open_slide
 from mmap_st.extract.slides.grid import TRANSFORMS
 

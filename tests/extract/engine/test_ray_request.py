@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmap_st.errors import RequestError
-from mmap_st.extract.engine.ray_request import ActorPlan, RayRequest, parse_engine, plan_actors
+from mmap_st.extract.engine.workers.ray_request import ActorPlan, RayRequest, parse_engine, plan_actors
 from tests.conftest import TINY, WriteSection
 
 
@@ -132,7 +132,7 @@ def test_without_ray_it_says_how_to_get_it(
 def test_ray_is_imported_for_nobody_else() -> None:
     code = (
         "import sys, mmap_st.cli, mmap_st.workflows.embedding, mmap_st.extract.engine.extraction\n"
-        "import mmap_st.extract.engine.ray_workers, mmap_st.head.evaluation.ray_fits\n"
+        "import mmap_st.extract.engine.workers.ray_workers, mmap_st.head.evaluation.ray_fits\n"
         "print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

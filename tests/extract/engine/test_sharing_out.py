@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.errors import RequestError
-from mmap_st.extract.engine.sharing_out import Shard, parse_shard, slides_of_shard
-from mmap_st.extract.store.lock import SlideLock
+from mmap_st.extract.engine.planning.sharing_out import Shard, parse_shard, slides_of_shard
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import encode_name
+from mmap_st.extract.store.writing.lock import SlideLock
 
 ENCODER = "timm:test_efficientnet"
 ROOT = Path(__file__).resolve().parents[3]

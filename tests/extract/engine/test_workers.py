@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from mmap_st.errors import DeviceError, EncoderError, RequestError, StoppedError
-from mmap_st.extract.engine import workers
 from mmap_st.extract.engine.engines import SlideResult
-from mmap_st.extract.engine.worker import Ended, Event, Failed, Ready, Started, Wanted, Written
-from mmap_st.extract.engine.workers import WorkerEngine
+from mmap_st.extract.engine.workers import worker_engine as workers
+from mmap_st.extract.engine.workers.worker import Ended, Event, Failed, Ready, Started, Wanted, Written
+from mmap_st.extract.engine.workers.worker_engine import WorkerEngine
 
 #: What a worker says; it is told a plan where it wanted one.
 Script = Generator[Event, Any, None]

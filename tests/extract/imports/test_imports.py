@@ -15,15 +15,15 @@ from mmap_st.data.readers import open_cohort, read_spots
 from mmap_st.errors import HeadError, MmapError, RecipeMismatchError, RequestError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.planning.plan import ExtractOptions
 from mmap_st.extract.imports.importing import import_features
 from mmap_st.extract.imports.jobs import ImportRequest
 from mmap_st.extract.imports.matching import CoordinateOptions
 from mmap_st.extract.store.contents import list_contents
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import FeatureStore, check_same_recipe
 from mmap_st.extract.store.recipe import encode_name, head_part, run_part, slide_part
-from mmap_st.extract.store.writer import MagnificationWriter
+from mmap_st.extract.store.writing.lock import slide_lock
+from mmap_st.extract.store.writing.writer import MagnificationWriter
 from mmap_st.files import sha256_of_json
 from mmap_st.head.interface import parse_settings
 from mmap_st.head.registry import head_method

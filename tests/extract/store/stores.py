@@ -11,7 +11,7 @@ from mmap_st.errors import DamagedSlideError
 from mmap_st.extract.store.integrity import DIGESTS
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.stored_slide import SlideInfo
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 from mmap_st.prototypes import CandidateSettings
 from mmap_st.prototypes.stored import build_all, stored_candidates
 

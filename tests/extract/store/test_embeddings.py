@@ -10,7 +10,7 @@ from mmap_st.data.spots import Spots
 from mmap_st.extract.store import FeatureStore, SlideInfo
 from mmap_st.extract.store import magnification as module
 from mmap_st.extract.store.magnification import StoredEmbeddings, StoredRows, StoredTokens
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 
 N, WIDTH, SIDE, TOKEN_WIDTH = 23, 3, 2, 4
 MPPS = (0.5, 1.0)

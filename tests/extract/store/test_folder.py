@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.folder import StoreFolder, drafts_below, drafts_in
-from mmap_st.extract.store.journal import journal_path
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.reader import FeatureStore, is_nonempty
+from mmap_st.extract.store.storage.folder import StoreFolder, drafts_below, drafts_in
+from mmap_st.extract.store.writing.journal import journal_path
+from mmap_st.extract.store.writing.lock import slide_lock
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 DRAFT = f"zarr.{'0' * 32}.partial"

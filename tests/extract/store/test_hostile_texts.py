@@ -15,7 +15,7 @@ from mmap_st.errors import MmapError, printable
 from mmap_st.extract.store.reader import FeatureStore, note_unsealed, undamaged_slide
 from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.store.stored_slide import SlideInfo
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 from tests.commands.hostile import TRAPS, unseen
 
 SPOTS = Spots(tuple(f"{i}x1" for i in range(4)), np.arange(8.0).reshape(4, 2))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.journal import Journal
+from mmap_st.extract.store.writing.journal import Journal
 
 N, WIDTH = 40, 5
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mmap_st.errors import SlideLockedError, StoppedError
-from mmap_st.extract.store import lock as locks
-from mmap_st.extract.store.lock import SlideLock
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import encode_name
+from mmap_st.extract.store.writing import lock as locks
+from mmap_st.extract.store.writing.lock import SlideLock
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,13 @@ import pytest
 
 from mmap_st.data.spots import Spots
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.journal import Journal, journal_path
-from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.merging import MergeReport, merge_into
-from mmap_st.extract.store.packing import pack_into
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.stored_slide import SlideInfo
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.upkeep.merging import MergeReport, merge_into
+from mmap_st.extract.store.upkeep.packing import pack_into
+from mmap_st.extract.store.writing.journal import Journal, journal_path
+from mmap_st.extract.store.writing.lock import slide_lock
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 from mmap_st.prototypes.stored import build_all
 from tests.extract.store.stores import RECIPE, SETTINGS, WIDTH, N, aged, made, read, unfinished
 
@@ -264,8 +264,8 @@ def test_what_cannot_be_a_target_is_refused_before_any_work(store: Path, tmp_pat
 KILLED = """
 import os, sys
 from pathlib import Path
-from mmap_st.extract.store.folder import StoreFolder
-from mmap_st.extract.store.merging import merge_into
+from mmap_st.extract.store.storage.folder import StoreFolder
+from mmap_st.extract.store.upkeep.merging import merge_into
 from mmap_st.extract.store.reader import FeatureStore
 write, left = StoreFolder.set_sync, [int(sys.argv[3])]
 def set_sync(self, key, value):

@@ -22,11 +22,11 @@ from zarr.storage import ZipStore
 from mmap_st.errors import RequestError, StoreError
 from mmap_st.extract.store import is_packed_store, is_store, is_zipped_folder, staying
 from mmap_st.extract.store.contents import list_contents
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.nodes import folder_of
-from mmap_st.extract.store.packing import pack_into
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.store.zipped import StoreZip
+from mmap_st.extract.store.storage.zipped import StoreZip
+from mmap_st.extract.store.upkeep.packing import pack_into
+from mmap_st.extract.store.writing.lock import slide_lock
 from mmap_st.prototypes.stored import build_all, candidates_in, stored_candidates
 from tests.extract.store.stores import MPPS, SETTINGS, aged, made, read, unfinished
 
@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_what_was_there(store: P
 KILLED = """
 import os, sys, zipfile
 from pathlib import Path
-from mmap_st.extract.store.packing import pack_into
+from mmap_st.extract.store.upkeep.packing import pack_into
 from mmap_st.extract.store.reader import FeatureStore
 write, count = zipfile.ZipFile.writestr, [0]
 def writestr(*args):

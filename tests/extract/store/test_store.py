@@ -22,9 +22,7 @@ from mmap_st.errors import (
     SlideRecipeError,
     StoreError,
 )
-from mmap_st.extract.engine.plan import image_fingerprint
-from mmap_st.extract.store.journal import Journal, MagnificationRows
-from mmap_st.extract.store.lock import slide_lock
+from mmap_st.extract.engine.planning.plan import image_fingerprint
 from mmap_st.extract.store.reader import (
     FeatureStore,
     check_same_recipe,
@@ -32,7 +30,9 @@ from mmap_st.extract.store.reader import (
 )
 from mmap_st.extract.store.recipe import check_encoder_name, differences, encode_name, sha256_of_spots
 from mmap_st.extract.store.stored_slide import SlideInfo
-from mmap_st.extract.store.writer import MagnificationWriter, write_slide
+from mmap_st.extract.store.writing.journal import Journal, MagnificationRows
+from mmap_st.extract.store.writing.lock import slide_lock
+from mmap_st.extract.store.writing.writer import MagnificationWriter, write_slide
 from mmap_st.files import MOST_BYTES
 
 SPOTS = Spots(tuple(f"{i}x1" for i in range(10)), np.arange(20.0).reshape(10, 2))
@@ -269,7 +269,7 @@ def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
     store = tmp_path / "f.zarr"
     code = (
         "import sys, pathlib\n"
-        "from mmap_st.extract.store.lock import slide_lock\n"
+        "from mmap_st.extract.store.writing.lock import slide_lock\n"
         "with slide_lock(pathlib.Path(sys.argv[1]), 'A1'):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

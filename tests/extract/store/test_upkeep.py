@@ -11,11 +11,11 @@ import pytest
 from filelock import FileLock
 
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.journal import Journal, journal_path
-from mmap_st.extract.store.lock import slide_lock
-from mmap_st.extract.store.packing import pack_into
 from mmap_st.extract.store.reader import FeatureStore
-from mmap_st.extract.store.upkeep import UpkeepReport, remove_leftovers
+from mmap_st.extract.store.upkeep.leftovers import UpkeepReport, remove_leftovers
+from mmap_st.extract.store.upkeep.packing import pack_into
+from mmap_st.extract.store.writing.journal import Journal, journal_path
+from mmap_st.extract.store.writing.lock import slide_lock
 from mmap_st.files import InUseError, file_lock
 from mmap_st.prototypes.stored import build_all
 from tests.extract.store.stores import MPPS, SETTINGS, WIDTH, N, made, read, unfinished
@@ -158,7 +158,7 @@ def test_a_slide_that_is_being_written_is_left_alone(copy: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from mmap_st.extract.store.lock import slide_lock
+from mmap_st.extract.store.writing.lock import slide_lock
 with slide_lock(Path(sys.argv[1]), "A"):
     print("held", flush=True)
     sys.stdin.read()

@@ -470,7 +470,7 @@ def test_shared_patients_are_those_of_slides_that_are_used(
 def test_a_busy_slide_is_fitted_with_candidates_that_are_not_stored(
     cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch
 ) -> None:
-    from mmap_st.extract.store.lock import slide_lock
+    from mmap_st.extract.store.writing.lock import slide_lock
     from mmap_st.prototypes import stored
 
     monkeypatch.setattr(stored, "_WAIT_S", 0.1)

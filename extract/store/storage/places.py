@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from mmap_st.errors import StoreError
-from mmap_st.extract.store.bucket import StoreBucket, read_by_url
-from mmap_st.extract.store.folder import StoreFolder
-from mmap_st.extract.store.zipped import ROOT, StoreZip, is_packed_store, packed_error
+from mmap_st.extract.store.storage.bucket import StoreBucket, read_by_url
+from mmap_st.extract.store.storage.folder import StoreFolder
+from mmap_st.extract.store.storage.zipped import ROOT, StoreZip, is_packed_store, packed_error
 from mmap_st.files import is_archive
 from mmap_st.urls import Place, Url, place_of
 

@@ -15,7 +15,7 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import RequestError
-from mmap_st.extract.store.zipped import bounds_of
+from mmap_st.extract.store.storage.zipped import bounds_of
 from mmap_st.urls import Bucket, Url
 
 #: Of what was read, what is kept in memory: check sums of chunks are compared before the chunks are read.

@@ -20,8 +20,8 @@ from mmap_st.errors import (
     printable,
 )
 from mmap_st.extract.encoders import Encoder
-from mmap_st.extract.engine.placement import Placement, place_spots
-from mmap_st.extract.engine.sharing_out import Shard
+from mmap_st.extract.engine.planning.placement import Placement, place_spots
+from mmap_st.extract.engine.planning.sharing_out import Shard
 from mmap_st.extract.slides import METHOD, GridRequest, SourceMpp, Stage, slide_files
 from mmap_st.extract.slides import free_memory as free_memory  # imported from here too
 from mmap_st.extract.store import (

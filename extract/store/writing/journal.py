@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmap_st.errors import ImageError, StoreError, counted, printable
-from mmap_st.extract.store.folder import check_plain, drafts_in
 from mmap_st.extract.store.reader import store_errors
-from mmap_st.extract.store.writer import MagnificationWriter
+from mmap_st.extract.store.storage import check_plain, drafts_in
+from mmap_st.extract.store.writing.writer import MagnificationWriter
 from mmap_st.extract.windows import mpp_key
 
 _LOG = logging.getLogger(__name__)

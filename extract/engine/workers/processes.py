@@ -13,9 +13,8 @@ from pathlib import Path
 
 from mmap_st.extract.encoders import device_of
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.pending import Planned
-from mmap_st.extract.engine.plan import ExtractOptions, usable_cores
-from mmap_st.extract.engine.worker import Event, WorkerTask, run_worker
+from mmap_st.extract.engine.planning import ExtractOptions, Planned, usable_cores
+from mmap_st.extract.engine.workers.worker import Event, WorkerTask, run_worker
 from mmap_st.worker_processes import start_method, without_main_module
 
 _ENDING_S = 10.0

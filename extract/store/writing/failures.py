@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmap_st.errors import StoreError, printable
-from mmap_st.extract.store.folder import check_plain
-from mmap_st.extract.store.lease import leases_of
 from mmap_st.extract.store.reader import locks_folder
 from mmap_st.extract.store.recipe import encode_name
+from mmap_st.extract.store.storage import check_plain
+from mmap_st.extract.store.writing.lease import leases_of
 from mmap_st.files import file_name, write_text
 from mmap_st.urls import Bucket, Place, Url
 

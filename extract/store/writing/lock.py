@@ -24,8 +24,8 @@ from types import TracebackType
 from filelock import Timeout
 
 from mmap_st.errors import SlideLockedError, StoppedError, StoreError, first_line, printable
-from mmap_st.extract.store.folder import check_plain
 from mmap_st.extract.store.reader import locks_folder
+from mmap_st.extract.store.storage import check_plain
 from mmap_st.files import (
     InUseError,
     cannot_be_written,

@@ -16,16 +16,13 @@ from urllib.parse import unquote
 import zarr
 
 from mmap_st.errors import SlideLockedError, StoreError
-from mmap_st.extract.store.failures import FAILED
-from mmap_st.extract.store.folder import is_draft
 from mmap_st.extract.store.integrity import chunk_keys
-from mmap_st.extract.store.journal import journals_folder
-from mmap_st.extract.store.lock import SlideLock, check_unlocked
 from mmap_st.extract.store.nodes import described, subgroup
-from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.reader import MAKING, FeatureStore, locks_folder, store_errors
-from mmap_st.extract.store.sameness import made_from
 from mmap_st.extract.store.soundness import DRAFT, PROTOTYPES
+from mmap_st.extract.store.storage import is_draft, refuse_read_only
+from mmap_st.extract.store.upkeep.sameness import made_from
+from mmap_st.extract.store.writing import FAILED, SlideLock, check_unlocked, journals_folder
 from mmap_st.files import InUseError, file_lock, file_name
 from mmap_st.progress import ProgressCallback
 

@@ -15,8 +15,17 @@ from typing import Generic, Protocol, TypeVar
 
 from mmap_st.errors import DeviceError, MmapError, RequestError, StoppedError, counted, printable
 from mmap_st.extract.engine.engines import Listener, SlideResult
-from mmap_st.extract.engine.pending import Planned
-from mmap_st.extract.engine.worker import Counted, Ended, Event, Failed, Ready, Started, Wanted, Written
+from mmap_st.extract.engine.planning import Planned
+from mmap_st.extract.engine.workers.worker import (
+    Counted,
+    Ended,
+    Event,
+    Failed,
+    Ready,
+    Started,
+    Wanted,
+    Written,
+)
 from mmap_st.extract.store import FeatureStore, Recipe, differences
 
 _LOG = logging.getLogger(__name__)

@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import mmap_st
 from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest
-from mmap_st.extract.engine.pending import Planned
-from mmap_st.extract.engine.plan import ExtractOptions, usable_cores
-from mmap_st.extract.engine.ray_request import ActorPlan, RayRequest, plan_actors
-from mmap_st.extract.engine.worker import Event, Failed, WorkerTask, work
+from mmap_st.extract.engine.planning import ExtractOptions, Planned, usable_cores
+from mmap_st.extract.engine.workers.ray_request import ActorPlan, RayRequest, plan_actors
+from mmap_st.extract.engine.workers.worker import Event, Failed, WorkerTask, work
 from mmap_st.ray_cluster import connected_ray, how_it_died, resources_of_nodes
 
 _LOG = logging.getLogger(__name__)

@@ -16,12 +16,8 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from mmap_st.errors import DamagedSlideError, SlideError, SlideRecipeError, StoreError, in_sentences
-from mmap_st.extract.store.folder import StoreFolder, drafts_below
-from mmap_st.extract.store.journal import journal_path
-from mmap_st.extract.store.lock import SlideLock
 from mmap_st.extract.store.magnification import Magnification, magnification_in
 from mmap_st.extract.store.nodes import described, folder_of, group_at, read_array, subgroup
-from mmap_st.extract.store.places import refuse_read_only
 from mmap_st.extract.store.presence import present
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import (
@@ -29,9 +25,18 @@ from mmap_st.extract.store.recipe import (
     differences,
     encode_name,
 )
-from mmap_st.extract.store.sameness import StoredRuns, called, fingerprint, is_same, is_whole, made_from
 from mmap_st.extract.store.soundness import PROTOTYPES, SoundParts, files_of, sound_parts, verify_prototypes
+from mmap_st.extract.store.storage import StoreFolder, drafts_below, refuse_read_only
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo, StoredSlide
+from mmap_st.extract.store.upkeep.sameness import (
+    StoredRuns,
+    called,
+    fingerprint,
+    is_same,
+    is_whole,
+    made_from,
+)
+from mmap_st.extract.store.writing import SlideLock, journal_path
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import check_folder_out
 from mmap_st.progress import ProgressCallback

@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 
 from mmap_st.data import Spots
 from mmap_st.errors import RefusedError, RemoteError, SlideRecipeError, StoreError, printable
-from mmap_st.extract.store.bucket import AT_A_TIME
-from mmap_st.extract.store.journal import journals_folder
-from mmap_st.extract.store.lease import SlideLease
 from mmap_st.extract.store.nodes import folder_of, subgroup
 from mmap_st.extract.store.reader import FeatureStore, is_nonempty
 from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.store.soundness import files_of
+from mmap_st.extract.store.storage import AT_A_TIME
 from mmap_st.extract.store.stored_slide import SlideInfo
-from mmap_st.extract.store.writer import check_spots
+from mmap_st.extract.store.writing.journal import journals_folder
+from mmap_st.extract.store.writing.lease import SlideLease
+from mmap_st.extract.store.writing.writer import check_spots
 from mmap_st.extract.windows import mpp_key
 from mmap_st.fetching import cache_folder
 from mmap_st.files import sha256_of_json, writing

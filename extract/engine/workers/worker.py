@@ -22,8 +22,7 @@ from pathlib import Path
 from mmap_st.errors import DeviceError, MmapError, StoppedError, first_line
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.engines import LocalEngine, SlideResult
-from mmap_st.extract.engine.pending import Planned
-from mmap_st.extract.engine.plan import ExtractOptions
+from mmap_st.extract.engine.planning import ExtractOptions, Planned
 from mmap_st.extract.store import FeatureStore, Recipe, is_nonempty
 from mmap_st.plugins import pickled_with_code
 from mmap_st.worker_processes import end_with_parent, take_environment

@@ -24,7 +24,7 @@ from functools import lru_cache
 from types import TracebackType
 
 from mmap_st.errors import RemoteError, SlideLockedError, StoppedError, first_line, printable
-from mmap_st.extract.store.lock import LockHolder, this_machine
+from mmap_st.extract.store.writing.lock import LockHolder, this_machine
 from mmap_st.files import file_name
 from mmap_st.urls import LONGEST_REQUEST_S, Bucket, Conflict, NoConditions, Url
 

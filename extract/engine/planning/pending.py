@@ -16,8 +16,8 @@ from typing import TypeAlias
 from mmap_st.data import CohortSlide
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import SlideUnchangedError
-from mmap_st.extract.engine.placement import place_spots_by
-from mmap_st.extract.engine.plan import ExtractOptions, SlidePlan, plan_placed, plan_slide
+from mmap_st.extract.engine.planning.placement import place_spots_by
+from mmap_st.extract.engine.planning.plan import ExtractOptions, SlidePlan, plan_placed, plan_slide
 from mmap_st.extract.slides import GridRequest, default_stage, fetched, image_files, staged
 from mmap_st.extract.store import FeatureStore, Recipe, encode_name, undamaged_slide
 from mmap_st.extract.windows import mpp_key

@@ -25,7 +25,6 @@ from mmap_st.errors import (
     counted,
     printable,
 )
-from mmap_st.extract.store.folder import drafts_below
 from mmap_st.extract.store.integrity import (
     COMPRESSORS,
     DIGESTS,
@@ -39,6 +38,7 @@ from mmap_st.extract.store.nodes import array_in, folder_of, mapping, mend, numb
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import Recipe, check_encoder_name, differences, encode_name
 from mmap_st.extract.store.soundness import DRAFT
+from mmap_st.extract.store.storage import drafts_below
 from mmap_st.extract.store.stored_slide import SPOT_ARRAYS, SlideInfo
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import sha256_of_json

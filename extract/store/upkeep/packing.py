@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmap_st.errors import SlideLockedError, StoreError, agreeing
-from mmap_st.extract.store.lock import slide_lock
 from mmap_st.extract.store.nodes import folder_of, subgroup
 from mmap_st.extract.store.reader import FeatureStore, store_errors
 from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.store.soundness import PROTOTYPES, SoundParts, files_of, sound_parts
-from mmap_st.extract.store.zipped import MOST_FILES, ROOT, is_packed_store
+from mmap_st.extract.store.storage import MOST_FILES, ROOT, is_packed_store
+from mmap_st.extract.store.writing import slide_lock
 from mmap_st.files import (
     InUseError,
     check_file_out,

@@ -1,0 +1,5 @@
+"""Writing into a feature store: arrays, journals, locks and leases, publishing."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

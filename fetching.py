@@ -21,7 +21,8 @@ from threading import Event
 
 from mmap_st.errors import MissingDependencyError, MmapError, RemoteError, StoppedError, first_line, printable
 from mmap_st.files import sha256_of_json
-from mmap_st.urls import Bucket, NoRangesError, Stat, Url
+from mmap_st.object_stores import Bucket, NoRangesError, Stat
+from mmap_st.urls import Url
 
 _LOG = logging.getLogger(__name__)
 #: Where the cache is, for those who want it elsewhere.

@@ -28,7 +28,8 @@ from mmap_st.errors import (
 )
 from mmap_st.fetching import cached, look_at, named_by_url
 from mmap_st.files import absolute, check_file_out, refuse_special, replacing, writing
-from mmap_st.urls import Place, Url, check_obstore, url_of
+from mmap_st.object_stores import check_obstore
+from mmap_st.urls import Place, Url, url_of
 
 COLUMNS = (
     "slide", "patient", "image", "spots", "counts", "reader", "mpp",

@@ -21,6 +21,7 @@ ROOT_LAYER = dict.fromkeys(
         "files",
         "hub",
         "memory",
+        "object_stores",
         "plugins",
         "progress",
         "ray_cluster",

@@ -37,7 +37,8 @@ from mmap_st.extract.engine import (
 from mmap_st.extract.slides import GridRequest, known_mpps, parse_grid
 from mmap_st.extract.store import RANDOM, FeatureStore, differences, is_imported, is_packed_store, is_store
 from mmap_st.head.runs import HeadCard, SavedHead, nominal_pitch
-from mmap_st.urls import Url, check_obstore, url_of
+from mmap_st.object_stores import check_obstore
+from mmap_st.urls import Url, url_of
 from mmap_st.workflows.arguments import Encoders, check_store_out, encoders_by_name, read_cohort, spec_of
 from mmap_st.workflows.cohort_scale import MPP_RANGE, SAME_MPP, image_mpp
 from mmap_st.workflows.display import show_progress

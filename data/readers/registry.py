@@ -37,7 +37,8 @@ from mmap_st.data.readers.remote import local_tables
 from mmap_st.data.spots import Spots
 from mmap_st.data.tables import duplicates, some
 from mmap_st.errors import CohortError, CountsError, SpotsError, did_you_mean
-from mmap_st.urls import Place, Url, check_obstore, url_of
+from mmap_st.object_stores import check_obstore
+from mmap_st.urls import Place, Url, url_of
 
 if TYPE_CHECKING:
     import pandas as pd

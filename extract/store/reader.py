@@ -50,7 +50,8 @@ from mmap_st.extract.store.storage import (
 from mmap_st.extract.store.stored_slide import StoredSlide, stored_slide_in
 from mmap_st.extract.windows import mpp_key
 from mmap_st.files import disk_advice, file_lock, is_archive
-from mmap_st.urls import Bucket, Place, Url, place_of
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Place, Url, place_of
 
 _LOG = logging.getLogger(__name__)
 FORMAT = "mmap-features"

@@ -14,7 +14,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from mmap_st.extract.store.writing.lease import _knows_conditions
-from mmap_st.urls import Bucket, Url
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Url
 from tests.s3_server import S3Server
 
 

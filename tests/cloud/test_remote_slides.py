@@ -35,10 +35,11 @@ from mmap_st.extract.slides import image_files, local_image, parse_grid
 from mmap_st.extract.slides.staging import Stage
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.runs import UNS
+from mmap_st.object_stores import Bucket
 from mmap_st.progress import Silent
 from mmap_st.report.run_report import image_of
 from mmap_st.report.viewer import Answers, open_catalogue
-from mmap_st.urls import Bucket, Url
+from mmap_st.urls import Url
 from tests.s3_server import S3Server
 
 LAB = Url("s3://lab/study")

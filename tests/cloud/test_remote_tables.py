@@ -25,7 +25,8 @@ from mmap_st.data.readers import read_counts, read_spots
 from mmap_st.data.survey import survey_cohort
 from mmap_st.errors import CohortError, MissingDependencyError, MmapError, RemoteError, SpotsError
 from mmap_st.fetching import cached, look_at
-from mmap_st.urls import Bucket, Url
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Url
 from tests.s3_server import S3Server
 
 LAB = Url("s3://lab/study")

@@ -23,8 +23,9 @@ from mmap_st.errors import DamagedSlideError, RemoteError, SlideLockedError, Sto
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.writing import lease
 from mmap_st.extract.store.writing.lease import SlideLease, lease_holder
+from mmap_st.object_stores import Bucket
 from mmap_st.prototypes.stored import candidates_in
-from mmap_st.urls import Bucket, Url
+from mmap_st.urls import Url
 from tests.s3_server import S3Server
 
 ENCODER = "timm:test_efficientnet"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mmap_st.errors import MissingDependencyError, RemoteError, RequestError
-from mmap_st.urls import Bucket, Conflict, NoConditions, Url, place_of, url_of
+from mmap_st.object_stores import Bucket, Conflict, NoConditions
+from mmap_st.urls import Url, place_of, url_of
 from tests.s3_server import S3Server
 
 

@@ -16,7 +16,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import RequestError
 from mmap_st.extract.store.storage.zipped import bounds_of
-from mmap_st.urls import Bucket, Url
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Url
 
 #: Of what was read, what is kept in memory: check sums of chunks are compared before the chunks are read.
 _KEPT_BYTES = 256 << 20

@@ -17,7 +17,8 @@ from mmap_st.extract.store.recipe import encode_name
 from mmap_st.extract.store.storage import check_plain
 from mmap_st.extract.store.writing.lease import leases_of
 from mmap_st.files import file_name, write_text
-from mmap_st.urls import Bucket, Place, Url
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Place, Url
 
 #: How the names of these notes end.
 FAILED = ".failed.json"

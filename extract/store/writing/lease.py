@@ -26,7 +26,8 @@ from types import TracebackType
 from mmap_st.errors import RemoteError, SlideLockedError, StoppedError, first_line, printable
 from mmap_st.extract.store.writing.lock import LockHolder, this_machine
 from mmap_st.files import file_name
-from mmap_st.urls import LONGEST_REQUEST_S, Bucket, Conflict, NoConditions, Url
+from mmap_st.object_stores import LONGEST_REQUEST_S, Bucket, Conflict, NoConditions
+from mmap_st.urls import Url
 
 _LOG = logging.getLogger(__name__)
 #: A lease that was not written for this long is of a dead process.

@@ -31,7 +31,8 @@ from mmap_st.extract.store.writing.writer import check_spots
 from mmap_st.extract.windows import mpp_key
 from mmap_st.fetching import cache_folder
 from mmap_st.files import sha256_of_json, writing
-from mmap_st.urls import Bucket, Url
+from mmap_st.object_stores import Bucket
+from mmap_st.urls import Url
 
 _LOG = logging.getLogger(__name__)
 _DESCRIPTION = "zarr.json"

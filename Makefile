@@ -11,13 +11,14 @@ AT_ONCE := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n + n / 2)))
 # Every process that starts reads modules as they were compiled once, also where the shell says otherwise.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test quick browser lint types tests benchmark-demo clean
+.PHONY: help setup demo test quick chromium browser lint types tests benchmark-demo clean
 
 help:
 	@echo "make demo            set up, then run the whole pipeline on simulated tissue"
 	@echo "make test            set up, then run all checks"
 	@echo "make quick           set up, then run the checks that take three minutes, for work on the code"
-	@echo "make browser         set up, install Chromium where that is possible, and test pages in it"
+	@echo "make chromium        install Chromium where that is possible, for the tests of pages in a browser"
+	@echo "make browser         the same, set up, and run these tests alone"
 	@echo "make benchmark-demo  measure the heads on simulated tissue, seeds 0 to 2"
 	@echo "make clean           remove what these make"
 
@@ -45,12 +46,14 @@ test: lint
 quick: lint types
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"
 
-# The tests that click through pages, in Debian's Chromium; without it they are skipped, with that reason.
-browser: setup
+# Debian's, for the tests that click through pages; without it they are skipped, with that reason.
+chromium:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	{ test "$$(id -u)" = 0 && apt-get update -qq && \
 	apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
 	echo "chromium is not here and cannot be installed: the tests in a browser are skipped"
+
+browser: setup chromium
 	$(BIN)/python -m pytest -n auto --dist loadfile tests/browser
 
 lint: setup

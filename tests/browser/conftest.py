@@ -19,7 +19,7 @@ def browser() -> Iterator[webdriver.Chrome]:
     found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        pytest.skip(f"no {' and no '.join(missing)}: `make browser` installs them where it may")
+        pytest.skip(f"no {' and no '.join(missing)}: `make chromium` installs them where it may")
     options = Options()
     options.binary_location = str(found["chromium"])
     for flag in (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -163,6 +166,75 @@ def test_the_script_for_slurm_embeds_a_part_each(root: Path, tmp_path: Path, alo
         assert done.returncode == 0, done.stdout + done.stderr
     assert contents(tmp_path / "n.zarr") == alone
     assert run_script(root, tmp_path / "n.zarr").returncode != 0  # outside of an array
+
+
+@pytest.fixture
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """SLURM of one node, this machine; the environment that leads to it."""
+    folder = tmp_path_factory.mktemp("slurm")
+    user, host = getpass.getuser(), socket.gethostname().split(".")[0]
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            ports.append(free.getsockname()[1])
+    (folder / "slurm.conf").write_text(
+        f"ClusterName=one\nSlurmctldHost={host}(127.0.0.1)\nAuthType=auth/none\nCredType=cred/none\n"
+        f"SlurmUser={user}\nSlurmdUser={user}\nSlurmctldPort={ports[0]}\nSlurmdPort={ports[1]}\n"
+        f"StateSaveLocation={folder}/state\nSlurmdSpoolDir={folder}/spool\n"
+        f"SlurmctldPidFile={folder}/slurmctld.pid\nSlurmdPidFile={folder}/slurmd.pid\n"
+        "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/none\n"
+        "SelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nReturnToService=2\n"
+        f"NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000 State=UNKNOWN\n"
+        f"PartitionName=main Nodes={host} Default=YES State=UP\n"
+    )
+    environment = os.environ | {
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
+    }
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    with ExitStack() as daemons:
+        for name in ("slurmctld", "slurmd"):
+            log = daemons.enter_context((folder / f"{name}.log").open("w"))
+            daemon = subprocess.Popen([name, "-D"], env=environment, stdout=log, stderr=log)
+            daemons.callback(daemon.wait)
+            daemons.callback(daemon.terminate)
+        for _ in range(150):
+            shown = subprocess.run(
+                ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True
+            )
+            if shown.stdout.strip() == "idle":
+                break
+            time.sleep(0.2)
+        else:
+            logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
+            pytest.fail(f"SLURM does not start: {shown.stderr}\n{logs}")
+        yield environment
+
+
+@pytest.mark.skipif(
+    shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None or os.getuid() != 0,
+    reason="SLURM is not installed, or this is not root, who may start it",
+)
+def test_slurm_itself_runs_the_script(
+    slurm: dict[str, str], root: Path, tmp_path: Path, alone: dict[str, bytes]
+) -> None:
+    script = ROOT / "docs" / "clusters" / "slurm.sh"
+    given = slurm | {
+        "COHORT": f"her2st:{root}", "STORE": str(tmp_path / "n.zarr"), "ENCODER": ENCODER,
+        "OPTIONS": "--random-weights --precision fp32 --device cpu", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    smaller = ["--gpus=0", "--cpus-per-task=1", "--mem=1000", "--array=0-1"]
+    done = subprocess.run(
+        ["sbatch", "--wait", "--export=ALL", *smaller, script],
+        env=given, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = "\n".join(file.read_text() for file in tmp_path.glob("slurm-*.out"))
+    assert done.returncode == 0, done.stderr + said
+    assert "shard 0/2" in said
+    assert "shard 1/2" in said
+    assert contents(tmp_path / "n.zarr") == alone
 
 
 @pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed")

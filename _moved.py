@@ -55,7 +55,8 @@ extract.engine.machine <- extract.machine
 extract.engine.pipeline <- extract.engine.ahead extract.engine.keeper
 extract.engine.planning.pending <- extract.engine.pending
 extract.engine.planning.placement <- extract.placement extract.engine.placement
-extract.engine.planning.plan <- extract.plan extract.engine.options extract.engine.plan
+extract.engine.planning.plan extract.engine.planning.options <- extract.engine.plan
+extract.engine.planning.plan extract.engine.planning.options <- extract.plan extract.engine.options
 extract.engine.planning.sharing_out <- extract.engine.sharing_out
 extract.engine.preview <- extract.preview
 extract.engine.workers.processes <- extract.engine.processes
@@ -186,7 +187,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "Job": "FoldJob",
         "Material": "SharedInputs",
         "Tell": "progress:ProgressCallback",
-        "free_memory": "extract.engine.planning.plan:free_memory",
+        "free_memory": "extract.engine.planning.options:free_memory",
         "jobs_side_by_side": "head.evaluation.fold_runs:parallel_jobs",
         "run_jobs": "head.evaluation.fold_runs:run_jobs",
     },

@@ -243,7 +243,7 @@ def _mmap_embed(job: SimpleNamespace, xy: np.ndarray) -> dict:
     from mmap_st.data.cohort import Cohort, CohortSlide
     from mmap_st.extract.engine.device import keep_freed_memory
     from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-    from mmap_st.extract.engine.planning.plan import ExtractOptions
+    from mmap_st.extract.engine.planning.options import ExtractOptions
 
     keep_freed_memory()
     folder = Path(tempfile.mkdtemp(dir=Path(job.xy).parent))

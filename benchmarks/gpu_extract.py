@@ -30,7 +30,8 @@ from mmap_st.extract.encoders.networks.builders import build_random
 from mmap_st.extract.encoders.spec import TimmModel
 from mmap_st.extract.engine.device import DeviceQueue, StepGraph, keep_freed_memory
 from mmap_st.extract.engine.pipeline import embed_slides
-from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.planning.options import ExtractOptions
+from mmap_st.extract.engine.planning.plan import PlanRequest, plan_slide, run_recipe
 from mmap_st.extract.engine.session import open_session
 from mmap_st.extract.engine.telemetry import Telemetry
 from mmap_st.extract.slides.slide import open_slide
@@ -254,7 +255,7 @@ class Bench:
             began = time.perf_counter()
             recipe = run_recipe(encoder, 0.0)
             outcomes = embed_slides(
-                [plan_slide(row, store, recipe, MPPS, overwrite=False) for row in rows],
+                [plan_slide(row, store, PlanRequest(recipe, MPPS)) for row in rows],
                 lambda plan, stop: open_session(plan, store, encoder, options, stop, resizer),
                 encoder,
                 workers,

@@ -23,7 +23,7 @@ from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.engine import encoder_request
 from mmap_st.extract.engine.device import keep_freed_memory
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.windows.geometry import parse_magnifications
 
 WIDTH, HEIGHT = 100_000, 80_000

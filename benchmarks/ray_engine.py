@@ -42,7 +42,8 @@ from mmap_st.data.readers import open_cohort
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.encoder_request import EncoderRequest, build_requested
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.planning.options import ExtractOptions
+from mmap_st.extract.engine.planning.plan import PlanRequest, plan_slide, run_recipe
 from mmap_st.extract.engine.workers.ray_request import RayRequest
 from mmap_st.extract.engine.workers.ray_workers import Actors
 from mmap_st.extract.store import FeatureStore
@@ -362,7 +363,7 @@ def embed_by_ray_data(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore.create(Path(folder) / "s.zarr")
         plans = [
-            plan_slide(row, store, run_recipe(encoder), mpps, overwrite=False)
+            plan_slide(row, store, PlanRequest(run_recipe(encoder), mpps))
             for row in open_cohort(arguments.cohort).slides
             if row.image is not None
         ]

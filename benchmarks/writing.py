@@ -24,7 +24,8 @@ from pyramid import MPP, spots_on_grid
 
 from mmap_st.data.cohort import CohortSlide
 from mmap_st.extract.encoders import build_encoder
-from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide, run_recipe
+from mmap_st.extract.engine.planning.options import ExtractOptions
+from mmap_st.extract.engine.planning.plan import PlanRequest, plan_slide, run_recipe
 from mmap_st.extract.engine.session import SlideSession, open_session
 from mmap_st.extract.store.reader import FeatureStore
 
@@ -47,7 +48,7 @@ def opened(folder: Path, spots: int, width: int) -> SlideSession:
         mpp_from="cohort",
     )
     store = FeatureStore.create(folder / "features.zarr")
-    plan = plan_slide(row, store, run_recipe(encoder, 0.0), MPPS, overwrite=False)
+    plan = plan_slide(row, store, PlanRequest(run_recipe(encoder, 0.0), MPPS))
     return open_session(plan, store, encoder, ExtractOptions(256, 16))
 
 

@@ -17,6 +17,7 @@ from mmap_st.extract.engine.planning import (
     ExtractOptions,
     PendingSlide,
     Planned,
+    PlanRequest,
     check_run_recipe,
     check_some_spots,
     check_width,
@@ -180,11 +181,11 @@ def _extract(
     replaced = {(row.slide, mpp) for row in rows for mpp in mpps} if options.overwrite else set()
     check_width(store, spec.name, engine.width, replaced)
 
+    wanted = PlanRequest(engine.recipe, tuple(mpps), options.overwrite, grid, options.enlarge)
+
     def plan(row: CohortSlide) -> Planned:
         plan_one = plan_remote if isinstance(row.image, Url) else plan_slide
-        return plan_one(
-            row, store, engine.recipe, mpps, overwrite=options.overwrite, grid=grid, enlarge=options.enlarge
-        )
+        return plan_one(row, store, wanted)
 
     report = ExtractReport()
     plans = _plan_all(rows, plan, grid, report, progress, stop)
@@ -359,7 +360,7 @@ def _note_enlarged(plans: Sequence[Planned], late: Mapping[str, float], progress
     affected: dict[float, dict[str, float]] = {}
     for plan in plans:
         if isinstance(plan, PendingSlide):
-            mpps, scale = plan.mpps, late.get(plan.name, 0.0)
+            mpps, scale = plan.request.mpps, late.get(plan.name, 0.0)
         else:
             mpps, scale = tuple(plan.recipes), 0.0 if late else plan.source.mpp
         for mpp in mpps:

@@ -251,7 +251,7 @@ def open_session(
         if not plan.recipes:
             assert isinstance(planned, PendingSlide)
             assert found is not None
-            raise unchanged_slide(there, plan, encoder.spec.name, planned.mpps, found)
+            raise unchanged_slide(there, plan, encoder.spec.name, planned.request.mpps, found)
         _check_same_image(plan, image, slide)
         if publication is not None:
             publication.discard_other(store, plan.info, plan.spots)

@@ -28,12 +28,14 @@ from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
+from mmap_st.extract.engine.planning.plan import PlanRequest
 from mmap_st.extract.engine.planning.sharing_out import Shard, slides_of_shard
 from mmap_st.extract.engine.workers import processes
 from mmap_st.extract.slides import image_files, local_image, parse_grid
 from mmap_st.extract.slides.staging import Stage
 from mmap_st.extract.store.reader import FeatureStore
+from mmap_st.extract.store.recipe import run_part
 from mmap_st.head.runs import UNS
 from mmap_st.object_stores import Bucket
 from mmap_st.progress import Silent
@@ -382,17 +384,10 @@ def test_claimed_slides_that_others_complete_are_not_fetched(
 ) -> None:
     path, options = tmp_path / "f.zarr", replace(OPTIONS, stage=stage)
     extract_cohort(remote.only(["A1"]), path, REQUEST, MPPS, options)
-    pending = sessions.PendingSlide(
-        remote["A1"],
-        FeatureStore.open(path).slide("A1").complete(ENCODER)[MPPS[0]].recipe,
-        MPPS,
-        18,
-    )
-    shared = {
-        k: v for k, v in pending.shared.items() if k not in ("mpp", "source_mpp", "spots_sha256", "image")
-    }
+    recipe = FeatureStore.open(path).slide("A1").complete(ENCODER)[MPPS[0]].recipe
+    pending = sessions.PendingSlide(remote["A1"], PlanRequest(run_part(recipe), MPPS), 18)
     lab.requests.clear()
-    assert sessions._is_complete(replace(pending, shared=shared), FeatureStore.open(path), ENCODER)
+    assert sessions._is_complete(pending, FeatureStore.open(path), ENCODER)
     assert images(lab) == []
 
 

@@ -20,7 +20,7 @@ from mmap_st.extract.encoders import Encoder, build_encoder, encoder_spec
 from mmap_st.extract.encoders.spec import TimmModel
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
 
 DEVICE = os.environ.get("MMAP_TEST_DEVICE", "cuda")

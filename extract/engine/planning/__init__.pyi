@@ -2,6 +2,7 @@ __all__ = [
     "IMAGE_FROM",
     "ExtractOptions",
     "PendingSlide",
+    "PlanRequest",
     "Planned",
     "SlidePlan",
     "at_hand",
@@ -24,10 +25,11 @@ __all__ = [
     "usable_cores",
 ]
 
+from .options import ExtractOptions, usable_cores
 from .pending import IMAGE_FROM, PendingSlide, Planned, at_hand, origin, plan_remote, unchanged_slide
 from .placement import check_orientation, check_some_spots, has_spots, lacks_image, place_spots_on
 from .plan import (
-    ExtractOptions,
+    PlanRequest,
     SlidePlan,
     check_run_recipe,
     check_width,
@@ -36,6 +38,5 @@ from .plan import (
     run_recipe,
     stored_precision,
     stored_tokens,
-    usable_cores,
 )
 from .sharing_out import slides_of_shard

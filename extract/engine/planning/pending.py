@@ -16,10 +16,11 @@ from typing import TypeAlias
 from mmap_st.data import CohortSlide
 from mmap_st.data.readers import read_spots
 from mmap_st.errors import SlideUnchangedError
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.engine.planning.placement import place_spots_by
-from mmap_st.extract.engine.planning.plan import ExtractOptions, SlidePlan, plan_placed, plan_slide
-from mmap_st.extract.slides import GridRequest, default_stage, fetched, image_files, staged
-from mmap_st.extract.store import FeatureStore, Recipe, encode_name, undamaged_slide
+from mmap_st.extract.engine.planning.plan import PlanRequest, SlidePlan, plan_placed, plan_slide
+from mmap_st.extract.slides import default_stage, fetched, image_files, staged
+from mmap_st.extract.store import FeatureStore, encode_name, undamaged_slide
 from mmap_st.extract.windows import mpp_key
 from mmap_st.fetching import RemoteFiles
 from mmap_st.files import absolute_place
@@ -39,23 +40,15 @@ class PendingSlide:
     ----------
     row
         Of the cohort.
-    shared
-        What all recipes of the run share.
-    mpps
-        Magnifications that are wanted, finest first.
+    request
+        What is asked of it.
     windows
         About how many there are: by its spot table, else by the bytes of its image.
-    overwrite, grid, enlarge
-        As `plan_slide` takes them.
     """
 
     row: CohortSlide
-    shared: Recipe
-    mpps: tuple[float, ...]
+    request: PlanRequest
     windows: int
-    overwrite: bool = False
-    grid: GridRequest | None = None
-    enlarge: bool = False
 
     @property
     def name(self) -> str:
@@ -86,44 +79,19 @@ class PendingSlide:
         SlideError
             If it cannot be used; the reason is for the user.
         """
-        plan = plan_slide(
-            replace(self.row, image=copy),
-            store,
-            self.shared,
-            self.mpps,
-            overwrite=self.overwrite,
-            grid=self.grid,
-            enlarge=self.enlarge,
-        )
+        plan = plan_slide(replace(self.row, image=copy), store, self.request)
         return replace(plan, image=self.image)
 
     def again(self, store: FeatureStore) -> Planned:
         """The same, with what the store and the server say now."""
-        return plan_remote(
-            self.row,
-            store,
-            self.shared,
-            self.mpps,
-            overwrite=self.overwrite,
-            grid=self.grid,
-            enlarge=self.enlarge,
-        )
+        return plan_remote(self.row, store, self.request)
 
 
 #: A slide whose plan is made, or is made when it is opened.
 Planned: TypeAlias = SlidePlan | PendingSlide
 
 
-def plan_remote(
-    row: CohortSlide,
-    store: FeatureStore,
-    shared: Recipe,
-    mpps: Sequence[float],
-    *,
-    overwrite: bool,
-    grid: GridRequest | None = None,
-    enlarge: bool = False,
-) -> Planned:
+def plan_remote(row: CohortSlide, store: FeatureStore, request: PlanRequest) -> Planned:
     """Plan a slide whose image is on a server, as far as that is possible without the image.
 
     Raises
@@ -135,13 +103,11 @@ def plan_remote(
     files = image_files(row.image)
     if (known := _known_image(store, row.slide, files)) is not None:
         size, mpp, fingerprint = known
-        placed = place_spots_by(size, mpp, row, store, grid)
+        placed = place_spots_by(size, mpp, row, store, request.grid)
         if placed is not None:
-            return plan_placed(
-                row, placed, fingerprint, store, shared, mpps, overwrite=overwrite, enlarge=enlarge
-            )
-    windows = _estimate(row, store, files) * len(mpps)
-    return PendingSlide(row, shared, tuple(mpps), windows, overwrite, grid, enlarge)
+            return plan_placed(row, placed, fingerprint, store, request)
+    windows = _estimate(row, store, files) * len(request.mpps)
+    return PendingSlide(row, request, windows)
 
 
 def _estimate(row: CohortSlide, store: FeatureStore, files: RemoteFiles) -> int:

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zarr.abc.store import (
     ByteRequest,
-    Store,
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import RequestError
-from mmap_st.extract.store.storage.zipped import bounds_of
+from mmap_st.extract.store.storage.read_only import ReadOnlyStore, bounds_of
 from mmap_st.object_stores import Bucket
 from mmap_st.urls import Url
 
@@ -64,7 +63,7 @@ class _Kept:
                 self._bytes -= len(self._objects.pop(key) or b"")
 
 
-class StoreBucket(Store):
+class StoreBucket(ReadOnlyStore):
     """Reads a store by its URL, many objects at a time; see `StoreFolder`.
 
     What was read is kept while the store is open, see `forget`: descriptions are asked for again and again.
@@ -77,9 +76,6 @@ class StoreBucket(Store):
         Arrays whose digests were compared since it was opened.
     """
 
-    supports_writes = False
-    supports_deletes = False
-    supports_listing = True
     #: How the sentence on something damaged ends.
     advice = "; run `mmap extract` again, which repairs it, or restore it from a copy."
 
@@ -195,27 +191,11 @@ class StoreBucket(Store):
             content[slice(*bounds_of(byte_range, len(content)))]
         )
 
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return [await self.get(key, prototype, part) for key, part in key_ranges]
-
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread(self._whole, key) is not None
 
-    async def set(self, key: str, value: Buffer) -> None:
-        raise read_by_url(self.root)
-
-    async def delete(self, key: str) -> None:
-        raise read_by_url(self.root)
+    def refusal(self) -> RequestError:
+        return read_by_url(self.root)
 
     async def list(self) -> AsyncIterator[str]:
         for key in self.sizes(""):

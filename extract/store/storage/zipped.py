@@ -6,13 +6,12 @@ archive for itself. It may come from anybody: one that lists what no store has, 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +19,12 @@ from typing import BinaryIO, Never
 
 from zarr.abc.store import (
     ByteRequest,
-    OffsetByteRequest,
-    RangeByteRequest,
-    Store,
     SuffixByteRequest,
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from mmap_st.errors import DamagedSlideError, StoreError, counted, first_line
+from mmap_st.extract.store.storage.read_only import ReadOnlyStore, bounds_of
 from mmap_st.files import ZIP_ERRORS, is_archive
 
 ROOT = "zarr.json"
@@ -104,7 +101,7 @@ def packed_error(path: Path) -> StoreError:
     )
 
 
-class StoreZip(Store):
+class StoreZip(ReadOnlyStore):
     """Reads what is in a packed store, by any number of threads and processes; see `StoreFolder`.
 
     Attributes
@@ -120,9 +117,6 @@ class StoreZip(Store):
         If the file is no archive of a store, or lists what no store has.
     """
 
-    supports_writes = False
-    supports_deletes = False
-    supports_listing = True
     #: How the sentence on something damaged ends.
     advice = "; get the file again, or pack its store again with `mmap pack STORE FILE`."
 
@@ -205,27 +199,11 @@ class StoreZip(Store):
         data = self._read(key, byte_range)
         return None if data is None else (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return [await self.get(key, prototype, part) for key, part in key_ranges]
-
     async def exists(self, key: str) -> bool:
         return key in self._archive.files
 
-    async def set(self, key: str, value: Buffer) -> None:
-        raise packed_error(self.root)
-
-    async def delete(self, key: str) -> None:
-        raise packed_error(self.root)
+    def refusal(self) -> StoreError:
+        return packed_error(self.root)
 
     async def list(self) -> AsyncIterator[str]:
         for key in self._archive.files:
@@ -243,17 +221,6 @@ class StoreZip(Store):
 
 def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def bounds_of(part: ByteRequest | None, size: int) -> tuple[int, int]:
-    """First byte, and the one behind the last, of a part of a file of `size` bytes."""
-    if isinstance(part, RangeByteRequest):
-        return min(part.start, size), min(max(part.start, part.end), size)
-    if isinstance(part, OffsetByteRequest):
-        return min(part.offset, size), size
-    if isinstance(part, SuffixByteRequest):
-        return max(size - part.suffix, 0), size
-    return 0, size
 
 
 def _all_of(file: BinaryIO, size: int) -> bytes:

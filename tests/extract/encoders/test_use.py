@@ -21,7 +21,7 @@ from mmap_st.extract.encoders.self_test import examine_encoder
 from mmap_st.extract.engine import machine
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.machine import examine_machine
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.store.contents import list_contents
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.progress import Silent

@@ -24,8 +24,8 @@ from mmap_st.extract.engine import engines
 from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.pipeline import wait_for
-from mmap_st.extract.engine.planning import plan as planning
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning import options as options_module
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.slides.formats.pixels import levels_of
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.reader import FeatureStore
@@ -384,11 +384,11 @@ def test_a_step_that_cannot_be_read_fails_its_slide_and_the_image_stays_open_for
 
 def test_the_tiles_of_all_threads_fit_unless_memory_is_short(monkeypatch) -> None:
     step, mib = 80 << 20, 1 << 20
-    monkeypatch.setattr(planning, "free_memory", lambda: 64 << 30)
+    monkeypatch.setattr(options_module, "free_memory", lambda: 64 << 30)
     assert ExtractOptions(workers=2).cache_bytes(step) == 256 * mib
     assert ExtractOptions(workers=16).cache_bytes(step) == 17 * step
     assert ExtractOptions(workers=16, cache_mb=100).cache_bytes(step) == 100 * mib
-    monkeypatch.setattr(planning, "free_memory", lambda: 4 << 30)
+    monkeypatch.setattr(options_module, "free_memory", lambda: 4 << 30)
     assert ExtractOptions(workers=16).cache_bytes(step) == 512 * mib
-    monkeypatch.setattr(planning, "free_memory", lambda: 1 << 30)
+    monkeypatch.setattr(options_module, "free_memory", lambda: 1 << 30)
     assert ExtractOptions(workers=16).cache_bytes(step) == 256 * mib

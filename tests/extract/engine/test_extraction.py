@@ -24,7 +24,8 @@ from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.encoders.weights import get_weights
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.planning import plan as recipes
-from mmap_st.extract.engine.planning.plan import ExtractOptions, plan_slide
+from mmap_st.extract.engine.planning.options import ExtractOptions
+from mmap_st.extract.engine.planning.plan import PlanRequest, plan_slide
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.writing.lock import slide_lock
@@ -369,6 +370,6 @@ def test_spots_and_image_are_hashed_once_a_slide_however_many_magnifications(
 
     for name in ("image_fingerprint", "sha256_of_spots"):
         monkeypatch.setattr(recipes, name, counted(name))
-    plan = plan_slide(cohort["A1"], store, {"encoder": {"name": "e"}}, (0.25, 0.5, 1.0), overwrite=False)
+    plan = plan_slide(cohort["A1"], store, PlanRequest({"encoder": {"name": "e"}}, (0.25, 0.5, 1.0)))
     assert len(plan.recipes) == 3
     assert calls == {"image_fingerprint": 1, "sha256_of_spots": 1}

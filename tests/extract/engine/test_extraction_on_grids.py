@@ -13,7 +13,7 @@ from mmap_st.errors import RequestError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
 from mmap_st.extract.engine.planning import placement
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.engine.preview import preview_cohort
 from mmap_st.extract.slides.grid import GridRequest
 from mmap_st.extract.store.reader import FeatureStore

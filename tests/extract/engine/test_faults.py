@@ -29,7 +29,7 @@ from mmap_st.errors import ImageError, MmapError, RegionError, StoppedError
 from mmap_st.extract.encoders import Encoder
 from mmap_st.extract.engine import encoder_request
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.slides.formats.plain import PlainSlide
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.extract.store.recipe import encode_name

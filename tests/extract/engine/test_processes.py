@@ -15,7 +15,7 @@ from mmap_st.errors import RequestError, StoppedError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.progress import Silent
 

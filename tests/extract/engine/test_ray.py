@@ -11,7 +11,7 @@ import pytest
 
 from mmap_st.data.readers import open_cohort
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.engine.workers.ray_request import RayRequest
 from mmap_st.extract.engine.workers.ray_workers import Actors
 from tests.conftest import WriteSection

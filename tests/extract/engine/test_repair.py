@@ -13,7 +13,7 @@ from mmap_st.data.cohort import Cohort
 from mmap_st.data.readers import open_cohort
 from mmap_st.encoders import CustomModel, EncoderSpec, Pooling, Preprocessing
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.prototypes import CandidateSettings
 from mmap_st.prototypes.stored import build_all

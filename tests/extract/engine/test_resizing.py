@@ -9,7 +9,7 @@ import zarr
 from mmap_st.data.readers import open_cohort
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.windows.device_resizing import DeviceResizer
 
 SMALL = EncoderRequest(replace(encoder_spec("timm:test_efficientnet"), input_px=32), random_weights=True)

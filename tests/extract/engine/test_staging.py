@@ -25,7 +25,7 @@ from mmap_st.extract.engine import session as sessions
 from mmap_st.extract.engine.device import DeviceQueue
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.extraction import extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.slides import staging
 from mmap_st.extract.slides.staging import Stage, stage_of, staged
 from mmap_st.extract.store.reader import FeatureStore

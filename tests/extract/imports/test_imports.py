@@ -15,7 +15,7 @@ from mmap_st.data.readers import open_cohort, read_spots
 from mmap_st.errors import HeadError, MmapError, RecipeMismatchError, RequestError
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.imports.importing import import_features
 from mmap_st.extract.imports.jobs import ImportRequest
 from mmap_st.extract.imports.matching import CoordinateOptions

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from mmap_st.errors import ImageError, ImageTooLargeError
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.slides.formats import memory
 from mmap_st.extract.slides.slide import open_slide
 

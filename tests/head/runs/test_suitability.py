@@ -19,7 +19,7 @@ from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.errors import UnlikeTrainingWarning
 from mmap_st.extract.encoders import encoder_spec
 from mmap_st.extract.engine.extraction import EncoderRequest, extract_cohort
-from mmap_st.extract.engine.planning.plan import ExtractOptions
+from mmap_st.extract.engine.planning.options import ExtractOptions
 from mmap_st.extract.store.reader import FeatureStore
 from mmap_st.head.domain import Domain
 from mmap_st.head.runs.fit import fit_head

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import mmap_st
 from mmap_st.errors import MissingDependencyError, RequestError, first_line, printable
 
 #: How long the head of a cluster may take to answer.
@@ -66,6 +70,50 @@ def resources_of_nodes(ray: Any) -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run was started that works on Ray.
+
+    Attributes
+    ----------
+    version
+        Of this package there.
+    folder
+        From which relative paths lead.
+    imports_from_folder
+        Whether modules are imported from there too.
+    """
+
+    version: str
+    folder: str
+    imports_from_folder: bool
+
+    @classmethod
+    def here(cls) -> Origin:
+        """Of this process."""
+        folder = os.getcwd()
+        return cls(mmap_st.__version__, folder, folder in map(os.path.abspath, sys.path))
+
+    def take_over_imports(self) -> None:
+        """Import from where the run does; Ray imports from its folder first."""
+        if not self.imports_from_folder:
+            sys.path[:] = [path for path in sys.path if path != self.folder]
+
+    def check_version(self) -> None:
+        """Refuse to work where this package is of another version.
+
+        Raises
+        ------
+        RequestError
+            Naming both, and the machine.
+        """
+        if self.version != mmap_st.__version__:
+            raise RequestError(
+                f"mmap-st is {mmap_st.__version__} on {platform.node()} and {self.version} where the run was"
+                " started; install one version on all machines."
+            )
+
+
 def how_it_died(ray: Any, error: Exception) -> str:
     """What became of a process, in a few words of what Ray says in many."""
     said = str(error).lower()
@@ -118,6 +166,12 @@ def _connect(ray: Any, address: str, resources: ExitStack) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
         ray.init(address, **_QUIET)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        if "Version mismatch" in str(error):
+            versions = " ".join(str(error).split()).rstrip(".")
+            raise RequestError(
+                f"--address {printable(address)}: {printable(versions)}; install the same Ray and"
+                " Python here."
+            ) from error
         why = first_line(error).rstrip(".")
         raise RequestError(
             f"--address {printable(address)}: no Ray cluster can be reached there ({why}); one that asks for"

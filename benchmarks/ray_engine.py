@@ -252,7 +252,7 @@ def kill_fits(arguments: argparse.Namespace) -> None:
 
     imported_ray()
     logging.basicConfig(format="    %(message)s")
-    ray_fits._MOST_DEATHS = arguments.kills + 1  # one fit may be hit by all
+    ray_fits._MOST_RUNS = arguments.kills + 1  # one fit may be hit by all
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         settings = SimulationSettings(patients=arguments.slides, size_um=2600.0, genes_per_kind=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import polars as pl
 from mmap_st.data.readers import CohortSource
 from mmap_st.errors import printable
 from mmap_st.extract.engine import RayRequest, parse_engine
+from mmap_st.files import check_folder_out
 from mmap_st.head import HEADS
 from mmap_st.head.evaluation import (
     AblationRow,
@@ -208,7 +210,8 @@ def evaluate(
     >>> found.table["predictor"].to_list()
     ['head', 'ridge', 'mean']
     """
-    with panel_text(genes, _shared_folder(engine, Path(out))) as panel, show_progress(progress) as tell:
+    ray = _ray(engine, address, jobs, gpus_per_job)
+    with panel_text(genes, _shared_folder(ray, Path(out))) as panel, show_progress(progress) as tell:
         fit = fit_request(
             encoder_names(encoder),
             head,
@@ -227,7 +230,7 @@ def evaluate(
             jobs,
             ablate or keys is not None,
             keys,
-            _ray(engine, address, jobs, gpus_per_job),
+            ray,
         )
         slides = read_cohort(cohort, values=values)
         report = run_evaluation(slides, open_store(store), request, Path(out), tell)
@@ -316,7 +319,8 @@ def compare(
     >>> result.table.select("encoder", "head").rows()
     [('efficientnet-lite0', 'ridge'), ('efficientnet-lite0', 'mean')]
     """
-    with panel_text(genes, _shared_folder(engine, Path(out))) as panel, show_progress(progress) as tell:
+    ray = _ray(engine, address, jobs, gpus_per_job)
+    with panel_text(genes, _shared_folder(ray, Path(out))) as panel, show_progress(progress) as tell:
         all_heads = isinstance(heads, str) and heads.strip() == "all"
         names = list(HEADS) if all_heads else words_of(heads, "--heads")
         pairs = [pair for name, own in (settings or {}).items() for pair in pairs_of(own, f"{name}.")]
@@ -329,7 +333,7 @@ def compare(
             jobs,
             scatter if scatter is None or isinstance(scatter, str) else ",".join(scatter),
             joined,
-            _ray(engine, address, jobs, gpus_per_job),
+            ray,
         )
         slides = read_cohort(cohort, values=values)
         report = run_comparison(slides, open_store(store), request, Path(out), tell)
@@ -337,11 +341,12 @@ def compare(
     return Comparison(Path(out), report)
 
 
-def _shared_folder(engine: str, out: Path) -> Path | None:
-    """Where machines that fit find files of this one, where others may fit."""
-    if engine == "local":
+def _shared_folder(ray: RayRequest | None, out: Path) -> Path | None:
+    """Where other machines find files of this one, where they may fit."""
+    if ray is None:
         return None
-    return next(folder for folder in out.absolute().parents if folder.is_dir())
+    check_folder_out(out)
+    return next((folder for folder in out.absolute().parents if os.access(folder, os.W_OK)), None)
 
 
 def _ray(engine: str, address: str | None, jobs: int | None, gpus_per_job: float | None) -> RayRequest | None:

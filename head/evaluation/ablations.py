@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmap_st.data import Cohort
 from mmap_st.errors import RequestError, WriteError, did_you_mean
+from mmap_st.extract.engine import usable_cores
 from mmap_st.extract.store import FeatureStore
 from mmap_st.extract.windows import mpp_key
 from mmap_st.head.dataset import encoders_of
@@ -20,6 +22,7 @@ from mmap_st.head.mmap import MmapSettings
 from mmap_st.head.runs import write_table, writing
 from mmap_st.head.scoring import PER_SLIDE, Scores, write_json
 from mmap_st.progress import ProgressCallback
+from mmap_st.ray_cluster import connected_ray
 
 ABLATIONS, ABLATIONS_CSV, ABLATIONS_JSON = "ablations", "ablations.csv", "ablations.json"
 #: L and K that are tried, as in the paper's Figure 4, and K = 8.
@@ -220,12 +223,16 @@ def evaluate(
     """
     notes = RunNotes()
     rows: list[AblationRow] = []
-    with evaluation_folder(out):
+    with evaluation_folder(out), ExitStack() as resources:
         check_kind(out, comparison=False)
         encoder = ",".join(encoders_of(request.fit.encoder, store))
         request = replace(request, fit=replace(request.fit, encoder=encoder))
         ready = prepare_cohort(cohort, store, request, notes, tell)
         variants = chosen_variants(request, ready.mpps) if request.ablate else []
+        if variants and request.ray is not None:  # one connection for all of them
+            counts_bytes = ready.shared.counts_bytes
+            resources.enter_context(connected_ray(request.ray.address, usable_cores(), counts_bytes))
+            request = replace(request, ray=replace(request.ray, address=None))
         metrics = cross_validate(ready, request, out, notes, tell)
         if variants:
             rows = evaluate_ablations(ready, request, variants, metrics.test, out, notes, tell)

@@ -15,12 +15,14 @@ from numpy.linalg import LinAlgError
 from mmap_st.data import Cohort, Counts, Fold
 from mmap_st.errors import MmapError, WriteError, first_line
 from mmap_st.extract.store import FeatureStore, encode_name
-from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, writing
+from mmap_st.head.runs import FOLDS, METRICS, FitRequest, fit_split, only_run_writer, writing
 from mmap_st.progress import ProgressCallback
 from mmap_st.urls import Place
 
 # Of a process, without its copy of all counts: libraries, blocks of embeddings, sums of a closed-form fit.
 _PROCESS_BYTES = 3_000_000_000
+#: How long a process that fits may outlive whoever started it.
+_OUTLIVES_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -93,19 +95,24 @@ def plan_jobs(
 
 
 def fit_fold(shared: SharedInputs, store: FeatureStore, job: FoldJob, tell: ProgressCallback) -> str:
-    """Run one job; the reason if its fold cannot be fitted or scored, else nothing."""
+    """Run one job; the reason if its fold cannot be fitted or scored, else nothing.
+
+    A process that outlived the run that started it, or its node, may still be writing it: it is waited for.
+    """
     with writing(job.out):
         job.out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fit_split(
-            shared.cohort,
-            store,
-            job.request,
-            job.fold.split,
-            shared.counts,
-            job.out,
-            lambda text: tell(f"{job.name}: {text}"),
-        )
+        with only_run_writer(job.out, _OUTLIVES_S):
+            if not job.done:
+                fit_split(
+                    shared.cohort,
+                    store,
+                    job.request,
+                    job.fold.split,
+                    shared.counts,
+                    job.out,
+                    lambda text: tell(f"{job.name}: {text}"),
+                )
     except WriteError:
         raise  # not the fold's fault
     except (MmapError, LinAlgError, MemoryError, torch.OutOfMemoryError) as error:

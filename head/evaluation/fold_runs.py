@@ -61,7 +61,7 @@ def run_jobs(
     else:
         from mmap_st.head.evaluation.ray_fits import finished_on_ray
 
-        results = finished_on_ray(ray, shared, left, tell)
+        results = finished_on_ray(ray, shared, left, jobs, tell)
     began = time.monotonic()
     failed = {}
     for number, (job, reason) in enumerate(results, start=1):

@@ -34,6 +34,7 @@ __all__ = [
     "histories_of",
     "nominal_pitch",
     "notes_on_folds",
+    "only_run_writer",
     "only_writer",
     "predict_slides",
     "prediction_file",
@@ -49,7 +50,6 @@ __all__ = [
     "slide_table",
     "spot_diameter",
     "summary_table",
-    "wait_for_writer",
     "write_table",
     "writing",
 ]
@@ -89,9 +89,9 @@ from .run_folder import (
     PREDICTIONS,
     WEIGHTS,
     histories_of,
+    only_run_writer,
     only_writer,
     restore_run,
-    wait_for_writer,
     write_table,
     writing,
 )

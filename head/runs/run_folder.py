@@ -86,17 +86,27 @@ def restore_run(path: Path) -> None:
         ) from error
 
 
-def wait_for_writer(path: Path, seconds: float) -> None:
-    """Wait, as long at most, until no other process writes a run to `path`."""
-    last = time.monotonic() + seconds
-    while time.monotonic() < last:
-        try:
-            with only_writer(path, _lock_of(path), ""):
-                return
-        except RequestError as error:
-            if not isinstance(error.__cause__, InUseError):
-                raise
-        time.sleep(1.0)
+@contextmanager
+def only_run_writer(path: Path, wait_s: float) -> Iterator[None]:
+    """Hold the one right to write a run to `path`, after waiting for it as long at most.
+
+    Raises
+    ------
+    RequestError
+        If another process still holds it then, or it cannot be made.
+    """
+    last = time.monotonic() + wait_s
+    refusal = f"{path} is being written by another process; wait until it ends, and run the command again."
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(only_writer(path, _lock_of(path), refusal))
+                break
+            except RequestError as error:
+                if not isinstance(error.__cause__, InUseError) or time.monotonic() > last:
+                    raise
+            time.sleep(1.0)
+        yield
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import os
 import pickle
 import platform
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mmap_st
 from mmap_st.errors import RequestError, printable
 from mmap_st.extract.engine.encoder_request import EncoderRequest
 from mmap_st.extract.engine.planning import ExtractOptions, Planned, usable_cores
 from mmap_st.extract.engine.workers.ray_request import ActorPlan, RayRequest, plan_actors
 from mmap_st.extract.engine.workers.worker import Event, Failed, WorkerTask, work
-from mmap_st.ray_cluster import connected_ray, how_it_died, resources_of_nodes
+from mmap_st.ray_cluster import Origin, connected_ray, how_it_died, resources_of_nodes
 
 _LOG = logging.getLogger(__name__)
 #: How long an actor waits for something to say before it says that there is nothing.
@@ -51,21 +49,17 @@ class EmbeddingActor:
     ----------
     task
         See `WorkerTask.to_bytes`.
-    version
-        Of this package, where it was made.
+    origin
+        Where the run was started.
     cpus, together
         CPUs of this actor, and how many actors there are.
     level
         From which on it passes on what is logged.
-    folder
-        Where the run was started. Ray imports from there first; this actor does where the run did.
     """
 
-    def __init__(
-        self, task: bytes, version: str, cpus: int, together: int, level: int, folder: str | None
-    ) -> None:
-        self._task, self._version, self._cpus, self._together = task, version, cpus, together
-        sys.path[:] = [path for path in sys.path if path != folder]
+    def __init__(self, task: bytes, origin: Origin, cpus: int, together: int, level: int) -> None:
+        self._task, self._origin, self._cpus, self._together = task, origin, cpus, together
+        origin.take_over_imports()
         self._said: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._plans: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -100,11 +94,7 @@ class EmbeddingActor:
         return plan
 
     def _made_task(self) -> WorkerTask:
-        if self._version != mmap_st.__version__:
-            raise RequestError(
-                f"mmap-st is {mmap_st.__version__} on {platform.node()} and {self._version} where the run was"
-                " started; install one version on all machines."
-            )
+        self._origin.check_version()
         task: WorkerTask = pickle.loads(self._task)  # noqa: S301 - by the engine
         together = max(1, min(self._together, usable_cores() // self._cpus))
         options = replace(task.options, processes=together, workers=self._cpus * together)
@@ -174,14 +164,12 @@ class Actors:
 
     def start(self, place: int) -> _Actor:
         level = logging.getLogger("mmap_st").getEffectiveLevel()
-        folder = os.getcwd()
         handle = self._actor.remote(
             self._task,
-            mmap_st.__version__,
+            Origin.here(),
             self._size.cpus,
             self._size.number,
             level,
-            None if folder in map(os.path.abspath, sys.path) else folder,
         )
         return _Actor(place + 1, handle, handle.events.remote())
 

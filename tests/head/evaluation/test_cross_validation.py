@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from scipy import sparse
 
 from mmap_st.data.cohort import Cohort, CohortSlide
 from mmap_st.data.counts import make_counts
+from mmap_st.data.splits import Fold, Split
 from mmap_st.errors import (
     EvaluationError,
     HeadError,
@@ -38,6 +40,7 @@ from mmap_st.head.interface import plan_validation
 from mmap_st.head.mmap.fitting import fit_mmap
 from mmap_st.head.runs.prediction_files import read_prediction
 from mmap_st.head.runs.request import fit_request
+from mmap_st.head.runs.run_folder import only_run_writer
 from mmap_st.head.scoring.results import as_json
 from mmap_st.head.scoring.statistics import interval_over_patients
 from mmap_st.report.run_report import report_run
@@ -223,7 +226,7 @@ def test_parallel_gives_the_same(evaluated, cohort: Cohort, store: FeatureStore,
 def test_a_worker_that_dies_is_one_sentence(
     cohort: Cohort, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_fit_in_worker", _die)
+    monkeypatch.setattr(fold_runs, "_fit_in_worker", _die)
     with pytest.raises(EvaluationError, match="memory ran out"):
         evaluate(cohort, store, request(jobs=2), tmp_path / "run")
 
@@ -258,6 +261,34 @@ def test_cores_memory_and_the_card_decide_how_many_fits_run_at_a_time(
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
     assert free_memory(meminfo) == 2_048_000
     assert free_memory(tmp_path / "none") > 1e15
+
+
+def test_a_fold_that_another_process_still_writes_is_waited_for_and_not_fitted_again(
+    evaluated, cohort: Cohort, store: FeatureStore, tmp_path: Path
+) -> None:
+    """One may outlive the run that started it, and the same command is run again."""
+    out, _ = evaluated
+    fit = replace(request().fit, mpps=(0.5, 1.0))
+    (job,) = jobs.plan_jobs(fit, [Fold("A", Split((), (), ("A1",)))], [0], tmp_path)
+    shared = jobs.SharedInputs(cohort, store.path, {})
+
+    def finish() -> None:
+        time.sleep(1.0)
+        shutil.copytree(out / "folds" / "A" / "seed0", job.out)
+        writes.__exit__(None, None, None)
+
+    writes = only_run_writer(job.out, 0.0)
+    writes.__enter__()
+    writer = threading.Thread(target=finish)
+    writer.start()
+    # It has no counts, and could not be fitted.
+    assert jobs.fit_fold(shared, store, job, lambda text: None) == ""
+    writer.join()
+    assert sorted(path.name for path in job.out.iterdir()) == sorted(
+        path.name for path in (out / "folds" / "A" / "seed0").iterdir()
+    )
+    with pytest.raises(KeyError):
+        jobs.fit_fold(shared, store, replace(job, out=tmp_path / "other"), lambda text: None)
 
 
 def test_kill_9_and_again_is_as_undisturbed(

@@ -113,9 +113,9 @@ def test_a_finished_row_is_not_fitted_again_and_others_may_follow(
     fitted = []
     real = comparison_run.run_jobs
 
-    def noting(material, jobs, parallel, tell):
+    def noting(shared, jobs, *others):
         fitted.extend(job.name for job in jobs if not job.done)
-        return real(material, jobs, parallel, tell)
+        return real(shared, jobs, *others)
 
     monkeypatch.setattr(comparison_run, "run_jobs", noting)
     before = report.result.rows
